@@ -1,0 +1,1 @@
+"""What other services install to use modelrail: generated stubs, clients and the command line."""

@@ -1,0 +1,375 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TrainingJob(_message.Message):
+    __slots__ = ("name", "uid", "spec", "state", "error", "progress", "metrics", "model_version", "attempt", "create_time", "start_time", "end_time")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[TrainingJob.State]
+        STATE_QUEUED: _ClassVar[TrainingJob.State]
+        STATE_PREPARING: _ClassVar[TrainingJob.State]
+        STATE_RUNNING: _ClassVar[TrainingJob.State]
+        STATE_EXPORTING: _ClassVar[TrainingJob.State]
+        STATE_REGISTERING: _ClassVar[TrainingJob.State]
+        STATE_SUCCEEDED: _ClassVar[TrainingJob.State]
+        STATE_CANCELLING: _ClassVar[TrainingJob.State]
+        STATE_CANCELLED: _ClassVar[TrainingJob.State]
+        STATE_FAILED: _ClassVar[TrainingJob.State]
+    STATE_UNSPECIFIED: TrainingJob.State
+    STATE_QUEUED: TrainingJob.State
+    STATE_PREPARING: TrainingJob.State
+    STATE_RUNNING: TrainingJob.State
+    STATE_EXPORTING: TrainingJob.State
+    STATE_REGISTERING: TrainingJob.State
+    STATE_SUCCEEDED: TrainingJob.State
+    STATE_CANCELLING: TrainingJob.State
+    STATE_CANCELLED: TrainingJob.State
+    STATE_FAILED: TrainingJob.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uid: str
+    spec: TrainingJobSpec
+    state: TrainingJob.State
+    error: JobError
+    progress: Progress
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    model_version: str
+    attempt: int
+    create_time: _timestamp_pb2.Timestamp
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., model_version: _Optional[str] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class JobError(_message.Message):
+    __slots__ = ("reason", "message")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REASON_UNSPECIFIED: _ClassVar[JobError.Reason]
+        REASON_DATA: _ClassVar[JobError.Reason]
+        REASON_NAN_LOSS: _ClassVar[JobError.Reason]
+        REASON_EXPORT_FAILED: _ClassVar[JobError.Reason]
+        REASON_GATE_FAILED: _ClassVar[JobError.Reason]
+        REASON_PROCESS_DIED: _ClassVar[JobError.Reason]
+        REASON_REGISTRY_UNAVAILABLE: _ClassVar[JobError.Reason]
+        REASON_REGISTRY_REFUSED: _ClassVar[JobError.Reason]
+        REASON_CANCELLED_BY_USER: _ClassVar[JobError.Reason]
+        REASON_INTERNAL: _ClassVar[JobError.Reason]
+    REASON_UNSPECIFIED: JobError.Reason
+    REASON_DATA: JobError.Reason
+    REASON_NAN_LOSS: JobError.Reason
+    REASON_EXPORT_FAILED: JobError.Reason
+    REASON_GATE_FAILED: JobError.Reason
+    REASON_PROCESS_DIED: JobError.Reason
+    REASON_REGISTRY_UNAVAILABLE: JobError.Reason
+    REASON_REGISTRY_REFUSED: JobError.Reason
+    REASON_CANCELLED_BY_USER: JobError.Reason
+    REASON_INTERNAL: JobError.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: JobError.Reason
+    message: str
+    def __init__(self, reason: _Optional[_Union[JobError.Reason, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("epoch", "epochs", "step", "rows_per_second")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ROWS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    epochs: int
+    step: int
+    rows_per_second: float
+    def __init__(self, epoch: _Optional[int] = ..., epochs: _Optional[int] = ..., step: _Optional[int] = ..., rows_per_second: _Optional[float] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value", "split", "epoch", "runtime")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    split: str
+    epoch: int
+    runtime: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., split: _Optional[str] = ..., epoch: _Optional[int] = ..., runtime: _Optional[str] = ...) -> None: ...
+
+class TrainingJobSpec(_message.Message):
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication")
+    DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    LOG_EVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    display_name: str
+    dataset: Dataset
+    split: Split
+    preprocessing: _containers.RepeatedCompositeFieldContainer[Preprocessing]
+    model: ModelSpec
+    loss: Loss
+    optimizer: Optimizer
+    epochs: int
+    batch_size: int
+    seed: int
+    log_every_epochs: int
+    publication: Publication
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("bundled", "line")
+    BUNDLED_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    bundled: str
+    line: LineDataset
+    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ...) -> None: ...
+
+class LineDataset(_message.Message):
+    __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")
+    SLOPE_FIELD_NUMBER: _ClassVar[int]
+    INTERCEPT_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_X_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_X_FIELD_NUMBER: _ClassVar[int]
+    NOISE_STDDEV_FIELD_NUMBER: _ClassVar[int]
+    slope: float
+    intercept: float
+    points: int
+    minimum_x: float
+    maximum_x: float
+    noise_stddev: float
+    def __init__(self, slope: _Optional[float] = ..., intercept: _Optional[float] = ..., points: _Optional[int] = ..., minimum_x: _Optional[float] = ..., maximum_x: _Optional[float] = ..., noise_stddev: _Optional[float] = ...) -> None: ...
+
+class Split(_message.Message):
+    __slots__ = ("validation_fraction", "test_fraction", "seed")
+    VALIDATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    TEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    validation_fraction: float
+    test_fraction: float
+    seed: int
+    def __init__(self, validation_fraction: _Optional[float] = ..., test_fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Preprocessing(_message.Message):
+    __slots__ = ("standardize", "min_max_scale")
+    STANDARDIZE_FIELD_NUMBER: _ClassVar[int]
+    MIN_MAX_SCALE_FIELD_NUMBER: _ClassVar[int]
+    standardize: Standardize
+    min_max_scale: MinMaxScale
+    def __init__(self, standardize: _Optional[_Union[Standardize, _Mapping]] = ..., min_max_scale: _Optional[_Union[MinMaxScale, _Mapping]] = ...) -> None: ...
+
+class Standardize(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MinMaxScale(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ModelSpec(_message.Message):
+    __slots__ = ("linear", "mlp", "cnn")
+    LINEAR_FIELD_NUMBER: _ClassVar[int]
+    MLP_FIELD_NUMBER: _ClassVar[int]
+    CNN_FIELD_NUMBER: _ClassVar[int]
+    linear: LinearModel
+    mlp: MlpModel
+    cnn: CnnModel
+    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ...) -> None: ...
+
+class LinearModel(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MlpModel(_message.Message):
+    __slots__ = ("hidden_units",)
+    HIDDEN_UNITS_FIELD_NUMBER: _ClassVar[int]
+    hidden_units: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hidden_units: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CnnModel(_message.Message):
+    __slots__ = ("channels", "hidden_units", "dropout")
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_UNITS_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    hidden_units: int
+    dropout: float
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., hidden_units: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
+
+class Loss(_message.Message):
+    __slots__ = ("mse", "cross_entropy")
+    MSE_FIELD_NUMBER: _ClassVar[int]
+    CROSS_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    mse: MeanSquaredError
+    cross_entropy: CrossEntropy
+    def __init__(self, mse: _Optional[_Union[MeanSquaredError, _Mapping]] = ..., cross_entropy: _Optional[_Union[CrossEntropy, _Mapping]] = ...) -> None: ...
+
+class MeanSquaredError(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CrossEntropy(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Optimizer(_message.Message):
+    __slots__ = ("gradient_descent", "sgd", "adam")
+    GRADIENT_DESCENT_FIELD_NUMBER: _ClassVar[int]
+    SGD_FIELD_NUMBER: _ClassVar[int]
+    ADAM_FIELD_NUMBER: _ClassVar[int]
+    gradient_descent: GradientDescent
+    sgd: Sgd
+    adam: Adam
+    def __init__(self, gradient_descent: _Optional[_Union[GradientDescent, _Mapping]] = ..., sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ...) -> None: ...
+
+class GradientDescent(_message.Message):
+    __slots__ = ("learning_rate",)
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    def __init__(self, learning_rate: _Optional[float] = ...) -> None: ...
+
+class Sgd(_message.Message):
+    __slots__ = ("learning_rate", "momentum")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    momentum: float
+    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ...) -> None: ...
+
+class Adam(_message.Message):
+    __slots__ = ("learning_rate", "beta1", "beta2", "epsilon")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BETA1_FIELD_NUMBER: _ClassVar[int]
+    BETA2_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
+
+class Publication(_message.Message):
+    __slots__ = ("model", "alias", "description")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    alias: str
+    description: str
+    def __init__(self, model: _Optional[str] = ..., alias: _Optional[str] = ..., description: _Optional[str] = ...) -> None: ...
+
+class TrainingJobEvent(_message.Message):
+    __slots__ = ("sequence", "create_time", "state_change", "metric_report", "log_line")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STATE_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_REPORT_FIELD_NUMBER: _ClassVar[int]
+    LOG_LINE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    create_time: _timestamp_pb2.Timestamp
+    state_change: StateChange
+    metric_report: MetricReport
+    log_line: LogLine
+    def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_change: _Optional[_Union[StateChange, _Mapping]] = ..., metric_report: _Optional[_Union[MetricReport, _Mapping]] = ..., log_line: _Optional[_Union[LogLine, _Mapping]] = ...) -> None: ...
+
+class StateChange(_message.Message):
+    __slots__ = ("old_state", "new_state", "error")
+    OLD_STATE_FIELD_NUMBER: _ClassVar[int]
+    NEW_STATE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    old_state: TrainingJob.State
+    new_state: TrainingJob.State
+    error: JobError
+    def __init__(self, old_state: _Optional[_Union[TrainingJob.State, str]] = ..., new_state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ...) -> None: ...
+
+class MetricReport(_message.Message):
+    __slots__ = ("progress", "metrics")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    progress: Progress
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class GetTrainingJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListTrainingJobsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTrainingJobsResponse(_message.Message):
+    __slots__ = ("training_jobs", "next_page_token")
+    TRAINING_JOBS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    training_jobs: _containers.RepeatedCompositeFieldContainer[TrainingJob]
+    next_page_token: str
+    def __init__(self, training_jobs: _Optional[_Iterable[_Union[TrainingJob, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class CreateTrainingJobRequest(_message.Message):
+    __slots__ = ("training_job", "request_id")
+    TRAINING_JOB_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    training_job: TrainingJob
+    request_id: str
+    def __init__(self, training_job: _Optional[_Union[TrainingJob, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class CancelTrainingJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class WatchTrainingJobRequest(_message.Message):
+    __slots__ = ("name", "after_sequence")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    after_sequence: int
+    def __init__(self, name: _Optional[str] = ..., after_sequence: _Optional[int] = ...) -> None: ...
+
+class WatchTrainingJobResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: TrainingJobEvent
+    def __init__(self, event: _Optional[_Union[TrainingJobEvent, _Mapping]] = ...) -> None: ...
