@@ -5,7 +5,7 @@ import warnings
 
 from modelrail.oip.v2 import grpc_service_pb2 as modelrail_dot_oip_dot_v2_dot_grpc__service__pb2
 
-GRPC_GENERATED_VERSION = '1.81.1'
+GRPC_GENERATED_VERSION = '1.81.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 

@@ -1,0 +1,36 @@
+# Thin names for the commands that README.md shows.
+VENV ?= .venv
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check protos
+
+help:
+	@echo "make demo     install into $(VENV), then train, publish and serve a model"
+	@echo "make test     install into $(VENV), then run the whole test suite"
+	@echo "make check    lint, types, import rules and generated code"
+	@echo "make protos   write the generated stubs anew"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml deploy/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -c deploy/constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: install
+	$(VENV)/bin/modelrail demo
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint protos
+	$(VENV)/bin/python protos/generate.py --check
+
+protos: install
+	$(VENV)/bin/python protos/generate.py
