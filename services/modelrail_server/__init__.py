@@ -1,1 +1,1 @@
-"""What every modelrail server shares: start and drain, configuration, errors, access, health and metrics."""
+"""What every modelrail server shares: start, drain, settings, errors, access, health, metrics."""

@@ -1,4 +1,4 @@
-"""The errors that a modelrail server answers with. No gRPC here: `status.py` holds the table of codes.
+"""The errors that a modelrail server answers with. No gRPC here: `status.py` has the codes.
 
     ServiceError
      ├── InvalidArgument       the request is wrong whatever the state of the server
@@ -10,12 +10,13 @@
      ├── FailedPrecondition    the state of the server does not allow this
      ├── Aborted               another caller was faster: read again, then retry
      ├── ResourceExhausted     a limit that waiting does not cure
+     ├── DeadlineExceeded      the caller's time ran out before the work was done
      ├── Unavailable           not now: retry, here or at another replica
      ├── DataLoss              stored bytes are not what they were
      └── Unimplemented         the method exists, but this server does not do it
 
-Anything else that leaves a servicer is a defect: it is logged with its trace and answered with the fixed text
-"internal error".
+Anything else that leaves a servicer is a defect: it is logged with its trace and answered with the
+fixed text "internal error".
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import ClassVar, Self
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One wrong field: its path in the request (`spec.model.cnn.channels`) and what is wrong with it."""
+    """One wrong field: its path in the request (`spec.model.channels`) and what is wrong."""
 
     field: str
     description: str
@@ -37,8 +38,8 @@ class ServiceError(Exception):
     """An error that the caller is told about.
 
     Args:
-        message: A sentence for the caller: what was expected and what was got. Never paths of this machine,
-            SQL, stack traces or names that the caller did not send.
+        message: A sentence for the caller: what was expected and what was got. Never paths of this
+            machine, SQL, stack traces or names that the caller did not send.
         reason: Constant in UPPER_SNAKE_CASE that programs can test; the class has a default.
         violations: Wrong fields, for errors about the request.
         resource: Name of the resource that the error is about.
@@ -74,10 +75,10 @@ class InvalidArgument(ServiceError):
 
     @classmethod
     def field(cls, field: str, description: str, **metadata: str) -> Self:
-        """Returns the error for one wrong field; `description` says what was expected and what was got."""
-        return cls(
-            f"{field}: {description}", violations=[FieldViolation(field, description)], **metadata
-        )
+        """Returns the error for one wrong field; `description`: what was expected, what was got."""
+        error = cls(f"{field}: {description}", violations=[FieldViolation(field, description)])
+        error.metadata.update(metadata)
+        return error
 
 
 class OutOfRange(ServiceError):
@@ -126,6 +127,12 @@ class ResourceExhausted(ServiceError):
     """A limit was reached that waiting does not cure."""
 
     default_reason = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's time ran out before the work was done."""
+
+    default_reason = "DEADLINE_EXCEEDED"
 
 
 class Unavailable(ServiceError):

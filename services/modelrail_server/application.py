@@ -1,0 +1,54 @@
+"""The boundary between the chassis and a service: what each hands to the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc.aio
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from prometheus_client import CollectorRegistry
+
+from modelrail_server.health import Health
+from modelrail_server.metrics import ServerMetrics
+from modelrail_server.policy import Policy
+
+__all__ = ["Application", "Runtime"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A service, ready to be served."""
+
+    register: Callable[[grpc.aio.Server], None]
+    """Adds the servicers to the server."""
+    services: tuple[str, ...]
+    """Full names of the services, for health and reflection."""
+    policy: Policy
+    """One row for each RPC; an RPC without a row is denied."""
+    descriptors: tuple[FileDescriptor | FileDescriptorProto, ...] = ()
+    """The services' proto files as reflection shall show them; what they import is added by itself
+    unless a file of that name is given here."""
+    close_streams: asyncio.Event | None = None
+    """Set together with `Runtime.stopping`, for services that own such an event already."""
+
+
+class Runtime:
+    """What the chassis offers to the service that it runs.
+
+    Args:
+        service: Short name (`registry`), which ends the domain of errors and labels logs.
+    """
+
+    def __init__(self, service: str = "server") -> None:
+        self.service = service
+        self.health = Health()
+        """`health.set(name, serving)` for what the service says of its parts, like `infer/digits`.
+        The names of the services and `""` are set by the chassis."""
+        self.metrics = CollectorRegistry()
+        """Everything that the metrics address shows."""
+        self.stopping = asyncio.Event()
+        """Set after the drain delay: watch streams end now, so that callers reconnect elsewhere."""
+        self.server_metrics = ServerMetrics(self.metrics)

@@ -1,0 +1,63 @@
+"""JSON log lines on stderr, one event a line, with the request they belong to.
+
+Code logs through `structlog.get_logger()`; the libraries' `logging` records take the same way out.
+Keys, tokens and payloads are never handed to a logger.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from modelrail_server.config import LogLevel
+from modelrail_server.context import current_call
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(level: LogLevel, *, service: str) -> None:
+    """Sends the log lines of this process to stderr; `__main__` calls it through `run`, once."""
+    number = logging.getLevelName(level.value.upper())
+
+    def add_origin(
+        logger: Any, method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        event["service"] = service
+        if (call := current_call()) is not None:
+            event.setdefault("request_id", call.request_id)
+            event.setdefault("rpc", call.method)
+            event.setdefault("caller", call.identity.name)
+        return event
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        add_origin,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.dict_tracebacks,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries are asked for what goes wrong in them, not for what they do.
+    root.setLevel(max(number, logging.WARNING))
