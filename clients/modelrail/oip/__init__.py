@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: generated messages and stubs, and their public descriptors."""
