@@ -1,0 +1,126 @@
+"""Starts the registry: `modelrail-registry`, or `python -m modelrail_registry`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from modelrail.registry.v1 import registry_pb2 as pb
+from modelrail.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, load_config
+from modelrail_server.serve import run
+
+from modelrail_registry.blobs import BlobStore
+from modelrail_registry.catalog import Catalog
+from modelrail_registry.config import RegistryConfig
+from modelrail_registry.database import Database
+from modelrail_registry.events import Feed
+from modelrail_registry.gate import Gate
+from modelrail_registry.metrics import RegistryMetrics
+from modelrail_registry.policy import POLICY, SERVICE
+from modelrail_registry.publishing import Publisher
+from modelrail_registry.servicer import RegistryServicer
+from modelrail_registry.transfer import Transfer
+from modelrail_registry.watching import Watch
+
+
+@asynccontextmanager
+async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Application]:
+    """Wires the registry, and takes it apart again.
+
+    Raises:
+        ConfigError: Another registry uses the data directory.
+    """
+    metrics = RegistryMetrics(runtime.metrics)
+    with contextlib.ExitStack() as stack:
+        config.data_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_exclusive(config.data_dir))
+        feed = Feed(asyncio.get_running_loop())
+        database = Database.at(config.data_dir / "registry.sqlite3", on_commit=feed.announce)
+        stack.callback(database.close)
+        # Executors are left before the database: a cancelled call's work ends on an open one.
+        disk = stack.enter_context(ThreadPoolExecutor(config.disk_threads, "disk"))
+        threads = stack.enter_context(ThreadPoolExecutor(config.database_threads, "database"))
+        blobs = BlobStore(config.data_dir, max_blob_bytes=config.max_blob_bytes)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(threads, database.migrate)
+        await loop.run_in_executor(disk, blobs.recover)
+        catalog = Catalog(database)
+        gate = Gate(
+            database,
+            executor=threads,
+            processes=config.admission_processes,
+            cpu_seconds=config.admission_cpu_seconds,
+            wall_seconds=config.admission_wall_seconds,
+        )
+        transfer = Transfer(blobs, executor=disk, metrics=metrics)
+        servicer = RegistryServicer(
+            catalog=catalog,
+            publisher=Publisher(
+                catalog, blobs, gate, database_executor=threads, disk_executor=disk
+            ),
+            transfer=transfer,
+            watch=Watch(
+                catalog, feed, executor=threads, stopping=runtime.stopping, metrics=metrics
+            ),
+            executor=threads,
+            metrics=metrics,
+        )
+        async with _sweeping(transfer, config):
+            yield Application(
+                register=lambda server: add_RegistryServiceServicer_to_server(servicer, server),
+                services=(SERVICE,),
+                policy=POLICY,
+                descriptors=(pb.DESCRIPTOR,),
+            )
+
+
+@asynccontextmanager
+async def _sweeping(transfer: Transfer, config: RegistryConfig) -> AsyncIterator[None]:
+    await transfer.sweep(config.upload_expiry_seconds)
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(config.upload_sweep_seconds)
+            await transfer.sweep(config.upload_expiry_seconds)
+
+    task = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextmanager
+def _exclusive(data_dir: Path) -> Iterator[None]:
+    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                "data_dir", f"{data_dir} is used by another registry that runs now"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the registry until a signal ends it, and returns the exit status."""
+    config = load_config(RegistryConfig, service="registry", argv=argv)
+    return run(config, service="registry", build=lambda runtime: build(config, runtime))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

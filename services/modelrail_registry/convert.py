@@ -1,0 +1,475 @@
+"""Between protobuf messages and the domain's values; nothing else in the registry touches both."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from modelrail.names import BlobName, InvalidName, ModelAliasName, ModelName, ModelVersionName
+from modelrail.registry.v1 import registry_pb2 as pb
+from modelrail_server.errors import FieldViolation, InvalidArgument
+
+from modelrail_registry import rules
+from modelrail_registry.aliases import AliasMove
+from modelrail_registry.blobs import BlobStatus
+from modelrail_registry.catalog import Publication
+from modelrail_registry.events import ResumeToken
+from modelrail_registry.idempotency import RequestKey
+from modelrail_registry.models import ModelChange
+from modelrail_registry.pagination import PageRequest
+from modelrail_registry.resources import (
+    Event,
+    EventKind,
+    ExportCertificate,
+    File,
+    Lineage,
+    Metric,
+    Model,
+    ModelAlias,
+    ModelVersion,
+    OutputParity,
+    Signature,
+    TensorSpec,
+    ValueRange,
+    VersionContent,
+)
+
+_EVENT_TYPES = {
+    EventKind.MODEL_CREATED: pb.Event.TYPE_MODEL_CREATED,
+    EventKind.MODEL_UPDATED: pb.Event.TYPE_MODEL_UPDATED,
+    EventKind.VERSION_CREATED: pb.Event.TYPE_VERSION_CREATED,
+    EventKind.ALIAS_MOVED: pb.Event.TYPE_ALIAS_MOVED,
+    EventKind.ALIAS_DELETED: pb.Event.TYPE_ALIAS_DELETED,
+}
+_MAX_WATCHED_MODELS = 1024
+
+Name = TypeVar("Name", covariant=True)  # noqa: PLC0105 (a name, read or given out)
+
+
+class _NameType(Protocol[Name]):
+    def parse(self, name: str) -> Name: ...
+
+
+class _Reader:
+    """Reads the fields of one request and collects what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.violations: list[FieldViolation] = []
+
+    def name(self, field: str, text: str, kind: _NameType[Name]) -> Name | None:
+        try:
+            return kind.parse(text)
+        except InvalidName as error:
+            self.violations.append(FieldViolation(field, str(error)))
+            return None
+
+    def key(self, request: Message, request_id: str) -> RequestKey | None:
+        if not request_id:
+            return None
+        if not _is_uuid4(request_id):
+            self.violations.append(
+                FieldViolation("request_id", f"expected a UUID4, got {request_id[:80]!r}")
+            )
+            return None
+        content = request.SerializeToString(deterministic=True)
+        kind = request.DESCRIPTOR.full_name.encode()
+        return RequestKey(request_id.lower(), hashlib.sha256(kind + b"\0" + content).hexdigest())
+
+    def mask(self, paths: Iterable[str], allowed: Sequence[str]) -> None:
+        for path in paths:
+            if path not in (*allowed, "*"):
+                self.violations.append(
+                    FieldViolation(
+                        "update_mask", f"expected {', '.join(allowed)} or *, got {path[:80]!r}"
+                    )
+                )
+
+    def check(self) -> None:
+        if self.violations:
+            raise _invalid(self.violations)
+
+
+def _invalid(violations: Sequence[FieldViolation]) -> InvalidArgument:
+    first = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return InvalidArgument(f"{first.field}: {first.description}{more}", violations=violations)
+
+
+def _is_uuid4(text: str) -> bool:
+    try:
+        value = uuid.UUID(text)
+    except ValueError:
+        return False
+    return value.version == 4 and str(value) == text.lower()
+
+
+def _parse(field: str, text: str, kind: _NameType[Name]) -> Name:
+    try:
+        return kind.parse(text)
+    except InvalidName as error:
+        raise _invalid([FieldViolation(field, str(error))]) from None
+
+
+def model_name(text: str, field: str = "name") -> ModelName:
+    """Reads a model's name; raises InvalidArgument that names the field."""
+    return _parse(field, text, ModelName)
+
+
+def version_name(text: str) -> ModelVersionName | ModelAliasName:
+    """Reads the name of a version or of an alias; raises InvalidArgument that names the field."""
+    if "/aliases/" in text:
+        return _parse("name", text, ModelAliasName)
+    return _parse("name", text, ModelVersionName)
+
+
+def alias_name(text: str) -> ModelAliasName:
+    """Reads an alias's name; raises InvalidArgument that names the field."""
+    return _parse("name", text, ModelAliasName)
+
+
+def blob_digest(text: str, field: str = "name") -> str:
+    """Reads a blob's name and returns its digest; raises InvalidArgument that names the field."""
+    return _parse(field, text, BlobName).sha256
+
+
+def models_page(request: pb.ListModelsRequest) -> PageRequest:
+    """Reads the page of a list of models."""
+    return PageRequest.parse(
+        page_size=request.page_size, page_token=request.page_token, collection="models"
+    )
+
+
+def children_page(
+    request: pb.ListModelVersionsRequest | pb.ListModelAliasesRequest, collection: str
+) -> tuple[ModelName, PageRequest]:
+    """Reads the parent and the page of a list below a model."""
+    parent = model_name(request.parent, "parent")
+    page = PageRequest.parse(
+        page_size=request.page_size,
+        page_token=request.page_token,
+        collection=f"{parent}/{collection}",
+    )
+    return parent, page
+
+
+def new_model(request: pb.CreateModelRequest) -> tuple[Model, RequestKey | None]:
+    """Reads a wish for a model: only name, description and labels of the result mean anything."""
+    reader = _Reader()
+    try:
+        name = ModelName(request.model_id)
+    except InvalidName as error:
+        reader.violations.append(FieldViolation("model_id", str(error)))
+        name = None
+    reader.violations += rules.check_description("model.description", request.model.description)
+    reader.violations += rules.check_labels("model.labels", request.model.labels.items())
+    key = reader.key(request, request.request_id)
+    reader.check()
+    assert name is not None  # noqa: S101 (checked above)
+    epoch = datetime.fromtimestamp(0).astimezone()
+    return (
+        Model(
+            name=name,
+            uid="",
+            description=request.model.description,
+            labels=dict(request.model.labels),
+            latest_version_number=0,
+            create_time=epoch,
+            update_time=epoch,
+            etag="",
+        ),
+        key,
+    )
+
+
+def model_change(request: pb.UpdateModelRequest) -> ModelChange:
+    """Reads a wish to change a model."""
+    reader = _Reader()
+    model = request.model
+    name = reader.name("model.name", model.name, ModelName)
+    paths = set(request.update_mask.paths)
+    reader.mask(paths, ("description", "labels"))
+    absent = not paths
+    description = model.description if paths & {"description", "*"} else None
+    labels = dict(model.labels) if paths & {"labels", "*"} else None
+    if absent:
+        description, labels = model.description or None, dict(model.labels) or None
+    reader.violations += rules.check_description("model.description", description or "")
+    reader.violations += rules.check_labels("model.labels", (labels or {}).items())
+    reader.check()
+    assert name is not None  # noqa: S101 (checked above)
+    return ModelChange(name=name, description=description, labels=labels, etag=model.etag)
+
+
+def alias_move(request: pb.UpdateModelAliasRequest) -> tuple[AliasMove, RequestKey | None]:
+    """Reads a wish to move an alias."""
+    reader = _Reader()
+    alias = request.model_alias
+    name = reader.name("model_alias.name", alias.name, ModelAliasName)
+    version = reader.name("model_alias.model_version", alias.model_version, ModelVersionName)
+    if name is not None and version is not None and name.model != version.model:
+        reader.violations.append(
+            FieldViolation(
+                "model_alias.model_version",
+                f"expected a version of {name.parent}, got {version}",
+            )
+        )
+    reader.mask(request.update_mask.paths, ("model_version",))
+    key = reader.key(request, request.request_id)
+    reader.check()
+    assert name is not None  # noqa: S101 (checked above)
+    assert version is not None  # noqa: S101
+    move = AliasMove(
+        name=name, version=version, etag=alias.etag, allow_missing=request.allow_missing
+    )
+    return move, key
+
+
+def publication(request: pb.CreateModelVersionRequest) -> Publication:
+    """Reads a wish to publish a version; every wrong field of it is listed in the error."""
+    reader = _Reader()
+    parent = reader.name("parent", request.parent, ModelName)
+    content = content_from_pb(request.model_version, reader.violations)
+    reader.violations += rules.check_content(content)
+    key = reader.key(request, request.request_id)
+    reader.check()
+    assert parent is not None  # noqa: S101 (checked above)
+    return Publication(parent=parent, content=content, create_model=request.create_model, key=key)
+
+
+def watch(request: pb.WatchEventsRequest) -> tuple[ResumeToken | None, frozenset[str]]:
+    """Reads a wish to watch: the place to start behind, None for the present, and ids of models."""
+    reader = _Reader()
+    if len(request.models) > _MAX_WATCHED_MODELS:
+        reader.violations.append(
+            FieldViolation(
+                "models", f"expected at most {_MAX_WATCHED_MODELS}, got {len(request.models)}"
+            )
+        )
+    names = [
+        reader.name(f"models[{index}]", text, ModelName)
+        for index, text in enumerate(request.models[:_MAX_WATCHED_MODELS])
+    ]
+    reader.check()
+    token = ResumeToken.parse(request.resume_token) if request.resume_token else None
+    return token, frozenset(name.model for name in names if name is not None)
+
+
+def content_from_pb(
+    message: pb.ModelVersion, violations: list[FieldViolation] | None = None
+) -> VersionContent:
+    """Returns what a publisher says about a version; output-only fields are ignored.
+
+    Args:
+        message: The version.
+        violations: Collects what the domain's values cannot express.
+    """
+    return VersionContent(
+        files=tuple(File(f.path, f.sha256, f.size_bytes, f.media_type) for f in message.files),
+        signature=_signature_from_pb(
+            message.signature, violations if violations is not None else []
+        )
+        if message.HasField("signature")
+        else None,
+        metrics=tuple(Metric(m.name, m.value, m.split, m.runtime) for m in message.metrics),
+        lineage=_lineage_from_pb(message.lineage) if message.HasField("lineage") else None,
+        certificate=_certificate_from_pb(message.certificate)
+        if message.HasField("certificate")
+        else None,
+        description=message.description,
+    )
+
+
+def _signature_from_pb(message: pb.Signature, violations: list[FieldViolation]) -> Signature:
+    def tensors(role: str, specs: Iterable[pb.TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            _tensor_from_pb(spec, f"model_version.signature.{role}[{index}]", violations)
+            for index, spec in enumerate(specs)
+        )
+
+    return Signature(tensors("inputs", message.inputs), tensors("outputs", message.outputs))
+
+
+def _tensor_from_pb(
+    message: pb.TensorSpec, field: str, violations: list[FieldViolation]
+) -> TensorSpec:
+    shape: list[int | str] = []
+    for axis, dimension in enumerate(message.shape):
+        extent = dimension.WhichOneof("extent")
+        if extent is None:
+            violations.append(
+                FieldViolation(f"{field}.shape[{axis}]", "expected a size or a symbol, got neither")
+            )
+        shape.append(dimension.symbol if extent == "symbol" else dimension.size)
+    value_range = message.value_range
+    return TensorSpec(
+        name=message.name,
+        datatype=message.datatype,
+        shape=tuple(shape),
+        meaning=message.meaning,
+        value_range=ValueRange(value_range.minimum, value_range.maximum)
+        if message.HasField("value_range")
+        else None,
+        labels=tuple(message.labels),
+    )
+
+
+def _lineage_from_pb(message: pb.Lineage) -> Lineage:
+    return Lineage(
+        training_job=message.training_job,
+        dataset=message.dataset,
+        dataset_sha256=message.dataset_sha256,
+        spec_sha256=message.spec_sha256,
+        seed=message.seed,
+        packages=dict(message.packages),
+        parent_version=message.parent_version,
+    )
+
+
+def _certificate_from_pb(message: pb.ExportCertificate) -> ExportCertificate:
+    return ExportCertificate(
+        opset=message.opset,
+        absolute_tolerance=message.absolute_tolerance,
+        relative_tolerance=message.relative_tolerance,
+        batch_sizes=tuple(message.batch_sizes),
+        outputs=tuple(OutputParity(o.name, o.max_absolute_difference) for o in message.outputs),
+        rows=message.rows,
+    )
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(time)
+    return timestamp
+
+
+def model_to_pb(model: Model) -> pb.Model:
+    """Returns the message of a model."""
+    return pb.Model(
+        name=str(model.name),
+        uid=model.uid,
+        description=model.description,
+        labels=dict(model.labels),
+        latest_version_number=model.latest_version_number,
+        create_time=_timestamp(model.create_time),
+        update_time=_timestamp(model.update_time),
+        etag=model.etag,
+    )
+
+
+def version_to_pb(version: ModelVersion) -> pb.ModelVersion:
+    """Returns the message of a version."""
+    content = version.content
+    return pb.ModelVersion(
+        name=str(version.name),
+        uid=version.uid,
+        number=version.name.number,
+        state=pb.ModelVersion.STATE_READY,
+        files=[
+            pb.File(
+                path=file.path,
+                sha256=file.sha256,
+                size_bytes=file.size_bytes,
+                media_type=file.media_type,
+            )
+            for file in content.files
+        ],
+        signature=None if content.signature is None else _signature_to_pb(content.signature),
+        metrics=[
+            pb.Metric(name=m.name, value=m.value, split=m.split, runtime=m.runtime)
+            for m in content.metrics
+        ],
+        lineage=None if content.lineage is None else _lineage_to_pb(content.lineage),
+        certificate=None
+        if content.certificate is None
+        else _certificate_to_pb(content.certificate),
+        description=content.description,
+        create_time=_timestamp(version.create_time),
+        aliases=version.aliases,
+    )
+
+
+def _signature_to_pb(signature: Signature) -> pb.Signature:
+    return pb.Signature(
+        inputs=[_tensor_to_pb(tensor) for tensor in signature.inputs],
+        outputs=[_tensor_to_pb(tensor) for tensor in signature.outputs],
+    )
+
+
+def _tensor_to_pb(tensor: TensorSpec) -> pb.TensorSpec:
+    value_range = tensor.value_range
+    return pb.TensorSpec(
+        name=tensor.name,
+        datatype=tensor.datatype,
+        shape=[
+            pb.Dimension(size=extent) if isinstance(extent, int) else pb.Dimension(symbol=extent)
+            for extent in tensor.shape
+        ],
+        meaning=tensor.meaning,
+        value_range=None
+        if value_range is None
+        else pb.ValueRange(minimum=value_range.minimum, maximum=value_range.maximum),
+        labels=tensor.labels,
+    )
+
+
+def _lineage_to_pb(lineage: Lineage) -> pb.Lineage:
+    return pb.Lineage(
+        training_job=lineage.training_job,
+        dataset=lineage.dataset,
+        dataset_sha256=lineage.dataset_sha256,
+        spec_sha256=lineage.spec_sha256,
+        seed=lineage.seed,
+        packages=dict(lineage.packages),
+        parent_version=lineage.parent_version,
+    )
+
+
+def _certificate_to_pb(certificate: ExportCertificate) -> pb.ExportCertificate:
+    return pb.ExportCertificate(
+        opset=certificate.opset,
+        absolute_tolerance=certificate.absolute_tolerance,
+        relative_tolerance=certificate.relative_tolerance,
+        batch_sizes=certificate.batch_sizes,
+        outputs=[
+            pb.OutputParity(name=o.name, max_absolute_difference=o.max_absolute_difference)
+            for o in certificate.outputs
+        ],
+        rows=certificate.rows,
+    )
+
+
+def alias_to_pb(alias: ModelAlias) -> pb.ModelAlias:
+    """Returns the message of an alias."""
+    return pb.ModelAlias(
+        name=str(alias.name),
+        model_version=str(alias.version),
+        create_time=_timestamp(alias.create_time),
+        update_time=_timestamp(alias.update_time),
+        etag=alias.etag,
+    )
+
+
+def blob_to_pb(status: BlobStatus) -> pb.Blob:
+    """Returns the message of a blob."""
+    return pb.Blob(
+        name=f"blobs/{status.sha256}",
+        size_bytes=status.size_bytes,
+        committed_size_bytes=status.committed_size_bytes,
+        complete=status.complete,
+    )
+
+
+def event_to_pb(token: ResumeToken, event: Event | None) -> pb.WatchEventsResponse:
+    """Returns the message of a place in the history, with the change that leads to it."""
+    response = pb.WatchEventsResponse(resume_token=str(token))
+    if event is not None:
+        response.event.type = _EVENT_TYPES[event.kind]
+        response.event.resource = event.resource
+        response.event.model_version = event.model_version
+        response.event.create_time.CopyFrom(_timestamp(event.create_time))
+    return response

@@ -1,0 +1,232 @@
+"""What a publisher may write into a version: every wrong field is named at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from modelrail.names import InvalidName, ModelVersionName, TrainingJobName, check_sha256
+from modelrail_server.errors import FieldViolation
+
+from modelrail_registry.resources import (
+    ExportCertificate,
+    File,
+    Lineage,
+    Metric,
+    Signature,
+    TensorSpec,
+    VersionContent,
+)
+
+DATATYPES = frozenset(
+    {"BOOL", "FP16", "FP32", "FP64", "BF16", "BYTES"}
+    | {f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)}
+)
+MAX_FILES = 256
+_MAX_DESCRIPTION_BYTES = 16 << 10
+_MAX_PATH_BYTES = 255
+_MAX_LABELS = 64
+_MAX_ITEMS = 1024
+_MAX_CLASS_LABELS = 100_000
+_MAX_TEXT = 1024
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w!#$&^.+-]{0,62}/[A-Za-z0-9][\w!#$&^.+-]{0,62}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Violations = Iterator[FieldViolation]
+
+
+def check_description(field: str, text: str) -> Violations:
+    """Gives what is wrong with a description."""
+    size = len(text.encode())
+    if size > _MAX_DESCRIPTION_BYTES:
+        yield FieldViolation(field, f"expected at most {_MAX_DESCRIPTION_BYTES} bytes, got {size}")
+    if "\0" in text:
+        yield FieldViolation(field, "expected no NUL character, got one")
+
+
+def check_labels(field: str, labels: Iterable[tuple[str, str]]) -> Violations:
+    """Gives what is wrong with a model's labels."""
+    pairs = list(labels)
+    if len(pairs) > _MAX_LABELS:
+        yield FieldViolation(field, f"expected at most {_MAX_LABELS} labels, got {len(pairs)}")
+    for key, value in pairs[:_MAX_LABELS]:
+        if not key or _bad_text(key, 63):
+            yield FieldViolation(
+                field, f"expected keys of 1 to 63 printable characters, got {key[:80]!r}"
+            )
+        if _bad_text(value, 256):
+            yield FieldViolation(
+                f"{field}[{key[:63]!r}]",
+                f"expected at most 256 printable characters, got {len(value)}",
+            )
+
+
+def check_content(content: VersionContent, prefix: str = "model_version.") -> Violations:
+    """Gives everything that is wrong with the content of a version."""
+    yield from _check_files(content.files, f"{prefix}files")
+    if content.signature is not None:
+        yield from _check_signature(content.signature, f"{prefix}signature")
+    yield from _check_metrics(content.metrics, f"{prefix}metrics")
+    if content.lineage is not None:
+        yield from _check_lineage(content.lineage, f"{prefix}lineage")
+    if content.certificate is not None:
+        yield from _check_certificate(content.certificate, f"{prefix}certificate")
+    yield from check_description(f"{prefix}description", content.description)
+
+
+def _bad_text(text: str, longest: int) -> bool:
+    return len(text) > longest or _CONTROL.search(text) is not None
+
+
+def _check_files(files: tuple[File, ...], field: str) -> Violations:
+    if not 1 <= len(files) <= MAX_FILES:
+        yield FieldViolation(field, f"expected 1 to {MAX_FILES} files, got {len(files)}")
+    seen: set[str] = set()
+    for index, file in enumerate(files[:MAX_FILES]):
+        at = f"{field}[{index}]"
+        problem = _path_problem(file.path)
+        if problem:
+            yield FieldViolation(f"{at}.path", f"{problem}, got {file.path[:80]!r}")
+        elif file.path in seen:
+            yield FieldViolation(f"{at}.path", f"expected each path once, got {file.path!r} again")
+        seen.add(file.path)
+        yield from _check_name(f"{at}.sha256", file.sha256, check_sha256)
+        if file.size_bytes < 0:
+            yield FieldViolation(f"{at}.size_bytes", f"expected 0 or more, got {file.size_bytes}")
+        if file.media_type and not _MEDIA_TYPE.fullmatch(file.media_type):
+            yield FieldViolation(
+                f"{at}.media_type", f"expected type/subtype, got {file.media_type[:80]!r}"
+            )
+    for index, file in enumerate(files[:MAX_FILES]):
+        folders = file.path.split("/")[:-1]
+        for depth in range(1, len(folders) + 1):
+            if "/".join(folders[:depth]) in seen:
+                yield FieldViolation(
+                    f"{field}[{index}].path",
+                    f"expected no path below another file, got {file.path[:80]!r}",
+                )
+                break
+
+
+def _path_problem(path: str) -> str:
+    if not path or len(path.encode()) > _MAX_PATH_BYTES:
+        return f"expected 1 to {_MAX_PATH_BYTES} bytes"
+    if _CONTROL.search(path) or "\\" in path:
+        return "expected no control character and no backslash"
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        return "expected a relative path without empty parts, '.' and '..'"
+    return ""
+
+
+def _check_name(field: str, value: str, check: Callable[[str], object]) -> Violations:
+    try:
+        check(value)
+    except InvalidName as error:
+        yield FieldViolation(field, str(error))
+
+
+def _check_signature(signature: Signature, field: str) -> Violations:
+    for role, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+        if len(tensors) > _MAX_ITEMS:
+            yield FieldViolation(
+                f"{field}.{role}", f"expected at most {_MAX_ITEMS}, got {len(tensors)}"
+            )
+        seen: set[str] = set()
+        for index, tensor in enumerate(tensors[:_MAX_ITEMS]):
+            at = f"{field}.{role}[{index}]"
+            yield from _check_tensor(tensor, at)
+            if tensor.name in seen:
+                yield FieldViolation(f"{at}.name", f"expected each name once, got {tensor.name!r}")
+            seen.add(tensor.name)
+
+
+def _check_tensor(tensor: TensorSpec, field: str) -> Violations:
+    if not tensor.name or _bad_text(tensor.name, _MAX_TEXT):
+        yield FieldViolation(f"{field}.name", f"expected 1 to {_MAX_TEXT} printable characters")
+    if tensor.datatype not in DATATYPES:
+        yield FieldViolation(
+            f"{field}.datatype",
+            f"expected one of {', '.join(sorted(DATATYPES))}, got {tensor.datatype[:40]!r}",
+        )
+    for axis, extent in enumerate(tensor.shape):
+        wrong = extent < 0 if isinstance(extent, int) else not extent or _bad_text(extent, 256)
+        if wrong:
+            yield FieldViolation(
+                f"{field}.shape[{axis}]", f"expected a size from 0 or a symbol, got {extent!r:.80}"
+            )
+    if _bad_text(tensor.meaning, _MAX_TEXT):
+        yield FieldViolation(f"{field}.meaning", f"expected at most {_MAX_TEXT} characters")
+    if tensor.value_range is not None and not (
+        -math.inf < tensor.value_range.minimum <= tensor.value_range.maximum < math.inf
+    ):
+        yield FieldViolation(
+            f"{field}.value_range", "expected finite numbers, the minimum not above the maximum"
+        )
+    if len(tensor.labels) > _MAX_CLASS_LABELS:
+        yield FieldViolation(
+            f"{field}.labels", f"expected at most {_MAX_CLASS_LABELS}, got {len(tensor.labels)}"
+        )
+    elif any(_bad_text(label, _MAX_TEXT) for label in tensor.labels):
+        yield FieldViolation(
+            f"{field}.labels", f"expected printable labels of at most {_MAX_TEXT} characters"
+        )
+
+
+def _check_metrics(metrics: tuple[Metric, ...], field: str) -> Violations:
+    if len(metrics) > _MAX_ITEMS:
+        yield FieldViolation(field, f"expected at most {_MAX_ITEMS}, got {len(metrics)}")
+    for index, metric in enumerate(metrics[:_MAX_ITEMS]):
+        at = f"{field}[{index}]"
+        if not metric.name or _bad_text(metric.name, 256):
+            yield FieldViolation(f"{at}.name", "expected 1 to 256 printable characters")
+        if not math.isfinite(metric.value):
+            yield FieldViolation(f"{at}.value", f"expected a finite number, got {metric.value}")
+        for part, text in (("split", metric.split), ("runtime", metric.runtime)):
+            if _bad_text(text, 256):
+                yield FieldViolation(f"{at}.{part}", "expected at most 256 printable characters")
+
+
+def _check_lineage(lineage: Lineage, field: str) -> Violations:
+    for part, text, check in (
+        ("training_job", lineage.training_job, TrainingJobName.parse),
+        ("dataset_sha256", lineage.dataset_sha256, check_sha256),
+        ("spec_sha256", lineage.spec_sha256, check_sha256),
+        ("parent_version", lineage.parent_version, ModelVersionName.parse),
+    ):
+        if text:
+            yield from _check_name(f"{field}.{part}", text, check)
+    if _bad_text(lineage.dataset, _MAX_TEXT):
+        yield FieldViolation(f"{field}.dataset", f"expected at most {_MAX_TEXT} characters")
+    if len(lineage.packages) > _MAX_ITEMS or any(
+        not name or _bad_text(name, 256) or _bad_text(value, 256)
+        for name, value in lineage.packages.items()
+    ):
+        yield FieldViolation(
+            f"{field}.packages",
+            f"expected at most {_MAX_ITEMS} names and versions of at most 256 characters",
+        )
+
+
+def _check_certificate(certificate: ExportCertificate, field: str) -> Violations:
+    numbers = [
+        ("absolute_tolerance", certificate.absolute_tolerance),
+        ("relative_tolerance", certificate.relative_tolerance),
+    ]
+    for index, parity in enumerate(certificate.outputs[:_MAX_ITEMS]):
+        numbers.append(
+            (f"outputs[{index}].max_absolute_difference", parity.max_absolute_difference)
+        )
+        if not parity.name or _bad_text(parity.name, _MAX_TEXT):
+            yield FieldViolation(
+                f"{field}.outputs[{index}].name", f"expected 1 to {_MAX_TEXT} characters"
+            )
+    for name, number in numbers:
+        if not 0 <= number < math.inf:
+            yield FieldViolation(
+                f"{field}.{name}", f"expected a finite number from 0, got {number}"
+            )
+    if len(certificate.outputs) > _MAX_ITEMS or len(certificate.batch_sizes) > _MAX_ITEMS:
+        yield FieldViolation(field, f"expected at most {_MAX_ITEMS} outputs and batch sizes")
+    if certificate.rows < 0 or any(size < 1 for size in certificate.batch_sizes):
+        yield FieldViolation(field, "expected rows from 0 and batch sizes from 1")

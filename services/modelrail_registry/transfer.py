@@ -1,0 +1,88 @@
+"""Uploads and downloads on the event loop; the disk work runs in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+from modelrail_registry.blobs import BlobStatus, BlobStore
+from modelrail_registry.metrics import RegistryMetrics
+from modelrail_registry.uploads import Upload
+
+Result = TypeVar("Result")
+
+
+class Transfer:
+    """Moves bytes between streams and the store.
+
+    A stream has at most one piece of work in the executor, so its queue is bounded by the number of
+    streams.
+
+    Args:
+        blobs: The store.
+        executor: Threads for the disk.
+        metrics: What is counted.
+    """
+
+    def __init__(self, blobs: BlobStore, *, executor: Executor, metrics: RegistryMetrics) -> None:
+        self._blobs = blobs
+        self._executor = executor
+        self._metrics = metrics
+
+    async def status(self, sha256: str) -> BlobStatus:
+        """Tells how much of a blob is stored; raises NotFound when nothing is."""
+        return await self._run(lambda: self._blobs.status(sha256))
+
+    async def receive(
+        self, sha256: str, size: int, chunks: AsyncIterator[tuple[int, bytes]]
+    ) -> BlobStatus:
+        """Stores chunks as they come. When they stop early, the stored ones are kept.
+
+        Raises:
+            ServiceError: As `BlobStore.begin`, `write` and `finish` say.
+        """
+        # Shielded: an upload that was opened for a call that is gone would hold its
+        # digest for ever.
+        opening = asyncio.ensure_future(self._run(lambda: self._blobs.begin(sha256, size)))
+        try:
+            upload = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unwanted)
+            raise
+        if upload is None:
+            return BlobStatus(sha256, size, size, complete=True)
+        try:
+            if upload.position < size:
+                async for offset, data in chunks:
+                    await self._run(partial(self._blobs.write, upload, offset, data))
+                    self._metrics.blob_received.inc(len(data))
+            return await self._run(lambda: self._blobs.finish(upload))
+        finally:
+            await asyncio.shield(self._run(upload.close))
+
+    async def send(self, sha256: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Gives the pieces of a complete blob from an offset.
+
+        Raises:
+            ServiceError: As `BlobStore.read` says.
+        """
+        pieces = self._blobs.read(sha256, offset)
+        while (piece := await self._run(lambda: next(pieces, None))) is not None:
+            yield piece
+            self._metrics.blob_sent.inc(len(piece[1]))
+
+    async def sweep(self, expiry_seconds: float) -> None:
+        """Removes unfinished uploads that nobody goes on with."""
+        removed = await self._run(lambda: self._blobs.sweep(expiry_seconds))
+        self._metrics.uploads_expired.inc(removed)
+
+    async def _run(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    def _close_unwanted(self, opening: asyncio.Future[Upload | None]) -> None:
+        upload = None if opening.cancelled() or opening.exception() else opening.result()
+        if upload is not None:
+            self._executor.submit(upload.close)
