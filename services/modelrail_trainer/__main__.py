@@ -1,0 +1,132 @@
+"""`modelrail-trainer`: reads the settings, puts the trainer together, serves it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from modelrail.client.channel import Connection
+from modelrail.client.registry import AsyncRegistryClient
+from modelrail.trainer.v1 import trainer_pb2, trainer_pb2_grpc
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, load_config
+from modelrail_server.serve import run
+
+from modelrail_trainer.config import TrainerConfig
+from modelrail_trainer.data_directory import owned_data_directory
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.database import open_database
+from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.policy import POLICY
+from modelrail_trainer.servicer import TrainerServicer
+from modelrail_trainer.threads import Threads
+from modelrail_trainer.trainer import Trainer
+
+_SERVICE = "modelrail.trainer.v1.TrainerService"
+WORKER_COMMAND = (sys.executable, "-m", "modelrail_trainer.worker")
+
+
+def registry_connection(config: TrainerConfig) -> Connection:
+    """Returns how to reach the registry.
+
+    Raises:
+        ConfigError: The key cannot be read, or must not be sent there.
+    """
+    key_file = config.registry_api_key_file
+    try:
+        api_key = key_file.read_text().strip() if key_file else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("registry_api_key_file", f"cannot read {key_file}: {error}") from error
+    try:
+        return Connection(
+            address=config.registry,
+            api_key=api_key,
+            ca_certificate=config.registry_ca_certificate,
+        )
+    except ValueError as error:
+        raise ConfigError("registry", str(error)) from error
+
+
+@asynccontextmanager
+async def build_trainer(
+    config: TrainerConfig,
+    runtime: Runtime,
+    *,
+    worker_command: Sequence[str],
+    environ: Mapping[str, str],
+) -> AsyncIterator[Application]:
+    """Puts the trainer together; jobs run while the context is open.
+
+    Args:
+        config: The settings.
+        runtime: What the chassis offers.
+        worker_command: Program that carries out one job, given its directory.
+        environ: Environment of the service.
+
+    Raises:
+        ConfigError: Another trainer owns the data directory, or a credential cannot be used.
+        OSError: The data directory cannot be written.
+    """
+    async with AsyncExitStack() as stack:
+        data_dir = stack.enter_context(owned_data_directory(config.data_dir.absolute()))
+        threads = Threads()
+        stack.callback(threads.close)
+        engine = await threads.run(open_database, data_dir / "trainer.sqlite3")
+        store = JobStore(engine, max_queued_jobs=config.max_queued_jobs)
+        stack.callback(store.close)
+        book = JobBook(store, threads)
+        directories = JobDirectories(data_dir / "jobs")
+        metrics = TrainerMetrics(runtime.metrics, store.count_by_state)
+        registry = await stack.enter_async_context(AsyncRegistryClient(registry_connection(config)))
+        publisher = Publisher(
+            registry=registry,
+            book=book,
+            directories=directories,
+            threads=threads,
+            metrics=metrics,
+        )
+        cores = len(os.sched_getaffinity(0))
+        launcher = ProcessLauncher(
+            worker_command,
+            threads_per_job=max(1, cores // config.max_running_jobs),
+            max_file_bytes=config.max_job_file_bytes,
+            environ=environ,
+        )
+        supervisor = await stack.enter_async_context(
+            Supervisor(
+                book=book,
+                launcher=launcher,
+                directories=directories,
+                publisher=publisher,
+                threads=threads,
+                metrics=metrics,
+                max_running_jobs=config.max_running_jobs,
+                stop_grace_seconds=config.cancel_grace_seconds,
+            )
+        )
+        servicer = TrainerServicer(Trainer(book, supervisor, runtime.stopping))
+        yield Application(
+            register=partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer),
+            services=(_SERVICE,),
+            policy=POLICY,
+            descriptors=(trainer_pb2.DESCRIPTOR,),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status."""
+    config = load_config(TrainerConfig, service="trainer", argv=argv)
+    build = partial(build_trainer, config, worker_command=WORKER_COMMAND, environ=dict(os.environ))
+    return run(config, service="trainer", build=build)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

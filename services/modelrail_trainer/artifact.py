@@ -1,0 +1,272 @@
+"""The result of a job: the files of a version, and everything that is known about them.
+
+The worker writes `result.json` last, by rename, so a directory with a result in it is a finished
+job. The service reads it back and verifies every digest before it publishes anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from modelrail_trainer.journal import Metric, metric_from_record
+from modelrail_trainer.record import Record, as_record, items, real, text, values, whole
+
+RESULT_NAME = "result.json"
+MODEL_NAME = "model.onnx"
+ONNX_MEDIA_TYPE = "application/onnx"
+MAX_RESULT_BYTES = 4 * 1024 * 1024
+
+
+class ArtifactError(ValueError):
+    """A result is not there, is malformed, or its files are not what it says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """One file of the version.
+
+    Attributes:
+        path: Relative to the job's directory, with `/` between the parts.
+        sha256: Of the content, 64 lower-case hexadecimal digits.
+        size_bytes: Of the content.
+        media_type: RFC 6838 media type.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRange:
+    """An interval of values."""
+
+    minimum: float
+    maximum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, type, shape and meaning of one input or output.
+
+    Attributes:
+        name: In the graph.
+        datatype: Open Inference Protocol type name, such as `FP32`.
+        shape: Fixed sizes as numbers, sizes that each request chooses as names (`batch`).
+        meaning: What the numbers mean, for people.
+        value_range: Range seen in training; None when unknown.
+        labels: Names of the positions along the last dimension, for class scores.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int | str, ...]
+    meaning: str = ""
+    value_range: ValueRange | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What goes into the model and what comes out, in the order of the graph."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where the version comes from.
+
+    The service adds the name of the job, which the worker does not know.
+    """
+
+    dataset: str
+    dataset_sha256: str
+    spec_sha256: str
+    seed: int
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParity:
+    """The worst difference of one output, in its unit."""
+
+    name: str
+    max_absolute_difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportCertificate:
+    """The comparison of trained model and exported file; fields as in the registry's message."""
+
+    opset: int
+    absolute_tolerance: float
+    relative_tolerance: float
+    batch_sizes: tuple[int, ...]
+    outputs: tuple[OutputParity, ...]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """All that a finished job hands over."""
+
+    files: tuple[ResultFile, ...]
+    signature: Signature
+    metrics: tuple[Metric, ...]
+    lineage: Lineage
+    certificate: ExportCertificate
+
+
+def describe_file(directory: Path, path: str, media_type: str) -> ResultFile:
+    """Measures one file of the directory."""
+    size_bytes, sha256 = _measure(directory / path)
+    return ResultFile(path=path, sha256=sha256, size_bytes=size_bytes, media_type=media_type)
+
+
+def save_result(result: TrainingResult, directory: Path) -> Path:
+    """Writes `result.json` so that it is there whole or not at all, and returns its path.
+
+    The files of the result are synced first: a result must never outlive the bytes that it speaks
+    of.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    content = json.dumps(asdict(result), ensure_ascii=False, allow_nan=False, indent=1)
+    for file in result.files:
+        _sync(directory / file.path)
+    path = directory / RESULT_NAME
+    partial = directory / (RESULT_NAME + ".partial")
+    partial.write_text(content, encoding="utf-8")
+    _sync(partial)
+    partial.replace(path)
+    _sync(directory)
+    return path
+
+
+def load_result(directory: Path) -> TrainingResult:
+    """Reads `result.json`; the files are not looked at (see `verify_files`).
+
+    Raises:
+        ArtifactError: There is none, it is larger than `MAX_RESULT_BYTES`, or a field is wrong.
+    """
+    path = directory / RESULT_NAME
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_RESULT_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ArtifactError("the job left no result") from error
+    if len(content) > MAX_RESULT_BYTES:
+        raise ArtifactError(f"the result is larger than {MAX_RESULT_BYTES} bytes")
+    try:
+        record = as_record(json.loads(content), "result")
+        return TrainingResult(
+            files=items(record, "files", _file),
+            signature=_signature(as_record(record.get("signature"), "signature")),
+            metrics=items(record, "metrics", metric_from_record),
+            lineage=_lineage(as_record(record.get("lineage"), "lineage")),
+            certificate=_certificate(as_record(record.get("certificate"), "certificate")),
+        )
+    except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
+        raise ArtifactError(f"the result is malformed: {error}") from error
+
+
+def verify_files(result: TrainingResult, directory: Path) -> None:
+    """Reads every file of the result and compares size and digest with what the result says.
+
+    Raises:
+        ArtifactError: There is no file in the result, a path leaves the directory or is no plain
+            file, or size or digest differ.
+    """
+    if not result.files:
+        raise ArtifactError("the result names no files")
+    for file in result.files:
+        relative = PurePosixPath(file.path)
+        if relative.is_absolute() or not relative.parts or ".." in relative.parts:
+            raise ArtifactError(f"file {file.path!r} does not lie in the job's directory")
+        path = directory / relative
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactError(f"file {file.path!r} is missing or no plain file")
+        size_bytes, sha256 = _measure(path)
+        if (size_bytes, sha256) != (file.size_bytes, file.sha256):
+            raise ArtifactError(
+                f"file {file.path!r}: expected {file.size_bytes} bytes with sha256 {file.sha256}, "
+                f"got {size_bytes} bytes with sha256 {sha256}"
+            )
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file(record: Record) -> ResultFile:
+    return ResultFile(
+        path=text(record, "path"),
+        sha256=text(record, "sha256"),
+        size_bytes=whole(record, "size_bytes"),
+        media_type=text(record, "media_type"),
+    )
+
+
+def _signature(record: Record) -> Signature:
+    return Signature(
+        inputs=items(record, "inputs", _tensor), outputs=items(record, "outputs", _tensor)
+    )
+
+
+def _tensor(record: Record) -> TensorSpec:
+    value_range = None
+    if record.get("value_range") is not None:
+        bounds = as_record(record["value_range"], "value_range")
+        value_range = ValueRange(real(bounds, "minimum"), real(bounds, "maximum"))
+    return TensorSpec(
+        name=text(record, "name"),
+        datatype=text(record, "datatype"),
+        shape=values(record, "shape", int, str),
+        meaning=text(record, "meaning"),
+        value_range=value_range,
+        labels=values(record, "labels", str),
+    )
+
+
+def _lineage(record: Record) -> Lineage:
+    packages = as_record(record.get("packages"), "packages")
+    return Lineage(
+        dataset=text(record, "dataset"),
+        dataset_sha256=text(record, "dataset_sha256"),
+        spec_sha256=text(record, "spec_sha256"),
+        seed=whole(record, "seed"),
+        packages={name: text(packages, name) for name in packages},
+    )
+
+
+def _certificate(record: Record) -> ExportCertificate:
+    return ExportCertificate(
+        opset=whole(record, "opset"),
+        absolute_tolerance=real(record, "absolute_tolerance"),
+        relative_tolerance=real(record, "relative_tolerance"),
+        batch_sizes=values(record, "batch_sizes", int),
+        outputs=items(record, "outputs", _parity),
+        rows=whole(record, "rows"),
+    )
+
+
+def _parity(record: Record) -> OutputParity:
+    return OutputParity(text(record, "name"), real(record, "max_absolute_difference"))

@@ -1,0 +1,47 @@
+"""The settings of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelrail_server.config import ServerConfig, setting
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig(ServerConfig):
+    """Addresses, credentials and limits of the trainer."""
+
+    grpc_address: str = setting("127.0.0.1:8021", "Address for gRPC: HOST:PORT or unix:PATH.")
+    metrics_address: str = setting("127.0.0.1:8022", "Address for Prometheus, path /metrics.")
+    data_dir: Path = setting(
+        Path(".modelrail/trainer"), "Folder for the database and the jobs; one trainer owns it."
+    )
+
+    registry: str = setting("127.0.0.1:8011", "Registry that versions are published to, HOST:PORT.")
+    registry_api_key_file: Path | None = setting(
+        None, "File with the key that the trainer shows to the registry."
+    )
+    registry_ca_certificate: Path | None = setting(
+        None, "PEM file with the authority of the registry's certificate; given, TLS is used."
+    )
+    max_running_jobs: int = setting(
+        1, "Job processes at a time; they share the processor cores.", minimum=1, maximum=1024
+    )
+    max_queued_jobs: int = setting(
+        100,
+        "Jobs that may wait for a place or for the registry; more are answered RESOURCE_EXHAUSTED.",
+        minimum=1,
+        maximum=100_000,
+    )
+    cancel_grace_seconds: float = setting(
+        10.0,
+        "Seconds between SIGTERM and SIGKILL when a job's process is stopped.",
+        minimum=0,
+        maximum=600,
+    )
+    max_job_file_bytes: int = setting(
+        4 * _GIB, "Largest file that a job may write, its log included.", minimum=1 << 20
+    )

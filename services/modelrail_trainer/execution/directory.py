@@ -1,0 +1,89 @@
+"""The private directory of each job: `<data_dir>/jobs/<id>`, mode 0700.
+
+While a job lives, its directory holds the specification, the journal, the log and in the end the
+result. From an ended job the small files stay (specification, journal, log, result) for whoever
+asks why; everything else, above all the model, is removed: it lives in the registry now, or nobody
+wants it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from modelrail.names import TrainingJobName
+
+from modelrail_trainer.artifact import RESULT_NAME
+from modelrail_trainer.execution.process import LOG_NAME
+from modelrail_trainer.journal import JOURNAL_NAME
+
+SPECIFICATION_NAME = "spec.binpb"
+_KEPT = frozenset({SPECIFICATION_NAME, JOURNAL_NAME, RESULT_NAME, LOG_NAME})
+_TAIL_BYTES = 4096
+_TAIL_CHARACTERS = 1500
+# Directories of absolute paths: a file's own name says enough, and clients see no paths of this
+# machine.
+_DIRECTORIES = re.compile(r"(?<![\w.:/])/(?:[^\s/\"':]+/)+")
+
+
+class JobDirectories:
+    """The directories of all jobs.
+
+    Args:
+        root: Where they are made; exists.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, name: TrainingJobName) -> Path:
+        """Returns the directory of a job. The service makes the ids, without separators."""
+        return self._root / name.training_job
+
+    def prepare(self, name: TrainingJobName, specification: bytes) -> Path:
+        """Makes an empty directory with the specification in it; what an earlier attempt left goes.
+
+        Raises:
+            OSError: The disk does not take it.
+        """
+        directory = self.path(name)
+        if directory.exists():
+            shutil.rmtree(directory)
+        directory.mkdir(mode=0o700)
+        # mkdir's mode is subject to the umask, which may be stricter than the worker can live with.
+        directory.chmod(0o700)
+        descriptor = os.open(
+            directory / SPECIFICATION_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(specification)
+        return directory
+
+    def trim(self, name: TrainingJobName) -> None:
+        """Removes everything that an ended job does not need. Repeating it changes nothing."""
+        directory = self.path(name)
+        if not directory.is_dir():
+            return
+        for entry in directory.iterdir():
+            if entry.name in _KEPT:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def has_result(self, name: TrainingJobName) -> bool:
+        """Whether the job's process finished its result, which it moves into place last."""
+        return (self.path(name) / RESULT_NAME).is_file()
+
+    def log_tail(self, name: TrainingJobName) -> str:
+        """Returns the last lines of the process's log for people, without paths; may be empty."""
+        try:
+            with (self.path(name) / LOG_NAME).open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return _DIRECTORIES.sub("", text).strip()[-_TAIL_CHARACTERS:]

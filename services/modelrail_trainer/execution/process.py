@@ -1,0 +1,245 @@
+"""Job processes: started so that none is ever lost, watched and stopped whoever started them.
+
+A worker outlives the trainer and is adopted by the next one, which is not its parent. So nothing
+here relies on parentage: the exit is awaited through a pidfd, and a process is known by pid and
+start time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import site
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from modelrail_trainer.jobs.job import ProcessIdentity
+
+LOG_NAME = "worker.log"
+# What Python and its numeric libraries need. Everything else stays out, above all credentials.
+_INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
+# The process waits at this gate until its identity is in the database. Should the trainer die
+# before that, the pipe closes, `read` fails, and the worker never starts: it is never orphaned.
+_GATE = 'read -r _ && exec "$@" </dev/null'
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExit:
+    """How a process ended; the code is None for an adopted one, whose status went to its parent.
+
+    Negative codes are signals, as in `subprocess`.
+    """
+
+    code: int | None
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "the process ended"
+        if self.code >= 0:
+            return f"the process ended with exit code {self.code}"
+        try:
+            name = signal.Signals(-self.code).name
+        except ValueError:
+            name = f"signal {-self.code}"
+        hint = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}"
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """Returns the identity of a living process; None when there is none, or only its remains."""
+    fields = _stat(pid)
+    if fields is None or fields[0] in {"Z", "X"}:
+        return None
+    return ProcessIdentity(pid, int(fields[19]), _BOOT_ID.read_text().strip())
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Returns `/proc/PID/stat` from its third field, the state, on."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The second field is the program's name in parentheses, and may hold blanks and parentheses.
+    return text.rpartition(")")[2].split()
+
+
+class JobProcess:
+    """One process in a session of its own, with everything that it starts.
+
+    Use as an asynchronous context manager on the loop that awaits its exit. Leaving the context
+    lets go of the process and does not end it.
+    """
+
+    def __init__(self, identity: ProcessIdentity, child: subprocess.Popen[bytes] | None) -> None:
+        self.identity = identity
+        self._child = child
+        self._exited = asyncio.Event()
+        self._pidfd = -1
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._pidfd = os.pidfd_open(self.identity.pid)
+        except ProcessLookupError:
+            self._exited.set()
+            return self
+        if self._child is None and identify(self.identity.pid) != self.identity:
+            # The pid was given to another process between two looks.
+            self._exited.set()
+        else:
+            asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self._close_gate()
+
+    def _on_exit(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._exited.set()
+
+    def release(self) -> None:
+        """Lets a process that `spawn` started run its command."""
+        if self._child is None or self._child.stdin is None:
+            return
+        # With a broken pipe it died at the gate; the exit tells how.
+        with suppress(BrokenPipeError):
+            self._child.stdin.write(b"\n")
+            self._child.stdin.flush()
+        self._close_gate()
+
+    def _close_gate(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._child.stdin.close()
+
+    @property
+    def exit_event(self) -> asyncio.Event:
+        """Set when the process has ended."""
+        return self._exited
+
+    @property
+    def exited(self) -> bool:
+        """Whether the process has ended."""
+        return self._exited.is_set()
+
+    async def wait(self) -> ProcessExit:
+        """Waits for the end of the process, ends what it left running, and tells how it ended."""
+        await self._exited.wait()
+        self._signal_group(signal.SIGKILL)
+        if self._child is None:
+            return ProcessExit(None)
+        # The exit has happened, so this only collects the status.
+        return ProcessExit(self._child.wait())
+
+    async def stop(self, grace_seconds: float) -> ProcessExit:
+        """Ends the process: SIGTERM to the whole group, and after `grace_seconds` SIGKILL."""
+        self._signal_group(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._exited.wait()
+        except TimeoutError:
+            self._signal_group(signal.SIGKILL)
+        return await self.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        """Signals every process of the group, unless its number was given to strangers."""
+        pid = self.identity.pid
+        if self._child is None:
+            fields = _stat(pid)
+            # While one member lives, the kernel gives the number to nobody else. So another start
+            # time means that no member is left.
+            if fields is not None and int(fields[19]) != self.identity.start_ticks:
+                return
+        elif self._child.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(pid, number)
+
+
+class ProcessLauncher:
+    """Starts job processes.
+
+    Args:
+        command: The worker program; `--job-directory DIR` is added to it.
+        threads_per_job: Processor cores that one job may use.
+        max_file_bytes: Largest file that a job may write, its log included.
+        environ: The service's environment, of which a few variables are handed on.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        threads_per_job: int,
+        max_file_bytes: int,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._command = tuple(command)
+        self._threads_per_job = threads_per_job
+        self._max_file_bytes = max_file_bytes
+        self._environ = environ
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """Returns the environment of a job in `directory`: what Python needs, and no more."""
+        threads = str(self._threads_per_job)
+        return {
+            **{
+                name: self._environ[name] for name in _INHERITED + _DEVICES if name in self._environ
+            },
+            "HOME": str(directory),
+            "TMPDIR": str(directory),
+            # HOME moved, and packages that `pip install --user` put under the old one did not.
+            "PYTHONUSERBASE": site.getuserbase(),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+        }
+
+    def spawn(self, directory: Path) -> JobProcess:
+        """Starts a process that waits for `JobProcess.release`. Blocks for the time of a fork.
+
+        Raises:
+            OSError: The process cannot be started.
+        """
+        with (directory / LOG_NAME).open("ab") as log:
+            (directory / LOG_NAME).chmod(0o600)
+            # The service chooses command and directory; nothing in them comes from a client.
+            child = subprocess.Popen(  # noqa: S603
+                [
+                    *("/bin/sh", "-c", _GATE, "modelrail-job"),
+                    *self._command,
+                    *("--job-directory", str(directory)),
+                ],
+                cwd=directory,
+                env=self.environment(directory),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                umask=0o077,
+            )
+        try:
+            resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
+            resource.prlimit(
+                child.pid, resource.RLIMIT_FSIZE, (self._max_file_bytes, self._max_file_bytes)
+            )
+            identity = identify(child.pid)
+            if identity is None:
+                raise OSError(f"the process of the job ended at once with {child.wait()}")
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        return JobProcess(identity, child)

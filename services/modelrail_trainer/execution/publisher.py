@@ -1,0 +1,216 @@
+"""Takes a finished job's result to the registry: files by digest, then the version, then the alias.
+
+Every step can be repeated without doing anything twice. Files go by digest, version and alias carry
+request ids that follow from the job. So it does not matter where the trainer or the registry was
+interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+from modelrail.client.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    ModelrailError,
+    NotFound,
+    OutOfRange,
+    Unimplemented,
+)
+from modelrail.client.registry import AsyncRegistryClient
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
+
+from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
+from modelrail_trainer.convert import model_version_to_pb
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.state import IllegalTransition, JobState, Reason
+from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.threads import Threads
+from modelrail_trainer.waiting import wait_first
+
+_log = structlog.get_logger(__name__)
+
+_FIRST_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 30.0
+# Answers about the version itself. Any other error speaks of the registry or the way to it, which
+# can be repaired: no trained model is thrown away because a key expired or a disk was full.
+_REFUSALS = (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    Unimplemented,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What becomes of a job after its publication."""
+
+    state: JobState
+    error: JobError | None = None
+
+
+class Publisher:
+    """Publishes results.
+
+    Args:
+        registry: The registry, reachable or not.
+        book: The jobs.
+        directories: Where the results are.
+        threads: For reading and hashing files.
+        metrics: Counts repeated attempts.
+        concurrency: Publications that talk to the registry at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: AsyncRegistryClient,
+        book: JobBook,
+        directories: JobDirectories,
+        threads: Threads,
+        metrics: TrainerMetrics,
+        concurrency: int = 4,
+    ) -> None:
+        self._registry = registry
+        self._book = book
+        self._store = book.store
+        self._directories = directories
+        self._threads = threads
+        self._metrics = metrics
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def publish(
+        self, name: TrainingJobName, *, cancelled: asyncio.Event, stopping: asyncio.Event
+    ) -> Ending | None:
+        """Publishes the result of a REGISTERING job, however long the registry cannot be reached.
+
+        Args:
+            name: The job.
+            cancelled: Set when the job became CANCELLING.
+            stopping: Set when the service stops; the next start goes on.
+
+        Returns:
+            How the job ends; None when the service stops before that is known.
+        """
+        backoff_seconds = _FIRST_BACKOFF_SECONDS
+        while not stopping.is_set():
+            if cancelled.is_set():
+                job = await self._book.read(self._store.get, name)
+                return Ending(JobState.CANCELLED, job.error)
+            attempt = asyncio.create_task(self._attempt(name))
+            try:
+                ending = await _unless(attempt, cancelled, stopping)
+            except ModelrailError as error:
+                _log.warning("registry not usable", job=str(name), error=error.message)
+                # Without a reason it is the transport's text, which tells addresses.
+                why = error.message if error.reason else "it cannot be reached"
+                reason = JobError(
+                    Reason.REGISTRY_UNAVAILABLE,
+                    f"the registry cannot take the version now: {why}; trying again",
+                )
+                await self._book.change(self._store.note, name, reason)
+            else:
+                if ending is not None:
+                    return ending
+                continue
+            self._metrics.publish_retries.inc()
+            # Jobs that wait for the same registry do not all come back in the same moment.
+            wait_seconds = backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            await wait_first(cancelled, stopping, timeout_seconds=wait_seconds)
+            backoff_seconds = min(2 * backoff_seconds, _MAX_BACKOFF_SECONDS)
+        return None
+
+    async def _attempt(self, name: TrainingJobName) -> Ending | None:
+        """Tries once; raises `ModelrailError` when another try makes sense."""
+        async with self._slots:
+            job = await self._book.read(self._store.get, name)
+            if job.state is not JobState.REGISTERING:
+                return Ending(JobState.CANCELLED, job.error)
+            try:
+                if not job.model_version:
+                    job = await self._make_version(job)
+            except IllegalTransition:
+                return None  # A client cancelled it right now; the next look finds out.
+            except ArtifactError as error:
+                return Ending(JobState.FAILED, JobError(Reason.INTERNAL, str(error)))
+            except _REFUSALS as error:
+                reason = f"the registry refused the version: {error.message}"
+                return Ending(JobState.FAILED, JobError(Reason.REGISTRY_REFUSED, reason))
+            return await self._move_alias(job)
+
+    async def _make_version(self, job: Job) -> Job:
+        await self._check_reachable(job)
+        directory = self._directories.path(job.name)
+        result: TrainingResult = await self._threads.run(load_result, directory)
+        await self._threads.run(verify_files, result, directory)
+        files = [
+            await self._registry.upload_file(
+                directory / file.path, version_path=file.path, media_type=file.media_type
+            )
+            for file in result.files
+        ]
+        await self._book.change(self._store.begin_commit, job.name)
+        version = await self._registry.create_model_version(
+            str(ModelName(job.publication.model)),
+            model_version_to_pb(result, files, job.name, job.publication.description),
+            create_model=True,
+            request_id=_request_id(job, "version"),
+        )
+        return await self._book.change(self._store.set_version, job.name, version.name)
+
+    async def _check_reachable(self, job: Job) -> None:
+        """Asks something small, because an upload tries on for half a minute."""
+        with suppress(NotFound):
+            await self._registry.get_model(str(ModelName(job.publication.model)))
+
+    async def _move_alias(self, job: Job) -> Ending:
+        publication = job.publication
+        if publication.alias:
+            try:
+                await self._registry.set_alias(
+                    str(ModelAliasName(publication.model, publication.alias)),
+                    str(ModelVersionName.parse(job.model_version)),
+                    request_id=_request_id(job, "alias"),
+                )
+            except _REFUSALS as error:
+                # The version stands, so the job has not failed.
+                reason = f"the registry refused to move the alias: {error.message}"
+                return Ending(JobState.SUCCEEDED, JobError(Reason.REGISTRY_REFUSED, reason))
+        return Ending(JobState.SUCCEEDED)
+
+
+def _request_id(job: Job, step: str) -> str:
+    """Returns the id that makes a step of this job happen once, in the form of a UUID4."""
+    digest = hashlib.sha256(f"modelrail-trainer/{job.uid}/{step}".encode()).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=4))
+
+
+async def _unless(
+    attempt: asyncio.Task[Ending | None], *interruptions: asyncio.Event
+) -> Ending | None:
+    """Returns what the attempt returns, or None when an interruption comes first."""
+    over = asyncio.Event()
+    attempt.add_done_callback(lambda _: over.set())
+    try:
+        await wait_first(over, *interruptions)
+        if attempt.done():
+            return attempt.result()
+    finally:
+        attempt.cancel()
+    await asyncio.wait([attempt])
+    # It may have finished while it was being cancelled.
+    return None if attempt.cancelled() else attempt.result()

@@ -1,0 +1,318 @@
+"""Runs the jobs: takes them from the queue, follows their processes, hands results on.
+
+    queue ▸ process ▸ journal ▸ events in the store ▸ result ▸ publisher
+
+The supervisor keeps nothing that it could not read again from the database, the job directories and
+`/proc`. So after a crash the next one goes on: it adopts the processes that live, publishes the
+results that are complete, and runs again what was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Self
+
+import structlog
+from modelrail.names import TrainingJobName
+
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
+from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.transcript import Transcript, final_metrics
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.state import (
+    TERMINAL,
+    TRANSITIONS,
+    WITH_PROCESS,
+    IllegalTransition,
+    JobState,
+    Reason,
+)
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.threads import Threads
+from modelrail_trainer.waiting import wait_first
+
+_log = structlog.get_logger(__name__)
+
+_MAX_LOSSES = 3
+_QUEUE_RETRY_SECONDS = 5.0
+_INTERNAL = JobError(Reason.INTERNAL, "a defect of the trainer; its log has the trace")
+
+
+class Supervisor:
+    """Carries out the jobs of one trainer, while it is open as an asynchronous context manager.
+
+    Args:
+        book: The jobs.
+        launcher: Starts their processes.
+        directories: Where the processes work.
+        publisher: Takes finished results to the registry.
+        threads: For disk work.
+        metrics: Told of jobs that end.
+        max_running_jobs: Processes at a time. Adopted ones count, and may exceed the bound.
+        stop_grace_seconds: Time between SIGTERM and SIGKILL, and between the last word of a process
+            and its exit.
+        poll_seconds: Time between two looks into the journal of a running job.
+    """
+
+    def __init__(
+        self,
+        *,
+        book: JobBook,
+        launcher: ProcessLauncher,
+        directories: JobDirectories,
+        publisher: Publisher,
+        threads: Threads,
+        metrics: TrainerMetrics,
+        max_running_jobs: int,
+        stop_grace_seconds: float,
+        poll_seconds: float = 0.1,
+    ) -> None:
+        self._book = book
+        self._store = book.store
+        self._launcher = launcher
+        self._directories = directories
+        self._publisher = publisher
+        self._threads = threads
+        self._metrics = metrics
+        self._max_running_jobs = max_running_jobs
+        self._stop_grace_seconds = stop_grace_seconds
+        self._poll_seconds = poll_seconds
+        self._running = 0
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._cancels: dict[TrainingJobName, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
+        for job in await self._book.read(self._store.in_states, unfinished):
+            self._resume(job)
+        self._spawn(self._serve_queue())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stops the processes that run, queues their jobs for the next start, and ends."""
+        self._stopping.set()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # What clients bring about
+
+    def queue_changed(self) -> None:
+        """Tells that a job was queued, or a place became free."""
+        self._wake.set()
+
+    def cancelled(self, name: TrainingJobName) -> None:
+        """Tells that a job is CANCELLING."""
+        if name in self._cancels:
+            self._cancels[name].set()
+
+    # The queue
+
+    async def _serve_queue(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                while self._running < self._max_running_jobs and not self._stopping.is_set():
+                    queued = await self._book.read(self._store.next_queued)
+                    if queued is None:
+                        break
+                    await self._start(queued)
+            except Exception:  # noqa: BLE001 - the queue outlives a bad moment of the disk
+                _log.exception("the queue could not be served")
+            await wait_first(self._wake, self._stopping, timeout_seconds=_QUEUE_RETRY_SECONDS)
+
+    async def _start(self, queued: Job) -> None:
+        name = queued.name
+        # Made before the state changes, so that no cancellation in between is missed.
+        self._cancels[name] = asyncio.Event()
+        try:
+            await self._threads.run(self._directories.prepare, name, queued.specification)
+            job = await self._book.change(self._store.start, name)
+        except IllegalTransition:
+            del self._cancels[name]
+            return  # It was cancelled between two looks.
+        except OSError:
+            _log.exception("job directory could not be made", job=str(name))
+            del self._cancels[name]
+            await self._end(name, JobState.FAILED, _INTERNAL)
+            return
+        self._occupy(job, self._launch(job))
+
+    def _occupy(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        """Runs `work` for the job on one of the places."""
+        self._running += 1
+        self._cancels.setdefault(job.name, asyncio.Event())
+        self._spawn(self._on_place(job, work))
+
+    async def _on_place(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await self._guarded(job.name, work)
+        finally:
+            self._running -= 1
+            self._wake.set()
+        await self._guarded(job.name, self._go_on(job.name))
+
+    async def _go_on(self, name: TrainingJobName) -> None:
+        """Publishes the result of a job whose process is gone, if it has one."""
+        try:
+            job = await self._book.read(self._store.get, name)
+            if job.state is JobState.REGISTERING and not self._stopping.is_set():
+                await self._register(name)
+        finally:
+            self._cancels.pop(name, None)
+
+    async def _guarded(self, name: TrainingJobName, work: Coroutine[Any, Any, None]) -> None:
+        """Turns a defect into the failure of the one job that met it."""
+        try:
+            await work
+        except Exception:  # noqa: BLE001 - whatever it is, only this job fails
+            _log.exception("job met a defect of the trainer", job=str(name))
+            try:
+                await self._end(name, JobState.FAILED, _INTERNAL)
+            except Exception:  # noqa: BLE001 - the next start finds the job as it is
+                _log.exception("job could not be marked as failed", job=str(name))
+
+    # One process
+
+    async def _launch(self, job: Job) -> None:
+        directory = self._directories.path(job.name)
+        try:
+            process = await self._threads.run(self._launcher.spawn, directory)
+        except OSError:
+            _log.exception("process could not be started", job=str(job.name))
+            await self._end(job.name, JobState.FAILED, _INTERNAL)
+            return
+        async with process:
+            try:
+                job = await self._book.change(self._store.set_process, job.name, process.identity)
+                process.release()
+                await self._follow(job, process)
+            finally:
+                # Only a defect leaves it alive here; a process that nobody follows must not run on.
+                if not process.exited:
+                    await process.stop(self._stop_grace_seconds)
+
+    async def _follow(self, job: Job, process: JobProcess) -> None:
+        """Stores what the process writes until it is gone, then decides what becomes of the job."""
+        transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
+        cancelled = self._cancels[job.name]
+        clock = asyncio.get_running_loop().time
+        deadline: float | None = None
+        while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
+            await wait_first(
+                process.exit_event, cancelled, self._stopping, timeout_seconds=self._poll_seconds
+            )
+            await transcript.catch_up()
+            if transcript.complete and deadline is None:
+                deadline = clock() + self._stop_grace_seconds
+            if deadline is not None and clock() > deadline:
+                break
+        ended = (
+            await process.wait() if process.exited else await process.stop(self._stop_grace_seconds)
+        )
+        await transcript.catch_up()
+        await self._settle(job.name, str(ended), requeue=self._stopping.is_set())
+
+    async def _settle(self, name: TrainingJobName, ended: str, *, requeue: bool) -> None:
+        """Decides what becomes of a job whose process is gone."""
+        job = await self._book.read(self._store.get, name)
+        if job.state not in WITH_PROCESS:
+            await self._end(name, JobState.CANCELLED, job.error)
+        elif job.error is not None:
+            await self._end(name, JobState.FAILED, job.error)
+        elif await self._threads.run(self._directories.has_result, name):
+            figures = await self._threads.run(final_metrics, self._directories.path(name))
+            await self._end(name, JobState.REGISTERING, None, figures)
+        elif requeue:
+            await self._end(name, JobState.QUEUED, None)
+        else:
+            tail = await self._threads.run(self._directories.log_tail, name)
+            message = f"{ended} before there was a result"
+            message += f"; the end of its log:\n{tail}" if tail else "; its log is empty"
+            await self._end(name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message))
+
+    async def _end(
+        self,
+        name: TrainingJobName,
+        new: JobState,
+        error: JobError | None,
+        metrics: tuple[Metric, ...] | None = None,
+        *,
+        lost: bool = False,
+    ) -> None:
+        """Moves the job on, or to CANCELLED when a client was faster."""
+        if new in TERMINAL:
+            # First the files, then the state: a crash between the two leaves nothing to remember.
+            await self._threads.run(self._directories.trim, name)
+        try:
+            job = await self._book.change(
+                self._store.move, name, new, error=error, metrics=metrics, lost=lost
+            )
+        except IllegalTransition:
+            job = await self._book.read(self._store.get, name)
+            if JobState.CANCELLED not in TRANSITIONS[job.state]:
+                raise
+            await self._threads.run(self._directories.trim, name)
+            job = await self._book.change(
+                self._store.move, name, JobState.CANCELLED, error=job.error
+            )
+        self._note_end(job)
+
+    def _note_end(self, job: Job) -> None:
+        if job.state in TERMINAL:
+            self._metrics.ended(job)
+            _log.info("job ended", job=str(job.name), state=job.state.value)
+
+    # The registry
+
+    async def _register(self, name: TrainingJobName) -> None:
+        ended = await self._publisher.publish(
+            name, cancelled=self._cancels[name], stopping=self._stopping
+        )
+        if ended is not None:
+            await self._end(name, ended.state, ended.error)
+
+    # After a restart
+
+    def _resume(self, job: Job) -> None:
+        if job.state is JobState.REGISTERING:
+            self._cancels[job.name] = asyncio.Event()
+            self._spawn(self._guarded(job.name, self._go_on(job.name)))
+        elif job.process is not None and identify(job.process.pid) == job.process:
+            self._occupy(job, self._adopt(job, JobProcess(job.process, None)))
+        else:
+            self._occupy(job, self._recover(job))
+
+    async def _adopt(self, job: Job, process: JobProcess) -> None:
+        _log.info("process adopted", job=str(job.name), attempt=job.attempt)
+        async with process:
+            if job.state is JobState.CANCELLING:
+                self._cancels[job.name].set()
+            await self._follow(job, process)
+
+    async def _recover(self, job: Job) -> None:
+        """Goes on with a job whose process went while no trainer looked."""
+        name = job.name
+        transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
+        await transcript.catch_up()
+        job = await self._book.read(self._store.get, name)
+        complete = await self._threads.run(self._directories.has_result, name)
+        if job.state is JobState.CANCELLING or job.error is not None or complete:
+            await self._settle(name, "the process ended", requeue=True)
+        elif job.losses + 1 >= _MAX_LOSSES:
+            message = f"the process was lost with the trainer {_MAX_LOSSES} times"
+            await self._end(
+                name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message), lost=True
+            )
+        else:
+            await self._end(name, JobState.QUEUED, None, lost=True)

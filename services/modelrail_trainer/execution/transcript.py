@@ -1,0 +1,98 @@
+"""Copies a process's journal into the store, each line exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelrail_trainer.artifact import load_result
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.job import (
+    Happening,
+    Job,
+    JobError,
+    LogLine,
+    MetricReport,
+    Progress,
+    StateChange,
+)
+from modelrail_trainer.jobs.state import JobState, Reason
+from modelrail_trainer.journal import (
+    JOURNAL_NAME,
+    FailedEvent,
+    FinishedEvent,
+    JournalEvent,
+    LogEvent,
+    Metric,
+    MetricsEvent,
+    PhaseEvent,
+    read_events,
+)
+from modelrail_trainer.threads import Threads
+
+
+class Transcript:
+    """The journal of one attempt, and how much of it is stored.
+
+    Args:
+        book: Where events go, in one transaction with the position after them.
+        job: The job as it was when its process started, or was adopted.
+        directory: The job's directory.
+        threads: For reading the file.
+    """
+
+    def __init__(self, book: JobBook, job: Job, directory: Path, threads: Threads) -> None:
+        self._book = book
+        self._job = job
+        self._path = directory / JOURNAL_NAME
+        self._threads = threads
+        self._offset = job.journal_offset
+        self.complete = False
+        """Whether the process said its last word."""
+
+    async def catch_up(self) -> None:
+        """Stores everything that is in the journal by now.
+
+        Raises:
+            JournalError: The journal holds something else than events.
+            IllegalTransition: The process reported its phases in an impossible order.
+        """
+        while True:
+            events, offset = await self._threads.run(read_events, self._path, self._offset)
+            if offset == self._offset:
+                return
+            await self._book.change(
+                self._book.store.record,
+                self._job.name,
+                self._job.attempt,
+                [happening for event in events if (happening := _happening(event)) is not None],
+                journal_offset=offset,
+                failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
+            )
+            self._offset = offset
+            self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
+
+
+def _happening(event: JournalEvent) -> Happening | None:
+    match event:
+        case PhaseEvent(phase):
+            return StateChange(None, JobState(phase.value.upper()))
+        case MetricsEvent():
+            progress = Progress(event.epoch, event.epochs, event.step, event.rows_per_second)
+            return MetricReport(progress, event.metrics)
+        case LogEvent(text):
+            return LogLine(text)
+        case FailedEvent() | FinishedEvent():
+            return None
+
+
+def _failure(event: FailedEvent) -> JobError:
+    return JobError(Reason(event.reason.value), event.message)
+
+
+def final_metrics(directory: Path) -> tuple[Metric, ...]:
+    """Returns the final figures of a finished job.
+
+    Raises:
+        ArtifactError: There is no result, or it is malformed.
+    """
+    return load_result(directory).metrics

@@ -1,0 +1,1 @@
+"""Jobs as the trainer remembers them: states, records, storage, and changes as they happen."""

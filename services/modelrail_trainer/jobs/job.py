@@ -1,0 +1,135 @@
+"""A job and its history as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from modelrail.names import TrainingJobName
+
+from modelrail_trainer.jobs.state import JobState, Reason
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.spec import Publication
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job is where it is, for programs and for people."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far training has come."""
+
+    epoch: int
+    epochs: int
+    step: int
+    rows_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """What a job is made from.
+
+    Attributes:
+        specification: The specification in its deterministic encoding; opaque here.
+        publication: The part of it that the publisher needs.
+    """
+
+    specification: bytes
+    publication: Publication
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process for all time: a pid is used again, a pid with its start time is not.
+
+    Attributes:
+        pid: Process id, which is also the id of its session and process group.
+        start_ticks: Field 22 of `/proc/PID/stat`, clock ticks since boot.
+        boot_id: `/proc/sys/kernel/random/boot_id`, because ticks begin again at every boot.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training job.
+
+    Attributes:
+        attempt: How often the process was started.
+        losses: How often the process was lost together with the trainer.
+        journal_offset: Bytes of the process's journal that are stored as events.
+        committing: The registry was asked to make the version: too late to cancel.
+        last_sequence: Number of the newest event.
+    """
+
+    name: TrainingJobName
+    uid: str
+    specification: bytes
+    publication: Publication
+    state: JobState
+    error: JobError | None
+    progress: Progress | None
+    metrics: tuple[Metric, ...]
+    model_version: str
+    attempt: int
+    losses: int
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+    process: ProcessIdentity | None
+    journal_offset: int
+    committing: bool
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """The job changed its state; `old` is None for the first event."""
+
+    old: JobState | None
+    new: JobState
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReport:
+    """An epoch ended, or the job was evaluated."""
+
+    progress: Progress | None
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """The job wrote a line."""
+
+    text: str
+
+
+Happening = StateChange | MetricReport | LogLine
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One stored event, numbered from 1 without gaps within its job."""
+
+    sequence: int
+    create_time: datetime
+    happening: Happening
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of jobs, newest first; `next_number` is None on the last page."""
+
+    jobs: Sequence[Job]
+    next_number: int | None

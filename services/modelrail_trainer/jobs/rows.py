@@ -1,0 +1,159 @@
+"""Database rows to values and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from modelrail.names import TrainingJobName
+from sqlalchemy import RowMapping
+
+from modelrail_trainer.jobs.job import (
+    Happening,
+    Job,
+    JobError,
+    JobEvent,
+    LogLine,
+    MetricReport,
+    ProcessIdentity,
+    Progress,
+    StateChange,
+)
+from modelrail_trainer.jobs.state import JobState, Reason
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.spec import Publication
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_microseconds(time: datetime) -> int:
+    """Returns microseconds since 1970 in UTC."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def from_microseconds(value: int) -> datetime:
+    """Returns the time that `to_microseconds` was given."""
+    return _EPOCH + value * _MICROSECOND
+
+
+def job_from_row(row: RowMapping) -> Job:
+    """Reads a row of the table `jobs`."""
+    return Job(
+        name=TrainingJobName(row["id"]),
+        uid=row["uid"],
+        specification=row["specification"],
+        publication=Publication(
+            model=row["model"], alias=row["alias"], description=row["description"]
+        ),
+        state=JobState(row["state"]),
+        error=_error(row["error_reason"], row["error_message"]),
+        progress=None
+        if row["progress_epochs"] is None
+        else Progress(
+            row["progress_epoch"],
+            row["progress_epochs"],
+            row["progress_step"],
+            row["progress_rows_per_second"],
+        ),
+        metrics=tuple(Metric(**metric) for metric in json.loads(row["metrics"])),
+        model_version=row["model_version"],
+        attempt=row["attempt"],
+        losses=row["losses"],
+        create_time=from_microseconds(row["create_time"]),
+        start_time=_optional_time(row["start_time"]),
+        end_time=_optional_time(row["end_time"]),
+        process=None
+        if row["process_pid"] is None
+        else ProcessIdentity(
+            row["process_pid"], row["process_start_ticks"], row["process_boot_id"]
+        ),
+        journal_offset=row["journal_offset"],
+        committing=row["committing"],
+        last_sequence=row["last_sequence"],
+    )
+
+
+def _optional_time(value: int | None) -> datetime | None:
+    return None if value is None else from_microseconds(value)
+
+
+def _error(reason: str | None, message: str | None) -> JobError | None:
+    return None if reason is None else JobError(Reason(reason), message or "")
+
+
+def error_columns(error: JobError | None) -> dict[str, object]:
+    """Returns the columns that hold an error."""
+    return {
+        "error_reason": None if error is None else error.reason.value,
+        "error_message": None if error is None else error.message,
+    }
+
+
+def progress_columns(progress: Progress | None) -> dict[str, object]:
+    """Returns the columns that hold the progress."""
+    return {
+        "progress_epoch": None if progress is None else progress.epoch,
+        "progress_epochs": None if progress is None else progress.epochs,
+        "progress_step": None if progress is None else progress.step,
+        "progress_rows_per_second": None if progress is None else progress.rows_per_second,
+    }
+
+
+def process_columns(process: ProcessIdentity | None) -> dict[str, object]:
+    """Returns the columns that hold the identity of the process."""
+    return {
+        "process_pid": None if process is None else process.pid,
+        "process_start_ticks": None if process is None else process.start_ticks,
+        "process_boot_id": None if process is None else process.boot_id,
+    }
+
+
+def metrics_text(metrics: Sequence[Metric]) -> str:
+    """Returns the column that holds the final figures."""
+    return json.dumps([asdict(metric) for metric in metrics])
+
+
+def happening_columns(happening: Happening) -> dict[str, object]:
+    """Returns the columns `kind` and `payload` of an event."""
+    match happening:
+        case StateChange():
+            kind = "state_change"
+        case MetricReport():
+            kind = "metric_report"
+        case LogLine():
+            kind = "log_line"
+    return {"kind": kind, "payload": json.dumps(asdict(happening))}
+
+
+def event_from_row(row: RowMapping) -> JobEvent:
+    """Reads a row of the table `events`."""
+    return JobEvent(
+        sequence=row["sequence"],
+        create_time=from_microseconds(row["create_time"]),
+        happening=_happening(row["kind"], json.loads(row["payload"])),
+    )
+
+
+def _happening(kind: str, payload: Mapping[str, Any]) -> Happening:
+    match kind:
+        case "state_change":
+            old, error = payload["old"], payload["error"]
+            return StateChange(
+                None if old is None else JobState(old),
+                JobState(payload["new"]),
+                None if error is None else JobError(Reason(error["reason"]), error["message"]),
+            )
+        case "metric_report":
+            progress = payload["progress"]
+            return MetricReport(
+                None if progress is None else Progress(**progress),
+                tuple(Metric(**metric) for metric in payload["metrics"]),
+            )
+        case "log_line":
+            return LogLine(payload["text"])
+        case _:
+            raise ValueError(f"stored event of unknown kind {kind!r}")

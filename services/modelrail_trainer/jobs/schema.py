@@ -1,0 +1,74 @@
+"""Tables of the trainer's database. `migrations/` makes them; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+# Times are microseconds since 1970 in UTC: SQLite has no time type, and these sort.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("uid", Text, nullable=False, unique=True),
+    Column("specification", LargeBinary, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("error_reason", Text),
+    Column("error_message", Text),
+    Column("progress_epoch", Integer),
+    Column("progress_epochs", Integer),
+    Column("progress_step", BigInteger),
+    Column("progress_rows_per_second", Float),
+    Column("metrics", Text, nullable=False),
+    Column("model_version", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("start_time", BigInteger),
+    Column("end_time", BigInteger),
+    Column("process_pid", Integer),
+    Column("process_start_ticks", BigInteger),
+    Column("process_boot_id", Text),
+    Column("journal_offset", BigInteger, nullable=False),
+    Column("committing", Boolean, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+    Index("jobs_by_state", "state", "number"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_number", Integer, ForeignKey("jobs.number"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("create_time", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# One row a `request_id` that was accepted.
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("body_sha256", Text, nullable=False),
+    Column("job_number", Integer, ForeignKey("jobs.number"), nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+)

@@ -1,0 +1,15 @@
+"""What a caller must be allowed to do to call each method."""
+
+from __future__ import annotations
+
+from modelrail_server.policy import Permission, Policy
+
+_SERVICE = "/modelrail.trainer.v1.TrainerService"
+
+POLICY: Policy = {
+    f"{_SERVICE}/GetTrainingJob": Permission.READ,
+    f"{_SERVICE}/ListTrainingJobs": Permission.READ,
+    f"{_SERVICE}/WatchTrainingJob": Permission.READ,
+    f"{_SERVICE}/CreateTrainingJob": Permission.WRITE,
+    f"{_SERVICE}/CancelTrainingJob": Permission.WRITE,
+}

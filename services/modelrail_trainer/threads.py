@@ -1,0 +1,32 @@
+"""The threads that the service owns for work that blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Threads:
+    """A few threads for disk and database work; the event loop never waits for a disk.
+
+    Args:
+        count: Number of threads.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix="modelrail-trainer")
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what `function` returns in a thread. Cancelling does not stop the function."""
+        call = partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def close(self) -> None:
+        """Waits for calls that run and ends the threads."""
+        self._executor.shutdown(wait=True, cancel_futures=False)

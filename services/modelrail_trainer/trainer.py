@@ -1,0 +1,74 @@
+"""What clients can do with training jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from modelrail.names import TrainingJobName
+
+from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
+from modelrail_trainer.jobs.state import Reason
+
+_CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
+
+
+class Trainer:
+    """Creates, shows, cancels and follows jobs.
+
+    Args:
+        book: The jobs.
+        supervisor: Carries them out.
+        stopping: Set when the service stops and streams shall end.
+    """
+
+    def __init__(self, book: JobBook, supervisor: Supervisor, stopping: asyncio.Event) -> None:
+        self._book = book
+        self._store = book.store
+        self._supervisor = supervisor
+        self._stopping = stopping
+
+    async def create(self, new: NewJob, request_id: str) -> Job:
+        """Queues a job; a repeated request id returns the first call's job.
+
+        Raises:
+            AlreadyExists: The request id made another job.
+            ResourceExhausted: Too many jobs wait.
+        """
+        job = await self._book.read(self._store.create, new, request_id=request_id)
+        self._supervisor.queue_changed()
+        return job
+
+    async def get(self, name: TrainingJobName) -> Job:
+        """Returns one job.
+
+        Raises:
+            NotFound: There is none of that name.
+        """
+        return await self._book.read(self._store.get, name)
+
+    async def page(self, size: int, before_number: int | None) -> JobPage:
+        """Returns a page of jobs, newest first."""
+        return await self._book.read(self._store.page, size=size, before_number=before_number)
+
+    async def cancel(self, name: TrainingJobName) -> Job:
+        """Stops a job.
+
+        Raises:
+            NotFound: There is none of that name.
+            FailedPrecondition: It has ended, or is being published.
+        """
+        job = await self._book.change(self._store.cancel, name, _CANCELLED)
+        self._supervisor.cancelled(name)
+        return job
+
+    def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncIterator[JobEvent]:
+        """Yields the job's events after a position, up to its last or until the service stops.
+
+        Raises:
+            NotFound: There is none of that name.
+            OutOfRange: The job has no event of that number.
+        """
+        return self._book.watch(name, after_sequence, self._stopping)

@@ -1,0 +1,81 @@
+"""Runs one job: `python -m modelrail_trainer.worker --job-directory DIR`.
+
+Exit status: 0 the result is in place; 3 the job failed and the journal says why; 70 a defect, whose
+trace is in the log. SIGTERM ends the process at once, without a result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelrail.trainer.v1 import trainer_pb2 as pb
+
+from modelrail_trainer.convert import spec_from_pb
+from modelrail_trainer.journal import (
+    JOURNAL_NAME,
+    FailedEvent,
+    FailureReason,
+    FinishedEvent,
+    JournalWriter,
+    Phase,
+    PhaseEvent,
+)
+from modelrail_trainer.spec import validate, with_defaults
+
+SPEC_NAME = "spec.binpb"
+EXIT_FAILED = 3
+EXIT_DEFECT = 70
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job of a directory and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="modelrail_trainer.worker")
+    parser.add_argument("--job-directory", type=Path, required=True)
+    directory: Path = parser.parse_args(argv).job_directory
+    # The default action, whatever the parent left: it works inside torch too, where no Python
+    # handler runs.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with JournalWriter(directory / JOURNAL_NAME) as journal:
+        try:
+            journal.write(PhaseEvent(Phase.PREPARING))
+            failure = _run(directory, journal)
+        # A defect must reach the journal, not only the log.
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            message = f"internal error ({type(error).__name__}); the log of the job has the trace"
+            journal.write(FailedEvent(FailureReason.INTERNAL, message))
+            return EXIT_DEFECT
+        if failure is not None:
+            journal.write(failure)
+            return EXIT_FAILED
+        journal.write(FinishedEvent())
+        return 0
+
+
+def _run(directory: Path, journal: JournalWriter) -> FailedEvent | None:
+    message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
+    spec_sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+    spec = with_defaults(spec_from_pb(message))
+    if violations := validate(spec):
+        wrong = "; ".join(f"{field}: {description}" for field, description in violations)
+        return FailedEvent(FailureReason.DATA, wrong)
+    # torch takes seconds to import; the journal has told by now that the process lives.
+    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.worker.job import run_job
+
+    try:
+        run_job(spec, spec_sha256, directory, journal)
+    except JobFailure as failure:
+        traceback.print_exc()
+        return FailedEvent(failure.reason, str(failure))
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

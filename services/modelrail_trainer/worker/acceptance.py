@@ -1,0 +1,222 @@
+"""The acceptance gate: the file must be seen to compute what PyTorch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from modelrail_trainer.artifact import ExportCertificate, OutputParity, Signature
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.worker.data import TrainingData
+from modelrail_trainer.worker.evaluate import as_metrics, evaluate
+from modelrail_trainer.worker.export import leaks, opset_of
+from modelrail_trainer.worker.failure import GateFailed
+
+BATCH_SIZES = (1, 2, 7)
+ABSOLUTE_TOLERANCE = 1e-4
+RELATIVE_TOLERANCE = 1e-3
+# Beyond this many rows the comparison of single rows would take longer than it teaches.
+_MAX_ROWS = 256
+
+Floats = npt.NDArray[np.float32]
+
+
+def check(
+    path: Path,
+    module: nn.Module,
+    signature: Signature,
+    data: TrainingData,
+    reference: Mapping[str, Mapping[str, float]],
+) -> tuple[ExportCertificate, tuple[Metric, ...]]:
+    """Runs the gate and returns the certificate and the figures recomputed with ONNX Runtime.
+
+    Args:
+        path: The exported file.
+        module: What was exported, in evaluation mode.
+        signature: What the file must look like.
+        data: Its validation rows are compared, its validation and test figures recomputed.
+        reference: PyTorch's figures for `validation` and `test`.
+
+    Raises:
+        GateFailed: The message names the rule that is broken, expected and got.
+    """
+    model = check_file(path, signature)
+    rows = data.validation.inputs[:_MAX_ROWS]
+    worst = dict.fromkeys((output.name for output in signature.outputs), 0.0)
+    levels = onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
+        session = open_session(path, level)
+        for name, difference in _compare(session, module, signature, rows).items():
+            worst[name] = max(worst[name], difference)
+    certificate = ExportCertificate(
+        opset=opset_of(model),
+        absolute_tolerance=ABSOLUTE_TOLERANCE,
+        relative_tolerance=RELATIVE_TOLERANCE,
+        batch_sizes=BATCH_SIZES,
+        outputs=tuple(OutputParity(name, difference) for name, difference in worst.items()),
+        rows=len(rows),
+    )
+    return certificate, _recompute(session, signature, data, reference)
+
+
+def check_file(path: Path, signature: Signature) -> onnx.ModelProto:
+    """Checks the file without running it, and returns it.
+
+    Raises:
+        GateFailed: It is no valid ONNX, uses foreign operators, tells of its source, or has another
+        signature.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except Exception as error:  # onnx raises its own errors, protobuf's and plain ones
+        raise GateFailed(f"the file is no valid ONNX: {str(error)[:500]}") from error
+    domains = {entry.domain for entry in model.opset_import} | {
+        node.domain for node in model.graph.node
+    }
+    if foreign := sorted(domains - {"", "ai.onnx"}):
+        raise GateFailed(f"expected operators of the default domain only, got {foreign}")
+    if told := leaks(model):
+        raise GateFailed(f"the file tells of its source: {told[0]}")
+    for kind, tensors, expected in (
+        ("inputs", model.graph.input, signature.inputs),
+        ("outputs", model.graph.output, signature.outputs),
+    ):
+        got = [_describe(tensor) for tensor in tensors]
+        wanted = [(spec.name, spec.datatype, spec.shape) for spec in expected]
+        if got != wanted:
+            raise GateFailed(f"{kind}: expected {wanted}, got {got}")
+    return model
+
+
+def open_session(
+    path: Path, level: onnxruntime.GraphOptimizationLevel
+) -> onnxruntime.InferenceSession:
+    """Loads the file into ONNX Runtime on the CPU.
+
+    Raises:
+        GateFailed: ONNX Runtime refuses it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(
+            path, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime has an own error class for each status
+        raise GateFailed(f"ONNX Runtime cannot load the file: {str(error)[:500]}") from error
+
+
+def _compare(
+    session: onnxruntime.InferenceSession, module: nn.Module, signature: Signature, rows: Floats
+) -> dict[str, float]:
+    """Compares PyTorch and ONNX Runtime, and single rows with rows in a batch."""
+    worst: dict[str, float] = {}
+    alone: dict[str, Floats] = {}  # outputs of single rows, [N, outputs]
+    for batch_size in BATCH_SIZES:
+        # Rows are taken again from the front until the last batch is full.
+        filled = np.resize(rows, (-(-len(rows) // batch_size) * batch_size, *rows.shape[1:]))
+        got: dict[str, list[Floats]] = {output.name: [] for output in signature.outputs}
+        expected: dict[str, list[Floats]] = {output.name: [] for output in signature.outputs}
+        for start in range(0, len(filled), batch_size):
+            batch = filled[start : start + batch_size]  # [batch_size, *row_shape]
+            outputs = _run(session, signature, batch)
+            for output, ours, theirs in zip(
+                signature.outputs, outputs, _run_torch(module, batch), strict=True
+            ):
+                got[output.name].append(ours)
+                expected[output.name].append(theirs)
+        for output in signature.outputs:
+            ours = np.concatenate(got[output.name])[: len(rows)]  # [N, outputs]
+            theirs = np.concatenate(expected[output.name])[: len(rows)]  # [N, outputs]
+            what = f"output {output.name!r} at batch size {batch_size}"
+            difference = compare(ours, theirs, f"{what}, ONNX Runtime against PyTorch")
+            worst[output.name] = max(worst.get(output.name, 0.0), difference)
+            alone.setdefault(output.name, ours)
+            compare(ours, alone[output.name], f"{what} against the same rows alone")
+    return worst
+
+
+def compare(got: Floats, expected: Floats, what: str) -> float:
+    """Returns the largest absolute difference.
+
+    Raises:
+        GateFailed: Shapes or NaN masks differ, or |Δ| > 1e-4 + 1e-3 · |expected| somewhere.
+    """
+    if got.shape != expected.shape:
+        raise GateFailed(f"{what}: expected shape {list(expected.shape)}, got {list(got.shape)}")
+    if not np.array_equal(np.isnan(got), np.isnan(expected)):
+        raise GateFailed(f"{what}: NaN in different places")
+    # Equal infinities have no difference, though ∞ - ∞ has no value.
+    with np.errstate(invalid="ignore"):
+        difference = np.where(got == expected, 0.0, np.abs(got - expected))
+    difference = np.where(np.isnan(expected), 0.0, difference)
+    allowed = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected))
+    if (difference > allowed).any():
+        place = np.unravel_index(np.argmax(difference - allowed), difference.shape)
+        raise GateFailed(
+            f"{what}: expected {expected[place]:.6g} within {allowed[place]:.2g} "
+            f"at {[int(index) for index in place]}, got {got[place]:.6g}"
+        )
+    return float(difference.max(initial=0.0))
+
+
+def _recompute(
+    session: onnxruntime.InferenceSession,
+    signature: Signature,
+    data: TrainingData,
+    reference: Mapping[str, Mapping[str, float]],
+) -> tuple[Metric, ...]:
+    metrics: tuple[Metric, ...] = ()
+    for split, part in (("validation", data.validation), ("test", data.test)):
+        # The first output is the one that the metrics are made of: logits, or y.
+        figures = evaluate(lambda rows: _run(session, signature, rows)[0], part, data.task)
+        for name, value in figures.items():
+            expected = reference[split][name]
+            # Two scores that nearly tie may swap: for a ratio, one row in a hundred may differ.
+            allowed = (
+                0.01
+                if name == "accuracy"
+                else ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * abs(expected)
+            )
+            if not abs(value - expected) <= allowed:
+                raise GateFailed(
+                    f"{split} {name}: expected {expected:.6g} as with PyTorch, got {value:.6g}"
+                )
+        metrics += as_metrics(figures, split=split, epoch=0, runtime="onnxruntime")
+    return metrics
+
+
+def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floats) -> list[Floats]:
+    names = [output.name for output in signature.outputs]
+    try:
+        outputs: list[Floats] = session.run(names, {signature.inputs[0].name: rows})
+    except Exception as error:  # ONNX Runtime has an own error class for each status
+        raise GateFailed(f"ONNX Runtime fails on {len(rows)} rows: {str(error)[:500]}") from error
+    return outputs
+
+
+def _run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
+    with torch.inference_mode():
+        outputs = module(torch.from_numpy(rows))
+    return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _describe(tensor: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ...]]:
+    kind = tensor.type.tensor_type
+    datatype = onnx.TensorProto.DataType.Name(kind.elem_type)
+    datatype = "FP32" if datatype == "FLOAT" else datatype
+    return (
+        tensor.name,
+        datatype,
+        tuple(axis.dim_param or axis.dim_value for axis in kind.shape.dim),
+    )

@@ -1,0 +1,183 @@
+"""Export to ONNX: one self-contained file with nothing of this machine in it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from google.protobuf.message import Message
+from torch import nn
+
+from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
+from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.data import TrainingData
+from modelrail_trainer.worker.failure import ExportFailed
+from modelrail_trainer.worker.models import Classifier
+
+BATCH = "batch"
+# Two rows or more: an axis of size 1 could be taken for one that broadcasts.
+_EXAMPLE_ROWS = 3
+_SCHEMA_VERSION = "1"
+
+
+def exported_module(network: nn.Module, task: Task) -> nn.Module:
+    """Returns the module whose outputs the graph has: logits and probabilities, or y."""
+    return (Classifier(network) if task is Task.CLASSIFICATION else network).eval()
+
+
+def signature_of(data: TrainingData) -> Signature:
+    """Returns the signature that the exported graph must have."""
+    rows = data.train.inputs
+    model_input = TensorSpec(
+        name=data.input_name,
+        datatype="FP32",
+        shape=(BATCH, *rows.shape[1:]),
+        meaning=data.input_meaning,
+        value_range=ValueRange(float(rows.min()), float(rows.max())),
+    )
+    shape = (BATCH, data.outputs)
+    if data.task is Task.REGRESSION:
+        value = TensorSpec(name="y", datatype="FP32", shape=shape, meaning="predicted value")
+        return Signature((model_input,), (value,))
+    logits = TensorSpec(
+        name="logits", datatype="FP32", shape=shape, meaning="class score", labels=data.labels
+    )
+    probabilities = TensorSpec(
+        name="probabilities",
+        datatype="FP32",
+        shape=shape,
+        meaning="class probability",
+        value_range=ValueRange(0.0, 1.0),
+        labels=data.labels,
+    )
+    return Signature((model_input,), (logits, probabilities))
+
+
+def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelProto:
+    """Exports a module that maps one input to the signature's outputs.
+
+    Raises:
+        ExportFailed: The exporter gave up, or the batch axis is not dynamic on every input and
+        output.
+    """
+    (model_input,) = signature.inputs
+    example = torch.zeros(
+        _EXAMPLE_ROWS, *[size for size in model_input.shape if isinstance(size, int)]
+    )
+    with warnings.catch_warnings():
+        # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.
+        warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                input_names=[model_input.name],
+                output_names=[output.name for output in signature.outputs],
+                dynamic_shapes=({0: BATCH},),
+                verbose=False,
+            )
+        except Exception as error:  # the exporter's own tree, and whatever its passes raise
+            raise ExportFailed(f"the exporter failed: {_first_line(error)}") from error
+    if program is None:
+        raise ExportFailed("the exporter made nothing")
+    model: onnx.ModelProto = program.model_proto
+    strip(model)
+    check_batch_axis(model)
+    model.producer_name = "modelrail"
+    describe(model, signature, task)
+    return model
+
+
+def check_batch_axis(model: onnx.ModelProto) -> None:
+    """Refuses a graph whose first axis is fixed somewhere; the exporter may freeze it silently.
+
+    Raises:
+        ExportFailed: An input or output has no axis named `batch` in front.
+    """
+    for kind, tensors in (("input", model.graph.input), ("output", model.graph.output)):
+        for tensor in tensors:
+            sizes = tensor.type.tensor_type.shape.dim
+            first = (sizes[0].dim_param or sizes[0].dim_value) if sizes else "no axis"
+            if first != BATCH:
+                raise ExportFailed(
+                    f"{kind} {tensor.name!r}: expected a first axis named {BATCH!r}, got {first}"
+                )
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Removes what the exporter tells about the source: stack traces, class names, paths."""
+    for message in _messages(model):
+        for field in ("metadata_props", "doc_string"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+
+
+def leaks(model: onnx.ModelProto) -> list[str]:
+    """Returns what `strip` should have removed, and every text that looks like a path."""
+    found = []
+    for message in _messages(model):
+        kind = message.DESCRIPTOR.name
+        if getattr(message, "doc_string", ""):
+            found.append(f"doc_string of {kind}")
+        if not isinstance(message, onnx.ModelProto) and getattr(message, "metadata_props", False):
+            found.append(f"metadata of {kind}")
+        for field, value in message.ListFields():
+            if isinstance(value, str) and ("/" in value or ".py" in value):
+                found.append(f"{field.name} of {kind}: {value[:80]!r}")
+    return found
+
+
+def describe(model: onnx.ModelProto, signature: Signature, task: Task) -> None:
+    """Writes the `modelrail.*` metadata: what a server needs to explain inputs and outputs."""
+    properties = {
+        "modelrail.schema_version": _SCHEMA_VERSION,
+        "modelrail.task": task.value,
+        "modelrail.opset": str(opset_of(model)),
+        "modelrail.input_spec": _describe_tensors(signature.inputs),
+        "modelrail.output_spec": _describe_tensors(signature.outputs),
+    }
+    for key, value in properties.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Returns the version of the default operator set; 0 when the model does not import it."""
+    return next((entry.version for entry in model.opset_import if not entry.domain), 0)
+
+
+def _describe_tensors(tensors: tuple[TensorSpec, ...]) -> str:
+    described = []
+    for tensor in tensors:
+        entry: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+            "meaning": tensor.meaning,
+        }
+        if tensor.value_range is not None:
+            entry["range"] = [tensor.value_range.minimum, tensor.value_range.maximum]
+        if tensor.labels:
+            entry["labels"] = tensor.labels
+        described.append(entry)
+    return json.dumps(described, sort_keys=True)
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    """Walks a message and every message in it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for child in [value] if isinstance(value, Message) else value:
+                yield from _messages(child)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"

@@ -1,0 +1,37 @@
+"""The ways in which a job fails that are not defects. The message is for the job's owner."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from modelrail_trainer.journal import FailureReason
+
+
+class JobFailure(Exception):  # noqa: N818 - a kind of end, as the journal names it
+    """The job cannot succeed; `reason` is its kind."""
+
+    reason: ClassVar[FailureReason]
+
+
+class DataError(JobFailure):
+    """The specification asks for something that cannot be done with this data."""
+
+    reason = FailureReason.DATA
+
+
+class NanLoss(JobFailure):
+    """The loss became infinite or not a number."""
+
+    reason = FailureReason.NAN_LOSS
+
+
+class ExportFailed(JobFailure):
+    """The model could not be exported to ONNX as it has to be."""
+
+    reason = FailureReason.EXPORT_FAILED
+
+
+class GateFailed(JobFailure):
+    """The exported file breaks a rule of the acceptance gate."""
+
+    reason = FailureReason.GATE_FAILED

@@ -1,0 +1,140 @@
+"""A job from beginning to end: read the data, train, evaluate, export, pass the gate, hand over."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from modelrail_trainer.artifact import (
+    MODEL_NAME,
+    ONNX_MEDIA_TYPE,
+    Lineage,
+    TrainingResult,
+    describe_file,
+    save_result,
+)
+from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
+from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
+from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker.data import TrainingData, load
+from modelrail_trainer.worker.evaluate import Predict, as_metrics, evaluate, torch_predict
+from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.worker.loop import Epoch, fit
+
+_PACKAGES = ("modelrail", "numpy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
+
+
+def run_job(
+    spec: TrainingJobSpec, spec_sha256: str, directory: Path, journal: JournalWriter
+) -> None:
+    """Runs a job and leaves `model.onnx` and `result.json` in the directory.
+
+    Args:
+        spec: With defaults applied, and valid.
+        spec_sha256: Digest of the specification, for the lineage.
+        directory: The job's own.
+        journal: Gets phases, metrics and log lines.
+
+    Raises:
+        JobFailure: The job cannot succeed; nothing is handed over.
+    """
+    data = load(spec)
+    journal.log(
+        f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
+        f"{len(data.test)} test rows"
+    )
+
+    journal.write(PhaseEvent(Phase.RUNNING))
+    network, step = fit(spec, data, lambda epoch: _report(epoch, spec, journal))
+    predict = torch_predict(network)
+    figures = {
+        "train": evaluate(predict, data.train, data.task),
+        "validation": evaluate(predict, data.validation, data.task),
+        "test": evaluate(predict, data.test, data.task),
+    }
+    metrics: tuple[Metric, ...] = ()
+    for split, values in figures.items():
+        metrics += as_metrics(values, split=split, epoch=0, runtime="pytorch")
+    metrics += _learned_line(spec, data, predict, journal)
+
+    journal.write(PhaseEvent(Phase.EXPORTING))
+    signature = signature_of(data)
+    module = exported_module(network, data.task)
+    path = directory / MODEL_NAME
+    onnx.save(export(module, signature, data.task), path)
+    certificate, recomputed = acceptance.check(path, module, signature, data, figures)
+    metrics += recomputed
+    parity = ", ".join(
+        f"{output.name} {output.max_absolute_difference:.1e}" for output in certificate.outputs
+    )
+    journal.log(
+        f"export passed the gate: opset {certificate.opset}, {path.stat().st_size} bytes, "
+        f"largest difference from PyTorch on {certificate.rows} rows: {parity}"
+    )
+    journal.log("test " + _figures(figures["test"]))
+    journal.write(
+        MetricsEvent(
+            epoch=spec.epochs, epochs=spec.epochs, step=step, rows_per_second=0.0, metrics=metrics
+        )
+    )
+    save_result(
+        TrainingResult(
+            files=(describe_file(directory, MODEL_NAME, ONNX_MEDIA_TYPE),),
+            signature=signature,
+            metrics=metrics,
+            lineage=Lineage(
+                dataset=data.name,
+                dataset_sha256=data.sha256,
+                spec_sha256=spec_sha256,
+                seed=spec.seed,
+                packages={name: version(name) for name in _PACKAGES},
+            ),
+            certificate=certificate,
+        ),
+        directory,
+    )
+
+
+def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None:
+    journal.write(
+        MetricsEvent(
+            epoch=epoch.number,
+            epochs=spec.epochs,
+            step=epoch.step,
+            rows_per_second=epoch.rows_per_second,
+            metrics=(
+                *as_metrics(
+                    {"loss": epoch.train_loss}, split="train", epoch=epoch.number, runtime="pytorch"
+                ),
+                *as_metrics(
+                    epoch.validation, split="validation", epoch=epoch.number, runtime="pytorch"
+                ),
+            ),
+        )
+    )
+    if epoch.number in (1, spec.epochs) or epoch.number % spec.log_every_epochs == 0:
+        journal.log(
+            f"epoch {epoch.number}/{spec.epochs}  loss {epoch.train_loss:.6g}  "
+            f"validation {_figures(epoch.validation)}"
+        )
+
+
+def _figures(values: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.6g}" for name, value in values.items() if name != "mse")
+
+
+def _learned_line(
+    spec: TrainingJobSpec, data: TrainingData, predict: Predict, journal: JournalWriter
+) -> tuple[Metric, ...]:
+    """Tells the line that a linear model learned, in the unit of the raw data."""
+    if not (isinstance(spec.dataset, LineDataset) and isinstance(spec.model, LinearModel)):
+        return ()
+    # Preprocessing is affine too, so two points give the slope and intercept of the whole chain.
+    zero_and_one = data.train.inputs[:2] * 0
+    zero_and_one[1] = 1
+    at_zero, at_one = (float(value) for value in predict(zero_and_one)[:, 0])
+    learned = {"weight": at_one - at_zero, "bias": at_zero}
+    journal.log(f"learned y = {learned['weight']:.6f} x + {learned['bias']:.6f}")
+    return as_metrics(learned, split="train", epoch=0, runtime="pytorch")

@@ -1,0 +1,111 @@
+"""The training loop.
+
+Two runs with the same specification give bitwise equal weights on one machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from modelrail_trainer.spec import GradientDescent, TrainingJobSpec
+from modelrail_trainer.worker.data import TrainingData
+from modelrail_trainer.worker.evaluate import evaluate, torch_predict
+from modelrail_trainer.worker.failure import NanLoss
+from modelrail_trainer.worker.losses import loss_function
+from modelrail_trainer.worker.models import Network, build_body
+from modelrail_trainer.worker.optimisers import build_optimiser
+from modelrail_trainer.worker.preprocessing import fit_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What there is to tell after an epoch.
+
+    Attributes:
+        number: From 1.
+        step: Optimiser steps so far.
+        rows_per_second: Training rows a second in this epoch.
+        train_loss: Mean of the loss over the epoch's rows, each measured before its step.
+        validation: Figures on the validation rows.
+    """
+
+    number: int
+    step: int
+    rows_per_second: float
+    train_loss: float
+    validation: dict[str, float]
+
+
+def prepare_torch(seed: int) -> None:
+    """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # what the process may really use
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+
+
+def fit(
+    spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]
+) -> tuple[Network, int]:
+    """Trains a network and returns it, in evaluation mode, with the number of steps made.
+
+    Args:
+        spec: With defaults applied.
+        data: Only its training and validation parts are looked at.
+        on_epoch: Called after each epoch.
+
+    Raises:
+        NanLoss: The loss became infinite or not a number.
+    """
+    prepare_torch(spec.seed)
+    # The rows' order has a generator of its own, so that drop-out does not change it.
+    order_generator = torch.Generator().manual_seed(spec.seed)
+
+    inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
+    targets = torch.from_numpy(data.train.targets)  # [N] or [N, outputs]
+    rows = len(inputs)
+    batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
+
+    preprocessing = fit_steps(spec.preprocessing, inputs)
+    body = build_body(spec.model, inputs.shape[1:], data.outputs)
+    network = Network(preprocessing, body)
+    loss_of = loss_function(spec.loss)
+    optimiser = build_optimiser(spec.optimizer, network.parameters())
+
+    step = 0
+    for number in range(1, spec.epochs + 1):
+        started = time.perf_counter()
+        network.train()
+        loss_sum = 0.0
+        order = torch.randperm(rows, generator=order_generator)  # [N]
+        for chosen in torch.split(order, batch_size):  # [B]
+            optimiser.zero_grad()
+            loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NanLoss(f"the loss became {value} in epoch {number}, step {step + 1}")
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            optimiser.step()
+            loss_sum += value * len(chosen)
+            step += 1
+        seconds = time.perf_counter() - started
+        validation = evaluate(torch_predict(network), data.validation, data.task)
+        for name, figure in validation.items():
+            if not math.isfinite(figure):
+                raise NanLoss(f"the validation {name} became {figure} after epoch {number}")
+        on_epoch(
+            Epoch(
+                number=number,
+                step=step,
+                rows_per_second=rows / max(seconds, 1e-9),
+                train_loss=loss_sum / rows,
+                validation=validation,
+            )
+        )
+    network.eval()
+    return network, step

@@ -1,0 +1,66 @@
+"""How the loss is minimised: full-batch gradient descent, SGD with momentum, Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from modelrail_trainer import spec
+
+
+class Optimiser(Protocol):
+    """Changes parameters by their gradients."""
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+
+    def step(self) -> object:
+        """Makes one step along the gradients."""
+
+
+class GradientDescent:
+    """w ← w - learning_rate · ∂loss/∂w. The loop gives it the gradient over all training rows."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
+        self._parameters = list(parameters)
+        self._learning_rate = learning_rate
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Makes one step; parameters without a gradient stay."""
+        with torch.no_grad():
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.sub_(self._learning_rate * parameter.grad)
+
+
+def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter]) -> Optimiser:
+    """Makes the optimiser of a specification.
+
+    Raises:
+        ValueError: There is none.
+    """
+    match optimizer:
+        case spec.GradientDescent(learning_rate=rate):
+            return GradientDescent(parameters, learning_rate=rate)
+        case spec.Sgd(learning_rate=rate, momentum=momentum):
+            return torch.optim.SGD(parameters, lr=rate, momentum=momentum)
+        case spec.Adam() as adam:
+            # Kingma and Ba (2015), algorithm 1, with both bias corrections. The formula in the
+            # article that modelrail grew from leaves out the correction of the second moment, which
+            # makes the first steps up to 1/√(1 - beta2) ≈ 30 times too long; we keep to the paper.
+            return torch.optim.Adam(
+                parameters,
+                lr=adam.learning_rate,
+                betas=(adam.beta1, adam.beta2),
+                eps=adam.epsilon,
+            )
+        case None:
+            raise ValueError("the specification has no optimiser")

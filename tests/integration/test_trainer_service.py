@@ -1,0 +1,774 @@
+"""The trainer over gRPC, with a worker that follows a script and a registry that can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import psutil
+import pytest
+from modelrail.client.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    ModelrailError,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    mapped_errors,
+)
+from modelrail.client.trainer import AsyncTrainerClient
+from modelrail.registry.v1 import registry_pb2, registry_pb2_grpc
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail.trainer.v1 import trainer_pb2_grpc
+from modelrail_server import errors
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, ServerConfig
+from modelrail_server.context import Context
+from modelrail_server.policy import Permission
+from modelrail_server.serve import start_server
+from modelrail_trainer.__main__ import build_trainer
+from modelrail_trainer.config import TrainerConfig
+
+Job = pb.TrainingJob
+ENDED = {Job.STATE_SUCCEEDED, Job.STATE_CANCELLED, Job.STATE_FAILED}
+
+# What the worker does is written in the display name: `step step …`.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from modelrail.trainer.v1 import trainer_pb2
+from modelrail_trainer import artifact, journal
+
+directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
+spec = trainer_pb2.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes())
+loss = journal.Metric(name="loss", value=0.5, split="train", epoch=1, runtime="pytorch")
+accuracy = journal.Metric(name="accuracy", value=0.98, split="test", epoch=0, runtime="onnxruntime")
+
+
+def save():
+    (directory / "model.onnx").write_bytes(b"a model " * 1000)
+    tensor = artifact.TensorSpec(name="x", datatype="FP32", shape=("batch", 1))
+    artifact.save_result(
+        artifact.TrainingResult(
+            files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),
+            signature=artifact.Signature((tensor,), (tensor,)),
+            metrics=(accuracy,),
+            lineage=artifact.Lineage(
+                dataset="line", dataset_sha256="0" * 64, spec_sha256="1" * 64, seed=7,
+                packages={"torch": "2"},
+            ),
+            certificate=artifact.ExportCertificate(
+                opset=20, absolute_tolerance=1e-4, relative_tolerance=1e-3, batch_sizes=(1, 2, 7),
+                outputs=(artifact.OutputParity("x", 0.0),), rows=10,
+            ),
+        ),
+        directory,
+    )
+
+
+with journal.JournalWriter(directory / "events.jsonl") as log:
+    for step in spec.display_name.split():
+        match step:
+            case "preparing" | "running" | "exporting":
+                log.write(journal.PhaseEvent(journal.Phase(step)))
+            case "epoch":
+                log.write(journal.MetricsEvent(
+                    epoch=1, epochs=2, step=40, rows_per_second=9.5, metrics=(loss,)))
+            case "log":
+                log.log("hello")
+            case "environment":
+                log.log(" ".join(sorted(os.environ)))
+            case "nan":
+                log.write(journal.FailedEvent(journal.FailureReason.NAN_LOSS, "loss is nan"))
+            case "save":
+                save()
+            case "tamper":
+                (directory / "model.onnx").write_bytes(b"another model")
+            case "finished":
+                log.write(journal.FinishedEvent())
+            case "garbage":
+                with (directory / "events.jsonl").open("ab") as file:
+                    file.write(b"no event\\n")
+            case "stubborn":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            case "child":
+                if os.fork() == 0:
+                    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    while True:
+                        signal.pause()
+            case "wait":
+                log.log("waiting")
+                while True:
+                    signal.pause()
+            case "pause":
+                signal.pause()
+            case "crash":
+                raise RuntimeError("the roof is on fire")
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "gate":
+                log.log("at the gate")
+                if not (directory.parent.parent / "open").exists():
+                    signal.pause()
+"""
+SUCCESS = "preparing running epoch exporting save finished"
+
+
+def line_spec(script: str = SUCCESS, *, alias: str = "production") -> pb.TrainingJobSpec:
+    return pb.TrainingJobSpec(
+        display_name=script,
+        dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
+        model=pb.ModelSpec(linear=pb.LinearModel()),
+        loss=pb.Loss(mse=pb.MeanSquaredError()),
+        optimizer=pb.Optimizer(gradient_descent=pb.GradientDescent(learning_rate=0.01)),
+        epochs=2,
+        publication=pb.Publication(model="line", alias=alias, description="a line"),
+    )
+
+
+@dataclass
+class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
+    """Keeps what is published, and raises what the test put into `faults` first."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    versions: dict[str, registry_pb2.ModelVersion] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    # Raised by CreateModelVersion, before or after it took effect.
+    faults: list[Exception] = field(default_factory=list)
+    faults_after: list[Exception] = field(default_factory=list)
+    uploading: asyncio.Event = field(default_factory=asyncio.Event)
+    hold_uploads: asyncio.Event | None = None
+
+    async def GetModel(  # noqa: N802 - the name is the protocol's
+        self, request: registry_pb2.GetModelRequest, context: Context
+    ) -> registry_pb2.Model:
+        raise errors.NotFound("no such model")
+
+    async def GetBlob(  # noqa: N802 - the name is the protocol's
+        self, request: registry_pb2.GetBlobRequest, context: Context
+    ) -> registry_pb2.Blob:
+        content = self.blobs.get(request.name)
+        if content is None:
+            raise errors.NotFound("no such blob")
+        size = len(content)
+        return registry_pb2.Blob(
+            name=request.name, size_bytes=size, committed_size_bytes=size, complete=True
+        )
+
+    async def UploadBlob(  # noqa: N802 - the name is the protocol's
+        self, requests: AsyncIterator[registry_pb2.UploadBlobRequest], context: Context
+    ) -> registry_pb2.Blob:
+        self.uploading.set()
+        if self.hold_uploads is not None:
+            await self.hold_uploads.wait()
+        name, content = "", b""
+        async for request in requests:
+            name = name or request.header.name
+            content += request.chunk.data
+        self.blobs[name] = content
+        size = len(content)
+        return registry_pb2.Blob(
+            name=name, size_bytes=size, committed_size_bytes=size, complete=True
+        )
+
+    async def CreateModelVersion(  # noqa: N802 - the name is the protocol's
+        self, request: registry_pb2.CreateModelVersionRequest, context: Context
+    ) -> registry_pb2.ModelVersion:
+        if self.faults:
+            raise self.faults.pop(0)
+        assert request.create_model
+        assert uuid.UUID(request.request_id).version == 4
+        if request.request_id not in self.versions:
+            version = registry_pb2.ModelVersion()
+            version.CopyFrom(request.model_version)
+            version.name = f"{request.parent}/versions/{len(self.versions) + 1}"
+            self.versions[request.request_id] = version
+        if self.faults_after:
+            raise self.faults_after.pop(0)
+        return self.versions[request.request_id]
+
+    async def UpdateModelAlias(  # noqa: N802 - the name is the protocol's
+        self, request: registry_pb2.UpdateModelAliasRequest, context: Context
+    ) -> registry_pb2.ModelAlias:
+        assert request.allow_missing
+        self.aliases[request.model_alias.name] = request.model_alias.model_version
+        return request.model_alias
+
+
+@asynccontextmanager
+async def serving_registry(registry: ScriptedRegistry, address: str) -> AsyncIterator[str]:
+    service = "modelrail.registry.v1.RegistryService"
+    methods = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].methods
+    application = Application(
+        register=lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(
+            registry, server
+        ),
+        services=(service,),
+        policy={f"/{service}/{method.name}": Permission.PUBLIC for method in methods},
+    )
+    config = ServerConfig(grpc_address=address)
+    server, _ = await start_server(application, config, Runtime("registry"))
+    try:
+        yield address
+    finally:
+        await server.stop(None)
+
+
+@dataclass
+class TrainerUnderTest:
+    client: AsyncTrainerClient
+    stub: trainer_pb2_grpc.TrainerServiceStub
+    runtime: Runtime
+    data_dir: Path
+
+    async def create(self, script: str = SUCCESS, *, alias: str = "production") -> pb.TrainingJob:
+        return await self.client.create_job(line_spec(script, alias=alias))
+
+    async def events(self, name: str) -> list[pb.TrainingJobEvent]:
+        return [event async for event in self.client.watch_job(name)]
+
+    async def ended(self, name: str) -> pb.TrainingJob:
+        await self.events(name)
+        return await self.client.get_job(name)
+
+    async def until(self, name: str, is_it: Callable[[pb.TrainingJobEvent], bool]) -> None:
+        async for event in self.client.watch_job(name):
+            if is_it(event):
+                return
+        raise AssertionError("the job ended without that event")
+
+    async def until_line(self, name: str, text: str) -> None:
+        await self.until(name, lambda event: text in event.log_line.text)
+
+    async def until_state(self, name: str, state: pb.TrainingJob.State) -> None:
+        await self.until(name, lambda event: event.state_change.new_state == state)
+
+    def directory(self, name: str) -> Path:
+        return self.data_dir / "jobs" / name.removeprefix("trainingJobs/")
+
+
+@dataclass
+class House:
+    """Starts trainers on one data directory, beside one registry."""
+
+    tmp_path: Path
+    registry: ScriptedRegistry
+
+    @property
+    def registry_address(self) -> str:
+        return f"unix:{self.tmp_path}/r.sock"
+
+    @asynccontextmanager
+    async def trainer(self, **settings: int | float) -> AsyncIterator[TrainerUnderTest]:
+        worker = self.tmp_path / "worker.py"
+        worker.write_text(WORKER)
+        config = TrainerConfig(
+            grpc_address=f"unix:{self.tmp_path}/t.sock",
+            data_dir=self.tmp_path / "data",
+            registry=self.registry_address,
+            **{"cancel_grace_seconds": 5.0, **settings},  # type: ignore[arg-type]
+        )
+        runtime = Runtime("trainer")
+        async with AsyncExitStack() as stack:
+            environ = {**os.environ, "AWS_SECRET_ACCESS_KEY": "secret"}
+            application = await stack.enter_async_context(
+                build_trainer(
+                    config, runtime, worker_command=(sys.executable, str(worker)), environ=environ
+                )
+            )
+            server, address = await start_server(application, config, runtime)
+            stack.push_async_callback(server.stop, None)
+            stack.callback(runtime.stopping.set)
+            client = await stack.enter_async_context(AsyncTrainerClient(address))
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            stub = trainer_pb2_grpc.TrainerServiceStub(channel)
+            yield TrainerUnderTest(client, stub, runtime, config.data_dir)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> House:
+    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
+
+
+@pytest.fixture
+async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        yield trainer
+
+
+def states(events: list[pb.TrainingJobEvent]) -> list[str]:
+    return [
+        Job.State.Name(event.state_change.new_state).removeprefix("STATE_")
+        for event in events
+        if event.HasField("state_change")
+    ]
+
+
+# From the specification to the version
+
+
+async def test_a_job_goes_through_its_states_to_a_published_version(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    created = await trainer.create()
+    events = await trainer.events(created.name)
+    job = await trainer.client.get_job(created.name)
+    assert states(events) == [
+        *("QUEUED", "PREPARING", "RUNNING", "EXPORTING", "REGISTERING", "SUCCEEDED")
+    ]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert job.state == Job.STATE_SUCCEEDED
+    assert job.model_version == "models/line/versions/1"
+    assert (job.attempt, job.progress.epoch, job.progress.epochs) == (1, 1, 2)
+    assert [(m.name, m.split, m.runtime) for m in job.metrics] == [
+        ("accuracy", "test", "onnxruntime")
+    ]
+    assert job.create_time.ToDatetime() <= job.start_time.ToDatetime() <= job.end_time.ToDatetime()
+    (version,) = house.registry.versions.values()
+    assert version.lineage.training_job == job.name
+    assert version.signature.inputs[0].shape[0].symbol == "batch"
+    assert version.description == "a line"
+    assert house.registry.aliases == {"models/line/aliases/production": "models/line/versions/1"}
+
+
+async def test_the_specification_comes_back_as_it_was_sent(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create()
+    assert created.spec == line_spec()
+    await trainer.ended(created.name)
+
+
+async def test_without_an_alias_none_is_moved(house: House, trainer: TrainerUnderTest) -> None:
+    created = await trainer.create(alias="")
+    assert (await trainer.ended(created.name)).state == Job.STATE_SUCCEEDED
+    assert house.registry.aliases == {}
+
+
+async def test_an_ended_job_keeps_its_log_and_not_its_model(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create()
+    await trainer.ended(created.name)
+    kept = {path.name for path in trainer.directory(created.name).iterdir()}
+    assert kept == {"spec.binpb", "events.jsonl", "result.json", "worker.log"}
+
+
+async def test_a_worker_sees_no_credentials_and_works_in_a_private_place(
+    trainer: TrainerUnderTest,
+) -> None:
+    created = await trainer.create("preparing environment wait")
+    await trainer.until_line(created.name, "waiting")
+    journal = (trainer.directory(created.name) / "events.jsonl").read_text()
+    assert "PATH" in journal
+    assert "SECRET" not in journal
+    assert trainer.directory(created.name).stat().st_mode & 0o777 == 0o700
+    await trainer.client.cancel_job(created.name)
+    await trainer.ended(created.name)
+
+
+async def test_jobs_wait_for_a_place_in_the_order_they_came(trainer: TrainerUnderTest) -> None:
+    first = await trainer.create("preparing wait")
+    await trainer.until_line(first.name, "waiting")
+    second = await trainer.create()
+    assert (await trainer.client.get_job(second.name)).state == Job.STATE_QUEUED
+    await trainer.client.cancel_job(first.name)
+    assert (await trainer.ended(second.name)).state == Job.STATE_SUCCEEDED
+    assert [job.name async for job in trainer.client.list_jobs()] == [second.name, first.name]
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "text"),
+    [
+        ("preparing running nan", "NAN_LOSS", "loss is nan"),
+        ("preparing running crash", "PROCESS_DIED", "the roof is on fire"),
+        ("preparing running kill", "PROCESS_DIED", "SIGKILL"),
+        ("preparing running", "PROCESS_DIED", "exit code 0"),
+        ("preparing garbage pause", "INTERNAL", "defect"),
+        ("preparing exporting wait", "INTERNAL", "defect"),
+        ("preparing running exporting save tamper finished", "INTERNAL", "sha256"),
+    ],
+)
+async def test_a_failed_job_says_why_and_publishes_nothing(
+    house: House, trainer: TrainerUnderTest, script: str, reason: str, text: str
+) -> None:
+    job = await trainer.ended((await trainer.create(script)).name)
+    assert job.state == Job.STATE_FAILED
+    assert pb.JobError.Reason.Name(job.error.reason) == f"REASON_{reason}"
+    assert text in job.error.message
+    assert str(trainer.data_dir) not in job.error.message
+    assert house.registry.versions == {}
+
+
+async def test_what_a_dead_worker_left_running_is_ended(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create("preparing child crash")
+    await trainer.ended(created.name)
+    assert _processes_of(trainer) == []
+
+
+def _processes_of(trainer: TrainerUnderTest) -> list[int]:
+    mark = str(trainer.data_dir)
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if any(mark in argument for argument in process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+# Cancellation
+
+
+async def test_a_queued_job_is_cancelled_at_once(trainer: TrainerUnderTest) -> None:
+    first = await trainer.create("preparing wait")
+    second = await trainer.create()
+    cancelled = await trainer.client.cancel_job(second.name)
+    assert cancelled.state == Job.STATE_CANCELLED
+    assert cancelled.error.reason == pb.JobError.REASON_CANCELLED_BY_USER
+    await trainer.client.cancel_job(first.name)
+    await trainer.ended(first.name)
+
+
+@pytest.mark.parametrize("script", ["preparing running wait", "preparing running child wait"])
+async def test_a_running_job_is_cancelled_with_everything_it_started(
+    trainer: TrainerUnderTest, script: str
+) -> None:
+    created = await trainer.create(script)
+    await trainer.until_line(created.name, "waiting")
+    assert (await trainer.client.cancel_job(created.name)).state == Job.STATE_CANCELLING
+    job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_CANCELLED
+    assert job.error.reason == pb.JobError.REASON_CANCELLED_BY_USER
+    assert _processes_of(trainer) == []
+
+
+async def test_a_job_that_ignores_sigterm_is_killed(house: House) -> None:
+    async with house.trainer(cancel_grace_seconds=0.2) as trainer:
+        created = await trainer.create("preparing stubborn wait")
+        await trainer.until_line(created.name, "waiting")
+        await trainer.client.cancel_job(created.name)
+        assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
+        assert _processes_of(trainer) == []
+
+
+async def test_a_job_is_cancelled_while_its_files_are_uploaded(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    house.registry.hold_uploads = asyncio.Event()
+    created = await trainer.create()
+    await house.registry.uploading.wait()
+    await trainer.client.cancel_job(created.name)
+    assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
+    assert house.registry.versions == {}
+
+
+# The registry
+
+
+async def test_a_registry_that_comes_late_gets_the_version_once(house: House) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create()
+        await trainer.until_line(created.name, "registry")
+        waiting = await trainer.client.get_job(created.name)
+        assert waiting.state == Job.STATE_REGISTERING
+        assert waiting.error.reason == pb.JobError.REASON_REGISTRY_UNAVAILABLE
+        assert str(house.tmp_path) not in waiting.error.message
+        async with serving_registry(house.registry, house.registry_address):
+            job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_SUCCEEDED
+    assert not job.HasField("error")
+    assert len(house.registry.versions) == 1
+
+
+async def test_a_lost_answer_does_not_publish_twice(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    house.registry.faults_after = [errors.Unavailable("the answer is lost")]
+    job = await trainer.ended((await trainer.create()).name)
+    assert job.state == Job.STATE_SUCCEEDED
+    assert len(house.registry.versions) == 1
+
+
+async def test_a_refused_version_fails_the_job(house: House, trainer: TrainerUnderTest) -> None:
+    house.registry.faults = [errors.FailedPrecondition("the file is no valid ONNX")]
+    job = await trainer.ended((await trainer.create()).name)
+    assert job.state == Job.STATE_FAILED
+    assert job.error.reason == pb.JobError.REASON_REGISTRY_REFUSED
+    assert "no valid ONNX" in job.error.message
+
+
+async def test_a_job_that_waits_for_the_registry_can_be_cancelled(house: House) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create()
+        await trainer.until_line(created.name, "registry")
+        await trainer.client.cancel_job(created.name)
+        assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
+
+
+# Restarts
+
+
+async def test_an_orderly_stop_leaves_no_process_and_the_next_start_runs_the_job_again(
+    house: House,
+) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create("preparing running gate exporting save finished")
+        await trainer.until_line(created.name, "at the gate")
+    assert _processes_of(trainer) == []
+    (trainer.data_dir / "open").touch()
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        events = await trainer.events(created.name)
+        job = await trainer.client.get_job(created.name)
+    assert job.state == Job.STATE_SUCCEEDED
+    assert job.attempt == 2
+    assert states(events)[:5] == ["QUEUED", "PREPARING", "RUNNING", "QUEUED", "PREPARING"]
+
+
+async def test_a_job_that_waited_for_the_registry_is_published_after_a_restart(
+    house: House,
+) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create()
+        await trainer.until_line(created.name, "registry")
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_SUCCEEDED
+    assert job.attempt == 1
+    assert len(house.registry.versions) == 1
+
+
+async def test_a_second_trainer_is_refused_the_data_directory(house: House) -> None:
+    async with house.trainer():
+        with pytest.raises(ConfigError, match="in use"):
+            async with house.trainer():
+                raise AssertionError("two trainers own one directory")
+
+
+# Watching
+
+
+async def test_a_watch_resumes_after_a_position(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create()
+    events = await trainer.events(created.name)
+    later = [event async for event in trainer.client.watch_job(created.name, after_sequence=3)]
+    assert later == events[3:]
+
+
+async def test_a_watch_ends_when_the_service_stops(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create("preparing wait")
+    await trainer.until_line(created.name, "waiting")
+    stream = trainer.stub.WatchTrainingJob(pb.WatchTrainingJobRequest(name=created.name))
+    await stream.read()
+    trainer.runtime.stopping.set()
+    while await stream.read() is not grpc.aio.EOF:
+        pass
+    assert await stream.code() is grpc.StatusCode.OK
+
+
+# Bad input
+
+
+def _changed(change: Callable[[pb.TrainingJobSpec], object]) -> pb.CreateTrainingJobRequest:
+    spec = line_spec()
+    change(spec)
+    return pb.CreateTrainingJobRequest(training_job=Job(spec=spec))
+
+
+def _with_unknown_field() -> pb.CreateTrainingJobRequest:
+    spec = line_spec()
+    # Field 99 as a varint, in the middle of the model.
+    spec.model.linear.MergeFromString(b"\x98\x06\x01")
+    return pb.CreateTrainingJobRequest(training_job=Job(spec=spec))
+
+
+S = "training_job.spec"
+BAD_JOBS = {
+    "an unknown data set": (
+        _changed(lambda s: setattr(s.dataset, "bundled", "imagenet")),
+        (f"{S}.dataset.bundled", "digits", "imagenet"),
+    ),
+    "no data set": (
+        _changed(lambda s: s.dataset.ClearField("source")),
+        (f"{S}.dataset", "bundled", "none"),
+    ),
+    "an unknown field": (_with_unknown_field(), (f"{S}.model.linear.99", "LinearModel", "99")),
+    "too many points": (
+        _changed(lambda s: setattr(s.dataset.line, "points", 2_000_000)),
+        (f"{S}.dataset.line.points", "1000000", "2000000"),
+    ),
+    "no epochs": (_changed(lambda s: setattr(s, "epochs", 0)), (f"{S}.epochs", "1", "0")),
+    "a loss for classes": (
+        _changed(lambda s: s.loss.cross_entropy.SetInParent()),
+        (f"{S}.loss", "mse", "cross_entropy"),
+    ),
+    "a learning rate of nothing": (
+        _changed(lambda s: setattr(s.optimizer.gradient_descent, "learning_rate", 0)),
+        (f"{S}.optimizer.gradient_descent.learning_rate", "above 0", "0"),
+    ),
+    "a model name that climbs": (
+        _changed(lambda s: setattr(s.publication, "model", "../../etc")),
+        (f"{S}.publication.model", "must match", "../../etc"),
+    ),
+    "an alias that is a number": (
+        _changed(lambda s: setattr(s.publication, "alias", "3")),
+        (f"{S}.publication.alias", "number", "3"),
+    ),
+    "a request id that is no UUID4": (
+        pb.CreateTrainingJobRequest(training_job=Job(spec=line_spec()), request_id="once"),
+        ("request_id", "UUID4", "once"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_JOBS)
+async def test_a_bad_job_names_the_field_and_creates_nothing(
+    trainer: TrainerUnderTest, case: str
+) -> None:
+    request, (wrong_field, expected, got) = BAD_JOBS[case]
+    with pytest.raises(InvalidArgument) as caught, mapped_errors():
+        await trainer.stub.CreateTrainingJob(request)
+    (violation,) = caught.value.violations
+    assert violation.field == wrong_field
+    assert expected in violation.description
+    assert got in violation.description
+    assert [job async for job in trainer.client.list_jobs()] == []
+
+
+async def test_every_wrong_field_is_named_at_once(trainer: TrainerUnderTest) -> None:
+    request = pb.CreateTrainingJobRequest()
+    with pytest.raises(InvalidArgument) as caught, mapped_errors():
+        await trainer.stub.CreateTrainingJob(request)
+    assert {violation.field for violation in caught.value.violations} >= {
+        *(f"{S}.dataset", f"{S}.model", f"{S}.loss", f"{S}.optimizer", f"{S}.epochs")
+    }
+
+
+BAD_CALLS: dict[str, tuple[str, object, type[ModelrailError], str]] = {
+    "get: malformed": ("GetTrainingJob", pb.GetTrainingJobRequest(name="x"), InvalidArgument, "x"),
+    "get: climbing": (
+        "GetTrainingJob",
+        pb.GetTrainingJobRequest(name="trainingJobs/../../x"),
+        InvalidArgument,
+        "trainingJobs/",
+    ),
+    "get: unknown": (
+        "GetTrainingJob",
+        pb.GetTrainingJobRequest(name="trainingJobs/nobody"),
+        NotFound,
+        "trainingJobs/nobody",
+    ),
+    "cancel: unknown": (
+        "CancelTrainingJob",
+        pb.CancelTrainingJobRequest(name="trainingJobs/nobody"),
+        NotFound,
+        "trainingJobs/nobody",
+    ),
+    "list: negative size": (
+        "ListTrainingJobs",
+        pb.ListTrainingJobsRequest(page_size=-1),
+        InvalidArgument,
+        "-1",
+    ),
+    "list: foreign token": (
+        "ListTrainingJobs",
+        pb.ListTrainingJobsRequest(page_token="nonsense"),
+        InvalidArgument,
+        "page_token",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+async def test_a_bad_call_gets_its_status(trainer: TrainerUnderTest, case: str) -> None:
+    method, request, error, text = BAD_CALLS[case]
+    with pytest.raises(error, match=text), mapped_errors():
+        await getattr(trainer.stub, method)(request)
+
+
+@pytest.mark.parametrize(
+    ("name", "after_sequence", "error", "text"),
+    [
+        ("trainingJobs/nobody", 0, NotFound, "nobody"),
+        ("", 0, InvalidArgument, "trainingJobs/"),
+        (None, -1, InvalidArgument, "after_sequence"),
+        (None, 1000, OutOfRange, "1000"),
+    ],
+)
+async def test_a_bad_watch_gets_its_status(
+    trainer: TrainerUnderTest,
+    name: str | None,
+    after_sequence: int,
+    error: type[ModelrailError],
+    text: str,
+) -> None:
+    if name is None:
+        name = (await trainer.create()).name
+        await trainer.ended(name)
+    request = pb.WatchTrainingJobRequest(name=name, after_sequence=after_sequence)
+    with pytest.raises(error, match=text), mapped_errors():
+        await trainer.stub.WatchTrainingJob(request).read()
+
+
+async def test_a_request_id_makes_one_job_and_no_other(trainer: TrainerUnderTest) -> None:
+    request_id = str(uuid.uuid4())
+    first = await trainer.client.create_job(line_spec(), request_id=request_id)
+    again = await trainer.client.create_job(line_spec(), request_id=request_id.upper())
+    assert again.name == first.name
+    with pytest.raises(AlreadyExists, match="request_id"):
+        await trainer.client.create_job(line_spec("crash"), request_id=request_id)
+    assert [job.name async for job in trainer.client.list_jobs()] == [first.name]
+    await trainer.ended(first.name)
+
+
+async def test_an_ended_job_cannot_be_cancelled(trainer: TrainerUnderTest) -> None:
+    created = await trainer.create()
+    await trainer.ended(created.name)
+    with pytest.raises(FailedPrecondition, match="SUCCEEDED"):
+        await trainer.client.cancel_job(created.name)
+
+
+async def test_a_full_queue_is_told(house: House) -> None:
+    async with house.trainer(max_queued_jobs=1) as trainer:
+        running = await trainer.create("preparing wait")
+        await trainer.until_line(running.name, "waiting")
+        await trainer.create()
+        with pytest.raises(ResourceExhausted, match="1 jobs wait"):
+            await trainer.create()
+
+
+# The process
+
+
+def test_the_service_imports_no_training_library() -> None:
+    code = (
+        "import sys, modelrail_trainer.__main__\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'sklearn', 'onnxscript'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_method_has_a_row_in_the_policy() -> None:
+    from modelrail_trainer.policy import POLICY
+
+    service = pb.DESCRIPTOR.services_by_name["TrainerService"]
+    assert set(POLICY) == {f"/{service.full_name}/{method.name}" for method in service.methods}

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.jobs.state import (
+    TERMINAL,
+    TRANSITIONS,
+    IllegalTransition,
+    JobState,
+    Reason,
+    check_transition,
+)
+
+
+def test_every_state_has_a_row_in_the_table() -> None:
+    assert set(TRANSITIONS) == set(JobState)
+
+
+def test_states_and_reasons_are_those_of_the_contract() -> None:
+    states = {
+        name.removeprefix("STATE_") for name in pb.TrainingJob.State.DESCRIPTOR.values_by_name
+    }
+    reasons = {
+        name.removeprefix("REASON_") for name in pb.JobError.Reason.DESCRIPTOR.values_by_name
+    }
+    assert states - {"UNSPECIFIED"} == {state.value for state in JobState}
+    assert reasons - {"UNSPECIFIED"} == {reason.value for reason in Reason}
+
+
+def test_three_states_are_terminal() -> None:
+    assert {JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAILED} == TERMINAL
+
+
+@pytest.mark.parametrize("state", sorted(set(JobState) - TERMINAL - {JobState.CANCELLING}))
+def test_a_job_that_has_not_ended_may_fail_or_be_cancelled(state: JobState) -> None:
+    check_transition(state, JobState.FAILED)
+    check_transition(state, JobState.CANCELLING)
+
+
+@given(st.lists(st.sampled_from(JobState), max_size=30))
+def test_no_sequence_of_requests_leaves_a_terminal_state(wanted: list[JobState]) -> None:
+    state = JobState.QUEUED
+    ended_as: JobState | None = None
+    for new in wanted:
+        try:
+            check_transition(state, new)
+        except IllegalTransition:
+            continue
+        state = new
+        assert ended_as is None
+        if state in TERMINAL:
+            ended_as = state
+
+
+@given(st.sampled_from(JobState))
+def test_every_state_can_still_reach_an_end(start: JobState) -> None:
+    reached, frontier = {start}, {start}
+    while frontier:
+        frontier = {new for state in frontier for new in TRANSITIONS[state]} - reached
+        reached |= frontier
+    assert reached & TERMINAL

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from modelrail.names import TrainingJobName
+from modelrail_server.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    ServiceError,
+)
+from modelrail_trainer.jobs import schema
+from modelrail_trainer.jobs.database import open_database
+from modelrail_trainer.jobs.job import (
+    Happening,
+    JobError,
+    LogLine,
+    MetricReport,
+    NewJob,
+    ProcessIdentity,
+    Progress,
+    StateChange,
+)
+from modelrail_trainer.jobs.state import TERMINAL, IllegalTransition, JobState, Reason
+from modelrail_trainer.jobs.store import JobStore, StaleAttempt
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.spec import Publication
+
+NEW = NewJob(b"specification", Publication(model="digits", alias="production", description="d"))
+CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+    yield store
+    store.close()
+
+
+def _history(store: JobStore, name: TrainingJobName) -> list[Happening]:
+    events, _ = store.events_after(name, 0, limit=1000)
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    return [event.happening for event in events]
+
+
+def _states(store: JobStore, name: TrainingJobName) -> list[JobState]:
+    return [h.new for h in _history(store, name) if isinstance(h, StateChange)]
+
+
+def _running(store: JobStore) -> TrainingJobName:
+    name = store.create(NEW).name
+    store.start(name)
+    store.record(name, 1, [StateChange(None, JobState.RUNNING)], journal_offset=10)
+    return name
+
+
+def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "trainer.sqlite3")
+    with engine.connect() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), schema.metadata)
+    engine.dispose()
+    assert differences == []
+
+
+def test_a_created_job_is_queued_and_its_first_event_says_so(store: JobStore) -> None:
+    job = store.create(NEW)
+    assert job.state is JobState.QUEUED
+    assert job.specification == NEW.specification
+    assert job.publication == NEW.publication
+    assert _history(store, job.name) == [StateChange(None, JobState.QUEUED)]
+
+
+def test_ids_sort_by_the_time_of_creation(store: JobStore) -> None:
+    names = [store.create(NEW).name for _ in range(3)]
+    stamps = [name.training_job.rsplit("-", 1)[0] for name in names]
+    assert stamps == sorted(stamps)
+    assert len(set(names)) == 3
+
+
+def test_jobs_survive_a_restart(tmp_path: Path) -> None:
+    first = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+    job = first.create(NEW)
+    first.close()
+    second = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+    assert second.get(job.name) == job
+    second.close()
+
+
+def test_a_repeated_request_returns_the_first_job(store: JobStore) -> None:
+    request_id = str(uuid.uuid4())
+    first = store.create(NEW, request_id=request_id)
+    assert store.create(NEW, request_id=request_id) == first
+    assert len(store.page(size=10).jobs) == 1
+
+
+def test_a_request_id_with_another_body_is_refused(store: JobStore) -> None:
+    request_id = str(uuid.uuid4())
+    store.create(NEW, request_id=request_id)
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.create(replace(NEW, specification=b"another"), request_id=request_id)
+    assert len(store.page(size=10).jobs) == 1
+
+
+def test_many_callers_with_one_request_id_make_one_job(store: JobStore) -> None:
+    request_id = str(uuid.uuid4())
+    with ThreadPoolExecutor(8) as threads:
+        jobs = list(threads.map(lambda _: store.create(NEW, request_id=request_id), range(16)))
+    assert len({job.name for job in jobs}) == 1
+
+
+def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore) -> None:
+    for _ in range(20):
+        store.create(NEW)
+    with pytest.raises(ResourceExhausted, match="20"):
+        store.create(NEW)
+    assert store.count_by_state()[JobState.QUEUED] == 20
+
+
+def test_pages_list_the_newest_first(store: JobStore) -> None:
+    names = [store.create(NEW).name for _ in range(5)]
+    first = store.page(size=3)
+    rest = store.page(size=3, before_number=first.next_number)
+    assert [job.name for job in [*first.jobs, *rest.jobs]] == names[::-1]
+    assert rest.next_number is None
+
+
+def test_a_cancelled_queued_job_ends_at_once(store: JobStore) -> None:
+    name = store.create(NEW).name
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLED
+    assert _states(store, name) == [JobState.QUEUED, JobState.CANCELLING, JobState.CANCELLED]
+    assert store.get(name).end_time is not None
+
+
+def test_cancelling_twice_tells_it_once(store: JobStore) -> None:
+    name = _running(store)
+    store.cancel(name, CANCELLED)
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLING
+    assert _states(store, name).count(JobState.CANCELLING) == 1
+
+
+@pytest.mark.parametrize("end", sorted(TERMINAL - {JobState.SUCCEEDED}))
+def test_an_ended_job_cannot_be_cancelled(store: JobStore, end: JobState) -> None:
+    name = store.create(NEW).name
+    if end is JobState.FAILED:
+        store.move(name, JobState.FAILED)
+    else:
+        store.cancel(name, CANCELLED)
+    with pytest.raises(FailedPrecondition, match=end.value):
+        store.cancel(name, CANCELLED)
+
+
+def test_a_job_that_is_being_published_cannot_be_cancelled(store: JobStore) -> None:
+    name = _running(store)
+    store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+    store.move(name, JobState.REGISTERING)
+    store.begin_commit(name)
+    with pytest.raises(FailedPrecondition, match="publish"):
+        store.cancel(name, CANCELLED)
+
+
+def test_a_cancelled_job_is_not_published(store: JobStore) -> None:
+    name = _running(store)
+    store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+    store.move(name, JobState.REGISTERING)
+    store.cancel(name, CANCELLED)
+    with pytest.raises(IllegalTransition):
+        store.begin_commit(name)
+
+
+def test_what_a_process_writes_is_stored_with_its_position(store: JobStore) -> None:
+    name = _running(store)
+    loss = Metric(name="loss", value=0.5, split="train", epoch=1, runtime="pytorch")
+    report = MetricReport(Progress(1, 10, 40, 900.0), (loss,))
+    job = store.record(name, 1, [report, LogLine("hello")], journal_offset=99)
+    assert job.journal_offset == 99
+    assert job.progress == report.progress
+    assert _history(store, name)[-2:] == [report, LogLine("hello")]
+
+
+def test_an_earlier_attempt_cannot_write_any_more(store: JobStore) -> None:
+    name = _running(store)
+    store.move(name, JobState.QUEUED, lost=True)
+    store.start(name)
+    before = store.get(name)
+    with pytest.raises(StaleAttempt):
+        store.record(name, 1, [LogLine("late")], journal_offset=50)
+    assert store.get(name) == before
+
+
+def test_an_impossible_phase_changes_nothing(store: JobStore) -> None:
+    name = store.create(NEW).name
+    store.start(name)
+    before = store.get(name)
+    with pytest.raises(IllegalTransition):
+        store.record(
+            name, 1, [LogLine("x"), StateChange(None, JobState.EXPORTING)], journal_offset=50
+        )
+    assert store.get(name) == before
+
+
+def test_a_process_that_is_being_stopped_does_not_undo_the_cancellation(store: JobStore) -> None:
+    name = _running(store)
+    store.cancel(name, CANCELLED)
+    store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=50)
+    assert store.get(name).state is JobState.CANCELLING
+
+
+def test_a_requeued_job_starts_from_the_beginning(store: JobStore) -> None:
+    name = _running(store)
+    store.set_process(name, ProcessIdentity(1234, 99, "boot"))
+    store.move(name, JobState.QUEUED, lost=True)
+    job = store.start(name)
+    assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, None)
+
+
+def test_events_resume_after_a_position(store: JobStore) -> None:
+    name = _running(store)
+    events, complete = store.events_after(name, 2, limit=10)
+    assert [event.sequence for event in events] == [3]
+    assert not complete
+    store.move(name, JobState.FAILED)
+    events, complete = store.events_after(name, 3, limit=10)
+    assert [event.sequence for event in events] == [4]
+    assert complete
+
+
+def test_a_position_beyond_the_last_event_is_out_of_range(store: JobStore) -> None:
+    name = store.create(NEW).name
+    with pytest.raises(OutOfRange, match="at most 1"):
+        store.events_after(name, 2, limit=10)
+
+
+def test_an_unknown_job_is_not_found(store: JobStore) -> None:
+    name = TrainingJobName("nobody")
+    with pytest.raises(NotFound):
+        store.get(name)
+    with pytest.raises(NotFound):
+        store.cancel(name, CANCELLED)
+    with pytest.raises(NotFound):
+        store.events_after(name, 0, limit=1)
+
+
+STEPS = ("start", "running", "exporting", "register", "commit", "succeed", "fail", "cancel")
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
+)
+@given(steps=st.lists(st.sampled_from([*STEPS, "cancelled", "requeue"]), max_size=15))
+def test_whatever_is_tried_an_ended_job_stays_as_it_is(store: JobStore, steps: list[str]) -> None:
+    if store.count_by_state()[JobState.QUEUED] >= 15:
+        for job in store.in_states(frozenset({JobState.QUEUED})):
+            store.cancel(job.name, CANCELLED)
+    name = store.create(NEW).name
+    for step in steps:
+        before = store.get(name)
+        try:
+            _try(store, name, step)
+        except (IllegalTransition, StaleAttempt, ServiceError):
+            assert store.get(name) == before
+        if before.state in TERMINAL:
+            assert store.get(name).state is before.state
+    assert _states(store, name)[-1] is store.get(name).state
+    if store.get(name).state not in TERMINAL | {JobState.QUEUED, JobState.CANCELLING}:
+        store.move(name, JobState.FAILED)
+
+
+def _try(store: JobStore, name: TrainingJobName, step: str) -> None:
+    attempt = store.get(name).attempt
+    match step:
+        case "start":
+            store.start(name)
+        case "running" | "exporting":
+            change = StateChange(None, JobState(step.upper()))
+            store.record(name, attempt, [change], journal_offset=1)
+        case "register":
+            store.move(name, JobState.REGISTERING)
+        case "commit":
+            store.begin_commit(name)
+        case "succeed":
+            store.move(name, JobState.SUCCEEDED)
+        case "fail":
+            store.move(name, JobState.FAILED)
+        case "cancel":
+            store.cancel(name, CANCELLED)
+        case "cancelled":
+            store.move(name, JobState.CANCELLED)
+        case "requeue":
+            store.move(name, JobState.QUEUED)
