@@ -1,0 +1,141 @@
+"""Starts the inference service: the only place where its parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from modelrail.client.channel import Connection
+from modelrail.client.registry import AsyncRegistryClient
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, load_config
+from modelrail_server.serve import run
+
+from modelrail_inference.config import InferenceConfig
+from modelrail_inference.dataplane import DataPlane
+from modelrail_inference.metrics import InferenceCollector
+from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.policy import POLICY, SERVICE
+from modelrail_inference.protocol.registry_adapter import RegistryAdapter
+from modelrail_inference.protocol.servicer import InferenceServicer, register
+from modelrail_inference.repository.definition import LoadFailed
+from modelrail_inference.repository.repository import Repository
+from modelrail_inference.runtime.loader import SessionLoader
+from modelrail_inference.runtime.provider import ProviderUnavailable, resolve
+from modelrail_inference.runtime.threads import usable_cpus
+from modelrail_inference.scheduling import RunQueue
+from modelrail_inference.sources.cache import ModelCache
+from modelrail_inference.sources.file import FileSource
+from modelrail_inference.sources.folder import FolderSource
+from modelrail_inference.sources.registry import RegistrySource
+from modelrail_inference.sources.source import Source
+
+
+@asynccontextmanager
+async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Application]:
+    """Wires the service for the length of the context.
+
+    The process is live, and `""` is SERVING, as soon as it listens; `infer/MODEL` is SERVING while a
+    version of the model takes requests; ServerReady is true once everything asked for is loaded. One
+    file is loaded before the server listens: without it there is nothing to serve.
+
+    Raises:
+        ConfigError: The execution provider does not load, or the one model file cannot be served.
+    """
+    try:
+        provider = await asyncio.to_thread(resolve, config.provider)
+    except ProviderUnavailable as error:
+        raise ConfigError("provider", str(error)) from error
+    loader = SessionLoader(
+        provider=provider,
+        intra_op_threads=config.intra_op_threads or usable_cpus(),
+        default_max_batch_size=config.default_max_batch_size,
+        warmup_timeout_seconds=config.warmup_timeout_seconds,
+    )
+    async with AsyncExitStack() as stack:
+        repository = Repository(
+            loader, on_change=lambda name, ready: runtime.health.set(f"infer/{name}", ready)
+        )
+        queue = RunQueue(
+            threads=config.run_threads,
+            max_items=config.max_queue_items,
+            max_bytes=config.max_queue_bytes,
+        )
+        stack.callback(queue.close)
+        stack.push_async_callback(repository.close)
+        runtime.metrics.register(InferenceCollector(repository))
+        source = await _source(config, repository, stack)
+        for name in source.names():
+            runtime.health.set(f"infer/{name}", serving=False)
+        await _start(source, config, stack)
+        servicer = InferenceServicer(
+            repository,
+            DataPlane(repository, queue),
+            source,
+            stopping=runtime.stopping,
+            max_stream_in_flight=config.max_stream_in_flight,
+        )
+        yield Application(
+            register=lambda server: register(servicer, server),
+            services=(SERVICE,),
+            policy=POLICY,
+            descriptors=(pb.DESCRIPTOR,),
+        )
+
+
+async def _source(config: InferenceConfig, repository: Repository, stack: AsyncExitStack) -> Source:
+    if config.model is not None:
+        name = config.served_name()
+        return FileSource(config.model, name, config.data_dir / "files" / name, repository)
+    if config.model_repository is not None:
+        return FolderSource(config.model_repository, repository, read_settings)
+    client = await stack.enter_async_context(AsyncRegistryClient(_connection(config)))
+    return RegistrySource(
+        config.references(), RegistryAdapter(client), ModelCache(config.data_dir), repository
+    )
+
+
+async def _start(source: Source, config: InferenceConfig, stack: AsyncExitStack) -> None:
+    if isinstance(source, FileSource):
+        try:
+            await source.run()
+        except LoadFailed as error:
+            raise ConfigError("model", str(error)) from error
+        return
+    task = asyncio.create_task(source.run())
+    stack.push_async_callback(_stop, task)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _connection(config: InferenceConfig) -> Connection:
+    if config.registry is None:
+        raise ConfigError("registry", "expected an address, got none")
+    try:
+        key = config.registry_api_key_file
+        return Connection(
+            address=config.registry,
+            api_key=key.read_text(encoding="utf-8").strip() if key else None,
+            ca_certificate=config.registry_ca_certificate,
+        )
+    except OSError as error:
+        raise ConfigError("registry_api_key_file", error.strerror or "cannot be read") from None
+    except ValueError as error:
+        raise ConfigError("registry", str(error)) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the service until it is told to stop; returns the exit status."""
+    config = load_config(InferenceConfig, service="inference", argv=argv)
+    return run(config, service="inference", build=lambda runtime: build(config, runtime))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The settings of the inference service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelrail.names import InvalidName, check_id
+from modelrail_server.config import ConfigError, ServerConfig, setting
+
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.sources.file import name_of_file
+from modelrail_inference.sources.registry import Reference, parse_reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig(ServerConfig):
+    """Which models to serve, on what, and within which limits.
+
+    Raises:
+        ConfigError: Not exactly one of registry, model repository and model file is given, or a field
+            that belongs to another one.
+    """
+
+    grpc_address: str = setting("127.0.0.1:8001", "Address for gRPC: HOST:PORT or unix:PATH.")
+    metrics_address: str = setting("127.0.0.1:8002", "Address for Prometheus, path /metrics.")
+    data_dir: Path = setting(Path(".modelrail/inference"), "Folder for verified copies of models.")
+
+    registry: str | None = setting(None, "Address of the registry to serve models from.")
+    registry_api_key_file: Path | None = setting(None, "File with the key for the registry.")
+    registry_ca_certificate: Path | None = setting(
+        None, "PEM file of the authority of the registry's certificate; turns TLS on."
+    )
+    serve: tuple[str, ...] = setting(
+        (), "Model to serve: MODEL@ALIAS (followed), MODEL@3, or MODEL for MODEL@production."
+    )
+    model_repository: Path | None = setting(None, "Folder of models in Triton's layout.")
+    model: Path | None = setting(None, "One ONNX file to serve, without a registry.")
+    model_name: str | None = setting(None, "Name of --model; without it the file's.")
+
+    provider: Provider = setting(
+        Provider.AUTO, "Execution provider; auto takes CUDA where it really loads."
+    )
+    default_max_batch_size: int = setting(
+        64,
+        "Largest batch of models without configuration whose first dimensions are dynamic.",
+        minimum=0,
+        maximum=1 << 20,
+    )
+    run_threads: int = setting(
+        1, "Runs of models at a time; each uses --intra-op-threads.", minimum=1, maximum=1024
+    )
+    intra_op_threads: int = setting(
+        0, "Threads that share one operator; 0: as many as there are usable CPUs.",
+        minimum=0, maximum=1024,
+    )  # fmt: skip
+    max_queue_items: int = setting(
+        1000, "Requests that may wait; more are refused.", minimum=0, maximum=1_000_000
+    )
+    max_queue_bytes: int = setting(
+        1 << 30, "Bytes of inputs that waiting and running requests may hold.", minimum=1
+    )
+    max_stream_in_flight: int = setting(
+        32, "Requests in flight on one stream; the rest stay with the caller.", minimum=1,
+        maximum=10_000,
+    )  # fmt: skip
+    warmup_timeout_seconds: float = setting(
+        60.0, "Longest first run of a model before it is refused.", minimum=0.1, maximum=3600
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what one field alone cannot tell."""
+        ServerConfig.__post_init__(self)
+        sources = [self.registry, self.model_repository, self.model]
+        if sum(source is not None for source in sources) != 1:
+            raise ConfigError(
+                "registry", "expected exactly one of --registry, --model-repository and --model"
+            )
+        if bool(self.serve) != (self.registry is not None):
+            raise ConfigError("serve", "expected --serve MODEL@ALIAS together with --registry")
+        if self.model_name is not None and self.model is None:
+            raise ConfigError("model_name", "expected --model as well")
+        if self.model_repository is not None and not self.model_repository.is_dir():
+            raise ConfigError("model_repository", f"{self.model_repository} is no folder")
+        if self.model is not None and not self.model.is_file():
+            raise ConfigError("model", f"{self.model} is no file")
+        self.references()
+        if self.model is not None:
+            self.served_name()
+
+    def references(self) -> list[Reference]:
+        """Returns what --serve names.
+
+        Raises:
+            ConfigError: A reference is malformed.
+        """
+        try:
+            return [parse_reference(text) for text in self.serve]
+        except InvalidName as error:
+            raise ConfigError("serve", str(error)) from None
+
+    def served_name(self) -> str:
+        """Returns the name that --model is served under.
+
+        Raises:
+            ConfigError: The name is malformed.
+        """
+        if self.model is None:
+            raise ConfigError("model", "expected a file, got none")
+        try:
+            if self.model_name is not None:
+                return check_id(self.model_name, what="model name")
+            return name_of_file(self.model)
+        except InvalidName as error:
+            raise ConfigError("model_name", str(error)) from None

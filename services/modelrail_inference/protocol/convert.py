@@ -1,0 +1,271 @@
+"""Protobuf messages of the Open Inference Protocol to domain values and back; nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail.oip.v2 import model_config_pb2 as config_pb
+from modelrail.tensor import to_raw
+from modelrail_server.errors import InvalidArgument
+
+from modelrail_inference.message import (
+    InferenceReply,
+    InferenceRequest,
+    InputTensor,
+    Parameter,
+    TypedContents,
+)
+from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.repository.lifecycle import Version
+from modelrail_inference.repository.repository import IndexEntry
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.signature import TensorSpec
+from modelrail_inference.statistics import Duration, Statistics
+
+PLATFORM = "onnxruntime_onnx"
+BACKEND = "onnxruntime"
+
+DATA_TYPES: Mapping[str, config_pb.DataType] = {
+    "BOOL": config_pb.TYPE_BOOL,
+    "UINT8": config_pb.TYPE_UINT8,
+    "UINT16": config_pb.TYPE_UINT16,
+    "UINT32": config_pb.TYPE_UINT32,
+    "UINT64": config_pb.TYPE_UINT64,
+    "INT8": config_pb.TYPE_INT8,
+    "INT16": config_pb.TYPE_INT16,
+    "INT32": config_pb.TYPE_INT32,
+    "INT64": config_pb.TYPE_INT64,
+    "FP16": config_pb.TYPE_FP16,
+    "FP32": config_pb.TYPE_FP32,
+    "FP64": config_pb.TYPE_FP64,
+    "BF16": config_pb.TYPE_BF16,
+    "BYTES": config_pb.TYPE_STRING,
+}
+_KINDS = {
+    Provider.CPU: config_pb.ModelInstanceGroup.KIND_CPU,
+    Provider.CUDA: config_pb.ModelInstanceGroup.KIND_GPU,
+}
+
+
+def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
+    """Reads a request. Raw entries belong to the inputs in order; surplus entries are ignored.
+
+    Raises:
+        InvalidArgument: Raw and typed contents are mixed, or one input has two typed fields.
+    """
+    return InferenceRequest(
+        model=request.model_name,
+        version=request.model_version,
+        id=request.id,
+        inputs=tuple(_inputs(request)),
+        outputs=tuple(output.name for output in request.outputs),
+        parameters=_parameters(request.parameters),
+        input_parameters={t.name: _parameters(t.parameters) for t in request.inputs},
+        output_parameters={t.name: _parameters(t.parameters) for t in request.outputs},
+    )
+
+
+def _inputs(request: pb.ModelInferRequest) -> Iterator[InputTensor]:
+    raw = request.raw_input_contents
+    for index, tensor in enumerate(request.inputs):
+        data: bytes | TypedContents | None = _contents(f"inputs[{index}].contents", tensor)
+        if raw and data is not None:
+            raise InvalidArgument.field(
+                f"inputs[{index}].contents",
+                f"contents field must not be specified when using raw_input_contents for "
+                f"'{tensor.name[:60]}' for model '{request.model_name[:80]}'",
+            )
+        if index < len(raw):
+            data = raw[index]
+        yield InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+
+
+def _contents(field: str, tensor: pb.ModelInferRequest.InferInputTensor) -> TypedContents | None:
+    if not tensor.HasField("contents"):
+        return None
+    filled = tensor.contents.ListFields()
+    if len(filled) > 1:
+        names = " and ".join(descriptor.name for descriptor, _ in filled)
+        raise InvalidArgument.field(field, f"expected one typed field, got {names}")
+    return TypedContents(filled[0][0].name, list(filled[0][1])) if filled else None
+
+
+def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    values: dict[str, Parameter] = {}
+    for key, parameter in parameters.items():
+        choice = next(iter(parameter.ListFields()), None)
+        if choice is None:  # a value of zero is set and still not listed
+            which = parameter.WhichOneof("parameter_choice")
+            values[key] = getattr(parameter, which) if which else None
+        else:
+            values[key] = choice[1]
+    return values
+
+
+def reply_to_pb(reply: InferenceReply) -> pb.ModelInferResponse:
+    """Writes a reply, with one raw entry per output, also for empty ones."""
+    response = pb.ModelInferResponse(
+        model_name=reply.model, model_version=str(reply.version), id=reply.id
+    )
+    for output in reply.outputs:
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
+        response.raw_output_contents.append(to_raw(output.array, output.datatype))
+    return response
+
+
+def stream_reply_to_pb(reply: InferenceReply) -> pb.ModelStreamInferResponse:
+    """Writes a reply on a stream; it is the request's first and last."""
+    response = pb.ModelStreamInferResponse(infer_response=reply_to_pb(reply))
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response
+
+
+def stream_error_to_pb(request: pb.ModelInferRequest, message: str) -> pb.ModelStreamInferResponse:
+    """Writes the error of one request, which leaves the stream open."""
+    response = pb.ModelStreamInferResponse(error_message=message)
+    response.infer_response.id = request.id
+    response.infer_response.model_name = request.model_name
+    response.infer_response.model_version = request.model_version
+    return response
+
+
+def metadata_to_pb(model: LoadedModel, versions: Iterable[int]) -> pb.ModelMetadataResponse:
+    """Writes names, datatypes and shapes, with the batch dimension."""
+    return pb.ModelMetadataResponse(
+        name=model.model,
+        versions=[str(number) for number in versions],
+        platform=PLATFORM,
+        inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
+        outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+    )
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name, datatype=spec.datatype, shape=spec.shape
+    )
+
+
+def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
+    """Writes the configuration with everything that was found out filled in.
+
+    `parameters` holds `execution_provider`, the provider that really runs the model, and what the
+    exporter said about it: keys `modelrail.*`, with the class labels in `modelrail.output_spec`.
+    """
+    config = config_pb.ModelConfig(
+        name=model.model,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=model.max_batch_size,
+        default_model_filename=model.settings.file_name,
+    )
+    policy = model.settings.version_policy
+    if policy.specific:
+        config.version_policy.specific.versions.extend(policy.specific)
+    elif policy.latest:
+        config.version_policy.latest.num_versions = policy.latest
+    else:
+        config.version_policy.all.SetInParent()
+    leading = 1 if model.max_batch_size else 0
+    for spec in model.signature.inputs:
+        config.input.add(
+            name=spec.name, data_type=DATA_TYPES[spec.datatype], dims=spec.shape[leading:]
+        )
+    for spec in model.signature.outputs:
+        config.output.add(
+            name=spec.name, data_type=DATA_TYPES[spec.datatype], dims=spec.shape[leading:]
+        )
+    config.instance_group.add(name=model.model, kind=_KINDS[model.provider], count=1)
+    config.parameters["execution_provider"].string_value = model.provider.value
+    for key, value in model.metadata.items():
+        if key.startswith("modelrail."):
+            config.parameters[key].string_value = value
+    return pb.ModelConfigResponse(config=config)
+
+
+def statistics_to_pb(models: Iterable[LoadedModel]) -> pb.ModelStatisticsResponse:
+    """Writes the counters of versions."""
+    return pb.ModelStatisticsResponse(model_stats=[_model_statistics(model) for model in models])
+
+
+def _model_statistics(model: LoadedModel) -> pb.ModelStatistics:
+    counters = model.statistics
+    return pb.ModelStatistics(
+        name=model.model,
+        version=str(model.number),
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.inference_count,
+        execution_count=counters.execution_count,
+        inference_stats=_inference_statistics(counters),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batch.compute_input),
+                compute_infer=_duration(batch.compute_infer),
+                compute_output=_duration(batch.compute_output),
+            )
+            for size, batch in sorted(counters.batches.items())
+        ],
+    )
+
+
+def _inference_statistics(counters: Statistics) -> pb.InferStatistics:
+    return pb.InferStatistics(
+        success=_duration(counters.success),
+        fail=_duration(counters.fail),
+        queue=_duration(counters.queue),
+        compute_input=_duration(counters.compute_input),
+        compute_infer=_duration(counters.compute_infer),
+        compute_output=_duration(counters.compute_output),
+        cache_hit=pb.StatisticDuration(),
+        cache_miss=pb.StatisticDuration(),
+    )
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)
+
+
+def index_to_pb(
+    entries: Sequence[IndexEntry], unloaded: Iterable[str], *, ready: bool
+) -> pb.RepositoryIndexResponse:
+    """Writes the index; names that nobody loaded yet appear with the name only."""
+    response = pb.RepositoryIndexResponse()
+    for entry in entries:
+        if not ready or entry.state.value == "READY":
+            response.models.add(
+                name=entry.model,
+                version=str(entry.number),
+                state=entry.state.value,
+                reason=entry.reason,
+            )
+    if not ready:
+        seen = {entry.model for entry in entries}
+        for name in sorted(set(unloaded) - seen):
+            response.models.add(name=name)
+    return response
+
+
+def check_repository_parameters(
+    parameters: Mapping[str, pb.ModelRepositoryParameter], allowed: frozenset[str]
+) -> None:
+    """Refuses what a caller wants to change about a load: only the operator's files are served.
+
+    Raises:
+        InvalidArgument: A parameter is not offered.
+    """
+    for key in parameters:
+        if key in allowed:
+            continue
+        what = (
+            "overriding the configuration or files of a model is not offered"
+            if key == "config" or key.startswith("file:")
+            else "unknown parameter"
+        )
+        raise InvalidArgument.field(f"parameters[{key[:60]}]", what)
+
+
+def versions(ready: Iterable[Version]) -> list[int]:
+    """Returns the numbers of versions."""
+    return [version.number for version in ready]

@@ -1,0 +1,203 @@
+"""Reads `config.pbtxt`, the configuration of a model in Triton's layout.
+
+What is not implemented is refused with the field's name: a configuration is honoured as written, or
+not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from modelrail.oip.v2 import model_config_pb2 as pb
+
+from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
+from modelrail_inference.repository.definition import LoadFailed, ModelSettings, VersionPolicy
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.signature import DYNAMIC, TensorSpec
+
+CONFIG_FILE = "config.pbtxt"
+_MAX_BYTES = 1 << 20
+_MAX_THREADS = 1024
+
+_DATATYPES = {number: name for name, number in DATA_TYPES.items()}
+_HONOURED = frozenset(
+    {
+        "name",
+        "platform",
+        "backend",
+        "max_batch_size",
+        "version_policy.latest.num_versions",
+        "version_policy.all",
+        "version_policy.specific.versions",
+        "input.name",
+        "input.data_type",
+        "input.dims",
+        "output.name",
+        "output.data_type",
+        "output.dims",
+        "instance_group.name",
+        "instance_group.kind",
+        "instance_group.count",
+        "default_model_filename",
+        "parameters.key",
+        "parameters.value.string_value",
+    }
+)
+# Messages that say nothing when they are there and empty; an empty `dynamic_batching` says something.
+_HARMLESS_EMPTY = frozenset(
+    {"model_transaction_policy", "response_cache", "optimization", "version_policy.latest"}
+)
+_THREAD_PARAMETERS = {
+    "intra_op_thread_count": "intra_op_threads",
+    "inter_op_thread_count": "inter_op_threads",
+}
+
+
+def read_settings(path: Path, model: str) -> ModelSettings:
+    """Reads a configuration file.
+
+    Args:
+        path: The file.
+        model: Name of the model's folder, which the configuration may repeat.
+
+    Raises:
+        LoadFailed: The file is no such configuration, contradicts itself, or asks for what is not
+            offered; the message names the field.
+    """
+    config = pb.ModelConfig()
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise _wrong("the file", f"expected at most {_MAX_BYTES} bytes")
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        raise LoadFailed(f"{CONFIG_FILE}: {_first_line(error)}") from error
+    for name in _fields(config):
+        if name not in _HONOURED:
+            raise _wrong(name, "not supported by this server")
+    _check_backend(config, model)
+    return ModelSettings(
+        max_batch_size=_at_least_zero("max_batch_size", config.max_batch_size),
+        inputs=_tensors("input", config.input, config.max_batch_size),
+        outputs=_tensors("output", config.output, config.max_batch_size),
+        provider=_provider(config),
+        version_policy=_version_policy(config.version_policy),
+        file_name=_file_name(config.default_model_filename),
+        **_thread_counts(config),
+    )
+
+
+def _fields(message: Message, prefix: str = "") -> Iterator[str]:
+    """Yields the path of every field that is set, such as `version_policy.latest.num_versions`."""
+    for descriptor, value in message.ListFields():
+        path = f"{prefix}{descriptor.name}"
+        if descriptor.message_type is None:
+            yield path
+            continue
+        if descriptor.message_type.GetOptions().map_entry:
+            for key in value:
+                yield f"{path}.key"
+                entry = value[key]
+                if isinstance(entry, Message):
+                    yield from _fields(entry, f"{path}.value.")
+            continue
+        entries = [value] if isinstance(value, Message) else list(value)
+        for entry in entries:
+            inner = list(_fields(entry, f"{path}."))
+            if not inner and path not in _HARMLESS_EMPTY:
+                yield path
+            yield from inner
+
+
+def _check_backend(config: pb.ModelConfig, model: str) -> None:
+    if config.name not in ("", model):
+        raise _wrong("name", f"expected '{model}', the name of the folder, got '{config.name}'")
+    if config.platform not in ("", PLATFORM):
+        raise _wrong("platform", f"expected '{PLATFORM}', got '{config.platform}'")
+    if config.backend not in ("", BACKEND):
+        raise _wrong("backend", f"expected '{BACKEND}', got '{config.backend}'")
+
+
+def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec, ...]:
+    specs = []
+    for index, tensor in enumerate(tensors):
+        datatype = _DATATYPES.get(tensor.data_type)
+        if not tensor.name:
+            raise _wrong(f"{field}[{index}].name", "expected a name, got none")
+        if datatype is None:
+            raise _wrong(f"{field}[{index}].data_type", "expected a data type, got TYPE_INVALID")
+        if any(size < DYNAMIC for size in tensor.dims):
+            raise _wrong(
+                f"{field}[{index}].dims", f"expected sizes from 0 or -1, got {tensor.dims}"
+            )
+        leading = (DYNAMIC,) if max_batch_size else ()
+        specs.append(TensorSpec(tensor.name, datatype, (*leading, *tensor.dims)))
+    return tuple(specs)
+
+
+def _provider(config: pb.ModelConfig) -> Provider | None:
+    if len(config.instance_group) > 1:
+        raise _wrong("instance_group", f"expected at most one, got {len(config.instance_group)}")
+    if not config.instance_group:
+        return None
+    group = config.instance_group[0]
+    if group.count not in (0, 1):
+        raise _wrong("instance_group[0].count", f"expected 1, got {group.count}")
+    kinds = {
+        pb.ModelInstanceGroup.KIND_AUTO: None,
+        pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
+        pb.ModelInstanceGroup.KIND_GPU: Provider.CUDA,
+    }
+    if group.kind not in kinds:
+        raise _wrong("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
+    return kinds[group.kind]
+
+
+def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return VersionPolicy(latest=0)
+        case "specific":
+            numbers = tuple(policy.specific.versions)
+            if not numbers or min(numbers) < 0:
+                raise _wrong("version_policy.specific.versions", "expected numbers from 0")
+            return VersionPolicy(latest=0, specific=numbers)
+        case _:
+            return VersionPolicy(latest=policy.latest.num_versions or 1)
+
+
+def _file_name(name: str) -> str:
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise _wrong("default_model_filename", f"expected a plain file name, got {name[:80]!r}")
+    return name or "model.onnx"
+
+
+def _thread_counts(config: pb.ModelConfig) -> dict[str, int]:
+    counts = {}
+    for key, value in config.parameters.items():
+        if key not in _THREAD_PARAMETERS:
+            expected = " or ".join(_THREAD_PARAMETERS)
+            raise _wrong(f"parameters['{key}']", f"expected {expected}")
+        text = value.string_value
+        if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_THREADS):
+            raise _wrong(f"parameters['{key}']", f"expected 1 to {_MAX_THREADS}, got {text[:20]!r}")
+        counts[_THREAD_PARAMETERS[key]] = int(text)
+    return counts
+
+
+def _at_least_zero(field: str, value: int) -> int:
+    if value < 0:
+        raise _wrong(field, f"expected a number from 0, got {value}")
+    return value
+
+
+def _wrong(field: str, description: str) -> LoadFailed:
+    return LoadFailed(f"{CONFIG_FILE}: {field}: {description}")
+
+
+def _first_line(error: Exception) -> str:
+    text = (error.strerror or "cannot be read") if isinstance(error, OSError) else str(error)
+    return text.splitlines()[0][:300]

@@ -1,0 +1,257 @@
+"""The 20 RPCs of the Open Inference Protocol with Triton's extensions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Final, NoReturn
+
+import grpc.aio
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
+from modelrail_server.context import Context, identity
+from modelrail_server.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+
+from modelrail_inference.call import Call
+from modelrail_inference.dataplane import DataPlane
+from modelrail_inference.protocol import convert
+from modelrail_inference.protocol.stream import answer_stream
+from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.repository.repository import Repository, not_ready
+from modelrail_inference.sources.source import Source
+
+EXTENSIONS: Final = (
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""Triton's names of the protocol extensions that exist here."""
+
+_UNLOAD_PARAMETERS: Final = frozenset({"unload_dependents"})
+
+
+class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
+    """Converts, calls one domain method, converts back.
+
+    Shared memory, tracing and log settings are not offered. Their methods answer UNIMPLEMENTED,
+    except the two Unregister methods: perf_analyzer calls them before it starts, on every machine,
+    and taking all of no regions away is done by doing nothing.
+
+    Args:
+        repository: The loaded models.
+        dataplane: Answers requests.
+        source: Where models come from.
+        stopping: Set when streams have to end.
+        max_stream_in_flight: Requests in flight on one stream.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        dataplane: DataPlane,
+        source: Source,
+        *,
+        stopping: asyncio.Event,
+        max_stream_in_flight: int,
+    ) -> None:
+        self._repository = repository
+        self._dataplane = dataplane
+        self._source = source
+        self._stopping = stopping
+        self._max_stream_in_flight = max_stream_in_flight
+
+    async def ServerLive(  # noqa: N802
+        self, request: pb.ServerLiveRequest, context: Context
+    ) -> pb.ServerLiveResponse:
+        """Answers that the process runs."""
+        self._check_not_stopping()
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(  # noqa: N802
+        self, request: pb.ServerReadyRequest, context: Context
+    ) -> pb.ServerReadyResponse:
+        """Answers whether every model that this server was started for is loaded."""
+        self._check_not_stopping()
+        return pb.ServerReadyResponse(ready=self._source.ready())
+
+    async def ModelReady(  # noqa: N802
+        self, request: pb.ModelReadyRequest, context: Context
+    ) -> pb.ModelReadyResponse:
+        """Answers whether a model takes requests; an unknown one does not."""
+        try:
+            found = self._repository.find(request.name, request.version)
+        except NotFound:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=found.serving is not None)
+
+    async def ServerMetadata(  # noqa: N802
+        self, request: pb.ServerMetadataRequest, context: Context
+    ) -> pb.ServerMetadataResponse:
+        """Answers name, version and the extensions that exist."""
+        return pb.ServerMetadataResponse(
+            name="modelrail", version=version("modelrail"), extensions=EXTENSIONS
+        )
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        """Answers inputs and outputs; versions are the ready ones, or the one asked for."""
+        model = self._loaded(request.name, request.version)
+        ready = convert.versions(self._repository.ready_versions(request.name))
+        return convert.metadata_to_pb(model, [model.number] if request.version else ready)
+
+    async def ModelConfig(  # noqa: N802
+        self, request: pb.ModelConfigRequest, context: Context
+    ) -> pb.ModelConfigResponse:
+        """Answers the configuration, completed."""
+        return convert.config_to_pb(self._loaded(request.name, request.version))
+
+    async def ModelInfer(  # noqa: N802
+        self, request: pb.ModelInferRequest, context: Context
+    ) -> pb.ModelInferResponse:
+        """Runs a model."""
+        call = Call.within(context.time_remaining(), identity=identity().name)
+        reply = await self._dataplane.infer(convert.request_from_pb(request), call)
+        return convert.reply_to_pb(reply)
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Runs models for many requests on one stream, answered in their order."""
+        call = Call.within(context.time_remaining(), identity=identity().name)
+
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            reply = await self._dataplane.infer(convert.request_from_pb(request), call)
+            return convert.stream_reply_to_pb(reply)
+
+        metadata = dict(context.invocation_metadata() or ())
+        responses = answer_stream(
+            request_iterator,
+            answer,
+            max_in_flight=self._max_stream_in_flight,
+            stopping=self._stopping,
+            end_on_error=metadata.get("triton_grpc_error") == "true",
+        )
+        async for response in responses:
+            yield response
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        """Answers the counters of one version, of a model's versions, or of all."""
+        models = [
+            model
+            for model in self._repository.serving()
+            if request.name in ("", model.model) and request.version in ("", str(model.number))
+        ]
+        if request.name and not models:
+            raise InvalidArgument(
+                f"requested model '{request.name[:80]}' is not available",
+                reason="MODEL_NOT_AVAILABLE",
+            )
+        return convert.statistics_to_pb(models)
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: pb.RepositoryIndexRequest, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        """Answers every version with its state and the reason of it."""
+        _check_repository_name(request.repository_name)
+        return convert.index_to_pb(
+            self._repository.index(), self._source.names(), ready=request.ready
+        )
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """Loads a model that the source knows, or loads it anew. Answers when it is ready."""
+        _check_repository_name(request.repository_name)
+        convert.check_repository_parameters(request.parameters, frozenset())
+        await self._source.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Takes a model away until it is loaded again. Requests in flight are still answered."""
+        _check_repository_name(request.repository_name)
+        convert.check_repository_parameters(request.parameters, _UNLOAD_PARAMETERS)
+        await self._source.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def SystemSharedMemoryUnregister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryUnregisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        """Does nothing, as no region can be registered."""
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryUnregister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryUnregisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        """Does nothing, as no region can be registered."""
+        return pb.CudaSharedMemoryUnregisterResponse()
+
+    async def SystemSharedMemoryStatus(  # noqa: N802
+        self, request: pb.SystemSharedMemoryStatusRequest, context: Context
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        """Is not offered."""
+        _refuse("SystemSharedMemoryStatus")
+
+    async def SystemSharedMemoryRegister(  # noqa: N802
+        self, request: pb.SystemSharedMemoryRegisterRequest, context: Context
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        """Is not offered."""
+        _refuse("SystemSharedMemoryRegister")
+
+    async def CudaSharedMemoryStatus(  # noqa: N802
+        self, request: pb.CudaSharedMemoryStatusRequest, context: Context
+    ) -> pb.CudaSharedMemoryStatusResponse:
+        """Is not offered."""
+        _refuse("CudaSharedMemoryStatus")
+
+    async def CudaSharedMemoryRegister(  # noqa: N802
+        self, request: pb.CudaSharedMemoryRegisterRequest, context: Context
+    ) -> pb.CudaSharedMemoryRegisterResponse:
+        """Is not offered."""
+        _refuse("CudaSharedMemoryRegister")
+
+    async def TraceSetting(  # noqa: N802
+        self, request: pb.TraceSettingRequest, context: Context
+    ) -> pb.TraceSettingResponse:
+        """Is not offered."""
+        _refuse("TraceSetting")
+
+    async def LogSettings(  # noqa: N802
+        self, request: pb.LogSettingsRequest, context: Context
+    ) -> pb.LogSettingsResponse:
+        """Is not offered."""
+        _refuse("LogSettings")
+
+    def _loaded(self, name: str, number: str) -> LoadedModel:
+        found = self._repository.find(name, number)
+        if found.serving is None:
+            raise not_ready(found, name)
+        return found.serving.model
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise Unavailable("Server exiting", reason="SERVER_EXITING")
+
+
+def register(servicer: InferenceServicer, server: grpc.aio.Server) -> None:
+    """Adds the servicer under the protocol's own name."""
+    pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+
+
+def _refuse(method: str) -> NoReturn:
+    raise Unimplemented(f"{method} is not offered by this server", reason="METHOD_NOT_OFFERED")
+
+
+def _check_repository_name(name: str) -> None:
+    if name:
+        raise Unimplemented(
+            "'repository_name' is not supported: this server has one repository",
+            reason="REPOSITORY_NAME_UNSUPPORTED",
+        )

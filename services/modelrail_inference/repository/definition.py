@@ -1,0 +1,149 @@
+"""What a source asks the repository to load, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.signature import Signature, TensorSpec
+from modelrail_inference.statistics import Statistics
+
+
+class LoadFailed(Exception):
+    """A version cannot be served; the message says why and may be shown to callers."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which of a model's versions are served: the latest few, the given ones, or all.
+
+    Attributes:
+        latest: Number of versions, counted from the newest; 0 for another rule.
+        specific: The numbers; empty for another rule. Without either rule all versions are served.
+    """
+
+    latest: int = 1
+    specific: tuple[int, ...] = ()
+
+    def choose(self, numbers: Sequence[int]) -> list[int]:
+        """Returns the versions to serve, in ascending order."""
+        if self.specific:
+            return sorted(self.specific)
+        return sorted(numbers)[-self.latest :] if self.latest else sorted(numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What a configuration says about a model beyond the file.
+
+    Attributes:
+        max_batch_size: Largest batch; 0 when the model has no batch dimension; None to find out.
+        inputs: Inputs that the configuration declares, with the batch dimension; empty for the
+            graph's own.
+        outputs: Likewise; a subset of the graph's outputs serves only these.
+        provider: Execution provider that the model asks for; None for the server's.
+        intra_op_threads: Threads that share one operator; None for the server's.
+        inter_op_threads: Operators that run at a time; None for the server's.
+        version_policy: Which versions are served.
+        file_name: Name of the ONNX file in the folder of a version.
+    """
+
+    max_batch_size: int | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    provider: Provider | None = None
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
+    version_policy: VersionPolicy = VersionPolicy()
+    file_name: str = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDefinition:
+    """One version that shall be served.
+
+    Attributes:
+        model: Name of the model.
+        number: Number of the version.
+        path: The ONNX file.
+        fingerprint: Changes when the file or the settings do; a version whose fingerprint is
+            loaded already is not loaded again.
+        settings: What the configuration says.
+    """
+
+    model: str
+    number: int
+    path: Path
+    fingerprint: str
+    settings: ModelSettings = field(default_factory=ModelSettings)
+
+
+class RunHandle(Protocol):
+    """A run that can be stopped from another thread."""
+
+    def terminate(self) -> None:
+        """Stops the run soon."""
+
+
+class Runnable(Protocol):
+    """A loaded file."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says about itself."""
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Any
+    ) -> list[NDArray[Any]]:
+        """Computes the named outputs."""
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A version in memory, warmed up.
+
+    Attributes:
+        model: Name of the model.
+        number: Number of the version.
+        signature: Served inputs and outputs, with the batch dimension.
+        max_batch_size: Largest batch; 0 when the model has no batch dimension.
+        provider: Execution provider that runs it.
+        settings: What the configuration said.
+        session: The loaded file; None once the version is unloaded.
+        load_seconds: What loading and warming up took.
+        file_bytes: Size of the model file.
+        metadata: What the exporter wrote into the file.
+        statistics: What the version has done.
+    """
+
+    model: str
+    number: int
+    signature: Signature
+    max_batch_size: int
+    provider: Provider
+    session: Runnable | None
+    settings: ModelSettings = field(default_factory=ModelSettings)
+    load_seconds: float = 0.0
+    file_bytes: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def close(self) -> None:
+        """Frees the memory of the file; nothing may run any more."""
+        self.session = None
+
+
+class Loader(Protocol):
+    """Makes a definition a loaded model. Blocks, so it is called on a thread."""
+
+    def load(self, definition: VersionDefinition) -> LoadedModel:
+        """Loads and warms up one version.
+
+        Raises:
+            LoadFailed: It cannot be served.
+        """

@@ -1,0 +1,1 @@
+"""ONNX Runtime and everything that knows it."""

@@ -1,0 +1,182 @@
+"""Turns a model file into a loaded, checked and warmed-up model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from modelrail.tensor import NUMPY_TYPES
+from numpy.typing import NDArray
+
+from modelrail_inference.repository.definition import (
+    LoadedModel,
+    LoadFailed,
+    ModelSettings,
+    VersionDefinition,
+)
+from modelrail_inference.runtime.provider import Provider, ProviderUnavailable, resolve
+from modelrail_inference.runtime.session import (
+    ModelFileInvalid,
+    Run,
+    RunFailed,
+    RunTerminated,
+    Session,
+    SessionOptions,
+)
+from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLoader:
+    """Loads with ONNX Runtime.
+
+    Attributes:
+        provider: Execution provider of models that ask for none.
+        intra_op_threads: Threads that share one operator.
+        default_max_batch_size: Largest batch of models without configuration whose inputs and
+            outputs all have a dynamic first dimension.
+        warmup_timeout_seconds: Longest first run; a model that takes longer is not served.
+    """
+
+    provider: Provider
+    intra_op_threads: int
+    default_max_batch_size: int
+    warmup_timeout_seconds: float
+
+    def load(self, definition: VersionDefinition) -> LoadedModel:
+        """Loads, checks against the settings, and runs once.
+
+        Raises:
+            LoadFailed: The file is missing or invalid, the provider does not load, the settings
+                contradict the graph, or the first run fails.
+        """
+        started = time.monotonic()
+        settings = definition.settings
+        try:
+            file_bytes = definition.path.stat().st_size
+        except OSError as error:
+            raise LoadFailed(f"model file '{definition.path.name}' cannot be read") from error
+        if file_bytes == 0:
+            raise LoadFailed(f"model file '{definition.path.name}' is empty")
+        try:
+            session = Session(definition.path, self._options(settings))
+        except (ModelFileInvalid, ProviderUnavailable) as error:
+            raise LoadFailed(str(error)) from error
+        max_batch_size = settings.max_batch_size
+        if max_batch_size is None:
+            max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
+        signature = _served_signature(session.signature, settings, max_batch_size)
+        self._warm_up(session, signature, max_batch_size)
+        return LoadedModel(
+            model=definition.model,
+            number=definition.number,
+            signature=signature,
+            max_batch_size=max_batch_size,
+            provider=session.provider,
+            session=session,
+            settings=settings,
+            load_seconds=time.monotonic() - started,
+            file_bytes=file_bytes,
+            metadata=session.metadata,
+        )
+
+    def _options(self, settings: ModelSettings) -> SessionOptions:
+        return SessionOptions(
+            provider=resolve(settings.provider or self.provider),
+            intra_op_threads=settings.intra_op_threads or self.intra_op_threads,
+            inter_op_threads=settings.inter_op_threads or 1,
+        )
+
+    def _warm_up(self, session: Session, signature: Signature, max_batch_size: int) -> None:
+        run = Run()
+        timer = threading.Timer(self.warmup_timeout_seconds, run.terminate)
+        timer.daemon = True
+        timer.start()
+        try:
+            inputs = {spec.name: _smallest(spec) for spec in signature.inputs}
+            session.run(inputs, [spec.name for spec in signature.outputs], run)
+        except RunTerminated as error:
+            raise LoadFailed(
+                f"the warm-up run took longer than {self.warmup_timeout_seconds:g} s"
+            ) from error
+        except RunFailed as error:
+            sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
+            if not any(DYNAMIC in shape for shape in sizes):
+                raise LoadFailed(f"the warm-up run failed: {error}") from error
+            # The sizes are a guess; a model that takes only even lengths is not broken.
+            _log.warning(
+                "warm-up skipped: the model refuses the smallest shapes", reason=str(error)
+            )
+        finally:
+            timer.cancel()
+
+
+def _smallest(spec: TensorSpec) -> NDArray[Any]:
+    shape = [1 if size == DYNAMIC else size for size in spec.shape]
+    if spec.datatype == "BYTES":
+        return np.full(shape, "", dtype=object)
+    return np.zeros(shape, dtype=NUMPY_TYPES[spec.datatype])
+
+
+def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size: int) -> Signature:
+    """Returns what is served, after comparing the graph with the configuration.
+
+    Raises:
+        LoadFailed: The configuration says something that the graph does not hold.
+    """
+    if max_batch_size > 0 and not graph.batchable():
+        fixed = next(
+            (
+                spec
+                for spec in (*graph.inputs, *graph.outputs)
+                if not spec.shape or spec.shape[0] != DYNAMIC
+            ),
+            None,
+        )
+        raise LoadFailed(
+            f"max_batch_size is {max_batch_size}, but "
+            + (
+                f"'{fixed.name}' has shape {list(fixed.shape)} without a dynamic first dimension"
+                if fixed
+                else "the model has no inputs"
+            )
+        )
+    return Signature(
+        inputs=_declared("input", graph.inputs, settings.inputs, complete=True),
+        outputs=_declared("output", graph.outputs, settings.outputs, complete=False),
+    )
+
+
+def _declared(
+    kind: str, graph: tuple[TensorSpec, ...], declared: tuple[TensorSpec, ...], *, complete: bool
+) -> tuple[TensorSpec, ...]:
+    if not declared:
+        return graph
+    found = {spec.name: spec for spec in graph}
+    names = [spec.name for spec in declared]
+    unknown = [name for name in names if name not in found]
+    if unknown or (complete and len(set(names)) != len(found)) or len(set(names)) != len(names):
+        raise LoadFailed(
+            f"the configuration declares the {kind}s {names}, but the graph has {list(found)}"
+        )
+    for spec in declared:
+        actual = found[spec.name]
+        if spec.datatype != actual.datatype:
+            raise LoadFailed(
+                f"the configuration declares {kind} '{spec.name}' as {spec.datatype}, but the graph "
+                f"has {actual.datatype}"
+            )
+        if len(spec.shape) != len(actual.shape) or any(
+            DYNAMIC not in (a, b) and a != b for a, b in zip(spec.shape, actual.shape, strict=True)
+        ):
+            raise LoadFailed(
+                f"the configuration declares {kind} '{spec.name}' with shape {list(spec.shape)}, but "
+                f"the graph has {list(actual.shape)}"
+            )
+    return declared

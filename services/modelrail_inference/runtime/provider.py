@@ -1,0 +1,72 @@
+"""Execution providers: which ones this machine has, and which one a model shall run on."""
+
+from __future__ import annotations
+
+import enum
+import functools
+
+
+class Provider(enum.Enum):
+    """What computes: the choice of the operator."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    AUTO = "auto"
+
+
+ONNX_NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
+
+
+class ProviderUnavailable(Exception):
+    """The requested execution provider does not load on this machine."""
+
+
+@functools.cache
+def loadable_providers() -> frozenset[Provider]:
+    """Returns the providers that really load: the library is there and so is the device.
+
+    A build of ONNX Runtime names CUDA among its providers whether or not the CUDA libraries and a
+    GPU exist. Only a session shows the truth, so the smallest model there is is loaded on it.
+    """
+    import onnxruntime
+
+    found = {Provider.CPU}
+    if ONNX_NAMES[Provider.CUDA] not in onnxruntime.get_available_providers():
+        return frozenset(found)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # the answer is the result; a missing library is no news
+    try:
+        session = onnxruntime.InferenceSession(
+            _IDENTITY, options, providers=[ONNX_NAMES[Provider.CUDA]], enable_fallback=0
+        )
+    except Exception:  # noqa: BLE001 - whatever is wrong with CUDA, the answer is that it does not load
+        return frozenset(found)
+    if ONNX_NAMES[Provider.CUDA] in session.get_providers():
+        found.add(Provider.CUDA)
+    return frozenset(found)
+
+
+def resolve(requested: Provider) -> Provider:
+    """Returns the provider to run on: what was asked for, or for AUTO the best that loads.
+
+    Raises:
+        ProviderUnavailable: The requested provider does not load. It is never replaced silently.
+    """
+    loadable = loadable_providers()
+    if requested is Provider.AUTO:
+        return Provider.CUDA if Provider.CUDA in loadable else Provider.CPU
+    if requested not in loadable:
+        names = ", ".join(sorted(provider.value for provider in loadable))
+        raise ProviderUnavailable(
+            f"execution provider '{requested.value}' does not load on this machine "
+            f"(what loads: {names}). Choose --provider cpu or auto, or install the CUDA libraries "
+            "and onnxruntime-gpu"
+        )
+    return requested
+
+
+# y = Identity(x) for one float, opset 13: the smallest model that makes a provider show itself.
+_IDENTITY = bytes.fromhex(
+    "080812003a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a00100d"
+)

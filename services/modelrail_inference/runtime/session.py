@@ -1,0 +1,241 @@
+"""One loaded ONNX file: the only module that runs ONNX Runtime."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from modelrail.tensor import NUMPY_TYPES
+from numpy.typing import NDArray
+
+from modelrail_inference.runtime.provider import ONNX_NAMES, Provider
+from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
+    "tensor(string)": "BYTES",
+}
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+class ModelFileInvalid(Exception):
+    """The file cannot be served; the message says why and shows no path."""
+
+
+class RunFailed(Exception):
+    """The model could not compute these inputs; the message shows no path of this machine."""
+
+
+class OutOfMemory(RunFailed):
+    """The run wanted more memory than there is."""
+
+
+class RunTerminated(Exception):
+    """The run was stopped because nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """The run parameters of one session. Typed fields only: free options can write files.
+
+    Attributes:
+        provider: What computes; never AUTO.
+        intra_op_threads: Threads that share one operator.
+        inter_op_threads: Operators that run at a time; 1 is sequential.
+        spinning: Whether idle threads burn CPU to wake faster.
+    """
+
+    provider: Provider
+    intra_op_threads: int = 1
+    inter_op_threads: int = 1
+    spinning: bool = False
+
+
+class Run:
+    """One run, which another thread can stop. ONNX Runtime looks at the flag between operators."""
+
+    __slots__ = ("_options",)
+
+    def __init__(self) -> None:
+        self._options = onnxruntime.RunOptions()
+
+    def terminate(self) -> None:
+        """Stops the run as soon as its present operator ends; before it started, at once."""
+        self._options.terminate = True
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the run was told to stop."""
+        return bool(self._options.terminate)
+
+
+class Session:
+    """A model file in memory on one execution provider. Many threads may run it at the same time.
+
+    Args:
+        path: The ONNX file. External data is found beside it and nowhere else, so the folder must
+            hold nothing but files of this model.
+        options: Run parameters.
+
+    Raises:
+        ModelFileInvalid: The file is no ONNX model, the model is not valid, or an input or output is
+            no tensor that the protocol can carry.
+    """
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        name = ONNX_NAMES[options.provider]
+        try:
+            # The wrapper's fallback would retry on another provider and print to stdout.
+            self._session = onnxruntime.InferenceSession(
+                str(path), _session_options(options), providers=[name], enable_fallback=0
+            )
+        except (RuntimeError, ValueError, TypeError, UnicodeDecodeError) as error:
+            raise ModelFileInvalid(_load_message(error, path)) from error
+        except Exception as error:  # ONNX Runtime's classes derive from Exception itself
+            if type(error).__module__.startswith("onnxruntime."):
+                raise ModelFileInvalid(_load_message(error, path)) from error
+            raise
+        self._session.disable_fallback()
+        providers = self._session.get_providers()
+        if providers[0] != name:
+            raise ModelFileInvalid(
+                f"execution provider '{options.provider.value}' was requested, but the session runs "
+                f"on {providers[0]}"
+            )
+        self.provider = options.provider
+        try:
+            self.signature = Signature(
+                inputs=tuple(_spec("input", node) for node in self._session.get_inputs()),
+                outputs=tuple(_spec("output", node) for node in self._session.get_outputs()),
+            )
+            # What the exporter said about the model, `modelrail.*` among it.
+            self.metadata: Mapping[str, str] = dict(
+                self._session.get_modelmeta().custom_metadata_map
+            )
+        except UnicodeDecodeError as error:
+            raise ModelFileInvalid("a name in the graph is not valid UTF-8") from error
+        # Numpy has no bfloat16 that ONNX Runtime takes, so such models pass OrtValues around.
+        self._has_bfloat16 = any(
+            spec.datatype == "BF16" for spec in (*self.signature.inputs, *self.signature.outputs)
+        )
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Run
+    ) -> list[NDArray[Any]]:
+        """Computes the named outputs, in that order. BYTES tensors are object arrays of `str`.
+
+        Raises:
+            RunFailed: The model cannot compute these inputs.
+            RunTerminated: `run` was told to stop.
+        """
+        try:
+            if self._has_bfloat16:
+                return self._run_values(inputs, outputs, run)
+            return list(self._session.run(list(outputs), dict(inputs), run._options))
+        except UnicodeDecodeError as error:
+            strings = [
+                spec.name
+                for spec in self.signature.outputs
+                if spec.datatype == "BYTES" and spec.name in outputs
+            ]
+            raise RunFailed(f"output '{', '.join(strings)}' is not valid UTF-8") from error
+        except MemoryError as error:
+            raise OutOfMemory("the run needs more memory than there is") from error
+        except Exception as error:
+            if run.terminated:
+                raise RunTerminated from error
+            if not _from_onnxruntime(error):
+                raise
+            raise _run_error(error) from error
+
+    def _run_values(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Run
+    ) -> list[NDArray[Any]]:
+        values = {name: _to_value(array) for name, array in inputs.items()}
+        found = self._session.run_with_ort_values(list(outputs), values, run._options)
+        return [_from_value(value) for value in found]
+
+
+def _session_options(options: SessionOptions) -> Any:
+    native = onnxruntime.SessionOptions()
+    native.intra_op_num_threads = options.intra_op_threads
+    native.inter_op_num_threads = options.inter_op_threads
+    if options.inter_op_threads > 1:
+        native.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    spinning = "1" if options.spinning else "0"
+    native.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    native.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    native.log_severity_level = 3  # errors; warnings about graphs help nobody who only serves them
+    return native
+
+
+def _spec(kind: str, node: Any) -> TensorSpec:
+    datatype = _DATATYPES.get(node.type)
+    if datatype is None:
+        raise ModelFileInvalid(
+            f"{kind} '{node.name}' has the type {node.type}, which the protocol cannot carry"
+        )
+    if datatype not in NUMPY_TYPES:
+        raise ModelFileInvalid(f"{kind} '{node.name}' is BF16, which needs the package ml-dtypes")
+    shape = tuple(size if isinstance(size, int) and size >= 0 else DYNAMIC for size in node.shape)
+    return TensorSpec(node.name, datatype, shape)
+
+
+def _to_value(array: NDArray[Any]) -> Any:
+    if array.dtype == NUMPY_TYPES.get("BF16"):
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+            array.view(np.uint16), _BFLOAT16
+        )
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: Any) -> NDArray[Any]:
+    if value.data_type() != "tensor(bfloat16)":
+        array: NDArray[Any] = value.numpy()
+        return array
+    shape = value.shape()
+    raw = ctypes.string_at(value.data_ptr(), math.prod(shape) * 2)
+    return np.frombuffer(raw, dtype=NUMPY_TYPES["BF16"]).reshape(shape)
+
+
+def _from_onnxruntime(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
+
+
+def _load_message(error: Exception, path: Path) -> str:
+    text = _clean(str(error).replace(str(path), "the file"))
+    return f"not a model that ONNX Runtime can load: {text}"
+
+
+def _run_error(error: Exception) -> RunFailed:
+    text = str(error)
+    if "bad_alloc" in text or "Failed to allocate memory" in text or "bad allocation" in text:
+        return OutOfMemory("the run needs more memory than there is")
+    _, found, reason = text.partition("Status Message: ")
+    return RunFailed(_clean(reason if found else text))
+
+
+def _clean(text: str) -> str:
+    """Cuts source paths, file paths and code positions out of a message of ONNX Runtime."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : ", "", text)
+    text = re.sub(r"(?:[\w.+-]*/){2,}[\w.+-]+(?::\d+)?", "…", text)
+    return " ".join(text.split())[:500]

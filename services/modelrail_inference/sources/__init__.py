@@ -1,0 +1,1 @@
+"""Where models come from: the registry, a folder in Triton's layout, or one file."""

@@ -1,0 +1,147 @@
+"""Models from a folder in Triton's layout: `NAME/config.pbtxt` and `NAME/NUMBER/model.onnx`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+from modelrail.names import InvalidName, check_id
+
+from modelrail_inference.repository.definition import (
+    LoadFailed,
+    ModelSettings,
+    VersionDefinition,
+)
+from modelrail_inference.repository.repository import Repository
+from modelrail_inference.sources.source import load_error, unknown_model
+
+_log = structlog.get_logger(__name__)
+
+_CONFIG_FILE = "config.pbtxt"
+
+
+class FolderSource:
+    """Loads every model of the folder at start; afterwards models come and go by RPC.
+
+    A model that fails at start does not keep the others from serving; the server is not ready then.
+
+    Args:
+        folder: The model repository. It belongs to the operator; nothing is written to it.
+        repository: Where the models go.
+        read_settings: Reads a configuration file of the model that is named.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        repository: Repository,
+        read_settings: Callable[[Path, str], ModelSettings],
+    ) -> None:
+        self._folder = folder
+        self._repository = repository
+        self._read_settings = read_settings
+        self._wanted: set[str] = set()
+        self._failed: set[str] = set()
+        self._started = False
+
+    async def run(self) -> None:
+        """Loads everything, one model after the other."""
+        for name in await asyncio.to_thread(self.names):
+            self._wanted.add(name)
+            try:
+                await self._reconcile(name)
+            except LoadFailed as error:
+                _log.error("model not served", model=name, reason=str(error))
+        self._started = True
+
+    def ready(self) -> bool:
+        """Whether every model of the folder is loaded that nobody unloaded."""
+        return self._started and all(
+            self._repository.ready_versions(name) and name not in self._failed
+            for name in self._wanted
+        )
+
+    def names(self) -> list[str]:
+        """Returns the sub-folders with a well-formed name."""
+        names = []
+        for path in sorted(self._folder.iterdir()):
+            try:
+                names.append(check_id(path.name, what="model name"))
+            except InvalidName as error:
+                _log.warning("folder skipped", folder=path.name, reason=str(error))
+        return [name for name in names if (self._folder / name).is_dir()]
+
+    async def load(self, name: str) -> None:
+        """Loads a model with its present files."""
+        if not await asyncio.to_thread(self._has, name):
+            raise unknown_model(name)
+        self._wanted.add(name)
+        try:
+            await self._reconcile(name)
+        except LoadFailed as error:
+            raise load_error(name, error) from error
+
+    async def unload(self, name: str) -> None:
+        """Takes all versions of a model away."""
+        if name not in self._wanted and not await asyncio.to_thread(self._has, name):
+            raise unknown_model(name)
+        self._wanted.discard(name)
+        self._failed.discard(name)
+        await self._repository.reconcile(name, ())
+
+    async def _reconcile(self, name: str) -> None:
+        self._failed.add(name)
+        definitions = await asyncio.to_thread(self._definitions, name)
+        await self._repository.reconcile(name, definitions)
+        self._failed.discard(name)
+
+    def _has(self, name: str) -> bool:
+        # The name is checked before it becomes part of a path.
+        try:
+            check_id(name, what="model name")
+        except InvalidName:
+            return False
+        return (self._folder / name).is_dir()
+
+    def _definitions(self, name: str) -> list[VersionDefinition]:
+        folder = self._folder / name
+        config = folder / _CONFIG_FILE
+        settings = self._read_settings(config, name) if config.exists() else ModelSettings()
+        numbers = sorted(_version_numbers(folder))
+        chosen = settings.version_policy.choose(numbers)
+        missing = [number for number in chosen if number not in numbers]
+        if missing or not chosen:
+            raise LoadFailed(f"expected a folder for version {missing or 1}, got {numbers}")
+        return [
+            VersionDefinition(
+                model=name,
+                number=number,
+                path=folder / str(number) / settings.file_name,
+                fingerprint=_fingerprint(config, folder / str(number)),
+                settings=settings,
+            )
+            for number in chosen
+        ]
+
+
+def _version_numbers(folder: Path) -> Iterable[int]:
+    for path in folder.iterdir():
+        name = path.name
+        if name.isascii() and name.isdecimal() and str(int(name)) == name and path.is_dir():
+            yield int(name)
+
+
+def _fingerprint(config: Path, folder: Path) -> str:
+    """Returns what changes when a file does; contents are not read, as files can be large."""
+    digest = hashlib.sha256()
+    if config.exists():
+        digest.update(config.read_bytes())
+    for path in sorted(folder.iterdir()):
+        status = path.stat()
+        digest.update(
+            f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode()
+        )
+    return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""What every source of models offers to the servicer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from modelrail_server.errors import InvalidArgument, NotFound
+
+from modelrail_inference.repository.definition import LoadFailed
+
+
+class Source(Protocol):
+    """Knows models by name and gets them into the repository."""
+
+    async def run(self) -> None:
+        """Loads what shall be served and follows changes, until it is cancelled."""
+
+    def ready(self) -> bool:
+        """Whether everything that the server was started for is loaded; what was unloaded counts not."""
+
+    def names(self) -> Iterable[str]:
+        """The models that can be loaded."""
+
+    async def load(self, name: str) -> None:
+        """Loads a model, or loads it anew when it changed; returns when it is ready.
+
+        Raises:
+            NotFound: There is no such model.
+            InvalidArgument: It cannot be loaded; what served before goes on serving.
+        """
+
+    async def unload(self, name: str) -> None:
+        """Takes a model away until it is loaded again.
+
+        Raises:
+            NotFound: There is no such model.
+        """
+
+
+def unknown_model(name: str) -> NotFound:
+    """Returns the error for a name that the source does not know."""
+    return NotFound(
+        f"failed to find model '{name[:80]}' in the repository", reason="MODEL_NOT_FOUND"
+    )
+
+
+def load_error(name: str, error: LoadFailed) -> InvalidArgument:
+    """Returns the error for a model that cannot be loaded, with Triton's code."""
+    return InvalidArgument(
+        f"load failed for model '{name}': {error}",
+        reason="LOAD_FAILED",
+        resource=f"models/{name}",
+    )
