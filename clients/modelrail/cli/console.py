@@ -1,0 +1,115 @@
+"""What the commands write: results to stdout, everything about the way there to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+
+_PIPE_COLUMNS = 200
+
+
+def _console(stream: Any, *, stderr: bool) -> Console:
+    # A pipe has no width; the assumed 80 columns would break names that scripts look for.
+    width = None if stream.isatty() else _PIPE_COLUMNS
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+def stdout() -> Console:
+    """Returns the console for results."""
+    return _console(sys.stdout, stderr=False)
+
+
+def stderr() -> Console:
+    """Returns the console for progress and errors."""
+    return _console(sys.stderr, stderr=True)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Writes one line of results, without markup and never wrapped."""
+    stdout().print(text, style=style, markup=False, soft_wrap=True)
+
+
+def note(text: str, *, style: str | None = "dim") -> None:
+    """Writes one line about the way to the result."""
+    stderr().print(text, style=style, markup=False, soft_wrap=True)
+
+
+def as_json(message: Message) -> dict[str, Any]:
+    """Returns a message as the JSON of protobuf, with every field present."""
+    return MessageToDict(message, always_print_fields_with_no_presence=True)
+
+
+def say_json(value: Any) -> None:
+    """Writes a value as JSON, for programs."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def transfer_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar of bytes; yields what to call with bytes done and bytes in all."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        task = progress.add_task(text, total=None)
+
+        def update(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Shows that something of unknown length goes on, with the seconds it has taken."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+    )
+    console = stderr()
+    if not console.is_terminal:
+        yield
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+@contextmanager
+def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a bar of `total` steps; yields what to call with the steps that are done."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        task = progress.add_task(text, total=total or None)
+
+        def update(done: int) -> None:
+            progress.update(task, completed=done)
+
+        yield update

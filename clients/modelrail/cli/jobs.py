@@ -1,0 +1,96 @@
+"""`modelrail jobs`: what the trainer does."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from modelrail.cli.command import Failure, command
+from modelrail.cli.console import as_json, say, say_json, stdout
+from modelrail.cli.following import follow_job, metrics_text, state_name
+from modelrail.cli.models import AsJson
+from modelrail.cli.session import Session
+from modelrail.names import TrainingJobName
+from modelrail.trainer.v1 import trainer_pb2 as pb
+
+app = typer.Typer(help="Training jobs of the trainer.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(help="Id of the job, or its name `trainingJobs/ID`.")]
+
+
+@command(app, "list", "trainer")
+async def list_jobs(session: Session, *, json: AsJson = False) -> None:
+    """List all jobs, the newest first."""
+    async with session.trainer() as trainer:
+        jobs = [job async for job in trainer.list_jobs()]
+    if json:
+        say_json([as_json(job) for job in jobs])
+        return
+    table = Table("job", "state", "epoch", "version", "created", box=None, pad_edge=False)
+    for job in jobs:
+        table.add_row(
+            TrainingJobName.parse(job.name).training_job,
+            state_name(job.state),
+            f"{job.progress.epoch}/{job.progress.epochs}" if job.HasField("progress") else "-",
+            job.model_version or "-",
+            f"{job.create_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
+        )
+    stdout().print(table if jobs else "no jobs yet")
+
+
+@command(app, "get", "trainer")
+async def get_job(session: Session, job: JobId, *, json: AsJson = False) -> None:
+    """Show one job."""
+    async with session.trainer() as trainer:
+        found = await trainer.get_job(job_name(job))
+    if json:
+        say_json(as_json(found))
+    else:
+        show_job(found)
+
+
+@command(app, "watch", "trainer")
+async def watch_job(session: Session, job: JobId) -> None:
+    """Follow one job until it ends; Ctrl-C only ends the watching."""
+    async with session.trainer() as trainer:
+        submitted = await trainer.get_job(job_name(job))
+        every_epochs = submitted.spec.log_every_epochs
+        found = await follow_job(trainer, submitted.name, every_epochs=every_epochs)
+    show_job(found)
+    if found.state != pb.TrainingJob.STATE_SUCCEEDED:
+        raise Failure(f"{found.name} {state_name(found.state)}")
+
+
+@command(app, "cancel", "trainer")
+async def cancel_job(session: Session, job: JobId) -> None:
+    """Stop a job; nothing is published."""
+    async with session.trainer() as trainer:
+        found = await trainer.cancel_job(job_name(job))
+    say(f"{found.name} is {state_name(found.state)}")
+
+
+def job_name(text: str) -> str:
+    """Returns the resource name of a job from its id or its name.
+
+    Raises:
+        InvalidName: It is neither.
+    """
+    if "/" in text:
+        return str(TrainingJobName.parse(text))
+    return str(TrainingJobName(text))
+
+
+def show_job(job: pb.TrainingJob) -> None:
+    """Writes what is known about a job."""
+    say(f"{job.name} {state_name(job.state)}", style="bold")
+    if job.HasField("progress"):
+        say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
+    if job.HasField("error"):
+        reason = pb.JobError.Reason.Name(job.error.reason).removeprefix("REASON_")
+        say(f"  error    {reason}: {job.error.message}")
+    if job.metrics:
+        say(f"  metrics  {metrics_text(job.metrics)}")
+    if job.model_version:
+        say(f"  version  {job.model_version}")

@@ -1,0 +1,125 @@
+"""`modelrail train`: a specification in, a served version out."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from modelrail.cli.command import Failure, command
+from modelrail.cli.console import note, say, stdout, waiting
+from modelrail.cli.following import metrics_text, run_job
+from modelrail.cli.launch import running_stack
+from modelrail.cli.session import Session, UsageError
+from modelrail.cli.specification import read_specification
+from modelrail.cli.stack import Stack, StackPlan
+from modelrail.cli.tensors import labels_of, output_table
+from modelrail.client.errors import ModelrailError, Unavailable
+from modelrail.client.inference import AsyncInferenceClient
+from modelrail.names import ModelVersionName
+from modelrail.tensor import NUMPY_TYPES
+
+app = typer.Typer()
+
+_READY_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+
+
+@command(app, "train", "trainer", "inference")
+async def train(
+    session: Session,
+    file: Annotated[
+        Path, typer.Argument(help="Specification in YAML; `examples/linear.yaml` comes along.")
+    ],
+    *,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Submit the job and do not follow it.")
+    ] = False,
+) -> None:
+    """Train a model, prove its export, publish it and see it served."""
+    spec = read_specification(file)
+    async with AsyncExitStack() as cleanup:
+        stack: Stack | None = None
+        if not await _is_running(session):
+            if session.addresses or detach:
+                raise Failure(f"no trainer answers at {session.address('trainer')}")
+            alias = spec.publication.alias
+            note("no trainer is running: starting the services for this job only")
+            model = spec.publication.model
+            plan = StackPlan(
+                data_dir=session.data_dir, serve=[f"{model}@{alias}" if alias else model]
+            )
+            stack = await cleanup.enter_async_context(running_stack(plan))
+            session = stack.session
+        trainer = await cleanup.enter_async_context(session.trainer())
+        if detach:
+            job = await trainer.create_job(spec)
+            say(f"submitted {job.name}; follow it with: modelrail jobs watch {job.name}")
+            return
+        job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs)
+        if job.metrics:
+            say(f"final figures: {metrics_text(job.metrics)}")
+        say(f"published {job.model_version}", style="bold")
+        version = ModelVersionName.parse(job.model_version)
+        if spec.publication.alias:
+            say(f"{version.model}@{spec.publication.alias} is now version {version.number}")
+        inference = await cleanup.enter_async_context(session.inference())
+        await _show_served(inference, version, required=stack is not None)
+        if stack is not None:
+            say("go on with: modelrail up, and in another terminal:")
+        say(f"  modelrail models show {version.model}@{version.number}")
+
+
+async def _is_running(session: Session) -> bool:
+    try:
+        async with session.trainer() as trainer:
+            async for _ in trainer.with_timeout(3.0).list_jobs():
+                break
+    except Unavailable:
+        return False
+    return True
+
+
+async def _show_served(
+    inference: AsyncInferenceClient, version: ModelVersionName, *, required: bool
+) -> None:
+    """Waits until the version is served, and makes one real prediction."""
+    try:
+        with waiting("waiting for the inference service"):
+            async with asyncio.timeout(_READY_SECONDS):
+                await wait_until_ready(inference, version)
+    except (TimeoutError, ModelrailError) as error:
+        if required:
+            raise Failure(f"{version} is published, but not served: {error}") from error
+        note(f"{version} is published; the inference service does not serve it", style="yellow")
+        return
+    number = str(version.number)
+    metadata = await inference.model_metadata(version.model, number)
+    arrays = {}
+    for tensor in metadata.inputs:
+        dtype = NUMPY_TYPES.get(tensor.datatype)
+        if dtype is None or dtype.kind == "O":
+            raise UsageError(f"no example for {tensor.datatype} inputs")
+        arrays[tensor.name] = np.ones([max(size, 1) for size in tensor.shape], dtype=dtype)
+    result = await inference.infer(version.model, arrays, version=number)
+    config = await inference.model_config(version.model, number)
+    labels = labels_of(config.parameters)
+    names = ", ".join(f"{name} = 1" for name in arrays)
+    say(f"served: version {result.model_version} answers, for {names}:")
+    for name, values in result.outputs.items():
+        stdout().print(output_table(name, values, labels.get(name, [])))
+
+
+async def wait_until_ready(inference: AsyncInferenceClient, version: ModelVersionName) -> None:
+    """Waits until a version answers requests; the caller sets the limit."""
+    while True:
+        try:
+            if await inference.model_ready(version.model, str(version.number)):
+                return
+        except Unavailable:
+            pass  # The service starts again.
+        await asyncio.sleep(_POLL_SECONDS)

@@ -1,0 +1,127 @@
+"""The trainer's client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import grpc.aio
+
+from modelrail.client.channel import Connection
+from modelrail.client.service import DEFAULT_TIMEOUT_SECONDS, ServiceClient, new_request_id
+from modelrail.client.stream import follow
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail.trainer.v1.trainer_pb2_grpc import TrainerServiceStub
+
+__all__ = ["TERMINAL_STATES", "AsyncTrainerClient"]
+
+_PAGE_SIZE = 200
+
+TERMINAL_STATES = frozenset(
+    {
+        pb.TrainingJob.STATE_SUCCEEDED,
+        pb.TrainingJob.STATE_CANCELLED,
+        pb.TrainingJob.STATE_FAILED,
+    }
+)
+"""States that a job never leaves."""
+
+
+class AsyncTrainerClient(ServiceClient):
+    """Submits, follows and cancels training jobs.
+
+    Names are resource names, `trainingJobs/{training_job}`. Every method raises `ModelrailError`,
+    most specifically.
+
+    Args:
+        connection: Where the trainer is, or just its address.
+        timeout_seconds: Deadline of every call.
+        channel: A channel to use instead of an own one; it is not closed.
+    """
+
+    def __init__(
+        self,
+        connection: Connection | str,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        super().__init__(connection, timeout_seconds=timeout_seconds, channel=channel)
+        self._stub = TrainerServiceStub(self._channel)
+
+    async def create_job(
+        self, spec: pb.TrainingJobSpec, *, request_id: str | None = None
+    ) -> pb.TrainingJob:
+        """Queues a job; the violations of `InvalidArgument` name every wrong field of the spec."""
+        request = pb.CreateTrainingJobRequest(
+            training_job=pb.TrainingJob(spec=spec), request_id=request_id or new_request_id()
+        )
+        return await self._call(self._stub.CreateTrainingJob, request)
+
+    async def get_job(self, name: str) -> pb.TrainingJob:
+        """Returns one job."""
+        return await self._call(self._stub.GetTrainingJob, pb.GetTrainingJobRequest(name=name))
+
+    async def list_jobs(self) -> AsyncIterator[pb.TrainingJob]:
+        """Yields every job, the newest first."""
+        pages = self._pages(
+            lambda token: self._call(
+                self._stub.ListTrainingJobs,
+                pb.ListTrainingJobsRequest(page_size=_PAGE_SIZE, page_token=token),
+            ),
+            lambda page: page.training_jobs,
+        )
+        async for job in pages:
+            yield job
+
+    async def cancel_job(self, name: str) -> pb.TrainingJob:
+        """Stops a job that has not ended; raises `FailedPrecondition` when it has."""
+        request = pb.CancelTrainingJobRequest(name=name)
+        return await self._call(self._stub.CancelTrainingJob, request)
+
+    async def watch_job(
+        self, name: str, *, after_sequence: int = 0
+    ) -> AsyncGenerator[pb.TrainingJobEvent, None]:
+        """Yields a job's events, stored ones first, until the job has ended.
+
+        Each event comes once, in the order of `sequence`, across restarts of the trainer. Wrap the
+        iterator in `contextlib.aclosing` to end the stream when the loop is left.
+
+        Args:
+            name: The job.
+            after_sequence: Sequence of the last event that was handled; 0 for all.
+
+        Raises:
+            ModelrailError: The watch failed in a way that reconnecting cannot cure.
+        """
+        sequence = after_sequence
+        sequence_at_last_end = -1
+        saw_end = False
+
+        def open_stream() -> grpc.aio.UnaryStreamCall[
+            pb.WatchTrainingJobRequest, pb.WatchTrainingJobResponse
+        ]:
+            request = pb.WatchTrainingJobRequest(name=name, after_sequence=sequence)
+            return self._stub.WatchTrainingJob(request, metadata=self._metadata)
+
+        async def has_ended() -> bool:
+            # A stream ends after the job's last event, but also when the trainer stops, or at once
+            # when `after_sequence` was the last: only a job that has ended and says nothing new is
+            # finished.
+            nonlocal sequence_at_last_end
+            if saw_end:
+                return True
+            said_nothing_new = sequence == sequence_at_last_end
+            job = await self.get_job(name)
+            if job.state in TERMINAL_STATES:
+                if said_nothing_new:
+                    return True
+                sequence_at_last_end = sequence
+            return False
+
+        async with aclosing(follow(open_stream, has_ended=has_ended)) as responses:
+            async for response in responses:
+                event = response.event
+                sequence = event.sequence
+                saw_end = event.state_change.new_state in TERMINAL_STATES
+                yield event
