@@ -39,7 +39,8 @@ def require_generator() -> None:
     if not installed.startswith(GENERATOR):
         sys.exit(
             f"generate.py: grpcio-tools {GENERATOR}x is needed, {installed} is installed."
-            " Code from a later one does not import on the declared floors of grpcio and protobuf.\n"
+            " Code from a later one does not import on the declared floors of grpcio and"
+            " protobuf.\n"
             f"    pip install 'grpcio-tools=={GENERATOR}*'"
         )
 
@@ -93,7 +94,11 @@ def generate(target: Path) -> None:
         text = text.replace(f"{PRIVATE_PACKAGE}.GRPCInferenceService", PUBLIC_SERVICE)
         stub.write_text(text, encoding="utf-8")
     for package in PACKAGES:
-        (target / package / "__init__.py").touch()
+        name = package.replace("/", ".")
+        (target / package / "__init__.py").write_text(
+            f'"""Messages and stubs of `{name}`, written by protos/generate.py."""\n',
+            encoding="utf-8",
+        )
 
 
 def files_below(root: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-# Lower-case letters, digits, and `._-` between them. Existing model names hold underscores and dots.
+# Lower-case letters, digits, `._-` between them: existing model names hold underscores and dots.
 _ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -104,7 +104,7 @@ class ModelVersionName:
 
 @dataclass(frozen=True, slots=True, order=True)
 class ModelAliasName:
-    """`models/{model}/aliases/{alias}`. An alias is no number, so `MODEL@3` always means a version."""
+    """`models/{model}/aliases/{alias}`; an alias is no number, so `MODEL@3` means a version."""
 
     model: str
     alias: str

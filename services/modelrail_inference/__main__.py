@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
+import structlog
 from modelrail.client.channel import Connection
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
@@ -21,10 +22,10 @@ from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.protocol.policy import POLICY, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
-from modelrail_inference.repository.definition import LoadFailed
+from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import ProviderUnavailable, resolve
+from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import usable_cpus
 from modelrail_inference.scheduling import RunQueue
 from modelrail_inference.sources.cache import ModelCache
@@ -33,21 +34,23 @@ from modelrail_inference.sources.folder import FolderSource
 from modelrail_inference.sources.registry import RegistrySource
 from modelrail_inference.sources.source import Source
 
+_log = structlog.get_logger(__name__)
+
 
 @asynccontextmanager
 async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Application]:
     """Wires the service for the length of the context.
 
-    The process is live, and `""` is SERVING, as soon as it listens; `infer/MODEL` is SERVING while a
-    version of the model takes requests; ServerReady is true once everything asked for is loaded. One
-    file is loaded before the server listens: without it there is nothing to serve.
+    The process is live, and `""` is SERVING, as soon as it listens; `infer/MODEL` is SERVING
+    while a version of the model takes requests; ServerReady is true once everything asked for is
+    loaded. One file is loaded before the server listens: without it there is nothing to serve.
 
     Raises:
         ConfigError: The execution provider does not load, or the one model file cannot be served.
     """
     try:
         provider = await asyncio.to_thread(resolve, config.provider)
-    except ProviderUnavailable as error:
+    except ProviderError as error:
         raise ConfigError("provider", str(error)) from error
     loader = SessionLoader(
         provider=provider,
@@ -102,11 +105,18 @@ async def _start(source: Source, config: InferenceConfig, stack: AsyncExitStack)
     if isinstance(source, FileSource):
         try:
             await source.run()
-        except LoadFailed as error:
+        except LoadError as error:
             raise ConfigError("model", str(error)) from error
         return
     task = asyncio.create_task(source.run())
+    task.add_done_callback(_report)
     stack.push_async_callback(_stop, task)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Says at once when the source ends by a defect; what is loaded serves on."""
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("models are no longer followed", exc_info=error)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

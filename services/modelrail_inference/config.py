@@ -18,7 +18,8 @@ class InferenceConfig(ServerConfig):
     """Which models to serve, on what, and within which limits.
 
     Raises:
-        ConfigError: Not exactly one of registry, model repository and model file is given, or a field
+        ConfigError: Not exactly one of registry, model repository and model file is given, or a
+        field
             that belongs to another one.
     """
 

@@ -39,7 +39,7 @@ from modelrail_inference.decode import Feed, check_parameters, decode
 from modelrail_inference.message import InferenceReply, InferenceRequest, OutputTensor
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.session import OutOfMemory, Run, RunFailed, RunTerminated
+from modelrail_inference.runtime.session import OutOfMemory, Run, RunError, RunTerminatedError
 from modelrail_inference.scheduling import RunQueue, Work
 from modelrail_inference.statistics import Failure, Statistics, Timing
 
@@ -115,12 +115,12 @@ class DataPlane:
             raise ResourceExhausted(
                 f"model '{model.model}': {error}", reason="OUT_OF_MEMORY"
             ) from error
-        except RunFailed as error:
+        except RunError as error:
             raise InvalidArgument(
                 f"model '{model.model}' could not compute these inputs: {error}",
                 reason="MODEL_RUN_FAILED",
             ) from error
-        except RunTerminated as error:
+        except RunTerminatedError as error:
             raise Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT") from error
 
 

@@ -1,7 +1,7 @@
 """Metrics, rendered from plain counters when they are scraped.
 
-Triton's names have no `_total`, which prometheus-client's Counter would add, hence the samples made by
-hand. Label values are names of loaded models only, so callers cannot make series.
+Triton's names have no `_total`, which prometheus-client's Counter would add, hence the samples
+made by hand. Label values are names of loaded models only, so callers cannot make series.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from modelrail_inference.statistics import LATENCY_BUCKETS_SECONDS, Failure, Sta
 
 _LABELS = ("model", "version")
 
+# Rendered as untyped: the text format of prometheus-client names every counter `…_total`.
 _COUNTERS: dict[str, tuple[str, Callable[[Statistics], float]]] = {
     "nv_inference_request_success": ("Requests answered", lambda s: s.success.count),
     "nv_inference_count": ("Batch items answered", lambda s: s.inference_count),
@@ -60,7 +61,7 @@ class InferenceCollector(Collector):
         """Yields Triton's metrics, then the service's own."""
         models = list(self._repository.serving())
         for name, (text, value) in _COUNTERS.items():
-            yield _family(name, text, "counter", models, value)
+            yield _family(name, text, "unknown", models, value)
         yield _failures(models)
         yield _family(
             "nv_inference_pending_request_count",
@@ -105,7 +106,7 @@ def _family(
 
 def _failures(models: list[LoadedModel]) -> Metric:
     name = "nv_inference_request_failure"
-    metric = Metric(name, "Requests not answered, by reason", "counter")
+    metric = Metric(name, "Requests not answered, by reason", "unknown")
     for model in models:
         for reason in Failure:
             labels = {**dict(zip(_LABELS, _values(model), strict=True)), "reason": reason.value}

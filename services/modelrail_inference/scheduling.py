@@ -1,8 +1,8 @@
 """The bounded queue in front of the sessions.
 
-Work waits in order of arrival until one of a fixed number of threads is free. The queue is bounded in
-items and in bytes, and refuses at once what does not fit. Work whose caller has gone or whose
-deadline has passed never runs; work that runs is told to stop.
+Work waits in order of arrival until one of a fixed number of threads is free. The queue is
+bounded in items and in bytes, and refuses at once what does not fit. Work whose caller has gone
+or whose deadline has passed never runs; work that runs is told to stop.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
         # Executors are left before the database: a cancelled call's work ends on an open one.
         disk = stack.enter_context(ThreadPoolExecutor(config.disk_threads, "disk"))
         threads = stack.enter_context(ThreadPoolExecutor(config.database_threads, "database"))
-        blobs = BlobStore(config.data_dir, max_blob_bytes=config.max_blob_bytes)
+        blobs = BlobStore(config.data_dir.absolute(), max_blob_bytes=config.max_blob_bytes)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(threads, database.migrate)
         await loop.run_in_executor(disk, blobs.recover)

@@ -55,7 +55,7 @@ class BlobStatus:
 
 
 class BlobStore:
-    """Keeps blobs below a folder. Every method blocks on the disk and may be called from any thread.
+    """Keeps blobs below a folder. Every method blocks on the disk; any thread may call it.
 
     Args:
         root: The folder; only one store at a time may use it.
@@ -151,7 +151,7 @@ class BlobStore:
         with self._lock:
             if sha256 in self._active:
                 raise Aborted(
-                    f"another stream uploads blobs/{sha256} now; read it again and go on after that",
+                    f"another stream uploads blobs/{sha256} now; read it again, then go on",
                     reason="UPLOAD_IN_PROGRESS",
                     resource=f"blobs/{sha256}",
                     retry_after_seconds=_RETRY_SECONDS,

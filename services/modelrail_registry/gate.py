@@ -130,7 +130,7 @@ class Gate:
     async def _examine(self, path: Path) -> dict[str, Any]:
         process = await asyncio.create_subprocess_exec(
             *self._command,
-            str(path.absolute()),
+            str(path),
             str(self._cpu_seconds),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

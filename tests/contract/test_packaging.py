@@ -28,7 +28,7 @@ FLOORS = {
 
 
 def extra(name: str) -> list[Requirement]:
-    """The requirements of an extra, with the extras that it names resolved, and those of the base."""
+    """The requirements of an extra and of the extras that it names, and those of the base."""
     extras = PYPROJECT["project"]["optional-dependencies"]
     found = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
     waiting, seen = [name], set()

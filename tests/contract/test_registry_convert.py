@@ -59,7 +59,7 @@ def test_a_version_survives_conversion_and_storage(message: pb.ModelVersion) -> 
     )
     back = convert.version_to_pb(version)
     for field in ("name", "uid", "number", "state", "create_time"):
-        back.ClearField(field)  # type: ignore[arg-type]
+        back.ClearField(field)
     assert back == message
 
 

@@ -50,7 +50,7 @@ def test_every_error_class_has_a_code_of_its_own() -> None:
     assert len(set(STATUS_CODES.values())) == len(STATUS_CODES)
 
 
-@pytest.mark.parametrize("error_type", sorted(STATUS_CODES, key=lambda kind: kind.default_reason))
+@pytest.mark.parametrize("error_type", list(STATUS_CODES))
 def test_codes_and_default_reasons_are_named_alike(error_type: type[errors.ServiceError]) -> None:
     assert STATUS_CODES[error_type].name == error_type.default_reason
 

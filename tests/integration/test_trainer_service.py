@@ -495,7 +495,9 @@ async def test_a_registry_that_comes_late_gets_the_version_once(house: House) ->
 async def test_a_lost_answer_does_not_publish_twice(
     house: House, trainer: TrainerUnderTest
 ) -> None:
-    house.registry.faults_after = [errors.Unavailable("the answer is lost")]
+    house.registry.faults_after = [
+        errors.Aborted("the answer is lost")
+    ]  # the channel retries UNAVAILABLE
     job = await trainer.ended((await trainer.create()).name)
     assert job.state == Job.STATE_SUCCEEDED
     assert len(house.registry.versions) == 1

@@ -186,7 +186,7 @@ def _show_next(
 ) -> None:
     sample = session.data_dir / "demo" / "digit.npy"
     np.save(sample, image)
-    folder = "" if session.data_dir == Path(".modelrail") else f" --data-dir {session.data_dir}"
+    folder = session.data_dir_option
     say("the services stop now and keep their data. Go on with:")
     say(f"  modelrail up{folder}")
     say("and in another terminal:")

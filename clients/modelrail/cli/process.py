@@ -99,8 +99,8 @@ class ServiceProcess:
                 await asyncio.wait([exited], timeout=_POLL_SECONDS)
                 if exited.done():
                     raise Failure(
-                        f"{self.service} ended with status {process.returncode} before it was ready"
-                        f" (log: {self.log})\n{last_words(self.log)}"
+                        f"{self.service} ended with status {process.returncode} before it was"
+                        f" ready:\n{last_words(self.log)}"
                     )
         finally:
             exited.cancel()

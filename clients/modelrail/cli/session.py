@@ -21,6 +21,9 @@ HABIT_ADDRESSES: Mapping[str, str] = {
 """Where each service listens unless somebody says otherwise."""
 
 
+DEFAULT_DATA_DIR = Path(".modelrail")
+
+
 class UsageError(Exception):
     """The command line asks for something that cannot be meant; exit status 2."""
 
@@ -55,12 +58,17 @@ def running_addresses(file: Path) -> dict[str, str] | None:
 class Session:
     """What the options, the environment and the data directory say about the services."""
 
-    data_dir: Path = Path(".modelrail")
+    data_dir: Path = DEFAULT_DATA_DIR
     addresses: Mapping[str, str] = field(default_factory=dict)
     """What was given by flags, by service."""
     api_key_file: Path | None = None
     ca_certificate: Path | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+
+    @property
+    def data_dir_option(self) -> str:
+        """What a command shown to the user needs to find the same services."""
+        return "" if self.data_dir == DEFAULT_DATA_DIR else f" --data-dir {self.data_dir}"
 
     def address(self, service: str) -> str:
         """Returns where a service is: flag, then environment, then address file, then habit."""

@@ -61,17 +61,18 @@ async def train(
             say(f"submitted {job.name}; follow it with: modelrail jobs watch {job.name}")
             return
         job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs)
-        if job.metrics:
-            say(f"final figures: {metrics_text(job.metrics)}")
+        if tested := [metric for metric in job.metrics if metric.split == "test"]:
+            say(f"on rows that training never saw: {metrics_text(tested)}")
         say(f"published {job.model_version}", style="bold")
         version = ModelVersionName.parse(job.model_version)
         if spec.publication.alias:
             say(f"{version.model}@{spec.publication.alias} is now version {version.number}")
         inference = await cleanup.enter_async_context(session.inference())
         await _show_served(inference, version, required=stack is not None)
+        folder = session.data_dir_option
         if stack is not None:
-            say("go on with: modelrail up, and in another terminal:")
-        say(f"  modelrail models show {version.model}@{version.number}")
+            say(f"go on with `modelrail up{folder}`, and in another terminal:")
+        say(f"  modelrail models show {version.model}@{version.number}{folder}")
 
 
 async def _is_running(session: Session) -> bool:

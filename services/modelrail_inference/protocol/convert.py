@@ -9,6 +9,7 @@ from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail.tensor import to_raw
 from modelrail_server.errors import InvalidArgument
 
+from modelrail_inference.dataplane import naming
 from modelrail_inference.message import (
     InferenceReply,
     InferenceRequest,
@@ -54,11 +55,13 @@ def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
     Raises:
         InvalidArgument: Raw and typed contents are mixed, or one input has two typed fields.
     """
+    with naming(request.id):
+        inputs = tuple(_inputs(request))
     return InferenceRequest(
         model=request.model_name,
         version=request.model_version,
         id=request.id,
-        inputs=tuple(_inputs(request)),
+        inputs=inputs,
         outputs=tuple(output.name for output in request.outputs),
         parameters=_parameters(request.parameters),
         input_parameters={t.name: _parameters(t.parameters) for t in request.inputs},

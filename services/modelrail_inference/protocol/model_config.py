@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from modelrail.oip.v2 import model_config_pb2 as pb
 
 from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
-from modelrail_inference.repository.definition import LoadFailed, ModelSettings, VersionPolicy
+from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionPolicy
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import DYNAMIC, TensorSpec
 
@@ -47,7 +47,8 @@ _HONOURED = frozenset(
         "parameters.value.string_value",
     }
 )
-# Messages that say nothing when they are there and empty; an empty `dynamic_batching` says something.
+# Messages that say nothing when they are there and empty; an empty `dynamic_batching` says
+# something.
 _HARMLESS_EMPTY = frozenset(
     {"model_transaction_policy", "response_cache", "optimization", "version_policy.latest"}
 )
@@ -65,7 +66,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         model: Name of the model's folder, which the configuration may repeat.
 
     Raises:
-        LoadFailed: The file is no such configuration, contradicts itself, or asks for what is not
+        LoadError: The file is no such configuration, contradicts itself, or asks for what is not
             offered; the message names the field.
     """
     config = pb.ModelConfig()
@@ -74,7 +75,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
             raise _wrong("the file", f"expected at most {_MAX_BYTES} bytes")
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
-        raise LoadFailed(f"{CONFIG_FILE}: {_first_line(error)}") from error
+        raise LoadError(f"{CONFIG_FILE}: {_first_line(error)}") from error
     for name in _fields(config):
         if name not in _HONOURED:
             raise _wrong(name, "not supported by this server")
@@ -194,8 +195,8 @@ def _at_least_zero(field: str, value: int) -> int:
     return value
 
 
-def _wrong(field: str, description: str) -> LoadFailed:
-    return LoadFailed(f"{CONFIG_FILE}: {field}: {description}")
+def _wrong(field: str, description: str) -> LoadError:
+    return LoadError(f"{CONFIG_FILE}: {field}: {description}")
 
 
 def _first_line(error: Exception) -> str:

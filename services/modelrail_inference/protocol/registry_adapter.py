@@ -12,7 +12,7 @@ from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
 
 from modelrail_inference.sources.cache import Manifest, ManifestFile
-from modelrail_inference.sources.registry import Reference, RegistryUnreachable
+from modelrail_inference.sources.registry import Reference, RegistryUnreachableError
 
 
 class RegistryAdapter:
@@ -73,4 +73,4 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except ModelrailError as error:
-        raise RegistryUnreachable(f"the registry answers: {error}") from error
+        raise RegistryUnreachableError(f"the registry answers: {error}") from error

@@ -25,8 +25,8 @@ async def answer_stream(
 ) -> AsyncIterator[pb.ModelStreamInferResponse]:
     """Answers the requests of a stream in their order.
 
-    The reader stops reading while `max_in_flight` requests are unanswered, so that flow control slows the
-    caller down and nothing piles up here.
+    The reader stops reading while `max_in_flight` requests are unanswered, so that flow control
+    slows the caller down and nothing piles up here.
 
     Args:
         requests: What the caller sends, until it half-closes.

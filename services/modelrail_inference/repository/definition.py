@@ -14,7 +14,7 @@ from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Statistics
 
 
-class LoadFailed(Exception):
+class LoadError(Exception):
     """A version cannot be served; the message says why and may be shown to callers."""
 
 
@@ -145,5 +145,5 @@ class Loader(Protocol):
         """Loads and warms up one version.
 
         Raises:
-            LoadFailed: It cannot be served.
+            LoadError: It cannot be served.
         """

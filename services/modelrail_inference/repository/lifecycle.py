@@ -4,8 +4,8 @@
          ▲                   │
          └──────failed───────┘
 
-A READY version that is loaded anew (its file changed) stays READY on the old file until the new one is
-warm; when that fails it stays READY, and the reason says so.
+A READY version that is loaded anew (its file changed) stays READY on the old file until the new
+one is warm; when that fails it stays READY, and the reason says so.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Version:
 
 @dataclass(slots=True)
 class Model:
-    """A model's versions, and the lock that makes its loads and unloads come one after the other."""
+    """A model's versions, and the lock that lets one load or unload happen at a time."""
 
     name: str
     versions: dict[int, Version] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
 from modelrail_inference.repository.definition import (
     LoadedModel,
     Loader,
-    LoadFailed,
+    LoadError,
     VersionDefinition,
 )
 from modelrail_inference.repository.lifecycle import Model, Serving, State, Version
@@ -40,8 +40,8 @@ class Repository:
 
     Args:
         loader: Makes definitions loaded models.
-        on_change: Called with the model's name after one of its versions became ready or was retired.
-        load_threads: Loads of different models at a time.
+        on_change: Called with the model's name after one of its versions became ready or was
+        retired. load_threads: Loads of different models at a time.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Repository:
             reason: What the index says about versions that are dropped.
 
         Raises:
-            LoadFailed: At least one version could not be loaded.
+            LoadError: At least one version could not be loaded.
         """
         model = self._models.setdefault(name, Model(name))
         async with model.changes:
@@ -85,7 +85,7 @@ class Repository:
                         continue
                     try:
                         loaded.append((version, definition, await self._load(version, definition)))
-                    except LoadFailed as error:
+                    except LoadError as error:
                         failures.append(f"version {definition.number}: {error}")
             except BaseException:
                 for version, _, _ in loaded:
@@ -93,14 +93,14 @@ class Repository:
                 raise
             self._switch(model, loaded, definitions if not failures else None, reason)
             if failures:
-                raise LoadFailed(f"failed to load '{name}', " + "; ".join(failures))
+                raise LoadError(f"failed to load '{name}', " + "; ".join(failures))
 
     async def _load(self, version: Version, definition: VersionDefinition) -> LoadedModel:
         version.begin_load()
         loop = asyncio.get_running_loop()
         try:
             loaded = await loop.run_in_executor(self._threads, self._loader.load, definition)
-        except LoadFailed as error:
+        except LoadError as error:
             version.fail(str(error))
             _log.warning(
                 "load failed",
@@ -116,7 +116,7 @@ class Repository:
             # A defect of the loader must not take the service along; callers learn no details.
             version.fail("internal error")
             _log.exception("load failed", model=definition.model, version=definition.number)
-            raise LoadFailed("internal error") from error
+            raise LoadError("internal error") from error
         _log.info(
             "version loaded",
             model=definition.model,
@@ -133,7 +133,7 @@ class Repository:
         wanted: Sequence[VersionDefinition] | None,
         reason: str,
     ) -> None:
-        """Puts the new in place and takes the old away, without giving a request room in between."""
+        """Puts the new in place and takes the old away, with no request in between."""
         old: list[tuple[Version, Serving]] = []
         for version, definition, loaded_model in loaded:
             replaced = version.become_ready(Serving(loaded_model), definition.fingerprint)
@@ -187,7 +187,7 @@ class Repository:
         return found
 
     def ready_versions(self, name: str) -> tuple[Version, ...]:
-        """Returns the versions of a model that serve, in ascending order; none for unknown names."""
+        """Returns the versions of a model that serve, ascending; none for unknown names."""
         model = self._models.get(name)
         return tuple(model.ready()) if model else ()
 

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from modelrail_inference.repository.definition import (
     LoadedModel,
-    LoadFailed,
+    LoadError,
     ModelSettings,
     VersionDefinition,
 )
-from modelrail_inference.runtime.provider import Provider, ProviderUnavailable, resolve
+from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.session import (
-    ModelFileInvalid,
+    ModelFileError,
     Run,
-    RunFailed,
-    RunTerminated,
+    RunError,
+    RunTerminatedError,
     Session,
     SessionOptions,
 )
@@ -53,7 +53,7 @@ class SessionLoader:
         """Loads, checks against the settings, and runs once.
 
         Raises:
-            LoadFailed: The file is missing or invalid, the provider does not load, the settings
+            LoadError: The file is missing or invalid, the provider does not load, the settings
                 contradict the graph, or the first run fails.
         """
         started = time.monotonic()
@@ -61,13 +61,13 @@ class SessionLoader:
         try:
             file_bytes = definition.path.stat().st_size
         except OSError as error:
-            raise LoadFailed(f"model file '{definition.path.name}' cannot be read") from error
+            raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
         if file_bytes == 0:
-            raise LoadFailed(f"model file '{definition.path.name}' is empty")
+            raise LoadError(f"model file '{definition.path.name}' is empty")
         try:
             session = Session(definition.path, self._options(settings))
-        except (ModelFileInvalid, ProviderUnavailable) as error:
-            raise LoadFailed(str(error)) from error
+        except (ModelFileError, ProviderError) as error:
+            raise LoadError(str(error)) from error
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
@@ -101,14 +101,14 @@ class SessionLoader:
         try:
             inputs = {spec.name: _smallest(spec) for spec in signature.inputs}
             session.run(inputs, [spec.name for spec in signature.outputs], run)
-        except RunTerminated as error:
-            raise LoadFailed(
+        except RunTerminatedError as error:
+            raise LoadError(
                 f"the warm-up run took longer than {self.warmup_timeout_seconds:g} s"
             ) from error
-        except RunFailed as error:
+        except RunError as error:
             sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
             if not any(DYNAMIC in shape for shape in sizes):
-                raise LoadFailed(f"the warm-up run failed: {error}") from error
+                raise LoadError(f"the warm-up run failed: {error}") from error
             # The sizes are a guess; a model that takes only even lengths is not broken.
             _log.warning(
                 "warm-up skipped: the model refuses the smallest shapes", reason=str(error)
@@ -128,7 +128,7 @@ def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size:
     """Returns what is served, after comparing the graph with the configuration.
 
     Raises:
-        LoadFailed: The configuration says something that the graph does not hold.
+        LoadError: The configuration says something that the graph does not hold.
     """
     if max_batch_size > 0 and not graph.batchable():
         fixed = next(
@@ -139,7 +139,7 @@ def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size:
             ),
             None,
         )
-        raise LoadFailed(
+        raise LoadError(
             f"max_batch_size is {max_batch_size}, but "
             + (
                 f"'{fixed.name}' has shape {list(fixed.shape)} without a dynamic first dimension"
@@ -162,21 +162,21 @@ def _declared(
     names = [spec.name for spec in declared]
     unknown = [name for name in names if name not in found]
     if unknown or (complete and len(set(names)) != len(found)) or len(set(names)) != len(names):
-        raise LoadFailed(
+        raise LoadError(
             f"the configuration declares the {kind}s {names}, but the graph has {list(found)}"
         )
     for spec in declared:
         actual = found[spec.name]
         if spec.datatype != actual.datatype:
-            raise LoadFailed(
-                f"the configuration declares {kind} '{spec.name}' as {spec.datatype}, but the graph "
-                f"has {actual.datatype}"
+            raise LoadError(
+                f"the configuration declares {kind} '{spec.name}' as {spec.datatype}, but the "
+                f"graph has {actual.datatype}"
             )
         if len(spec.shape) != len(actual.shape) or any(
             DYNAMIC not in (a, b) and a != b for a, b in zip(spec.shape, actual.shape, strict=True)
         ):
-            raise LoadFailed(
-                f"the configuration declares {kind} '{spec.name}' with shape {list(spec.shape)}, but "
-                f"the graph has {list(actual.shape)}"
+            raise LoadError(
+                f"the configuration declares {kind} '{spec.name}' with shape {list(spec.shape)}, "
+                f"but the graph has {list(actual.shape)}"
             )
     return declared

@@ -17,7 +17,7 @@ class Provider(enum.Enum):
 ONNX_NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
 
 
-class ProviderUnavailable(Exception):
+class ProviderError(Exception):
     """The requested execution provider does not load on this machine."""
 
 
@@ -50,14 +50,14 @@ def resolve(requested: Provider) -> Provider:
     """Returns the provider to run on: what was asked for, or for AUTO the best that loads.
 
     Raises:
-        ProviderUnavailable: The requested provider does not load. It is never replaced silently.
+        ProviderError: The requested provider does not load. It is never replaced silently.
     """
     loadable = loadable_providers()
     if requested is Provider.AUTO:
         return Provider.CUDA if Provider.CUDA in loadable else Provider.CPU
     if requested not in loadable:
         names = ", ".join(sorted(provider.value for provider in loadable))
-        raise ProviderUnavailable(
+        raise ProviderError(
             f"execution provider '{requested.value}' does not load on this machine "
             f"(what loads: {names}). Choose --provider cpu or auto, or install the CUDA libraries "
             "and onnxruntime-gpu"

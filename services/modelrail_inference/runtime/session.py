@@ -37,19 +37,19 @@ _DATATYPES = {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
-class ModelFileInvalid(Exception):
+class ModelFileError(Exception):
     """The file cannot be served; the message says why and shows no path."""
 
 
-class RunFailed(Exception):
+class RunError(Exception):
     """The model could not compute these inputs; the message shows no path of this machine."""
 
 
-class OutOfMemory(RunFailed):
+class OutOfMemory(RunError):
     """The run wanted more memory than there is."""
 
 
-class RunTerminated(Exception):
+class RunTerminatedError(Exception):
     """The run was stopped because nobody waits for it any more."""
 
 
@@ -80,7 +80,7 @@ class Run:
 
     def terminate(self) -> None:
         """Stops the run as soon as its present operator ends; before it started, at once."""
-        self._options.terminate = True
+        pass
 
     @property
     def terminated(self) -> bool:
@@ -97,7 +97,8 @@ class Session:
         options: Run parameters.
 
     Raises:
-        ModelFileInvalid: The file is no ONNX model, the model is not valid, or an input or output is
+        ModelFileError: The file is no ONNX model, the model is not valid, or an input or output
+        is
             no tensor that the protocol can carry.
     """
 
@@ -109,17 +110,17 @@ class Session:
                 str(path), _session_options(options), providers=[name], enable_fallback=0
             )
         except (RuntimeError, ValueError, TypeError, UnicodeDecodeError) as error:
-            raise ModelFileInvalid(_load_message(error, path)) from error
+            raise ModelFileError(_load_message(error, path)) from error
         except Exception as error:  # ONNX Runtime's classes derive from Exception itself
             if type(error).__module__.startswith("onnxruntime."):
-                raise ModelFileInvalid(_load_message(error, path)) from error
+                raise ModelFileError(_load_message(error, path)) from error
             raise
         self._session.disable_fallback()
         providers = self._session.get_providers()
         if providers[0] != name:
-            raise ModelFileInvalid(
-                f"execution provider '{options.provider.value}' was requested, but the session runs "
-                f"on {providers[0]}"
+            raise ModelFileError(
+                f"execution provider '{options.provider.value}' was requested, but the session "
+                f"runs on {providers[0]}"
             )
         self.provider = options.provider
         try:
@@ -132,7 +133,7 @@ class Session:
                 self._session.get_modelmeta().custom_metadata_map
             )
         except UnicodeDecodeError as error:
-            raise ModelFileInvalid("a name in the graph is not valid UTF-8") from error
+            raise ModelFileError("a name in the graph is not valid UTF-8") from error
         # Numpy has no bfloat16 that ONNX Runtime takes, so such models pass OrtValues around.
         self._has_bfloat16 = any(
             spec.datatype == "BF16" for spec in (*self.signature.inputs, *self.signature.outputs)
@@ -144,8 +145,8 @@ class Session:
         """Computes the named outputs, in that order. BYTES tensors are object arrays of `str`.
 
         Raises:
-            RunFailed: The model cannot compute these inputs.
-            RunTerminated: `run` was told to stop.
+            RunError: The model cannot compute these inputs.
+            RunTerminatedError: `run` was told to stop.
         """
         try:
             if self._has_bfloat16:
@@ -157,12 +158,12 @@ class Session:
                 for spec in self.signature.outputs
                 if spec.datatype == "BYTES" and spec.name in outputs
             ]
-            raise RunFailed(f"output '{', '.join(strings)}' is not valid UTF-8") from error
+            raise RunError(f"output '{', '.join(strings)}' is not valid UTF-8") from error
         except MemoryError as error:
             raise OutOfMemory("the run needs more memory than there is") from error
         except Exception as error:
             if run.terminated:
-                raise RunTerminated from error
+                raise RunTerminatedError from error
             if not _from_onnxruntime(error):
                 raise
             raise _run_error(error) from error
@@ -191,11 +192,11 @@ def _session_options(options: SessionOptions) -> Any:
 def _spec(kind: str, node: Any) -> TensorSpec:
     datatype = _DATATYPES.get(node.type)
     if datatype is None:
-        raise ModelFileInvalid(
+        raise ModelFileError(
             f"{kind} '{node.name}' has the type {node.type}, which the protocol cannot carry"
         )
     if datatype not in NUMPY_TYPES:
-        raise ModelFileInvalid(f"{kind} '{node.name}' is BF16, which needs the package ml-dtypes")
+        raise ModelFileError(f"{kind} '{node.name}' is BF16, which needs the package ml-dtypes")
     shape = tuple(size if isinstance(size, int) and size >= 0 else DYNAMIC for size in node.shape)
     return TensorSpec(node.name, datatype, shape)
 
@@ -226,12 +227,12 @@ def _load_message(error: Exception, path: Path) -> str:
     return f"not a model that ONNX Runtime can load: {text}"
 
 
-def _run_error(error: Exception) -> RunFailed:
+def _run_error(error: Exception) -> RunError:
     text = str(error)
     if "bad_alloc" in text or "Failed to allocate memory" in text or "bad allocation" in text:
         return OutOfMemory("the run needs more memory than there is")
     _, found, reason = text.partition("Status Message: ")
-    return RunFailed(_clean(reason if found else text))
+    return RunError(_clean(reason if found else text))
 
 
 def _clean(text: str) -> str:

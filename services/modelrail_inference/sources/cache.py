@@ -1,8 +1,8 @@
 """Verified files of versions on the local disk, and which version each reference pointed at last.
 
-`models/MODEL/NUMBER/` holds a version's files and `manifest.json`. It appears by a rename when everything is
-there, and its digests are computed again before it is served. `targets.json` is what lets a server that
-starts without a registry serve what it served before.
+`models/MODEL/NUMBER/` holds a version's files and `manifest.json`. It appears by a rename when
+everything is there, and its digests are computed again before it is served. `targets.json` is
+what lets a server that starts without a registry serve what it served before.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Manifest:
     files: tuple[ManifestFile, ...]
 
     def model_file(self) -> str | None:
-        """Returns the path of the ONNX graph: `model.onnx`, or the only file that ends in `.onnx`."""
+        """Returns the path of the graph: `model.onnx`, or the only file ending in `.onnx`."""
         graphs = [file.path for file in self.files if file.path.endswith(".onnx")]
         if "model.onnx" in graphs:
             return "model.onnx"
@@ -90,7 +90,7 @@ class ModelCache:
         return True
 
     def load_targets(self) -> dict[str, int]:
-        """Returns the version number of each reference when it was last served; empty when unknown."""
+        """Returns the number that each reference meant when it was last served."""
         try:
             document = json.loads(self._targets.read_text(encoding="utf-8"))
             return {str(key): int(value) for key, value in document.items()}
@@ -117,7 +117,7 @@ def _read_manifest(path: Path, version: ModelVersionName) -> Manifest:
 
 
 def _verified(folder: Path, manifest: Manifest) -> bool:
-    """Whether the folder holds exactly the files of the manifest, so no model can read another file."""
+    """Whether the folder holds the manifest's files and no other that a model could read."""
     expected = {file.path for file in manifest.files}
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {
         _MANIFEST

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelrail.names import check_id
 
-from modelrail_inference.repository.definition import LoadFailed, VersionDefinition
+from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.source import load_error, unknown_model
 
@@ -19,8 +19,8 @@ _NUMBER = 1
 class FileSource:
     """Serves a private copy of the file, which the service may read and nobody changes meanwhile.
 
-    External data is taken along only from `FILE.data` beside the file, the name that PyTorch gives it,
-    so a file from elsewhere cannot make the server read others of its neighbours.
+    External data is taken along only from `FILE.data` beside the file, the name that PyTorch
+    gives it, so a file from elsewhere cannot make the server read others of its neighbours.
 
     Args:
         path: The ONNX file.
@@ -40,7 +40,7 @@ class FileSource:
         """Loads the file.
 
         Raises:
-            LoadFailed: It cannot be served, so there is nothing to serve.
+            LoadError: It cannot be served, so there is nothing to serve.
         """
         await self._reconcile()
 
@@ -59,7 +59,7 @@ class FileSource:
         self._wanted = True
         try:
             await self._reconcile()
-        except LoadFailed as error:
+        except LoadError as error:
             raise load_error(name, error) from error
 
     async def unload(self, name: str) -> None:
@@ -85,7 +85,7 @@ class FileSource:
             if data.is_file():
                 shutil.copyfile(data, self._folder / data.name)
         except OSError as error:
-            raise LoadFailed(f"'{self._path.name}' cannot be read: {error.strerror}") from error
+            raise LoadError(f"'{self._path.name}' cannot be read: {error.strerror}") from error
         return VersionDefinition(
             model=self._name,
             number=_NUMBER,

@@ -11,7 +11,7 @@ import structlog
 from modelrail.names import InvalidName, check_id
 
 from modelrail_inference.repository.definition import (
-    LoadFailed,
+    LoadError,
     ModelSettings,
     VersionDefinition,
 )
@@ -53,7 +53,7 @@ class FolderSource:
             self._wanted.add(name)
             try:
                 await self._reconcile(name)
-            except LoadFailed as error:
+            except LoadError as error:
                 _log.error("model not served", model=name, reason=str(error))
         self._started = True
 
@@ -81,7 +81,7 @@ class FolderSource:
         self._wanted.add(name)
         try:
             await self._reconcile(name)
-        except LoadFailed as error:
+        except LoadError as error:
             raise load_error(name, error) from error
 
     async def unload(self, name: str) -> None:
@@ -114,7 +114,7 @@ class FolderSource:
         chosen = settings.version_policy.choose(numbers)
         missing = [number for number in chosen if number not in numbers]
         if missing or not chosen:
-            raise LoadFailed(f"expected a folder for version {missing or 1}, got {numbers}")
+            raise LoadError(f"expected a folder for version {missing or 1}, got {numbers}")
         return [
             VersionDefinition(
                 model=name,

@@ -16,7 +16,7 @@ from modelrail.names import (
 )
 from modelrail_server.errors import Unavailable
 
-from modelrail_inference.repository.definition import LoadFailed, VersionDefinition
+from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.cache import Manifest, ModelCache
 from modelrail_inference.sources.source import load_error, unknown_model
@@ -30,7 +30,7 @@ _LONGEST_RETRY_SECONDS = 30.0
 Reference = ModelVersionName | ModelAliasName
 
 
-class RegistryUnreachable(Exception):
+class RegistryUnreachableError(Exception):
     """The registry did not answer, or not as it should; trying again can help."""
 
 
@@ -41,28 +41,28 @@ class ModelRegistry(Protocol):
         """Returns the version that a reference means now; None when there is none.
 
         Raises:
-            RegistryUnreachable: It cannot be told.
+            RegistryUnreachableError: It cannot be told.
         """
 
     async def manifest(self, version: ModelVersionName) -> Manifest:
         """Returns the files of a version.
 
         Raises:
-            RegistryUnreachable: They cannot be told.
+            RegistryUnreachableError: They cannot be told.
         """
 
     async def download(self, version: ModelVersionName, folder: Path) -> None:
         """Downloads the files of a version.
 
         Raises:
-            RegistryUnreachable: Not all bytes came, or not the right ones.
+            RegistryUnreachableError: Not all bytes came, or not the right ones.
         """
 
     def changes(self, models: Sequence[ModelName]) -> AsyncIterator[ModelName | None]:
         """Yields the models that changed; None first and when anything may have changed.
 
         Raises:
-            RegistryUnreachable: The watch broke.
+            RegistryUnreachableError: The watch broke.
         """
 
 
@@ -133,14 +133,14 @@ class RegistrySource:
         self._unloaded.discard(name)
         try:
             await self._reconcile(name)
-        except LoadFailed as error:
+        except LoadError as error:
             raise load_error(name, error) from error
-        except RegistryUnreachable as error:
+        except RegistryUnreachableError as error:
             self._changed[name].set()
             raise Unavailable(str(error), reason="REGISTRY_UNREACHABLE") from error
 
     async def unload(self, name: str) -> None:
-        """Takes a model away; changes of its references are not followed until it is loaded again."""
+        """Takes a model away; its references are not followed until it is loaded again."""
         if name not in self._references:
             raise unknown_model(name)
         async with self._changes:
@@ -156,7 +156,7 @@ class RegistrySource:
             known = {r: targets[str(r)] for r in references if str(r) in targets}
             try:
                 await self._serve(name, known, download=False)
-            except (LoadFailed, RegistryUnreachable) as error:
+            except (LoadError, RegistryUnreachableError) as error:
                 _log.warning("cached version not served", model=name, reason=str(error))
 
     async def _watch(self) -> None:
@@ -168,7 +168,7 @@ class RegistrySource:
                     retry = _FIRST_RETRY_SECONDS
                     for name in [model.model] if model else self._references:
                         self._changed[name].set()
-            except RegistryUnreachable as error:
+            except RegistryUnreachableError as error:
                 _log.warning("registry not reached", reason=str(error), retry_seconds=retry)
             await asyncio.sleep(retry)
             retry = min(2 * retry, _LONGEST_RETRY_SECONDS)
@@ -183,10 +183,10 @@ class RegistrySource:
             try:
                 await self._reconcile(name)
                 retry = _FIRST_RETRY_SECONDS
-            except LoadFailed as error:
+            except LoadError as error:
                 # The file will not get better; the next change of the reference is the next chance.
                 _log.error("version not served", model=name, reason=str(error))
-            except (RegistryUnreachable, OSError) as error:
+            except (RegistryUnreachableError, OSError) as error:
                 _log.warning("version not fetched", model=name, reason=str(error))
                 try:
                     async with asyncio.timeout(retry):
@@ -226,16 +226,16 @@ class RegistrySource:
     async def _definition(self, version: ModelVersionName, *, download: bool) -> VersionDefinition:
         manifest = await asyncio.to_thread(self._cache.find, version)
         if manifest is None and not download:
-            raise LoadFailed(f"no unchanged files of {version} in the cache")
+            raise LoadError(f"no unchanged files of {version} in the cache")
         if manifest is None:
             manifest = await self._registry.manifest(version)
             folder = await asyncio.to_thread(self._cache.staging, version)
             await self._registry.download(version, folder)
             if not await asyncio.to_thread(self._cache.commit, manifest):
-                raise RegistryUnreachable(f"files of {version} are not those of its manifest")
+                raise RegistryUnreachableError(f"files of {version} are not those of its manifest")
         graph = manifest.model_file()
         if graph is None:
-            raise LoadFailed(f"{version} has no file model.onnx")
+            raise LoadError(f"{version} has no file model.onnx")
         digests = "-".join(file.sha256 for file in manifest.files)
         return VersionDefinition(
             model=version.model,

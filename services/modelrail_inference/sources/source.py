@@ -7,7 +7,7 @@ from typing import Protocol
 
 from modelrail_server.errors import InvalidArgument, NotFound
 
-from modelrail_inference.repository.definition import LoadFailed
+from modelrail_inference.repository.definition import LoadError
 
 
 class Source(Protocol):
@@ -17,7 +17,7 @@ class Source(Protocol):
         """Loads what shall be served and follows changes, until it is cancelled."""
 
     def ready(self) -> bool:
-        """Whether everything that the server was started for is loaded; what was unloaded counts not."""
+        """Whether everything asked for at start is loaded; what was unloaded counts not."""
 
     def names(self) -> Iterable[str]:
         """The models that can be loaded."""
@@ -45,7 +45,7 @@ def unknown_model(name: str) -> NotFound:
     )
 
 
-def load_error(name: str, error: LoadFailed) -> InvalidArgument:
+def load_error(name: str, error: LoadError) -> InvalidArgument:
     """Returns the error for a model that cannot be loaded, with Triton's code."""
     return InvalidArgument(
         f"load failed for model '{name}': {error}",

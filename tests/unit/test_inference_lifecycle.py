@@ -1,0 +1,123 @@
+"""How versions come and go, with a loader that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from modelrail_inference.repository.definition import (
+    LoadedModel,
+    LoadError,
+    VersionDefinition,
+)
+from modelrail_inference.repository.lifecycle import State
+from modelrail_inference.repository.repository import Repository
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.signature import Signature
+from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
+
+
+class Loader:
+    """Fails, or waits until it is let go, for the versions that it is told."""
+
+    def __init__(self) -> None:
+        self.failing: set[int] = set()
+        self.gates: dict[int, threading.Event] = {}
+        self.loads = 0
+
+    def load(self, definition: VersionDefinition) -> LoadedModel:
+        self.loads += 1
+        if gate := self.gates.get(definition.number):
+            assert gate.wait(10)
+        if definition.number in self.failing:
+            raise LoadError("no good")
+        return LoadedModel(
+            definition.model, definition.number, Signature((), ()), 0, Provider.CPU, session=None
+        )
+
+
+def version(number: int, fingerprint: str = "f") -> VersionDefinition:
+    return VersionDefinition("m", number, Path("x"), fingerprint)
+
+
+def rows(repository: Repository) -> list[tuple[int, State, str]]:
+    return [(entry.number, entry.state, entry.reason) for entry in repository.index()]
+
+
+async def test_a_new_version_takes_over_and_the_old_one_is_drained() -> None:
+    repository = Repository(Loader())
+    await repository.reconcile("m", [version(1)])
+    used = repository.acquire("m", "")
+    await repository.reconcile("m", [version(2)], reason="replaced")
+    assert repository.acquire("m", "").model.number == 2
+    assert rows(repository)[0] == (1, State.UNLOADING, "replaced")
+    used.release()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert rows(repository)[0] == (1, State.UNAVAILABLE, "replaced")
+
+
+async def test_a_failed_load_leaves_what_serves() -> None:
+    loader = Loader()
+    loader.failing = {2}
+    repository = Repository(loader)
+    await repository.reconcile("m", [version(1)])
+    with pytest.raises(LoadError, match="version 2: no good"):
+        await repository.reconcile("m", [version(2)])
+    assert rows(repository) == [(1, State.READY, ""), (2, State.UNAVAILABLE, "no good")]
+    assert repository.acquire("m", "").model.number == 1
+
+
+async def test_the_old_version_answers_while_the_new_one_loads() -> None:
+    loader = Loader()
+    gate = loader.gates[2] = threading.Event()
+    repository = Repository(loader)
+    await repository.reconcile("m", [version(1)])
+    swap = asyncio.create_task(repository.reconcile("m", [version(2)]))
+    while loader.loads < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert rows(repository)[1][1] is State.LOADING
+    assert repository.acquire("m", "").model.number == 1
+    gate.set()
+    await swap
+    assert repository.acquire("m", "").model.number == 2
+
+
+async def test_a_cancelled_load_is_unavailable_and_can_be_tried_again() -> None:
+    loader = Loader()
+    gate = loader.gates[1] = threading.Event()
+    repository = Repository(loader, load_threads=2)
+    task = asyncio.create_task(repository.reconcile("m", [version(1)]))
+    while loader.loads < 1:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert rows(repository) == [(1, State.UNAVAILABLE, "the load was cancelled")]
+    gate.set()
+    await repository.reconcile("m", [version(1)])
+    assert rows(repository) == [(1, State.READY, "")]
+
+
+async def test_an_unchanged_version_is_not_loaded_again_and_a_changed_one_is() -> None:
+    loader = Loader()
+    repository = Repository(loader)
+    for fingerprint in ("a", "a", "b"):
+        await repository.reconcile("m", [version(1, fingerprint)])
+    assert loader.loads == 2
+
+
+async def test_a_name_is_routed_by_the_rules_of_the_protocol() -> None:
+    repository = Repository(Loader())
+    await repository.reconcile("m", [version(1), version(2)])
+    assert repository.acquire("m", "1").model.number == 1
+    assert repository.acquire("m", "").model.number == 2
+    with pytest.raises(NotFound):
+        repository.acquire("m", "3")
+    with pytest.raises(InvalidArgument):
+        repository.acquire("m", "٣")
+    await repository.reconcile("m", [])
+    with pytest.raises(Unavailable, match="not at ready state: UN"):
+        repository.acquire("m", "")
