@@ -80,7 +80,7 @@ class Run:
 
     def terminate(self) -> None:
         """Stops the run as soon as its present operator ends; before it started, at once."""
-        pass
+        self._options.terminate = True
 
     @property
     def terminated(self) -> bool:
