@@ -87,7 +87,7 @@ def generate(target: Path) -> None:
         compile_protos(
             services,
             include=include,
-            outputs=[f"--grpc_python_out={target}", f"--mypy_grpc_out=only_async:{target}"],
+            outputs=[f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet,only_async:{target}"],
         )
     for stub in (target / PRIVATE_PACKAGE.replace(".", "/")).glob("*_pb2_grpc.py"):
         text = stub.read_text(encoding="utf-8")

@@ -18,18 +18,18 @@ from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
 from modelrail_server.serve import run
 
-from modelrail_registry.blobs import BlobStore
-from modelrail_registry.catalog import Catalog
+from modelrail_registry.admission.gate import Gate
+from modelrail_registry.catalog.catalog import Catalog
+from modelrail_registry.catalog.database import Database
+from modelrail_registry.catalog.events import Feed
+from modelrail_registry.catalog.watching import Watch
 from modelrail_registry.config import RegistryConfig
-from modelrail_registry.database import Database
-from modelrail_registry.events import Feed
-from modelrail_registry.gate import Gate
 from modelrail_registry.metrics import RegistryMetrics
-from modelrail_registry.policy import POLICY, SERVICE
+from modelrail_registry.protocol.policy import POLICY, SERVICE
+from modelrail_registry.protocol.servicer import RegistryServicer
 from modelrail_registry.publishing import Publisher
-from modelrail_registry.servicer import RegistryServicer
-from modelrail_registry.transfer import Transfer
-from modelrail_registry.watching import Watch
+from modelrail_registry.storage.blobs import BlobStore
+from modelrail_registry.storage.transfer import Transfer
 
 
 @asynccontextmanager

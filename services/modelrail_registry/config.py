@@ -18,7 +18,7 @@ class RegistryConfig(ServerConfig):
         "127.0.0.1:8011", "Address for gRPC: HOST:PORT (port 0: a free one) or unix:PATH."
     )
     metrics_address: str = setting("127.0.0.1:8012", "Address for Prometheus, path /metrics.")
-    data_dir: Path = setting(  # noqa: RUF009 (makes a field)
+    data_dir: Path = setting(
         Path(".modelrail/registry"), "Folder for the database, the blobs and unfinished uploads."
     )
     max_blob_bytes: int = setting(2 << 30, "Largest blob in bytes.", minimum=1, maximum=1 << 42)

@@ -11,9 +11,9 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from prometheus_client import CollectorRegistry
 
-from modelrail_server.health import Health
-from modelrail_server.metrics import ServerMetrics
+from modelrail_server.observability.metrics import ServerMetrics
 from modelrail_server.policy import Policy
+from modelrail_server.standard.health import Health
 
 __all__ = ["Application", "Runtime"]
 

@@ -1,244 +1,129 @@
-"""API keys: `mrk_<id>_<secret>`, sent as `authorization: Bearer mrk_…`.
-
-The server keeps a JSON file with the SHA-256 of each secret. A slow password hash would add
-nothing: the secrets are 256 random bits, which nobody guesses at any speed, and a slow hash on each
-call would be a way to keep the server busy.
-
-    {"keys": [{"id": "ops", "sha256": "…", "permissions": ["read", "write"],
-               "expires": "2027-01-01T00:00:00Z"}]}
-
-`python -m modelrail_server.keys create --id ops --permissions read --file keys.json` makes one.
-"""
+"""`python -m modelrail_server.keys`: makes, lists and revokes keys in a key file."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import argparse
+import fcntl
 import json
-import os
-import re
-import secrets
-import stat
-import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelrail_server.errors import Unauthenticated
-from modelrail_server.policy import Identity, Permission
-from modelrail_server.watched import WatchedFiles
+from modelrail_server.access.api_keys import KeyFileError, KeyRecord, new_key, read_keys, write_keys
+from modelrail_server.policy import Permission
 
-__all__ = ["ApiKeys", "KeyFileError", "KeyRecord", "new_key", "read_keys", "write_keys"]
-
-_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_GRANTED = frozenset({Permission.READ, Permission.WRITE, Permission.INFER, Permission.ADMIN})
+__all__ = ["main"]
 
 
-class KeyFileError(ValueError):
-    """A key file or a record is not as it must be; the message never has a secret."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+    except (KeyFileError, OSError) as error:
+        print(f"modelrail_server.access.api_keys: {error}", file=sys.stderr)
+        return 1
+    return status
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """A key as the server knows it."""
+def _create(arguments: argparse.Namespace) -> int:
+    with _locked(arguments.file):
+        records = read_keys(arguments.file) if arguments.file.exists() else []
+        if any(record.id == arguments.id for record in records):
+            raise KeyFileError(f"id: {arguments.id!r} exists; revoke it first")
+        expires = arguments.expires
+        text, record = new_key(arguments.id, arguments.permissions, expires=expires)
+        write_keys(arguments.file, [*records, record])
+    print(text)
+    print("This is the only time that the key is shown.", file=sys.stderr)
+    return 0
 
-    id: str
-    sha256: str
-    """Hash of the secret, in lower-case hexadecimal."""
-    permissions: frozenset[Permission]
-    expires: datetime | None = None
-    """When the key stops to work; None for never. Always with a time zone."""
+
+def _revoke(arguments: argparse.Namespace) -> int:
+    with _locked(arguments.file):
+        records = read_keys(arguments.file)
+        kept = [record for record in records if record.id != arguments.id]
+        if len(kept) == len(records):
+            raise KeyFileError(f"id: {arguments.id!r} is not in {arguments.file}")
+        write_keys(arguments.file, kept)
+    print(f"{arguments.id} is revoked; servers notice within a second or two", file=sys.stderr)
+    return 0
 
 
-class ApiKeys:
-    """The keys of a file, which is read again when it changes.
-
-    Args:
-        file: The key file.
-        on_reload_error: Told each time that a changed file could not be used.
-        clock: Seconds that only grow, for the pause between two looks at the file.
-        now: Seconds since 1970, for expiry.
-
-    Raises:
-        KeyFileError: The file is readable by everybody, or is no key file.
-        OSError: The file cannot be read.
-    """
-
-    def __init__(
-        self,
-        file: Path,
-        *,
-        on_reload_error: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._now = now
-        self._identities = WatchedFiles(
-            [file],
-            lambda: _identities(read_keys(file)),
-            name="api_keys",
-            on_error=on_reload_error,
-            clock=clock,
+def _list(arguments: argparse.Namespace) -> int:
+    rows = [_row(record) for record in read_keys(arguments.file)]
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    for row in rows:
+        print(
+            f"{row['id']:20} {','.join(row['permissions']):24} {row['expires'] or 'never expires'}"
         )
-
-    def authenticate(self, authorization: object) -> Identity:
-        """Returns who sent this `authorization` metadata.
-
-        Raises:
-            Unauthenticated: It is missing or no valid key; unknown id and wrong secret look alike.
-        """
-        identities = self._identities.content()
-        if not isinstance(authorization, str) or not authorization:
-            raise Unauthenticated(
-                "this server needs a key: send `authorization: Bearer mrk_...`", reason="NO_KEY"
-            )
-        scheme, _, key = authorization.partition(" ")
-        prefix, _, rest = key.strip().partition("_")
-        key_id, _, secret = rest.partition("_")
-        digest = hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-        known = identities.get(key_id)
-        # The comparison runs for unknown ids too, so that its time does not tell which ids exist.
-        same = hmac.compare_digest(digest, known[0] if known else "0" * 64)
-        if known is None or not same or prefix != "mrk" or scheme.lower() != "bearer":
-            raise Unauthenticated("the key is not valid", reason="WRONG_KEY")
-        if known[1] is not None and self._now() >= known[1]:
-            raise Unauthenticated("the key has expired", reason="EXPIRED_KEY")
-        return known[2]
+    return 0
 
 
-def _identities(
-    records: Iterable[KeyRecord],
-) -> Mapping[str, tuple[str, float | None, Identity]]:
+def _row(record: KeyRecord) -> dict[str, Any]:
     return {
-        record.id: (
-            record.sha256,
-            record.expires.timestamp() if record.expires else None,
-            Identity(record.id, record.permissions | {Permission.PUBLIC}),
-        )
-        for record in records
+        "id": record.id,
+        "permissions": sorted(permission.value for permission in record.permissions),
+        "expires": record.expires.isoformat() if record.expires else None,
     }
 
 
-def new_key(
-    key_id: str, permissions: Iterable[Permission], *, expires: datetime | None = None
-) -> tuple[str, KeyRecord]:
-    """Makes a key; the text is for the caller and is kept nowhere.
-
-    Raises:
-        KeyFileError: The id, the permissions or the time cannot be used.
-    """
-    secret = secrets.token_urlsafe(32)
-    document = {
-        "id": key_id,
-        "sha256": hashlib.sha256(secret.encode()).hexdigest(),
-        "permissions": sorted(permission.value for permission in permissions),
-    }
-    if expires is not None:
-        document["expires"] = expires.isoformat()
-    return f"mrk_{key_id}_{secret}", _record(document, f"key {key_id!r}")
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Lets one writer at a time read and replace the file, so that no new key is lost."""
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
-def read_keys(file: Path) -> list[KeyRecord]:
-    """Reads a key file.
+def _permissions(text: str) -> list[Permission]:
+    try:
+        return [Permission(name.strip()) for name in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected some of read,write,infer,admin, got {text!r}"
+        ) from None
 
-    Raises:
-        KeyFileError: Everybody may read it, or it is no key file.
-        OSError: It cannot be read.
-    """
-    with file.open("rb") as stream:
-        # Of the open file, not of the name: it is the same file that is then read.
-        mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-        if mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise KeyFileError(
-                f"{file}: expected a file that others cannot read, got mode {mode:04o}"
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a time like 2027-01-31T12:00:00Z, got {text!r}"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m modelrail_server.keys", description="Keys of the callers of a server."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, help_text in (
+        ("create", _create, "make a key, print it once, and add it to the file"),
+        ("revoke", _revoke, "take a key out of the file"),
+        ("list", _list, "show ids, permissions and expiry"),
+    ):
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(run=run)
+        command.add_argument("--file", type=Path, required=True, help="key file")
+        if name == "list":
+            command.add_argument("--json", action="store_true", help="print JSON")
+        else:
+            command.add_argument("--id", required=True, help="name of the key: a-z, 0-9 and -")
+        if name == "create":
+            command.add_argument(
+                "--permissions", type=_permissions, required=True, help="read,write,infer,admin"
             )
-        content = stream.read()
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise KeyFileError(f"{file}: expected JSON: {error}") from None
-    if not isinstance(document, dict) or document.keys() != {"keys"}:
-        raise KeyFileError(f'{file}: expected {{"keys": [...]}}')
-    if not isinstance(document["keys"], list):
-        raise KeyFileError(f"{file}: keys: expected a list")
-    records = [_record(item, f"{file}: keys[{i}]") for i, item in enumerate(document["keys"])]
-    ids = [record.id for record in records]
-    if duplicates := sorted({key_id for key_id in ids if ids.count(key_id) > 1}):
-        raise KeyFileError(f"{file}: keys: expected each id once, got twice: {duplicates[0]!r}")
-    return records
-
-
-def write_keys(file: Path, records: Iterable[KeyRecord]) -> None:
-    """Replaces a key file as a whole, readable by its owner only.
-
-    Raises:
-        OSError: It cannot be written; the old file is still there.
-    """
-    document: dict[str, list[dict[str, Any]]] = {"keys": []}
-    for record in records:
-        item: dict[str, Any] = {
-            "id": record.id,
-            "sha256": record.sha256,
-            "permissions": sorted(permission.value for permission in record.permissions),
-        }
-        if record.expires is not None:
-            item["expires"] = record.expires.isoformat()
-        document["keys"].append(item)
-    # mkstemp makes the file with mode 0600.
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(document, stream, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)  # noqa: PTH105 the other file functions here work on descriptors
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _record(item: object, place: str) -> KeyRecord:
-    if not isinstance(item, dict):
-        raise KeyFileError(f"{place}: expected an object")
-    if unknown := item.keys() - {"id", "sha256", "permissions", "expires"}:
-        raise KeyFileError(f"{place}: unknown field {min(unknown)!r}")
-    key_id, sha256, names = item.get("id"), item.get("sha256"), item.get("permissions")
-    if not isinstance(key_id, str) or not _ID.fullmatch(key_id):
-        raise KeyFileError(f"{place}: id: expected up to 63 of a-z, 0-9 and -, got {key_id!r}")
-    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        raise KeyFileError(f"{place}: sha256: expected 64 hexadecimal digits")
-    granted = {permission.value: permission for permission in _GRANTED}
-    if not isinstance(names, list) or not names or not all(map(list(granted).__contains__, names)):
-        raise KeyFileError(
-            f"{place}: permissions: expected some of {', '.join(sorted(granted))}, got {names!r}"
-        )
-    permissions = frozenset(granted[name] for name in names)
-    return KeyRecord(key_id, sha256, permissions, _expiry(item.get("expires"), place))
-
-
-def _expiry(text: object, place: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        expires = datetime.fromisoformat(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise KeyFileError(f"{place}: expires: expected a time like 2027-01-31T12:00:00Z") from None
-    if expires.tzinfo is None:
-        raise KeyFileError(f"{place}: expires: expected a time with a zone, like …Z, got {text!r}")
-    return expires.astimezone(UTC)
+            command.add_argument("--expires", type=_time, help="time like 2027-01-31T12:00:00Z")
+    return parser
 
 
 if __name__ == "__main__":
-    from modelrail_server.keys_command import main
-
     raise SystemExit(main())

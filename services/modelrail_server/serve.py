@@ -24,8 +24,8 @@ from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from modelrail_server.address import Address
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
-from modelrail_server.logs import configure_logging
-from modelrail_server.scrape import MetricsServer
+from modelrail_server.observability.logs import configure_logging
+from modelrail_server.observability.scrape import MetricsServer
 from modelrail_server.server import BindError, start_server
 
 __all__ = ["Application", "Runtime", "run", "start_server"]

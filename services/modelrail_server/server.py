@@ -6,14 +6,18 @@ import grpc.aio
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from modelrail_server.access.api_keys import ApiKeys
+from modelrail_server.access.tls import server_credentials
 from modelrail_server.address import Address
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
-from modelrail_server.health import HEALTH_POLICY, HEALTH_SERVICE, HealthServicer
-from modelrail_server.interceptor import RpcInterceptor
-from modelrail_server.keys import ApiKeys
-from modelrail_server.reflection import REFLECTION_POLICY, REFLECTION_SERVICE, add_reflection
-from modelrail_server.tls import server_credentials
+from modelrail_server.rpc.interceptor import RpcInterceptor
+from modelrail_server.standard.health import HEALTH_POLICY, HEALTH_SERVICE, HealthServicer
+from modelrail_server.standard.reflection import (
+    REFLECTION_POLICY,
+    REFLECTION_SERVICE,
+    add_reflection,
+)
 
 __all__ = ["BindError", "start_server"]
 

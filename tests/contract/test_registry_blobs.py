@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 import pytest
-from modelrail_registry.blobs import READ_BYTES, BlobStore
-from modelrail_registry.uploads import CHUNK_BYTES
+from modelrail_registry.storage.blobs import READ_BYTES, BlobStore
+from modelrail_registry.storage.uploads import CHUNK_BYTES
 from modelrail_server.errors import (
     Aborted,
     DataLoss,

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 import pytest
 from modelrail.names import ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
-from modelrail_registry import convert
-from modelrail_registry.documents import dump_content, load_content
-from modelrail_registry.payload import refused_kind
-from modelrail_registry.policy import POLICY
+from modelrail_registry.catalog.documents import dump_content, load_content
+from modelrail_registry.protocol import convert
+from modelrail_registry.protocol.policy import POLICY
 from modelrail_registry.resources import EventKind, ModelVersion
+from modelrail_registry.storage.payload import refused_kind
 from modelrail_server.errors import InvalidArgument
 
 

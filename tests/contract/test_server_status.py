@@ -15,7 +15,7 @@ from google.rpc.error_details_pb2 import (
 )
 from google.rpc.status_pb2 import Status
 from modelrail_server import errors
-from modelrail_server.status import STATUS_CODES, code_of, internal_reply, reply_to
+from modelrail_server.rpc.status import STATUS_CODES, code_of, internal_reply, reply_to
 
 DETAILS: dict[str, Any] = {
     kind.DESCRIPTOR.full_name: kind for kind in (BadRequest, ErrorInfo, RequestInfo)

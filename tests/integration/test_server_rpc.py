@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from modelrail.registry.v1.registry_pb2 import GetModelRequest, Model
+from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ServerConfig
 from modelrail_server.context import Context, identity, request_id, time_remaining
@@ -26,7 +27,6 @@ from modelrail_server.errors import (
     NotFound,
     Unavailable,
 )
-from modelrail_server.keys import new_key, write_keys
 from modelrail_server.policy import Permission
 from modelrail_server.server import BindError, start_server
 

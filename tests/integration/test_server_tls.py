@@ -12,11 +12,11 @@ import grpc.aio
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from modelrail_server.access.tls import server_credentials
+from modelrail_server.access.watched import WatchedFiles
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
 from modelrail_server.server import start_server
-from modelrail_server.tls import server_credentials
-from modelrail_server.watched import WatchedFiles
 
 
 class Files:
@@ -123,7 +123,7 @@ async def test_new_files_serve_new_connections_and_bad_ones_leave_the_old(
             super().__init__(*arguments, **{**keywords, "interval_seconds": 0})  # type: ignore[arg-type]
             looks.append(self)
 
-    monkeypatch.setattr("modelrail_server.tls.WatchedFiles", Eager)
+    monkeypatch.setattr("modelrail_server.access.tls.WatchedFiles", Eager)
     async with serving(files) as address:
         old = files.root
         key = files.key.read_bytes()

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_registry.aliases import AliasMove
-from modelrail_registry.catalog import Catalog, Publication
-from modelrail_registry.database import Database
-from modelrail_registry.events import ResumeToken
-from modelrail_registry.idempotency import RequestKey
-from modelrail_registry.pagination import PageRequest
+from modelrail_registry.catalog.aliases import AliasMove
+from modelrail_registry.catalog.catalog import Catalog, Publication
+from modelrail_registry.catalog.database import Database
+from modelrail_registry.catalog.events import ResumeToken
+from modelrail_registry.catalog.idempotency import RequestKey
+from modelrail_registry.catalog.pagination import PageRequest
 from modelrail_registry.resources import EventKind, File, Lineage, VersionContent
 from modelrail_server.errors import (
     Aborted,

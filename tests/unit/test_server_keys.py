@@ -7,9 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from modelrail_server.access.api_keys import (
+    ApiKeys,
+    KeyFileError,
+    KeyRecord,
+    new_key,
+    read_keys,
+    write_keys,
+)
 from modelrail_server.errors import Unauthenticated
-from modelrail_server.keys import ApiKeys, KeyFileError, KeyRecord, new_key, read_keys, write_keys
-from modelrail_server.keys_command import main
+from modelrail_server.keys import main
 from modelrail_server.policy import Permission
 
 

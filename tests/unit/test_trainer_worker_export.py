@@ -140,7 +140,7 @@ def test_a_frozen_output_is_refused_even_when_the_input_is_dynamic(digits: Train
 def test_a_network_that_cannot_be_exported_fails_with_the_exporter_s_reason(
     digits: Trained,
 ) -> None:
-    with pytest.raises(ExportFailed, match="the exporter failed: XX"):
+    with pytest.raises(ExportFailed, match=r"the exporter failed: .*data-dependent expression"):
         export.export(_DataDependent().eval(), digits.signature, spec.Task.CLASSIFICATION)
 
 
@@ -251,11 +251,11 @@ def _keep_a_weight_elsewhere(model: onnx.ModelProto) -> None:
         (_rename_the_output, "outputs: expected .*'probabilities'.* got .*'answer'"),
         (_swap_the_outputs, "outputs: expected .*'logits'.* got .*"),
         (_rename_the_batch_axis, "inputs: expected .*'batch'.* got .*'n'"),
-        (_declare_another_width, "XX"),
+        (_declare_another_width, r"no valid ONNX: .*\(10\) vs \(11\)"),
         (_use_an_operator_of_the_runtime, r"default domain only, got \['com.microsoft'\]"),
         (_import_a_domain, r"default domain only, got \['com.example'\]"),
         (_tell_a_path, "the file tells of its source"),
-        (_keep_a_weight_elsewhere, "XX"),
+        (_keep_a_weight_elsewhere, "no valid ONNX: .*should be stored in weights.bin"),
     ],
 )
 def test_the_gate_refuses_a_file_that_is_not_the_model(
@@ -357,13 +357,13 @@ def test_the_signature_names_labels_and_ranges(digits: Trained) -> None:
 
 class _Frozen(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = x.reshape(3, 64)[:, :10]
+        logits = x.reshape(3, -1)[:, :10]
         return logits, logits.softmax(dim=-1)
 
 
 class _DataDependent(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = x.reshape(-1, 64)[:, : int(x.sum().item())]
+        logits = x.flatten(1)[:, :10] if x.sum() > 0 else x.flatten(1)[:, 10:20]
         return logits, logits.softmax(dim=-1)
 
 

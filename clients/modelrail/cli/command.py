@@ -43,7 +43,7 @@ _CaCertificate = Annotated[
 ]
 
 
-class Failure(Exception):  # noqa: N818  # not a defect: the user is told what happened
+class Failure(Exception):
     """Something went wrong in a way that the message explains to the user; exit status 1."""
 
 

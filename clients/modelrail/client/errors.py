@@ -20,8 +20,6 @@
 The first twelve mirror the server's tree, class by class.
 """
 
-# The names are those of the statuses, as on the server.
-# ruff: noqa: N818
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence

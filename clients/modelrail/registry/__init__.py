@@ -1,0 +1,1 @@
+"""The registry's generated messages and stubs, one package per major version."""

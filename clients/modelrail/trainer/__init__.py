@@ -1,0 +1,1 @@
+"""The trainer's generated messages and stubs, one package per major version."""

@@ -83,7 +83,7 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
                 verbose=False,
             )
         except Exception as error:  # the exporter's own tree, and whatever its passes raise
-            raise ExportFailed(f"the exporter failed: {_first_line(error)}") from error
+            raise ExportFailed(f"the exporter failed: {_reason(error)}") from error
     if program is None:
         raise ExportFailed("the exporter made nothing")
     model: onnx.ModelProto = program.model_proto
@@ -178,6 +178,7 @@ def _messages(message: Message) -> Iterator[Message]:
                 yield from _messages(child)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:500] if lines else 'no message'}"
+def _reason(error: Exception) -> str:
+    # The exporter's own error only says in which of its steps it failed; the cause says at what.
+    root = error.__cause__ or error
+    return f"{type(root).__name__}: {' '.join(str(root).split())[:500] or 'no message'}"

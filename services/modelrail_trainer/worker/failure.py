@@ -7,7 +7,7 @@ from typing import ClassVar
 from modelrail_trainer.journal import FailureReason
 
 
-class JobFailure(Exception):  # noqa: N818 - a kind of end, as the journal names it
+class JobFailure(Exception):
     """The job cannot succeed; `reason` is its kind."""
 
     reason: ClassVar[FailureReason]

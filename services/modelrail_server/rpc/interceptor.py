@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from modelrail_server.access.api_keys import ApiKeys
 from modelrail_server.context import Call, enter_call
 from modelrail_server.errors import (
     PermissionDenied,
@@ -26,10 +27,9 @@ from modelrail_server.errors import (
     Unauthenticated,
     Unimplemented,
 )
-from modelrail_server.handlers import Outcome, wrap_handler
-from modelrail_server.keys import ApiKeys
-from modelrail_server.metrics import ServerMetrics
+from modelrail_server.observability.metrics import ServerMetrics
 from modelrail_server.policy import ANONYMOUS, OWNER, Identity, Permission, Policy
+from modelrail_server.rpc.handlers import Outcome, wrap_handler
 
 __all__ = ["RpcInterceptor"]
 

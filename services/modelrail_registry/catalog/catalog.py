@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from sqlalchemy import Connection
 
-from modelrail_registry import aliases, events, models, schema, versions
-from modelrail_registry.aliases import AliasMove
-from modelrail_registry.database import Database
-from modelrail_registry.idempotency import RequestKey, find_result, store_result
-from modelrail_registry.models import ModelChange
-from modelrail_registry.pagination import Page, PageRequest
+from modelrail_registry.catalog import aliases, events, models, schema, versions
+from modelrail_registry.catalog.aliases import AliasMove
+from modelrail_registry.catalog.database import Database
+from modelrail_registry.catalog.idempotency import RequestKey, find_result, store_result
+from modelrail_registry.catalog.models import ModelChange
+from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import Event, Model, ModelAlias, ModelVersion, VersionContent
 
 

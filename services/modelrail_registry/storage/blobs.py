@@ -36,7 +36,7 @@ from modelrail_server.errors import (
     Unavailable,
 )
 
-from modelrail_registry.uploads import Upload
+from modelrail_registry.storage.uploads import Upload
 
 READ_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

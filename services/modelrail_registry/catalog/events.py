@@ -17,7 +17,7 @@ from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_server.errors import InvalidArgument, OutOfRange
 from sqlalchemy import Connection, insert, select, update
 
-from modelrail_registry import schema
+from modelrail_registry.catalog import schema
 from modelrail_registry.resources import Event, EventKind
 
 _LONGEST_TOKEN = 128

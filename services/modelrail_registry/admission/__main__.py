@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 _BASE_MEMORY_BYTES = 2 << 30
 
 
-class Rejected(Exception):  # noqa: N818 (a verdict, not a failure)
+class Rejected(Exception):
     """The file is refused; the text says why, for its publisher."""
 
 

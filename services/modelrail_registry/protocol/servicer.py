@@ -14,12 +14,12 @@ from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceServicer
 from modelrail_server.context import Context
 from modelrail_server.errors import InvalidArgument
 
-from modelrail_registry import convert
-from modelrail_registry.catalog import Catalog
+from modelrail_registry.catalog.catalog import Catalog
+from modelrail_registry.catalog.watching import Watch
 from modelrail_registry.metrics import RegistryMetrics
+from modelrail_registry.protocol import convert
 from modelrail_registry.publishing import Publisher
-from modelrail_registry.transfer import Transfer
-from modelrail_registry.watching import Watch
+from modelrail_registry.storage.transfer import Transfer
 
 Result = TypeVar("Result")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from modelrail_server.errors import FieldViolation, InvalidArgument
 
-from modelrail_registry.gate import Verdict
+from modelrail_registry.admission.gate import Verdict
 from modelrail_registry.resources import MODEL_FILE, Signature, TensorSpec
 
 

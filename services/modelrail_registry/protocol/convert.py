@@ -15,13 +15,12 @@ from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
 
 from modelrail_registry import rules
-from modelrail_registry.aliases import AliasMove
-from modelrail_registry.blobs import BlobStatus
-from modelrail_registry.catalog import Publication
-from modelrail_registry.events import ResumeToken
-from modelrail_registry.idempotency import RequestKey
-from modelrail_registry.models import ModelChange
-from modelrail_registry.pagination import PageRequest
+from modelrail_registry.catalog.aliases import AliasMove
+from modelrail_registry.catalog.catalog import Publication
+from modelrail_registry.catalog.events import ResumeToken
+from modelrail_registry.catalog.idempotency import RequestKey
+from modelrail_registry.catalog.models import ModelChange
+from modelrail_registry.catalog.pagination import PageRequest
 from modelrail_registry.resources import (
     Event,
     EventKind,
@@ -38,6 +37,7 @@ from modelrail_registry.resources import (
     ValueRange,
     VersionContent,
 )
+from modelrail_registry.storage.blobs import BlobStatus
 
 _EVENT_TYPES = {
     EventKind.MODEL_CREATED: pb.Event.TYPE_MODEL_CREATED,

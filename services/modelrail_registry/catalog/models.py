@@ -13,9 +13,9 @@ from modelrail.names import ModelName
 from modelrail_server.errors import Aborted, AlreadyExists, NotFound
 from sqlalchemy import Connection, Row, insert, select, update
 
-from modelrail_registry import schema
-from modelrail_registry.events import append_event
-from modelrail_registry.pagination import Page, PageRequest
+from modelrail_registry.catalog import schema
+from modelrail_registry.catalog.events import append_event
+from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import EventKind, Model
 
 _table = schema.models

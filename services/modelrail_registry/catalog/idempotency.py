@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from modelrail_server.errors import AlreadyExists
 from sqlalchemy import Connection, delete, insert, select
 
-from modelrail_registry import schema
+from modelrail_registry.catalog import schema
 
 KEPT = timedelta(hours=48)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from modelrail_registry.schema import metadata
+from modelrail_registry.catalog.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -12,11 +12,11 @@ from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_server.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from sqlalchemy import Connection, Row, insert, select, update
 
-from modelrail_registry import schema
-from modelrail_registry.documents import dump_content, load_content
-from modelrail_registry.events import append_event
-from modelrail_registry.models import require_model_row
-from modelrail_registry.pagination import Page, PageRequest
+from modelrail_registry.catalog import schema
+from modelrail_registry.catalog.documents import dump_content, load_content
+from modelrail_registry.catalog.events import append_event
+from modelrail_registry.catalog.models import require_model_row
+from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import EventKind, File, ModelVersion, VersionContent
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from modelrail_server.watched import WatchedFiles
+from modelrail_server.access.watched import WatchedFiles
 
 __all__ = ["server_credentials"]
 

@@ -21,8 +21,8 @@ from google.protobuf.message import DecodeError
 
 from modelrail_server.context import Call, Context, current_call
 from modelrail_server.errors import InvalidArgument, ServiceError
-from modelrail_server.metrics import MethodMetrics
-from modelrail_server.status import Reply, code_of, internal_reply, reply_to
+from modelrail_server.observability.metrics import MethodMetrics
+from modelrail_server.rpc.status import Reply, code_of, internal_reply, reply_to
 
 __all__ = ["Outcome", "wrap_handler"]
 

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from modelrail_registry import schema
+from modelrail_registry.catalog import schema
 
 _BUSY_TIMEOUT_MILLISECONDS = 10_000
 _STORAGE_RETRY_SECONDS = 1.0
@@ -57,7 +57,7 @@ class Database:
             alembic.util.CommandError: The database is of a newer program.
         """
         config = Config()
-        config.set_main_option("script_location", "modelrail_registry:migrations")
+        config.set_main_option("script_location", "modelrail_registry.catalog:migrations")
         config.set_main_option("path_separator", "os")
         with self._write_engine.begin() as connection:
             config.attributes["connection"] = connection

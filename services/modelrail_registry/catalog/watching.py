@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Collection
 from concurrent.futures import Executor
 from functools import partial
 
-from modelrail_registry.catalog import Catalog
-from modelrail_registry.events import Feed, ResumeToken
+from modelrail_registry.catalog.catalog import Catalog
+from modelrail_registry.catalog.events import Feed, ResumeToken
 from modelrail_registry.metrics import RegistryMetrics
 from modelrail_registry.resources import Event
 

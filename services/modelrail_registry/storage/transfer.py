@@ -8,9 +8,9 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
-from modelrail_registry.blobs import BlobStatus, BlobStore
 from modelrail_registry.metrics import RegistryMetrics
-from modelrail_registry.uploads import Upload
+from modelrail_registry.storage.blobs import BlobStatus, BlobStore
+from modelrail_registry.storage.uploads import Upload
 
 Result = TypeVar("Result")
 

@@ -20,9 +20,9 @@ import structlog
 from modelrail_server.errors import Unavailable
 from sqlalchemy import delete, insert, select
 
-from modelrail_registry import schema
-from modelrail_registry.database import Database
-from modelrail_registry.documents import load_signature
+from modelrail_registry.catalog import schema
+from modelrail_registry.catalog.database import Database
+from modelrail_registry.catalog.documents import load_signature
 from modelrail_registry.resources import Signature
 
 # Raised when the rules of `admission` change: remembered answers are then asked for again.
@@ -76,7 +76,12 @@ class Gate:
         processes: int,
         cpu_seconds: int,
         wall_seconds: float,
-        command: Sequence[str] = (sys.executable, "-P", "-m", "modelrail_registry.admission"),
+        command: Sequence[str] = (
+            sys.executable,
+            "-P",
+            "-m",
+            "modelrail_registry.admission",
+        ),
     ) -> None:
         self._database = database
         self._executor = executor

@@ -10,12 +10,12 @@ from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_server.errors import FailedPrecondition, FieldViolation, NotFound
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from modelrail_registry import schema
-from modelrail_registry.events import append_event
-from modelrail_registry.models import new_etag, require_model_row, stale_etag
-from modelrail_registry.pagination import Page, PageRequest
+from modelrail_registry.catalog import schema
+from modelrail_registry.catalog.events import append_event
+from modelrail_registry.catalog.models import new_etag, require_model_row, stale_etag
+from modelrail_registry.catalog.pagination import Page, PageRequest
+from modelrail_registry.catalog.versions import find_version_row
 from modelrail_registry.resources import EventKind, ModelAlias
-from modelrail_registry.versions import find_version_row
 
 _table = schema.aliases
 

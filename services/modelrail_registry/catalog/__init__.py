@@ -1,0 +1,1 @@
+"""Models, versions, aliases and events in the database; every change is one transaction."""

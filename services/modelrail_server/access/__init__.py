@@ -1,0 +1,1 @@
+"""Who may call: API keys, certificates, and the files that hold them."""

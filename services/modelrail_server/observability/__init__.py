@@ -1,0 +1,1 @@
+"""What a server tells about itself: logs, metrics, and the port that shows them."""

@@ -1,0 +1,1 @@
+"""What stands around every RPC: interceptor, wrapped handlers, table of status codes."""

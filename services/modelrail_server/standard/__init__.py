@@ -1,0 +1,1 @@
+"""The services that every gRPC server offers: health and reflection."""

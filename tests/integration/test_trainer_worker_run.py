@@ -1,0 +1,371 @@
+"""Real worker processes, from a specification to a file that another runtime computes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import modelrail
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import yaml
+from google.protobuf import json_format, struct_pb2
+from google.protobuf.message import Message
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.artifact import load_result, verify_files
+from modelrail_trainer.convert import spec_from_pb
+from modelrail_trainer.journal import (
+    FailedEvent,
+    FailureReason,
+    FinishedEvent,
+    JournalEvent,
+    LogEvent,
+    MetricsEvent,
+    Phase,
+    PhaseEvent,
+    read_events,
+)
+from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.worker import data
+
+EXAMPLES = Path(modelrail.__file__).parent / "examples"
+SECONDS = 120.0
+RESULT_FILES = {"model.onnx", "result.json"}
+EXIT_FAILED = 3
+EXIT_DEFECT = 70
+
+Worker = subprocess.Popen[bytes]
+Start = Callable[..., Worker]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts workers in the test's directory, and leaves none behind."""
+    workers: list[Worker] = []
+
+    def begin(spec: Message, *, file_size_bytes: int | None = None) -> Worker:
+        worker = _start(spec, tmp_path)
+        workers.append(worker)
+        if file_size_bytes is not None:  # long before it has imported what it needs to write
+            limits = (file_size_bytes, file_size_bytes)
+            resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, limits)
+        return worker
+
+    yield begin
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished job on the digits example."""
+    return _finished("digits", tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished job on the article's line."""
+    return _finished("linear", tmp_path_factory.mktemp("line"))
+
+
+def test_the_line_of_the_article_is_learned_and_exported(line: Path) -> None:
+    # y(0) is the bias, y(1) - y(0) the weight, as another runtime computes them from the file.
+    at_zero, at_one = _run(line, "x", np.array([[0.0], [1.0]], np.float32))["y"][:, 0]
+    assert at_zero == pytest.approx(1.0, abs=1e-3)
+    assert at_one - at_zero == pytest.approx(0.5, abs=1e-3)
+
+    result = load_result(line)
+    verify_files(result, line)
+    learned = {metric.name: metric.value for metric in result.metrics if metric.split == "train"}
+    assert learned["weight"] == pytest.approx(float(at_one - at_zero), abs=1e-6)
+    assert learned["bias"] == pytest.approx(float(at_zero), abs=1e-6)
+
+
+def test_the_journal_tells_the_whole_run_in_order(line: Path) -> None:
+    events = _events(line)
+    phases = [event.phase for event in events if isinstance(event, PhaseEvent)]
+    assert phases == [Phase.PREPARING, Phase.RUNNING, Phase.EXPORTING]
+    assert isinstance(events[0], PhaseEvent)
+    assert isinstance(events[-1], FinishedEvent)
+    reports = [event for event in events if isinstance(event, MetricsEvent)]
+    assert [report.epoch for report in reports] == [*range(1, 101), 100]
+    assert reports[-1].metrics == load_result(line).metrics
+    assert {metric.epoch for metric in reports[-1].metrics} == {0}
+    lines = [event.text for event in events if isinstance(event, LogEvent)]
+    losses = [line for line in lines if line.startswith("epoch ")]
+    numbers = [int(line.split()[1].split("/")[0]) for line in losses]
+    assert numbers == [1, *range(10, 101, 10)]
+
+
+def test_a_finished_job_leaves_its_results_and_nothing_that_looks_like_one(digits: Path) -> None:
+    names = {path.name for path in digits.iterdir()}
+    assert names == {"spec.binpb", "events.jsonl", "worker.log", *RESULT_FILES}
+    assert [file.path for file in load_result(digits).files] == ["model.onnx"]
+    verify_files(load_result(digits), digits)
+
+
+def test_the_digits_example_reaches_its_accuracy_in_both_runtimes(digits: Path) -> None:
+    accuracies = {
+        metric.runtime: metric.value
+        for metric in load_result(digits).metrics
+        if (metric.name, metric.split) == ("accuracy", "test")
+    }
+    assert set(accuracies) == {"pytorch", "onnxruntime"}
+    assert min(accuracies.values()) >= 0.97
+    rows = _data(digits).test
+    answers = _run(digits, "image", rows.inputs)["probabilities"].argmax(axis=1)
+    assert float((answers == rows.targets).mean()) == accuracies["onnxruntime"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_digits_model_takes_any_batch_and_gives_probabilities(
+    digits: Path, batch_size: int
+) -> None:
+    outputs = _run(digits, "image", _data(digits).test.inputs[:batch_size])
+    assert list(outputs) == ["logits", "probabilities"]
+    logits, probabilities = outputs["logits"], outputs["probabilities"]
+    assert logits.shape == probabilities.shape == (batch_size, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, softmax, atol=1e-5)
+
+
+def test_the_digits_model_carries_labels_and_ranges(digits: Path) -> None:
+    metadata = _session(digits).get_modelmeta().custom_metadata_map
+    assert metadata["modelrail.task"] == "classification"
+    (image,) = json.loads(metadata["modelrail.input_spec"])
+    assert (image["name"], image["shape"]) == ("image", ["batch", 8, 8])
+    assert image["range"] == [0.0, 16.0]
+    logits, probabilities = json.loads(metadata["modelrail.output_spec"])
+    assert logits["labels"] == probabilities["labels"] == list("0123456789")
+    assert probabilities["range"] == [0.0, 1.0]
+
+
+def test_the_result_holds_lineage_and_certificate(digits: Path) -> None:
+    result = load_result(digits)
+    rows = _data(digits)
+    assert result.lineage.dataset_sha256 == rows.sha256
+    assert result.lineage.seed == 1
+    assert {"torch", "onnx", "onnxruntime"} <= set(result.lineage.packages)
+    assert result.certificate.rows == min(256, len(rows.validation))
+    assert result.certificate.batch_sizes == (1, 2, 7)
+    assert {parity.name for parity in result.certificate.outputs} == {"logits", "probabilities"}
+    assert all(parity.max_absolute_difference < 1e-4 for parity in result.certificate.outputs)
+
+
+def test_two_runs_of_one_specification_make_the_same_file(
+    line: Path, start: Start, tmp_path: Path
+) -> None:
+    assert start(_example("linear")).wait(SECONDS) == 0, _log(tmp_path)
+    assert load_result(tmp_path).files == load_result(line).files
+
+
+def test_sigterm_in_the_middle_of_training_ends_the_process_without_a_result(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("linear")
+    spec.epochs = 100_000
+    worker = start(spec)
+    _wait_for(tmp_path, MetricsEvent)
+    worker.terminate()
+    assert worker.wait(5.0) == -signal.SIGTERM
+    assert RESULT_FILES.isdisjoint(path.name for path in tmp_path.iterdir())
+    assert not any(isinstance(event, FinishedEvent) for event in _events(tmp_path))
+
+
+def test_a_parent_that_ignored_sigterm_does_not_make_the_worker_deaf(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("linear")
+    spec.epochs = 100_000
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        worker = start(spec)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _wait_for(tmp_path, MetricsEvent)
+    worker.terminate()
+    assert worker.wait(5.0) == -signal.SIGTERM
+
+
+def test_a_loss_that_is_no_number_fails_the_job_with_its_reason(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("linear")
+    spec.optimizer.sgd.learning_rate = 1e6
+    assert start(spec).wait(SECONDS) == EXIT_FAILED
+    failure = _failure(tmp_path)
+    assert failure.reason is FailureReason.NAN_LOSS
+    assert "epoch 1" in failure.message
+
+
+def test_data_that_does_not_fit_into_floats_fails_the_job_with_its_reason(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("linear")
+    spec.dataset.line.slope = 1e300
+    assert start(spec).wait(SECONDS) == EXIT_FAILED
+    assert _failure(tmp_path) == FailedEvent(
+        FailureReason.DATA,
+        f"data set line y = 1e+300x + 1, {spec.dataset.line.points} points: "
+        "expected numbers that fit into 32-bit floats",
+    )
+
+
+def test_a_wrong_specification_fails_the_job_and_names_every_field(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("linear")
+    spec.epochs = 0
+    spec.dataset.line.points = 1
+    assert start(spec).wait(SECONDS) == EXIT_FAILED
+    failure = _failure(tmp_path)
+    assert failure.reason is FailureReason.DATA
+    assert "epochs: " in failure.message
+    assert "dataset.line.points: " in failure.message
+
+
+def test_a_specification_that_is_no_message_is_a_defect_in_the_journal(
+    start: Start, tmp_path: Path
+) -> None:
+    other = struct_pb2.Struct()  # its bytes are not those of a specification
+    other["name"] = 1.0
+    worker = start(other)
+    assert worker.wait(SECONDS) == EXIT_DEFECT
+    assert _failure(tmp_path).reason is FailureReason.INTERNAL
+    assert "Traceback" in _log(tmp_path)
+
+
+def test_a_full_disk_leaves_no_result(start: Start, tmp_path: Path) -> None:
+    # The journal of this job fits below the limit, the model does not.
+    spec = _example("digits")
+    spec.epochs = 1
+    assert start(spec, file_size_bytes=32 * 1024).wait(SECONDS) == EXIT_DEFECT
+    assert not (tmp_path / "result.json").exists()
+    assert not list(tmp_path.glob("result*"))
+    assert _failure(tmp_path).reason is FailureReason.INTERNAL
+    assert "OSError: [Errno 27]" in _log(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_rows_program_writes_the_rows_of_the_trainer(
+    digits: Path, tmp_path: Path, split: str
+) -> None:
+    output = tmp_path / "rows.npz"
+    finished = _rows(digits / "spec.binpb", split, output)
+    assert finished.returncode == 0, finished.stderr
+    part = getattr(_data(digits), split)
+    with np.load(output, allow_pickle=False) as arrays:
+        assert set(arrays) == {"inputs", "targets"}
+        assert (arrays["inputs"].dtype, arrays["targets"].dtype) == (np.float32, np.int64)
+        np.testing.assert_array_equal(arrays["inputs"], part.inputs)
+        np.testing.assert_array_equal(arrays["targets"], part.targets)
+
+
+def test_the_rows_program_says_what_is_wrong_and_writes_nothing(tmp_path: Path) -> None:
+    spec = _example("digits")
+    spec.dataset.bundled = "mnist"
+    path = tmp_path / "spec.binpb"
+    path.write_bytes(spec.SerializeToString())
+    finished = _rows(path, "test", tmp_path / "rows.npz")
+    assert finished.returncode == 1
+    assert b"mnist" in finished.stderr
+    assert b"Traceback" not in finished.stderr
+    assert not (tmp_path / "rows.npz").exists()
+
+
+def _start(spec: Message, directory: Path) -> Worker:
+    """Starts a worker as the service does, but with warnings as errors."""
+    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
+    command = [sys.executable, "-W", "error", "-m", "modelrail_trainer.worker"]
+    with (directory / "worker.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--job-directory", str(directory)],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _finished(example: str, directory: Path) -> Path:
+    worker = _start(_example(example), directory)
+    try:
+        assert worker.wait(SECONDS) == 0, _log(directory)
+    finally:
+        worker.kill()
+        worker.wait()
+    return directory
+
+
+def _example(name: str) -> pb.TrainingJobSpec:
+    content = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    return json_format.ParseDict(content, pb.TrainingJobSpec())
+
+
+def _data(directory: Path) -> data.TrainingData:
+    message = pb.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes())
+    return data.load(with_defaults(spec_from_pb(message)))
+
+
+def _session(directory: Path) -> onnxruntime.InferenceSession:
+    path = directory / "model.onnx"
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def _run(
+    directory: Path, model_input: str, rows: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[np.float32]]:
+    session = _session(directory)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {model_input: rows}), strict=True))
+
+
+def _rows(spec: Path, split: str, output: Path) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "modelrail_trainer.worker.rows",
+            f"--specification={spec}",
+            f"--split={split}",
+            f"--output={output}",
+        ],
+        check=False,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+
+
+def _events(directory: Path) -> list[JournalEvent]:
+    return read_events(directory / "events.jsonl", 0)[0]
+
+
+def _failure(directory: Path) -> FailedEvent:
+    """The last word of a failed job, which must have left no result."""
+    last = _events(directory)[-1]
+    assert isinstance(last, FailedEvent), last
+    assert not list(directory.glob("result*"))
+    return last
+
+
+def _log(directory: Path) -> str:
+    return (directory / "worker.log").read_text(errors="replace")
+
+
+def _wait_for(directory: Path, kind: type[JournalEvent]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not any(isinstance(event, kind) for event in _events(directory)):
+        assert time.monotonic() < deadline, _log(directory)
+        time.sleep(0.02)  # a poll of another process's file, not a guess at its speed
