@@ -9,7 +9,7 @@ import pytest
 from modelrail.names import ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail_registry.catalog.documents import dump_content, load_content
-from modelrail_registry.protocol import convert
+from modelrail_registry.protocol import replies, requests
 from modelrail_registry.protocol.policy import POLICY
 from modelrail_registry.resources import EventKind, ModelVersion
 from modelrail_registry.storage.payload import refused_kind
@@ -52,12 +52,12 @@ def full_version() -> pb.ModelVersion:
 
 @pytest.mark.parametrize("message", [full_version(), pb.ModelVersion()])
 def test_a_version_survives_conversion_and_storage(message: pb.ModelVersion) -> None:
-    content = convert.content_from_pb(message)
+    content = requests.content_from_pb(message)
     content = load_content(dump_content(content), content.files)
     version = ModelVersion(
         name=ModelVersionName("m", 2), uid="u", content=content, create_time=datetime.now(UTC)
     )
-    back = convert.version_to_pb(version)
+    back = replies.version_to_pb(version)
     for field in ("name", "uid", "number", "state", "create_time"):
         back.ClearField(field)
     assert back == message
@@ -67,9 +67,9 @@ def test_a_full_version_is_accepted_with_a_request_id_and_its_digest_covers_ever
     request = pb.CreateModelVersionRequest(
         parent="models/m", model_version=full_version(), request_id=str(uuid.uuid4())
     )
-    first = convert.publication(request).key
+    first = requests.publication(request).key
     request.model_version.lineage.seed = 8
-    second = convert.publication(request).key
+    second = requests.publication(request).key
     assert first is not None
     assert second is not None
     assert first.request_id == second.request_id
@@ -80,7 +80,7 @@ def test_a_dimension_that_says_nothing_is_refused() -> None:
     version = full_version()
     version.signature.inputs[0].shape.add()
     with pytest.raises(InvalidArgument) as caught:
-        convert.publication(pb.CreateModelVersionRequest(parent="models/m", model_version=version))
+        requests.publication(pb.CreateModelVersionRequest(parent="models/m", model_version=version))
     assert [v.field for v in caught.value.violations] == [
         "model_version.signature.inputs[0].shape[2]"
     ]
@@ -88,15 +88,15 @@ def test_a_dimension_that_says_nothing_is_refused() -> None:
 
 def test_an_absent_mask_changes_what_is_populated_and_a_star_changes_all() -> None:
     model = pb.Model(name="models/m", description="new")
-    change = convert.model_change(pb.UpdateModelRequest(model=model))
+    change = requests.model_change(pb.UpdateModelRequest(model=model))
     assert (change.description, change.labels) == ("new", None)
     request = pb.UpdateModelRequest(model=model)
     request.update_mask.paths.append("*")
-    assert convert.model_change(request).labels == {}
+    assert requests.model_change(request).labels == {}
 
 
 def test_every_event_kind_has_a_type_of_its_own() -> None:
-    types = {convert._EVENT_TYPES[kind] for kind in EventKind}
+    types = {replies._EVENT_TYPES[kind] for kind in EventKind}
     assert types == set(pb.Event.Type.values()) - {pb.Event.TYPE_UNSPECIFIED}
 
 

@@ -17,7 +17,7 @@ from modelrail_server.errors import InvalidArgument
 from modelrail_registry.catalog.catalog import Catalog
 from modelrail_registry.catalog.watching import Watch
 from modelrail_registry.metrics import RegistryMetrics
-from modelrail_registry.protocol import convert
+from modelrail_registry.protocol import replies, requests
 from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.transfer import Transfer
 
@@ -58,49 +58,49 @@ class RegistryServicer(RegistryServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         """Returns one model."""
-        name = convert.model_name(request.name)
-        return convert.model_to_pb(await self._run(lambda: self._catalog.get_model(name)))
+        name = requests.model_name(request.name)
+        return replies.model_to_pb(await self._run(lambda: self._catalog.get_model(name)))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """Lists models."""
-        wanted = convert.models_page(request)
+        wanted = requests.models_page(request)
         page = await self._run(lambda: self._catalog.list_models(wanted))
         return pb.ListModelsResponse(
-            models=map(convert.model_to_pb, page.items), next_page_token=page.next_page_token
+            models=map(replies.model_to_pb, page.items), next_page_token=page.next_page_token
         )
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
         """Creates a model."""
-        new, key = convert.new_model(request)
+        new, key = requests.new_model(request)
         model = await self._run(
             lambda: self._catalog.create_model(
                 new.name, description=new.description, labels=new.labels, key=key
             )
         )
-        return convert.model_to_pb(model)
+        return replies.model_to_pb(model)
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Context) -> pb.Model:
         """Changes a model."""
-        change = convert.model_change(request)
-        return convert.model_to_pb(await self._run(lambda: self._catalog.update_model(change)))
+        change = requests.model_change(request)
+        return replies.model_to_pb(await self._run(lambda: self._catalog.update_model(change)))
 
     async def GetModelVersion(
         self, request: pb.GetModelVersionRequest, context: Context
     ) -> pb.ModelVersion:
         """Returns one version, by number or by alias."""
-        name = convert.version_name(request.name)
-        return convert.version_to_pb(await self._run(lambda: self._catalog.get_version(name)))
+        name = requests.version_name(request.name)
+        return replies.version_to_pb(await self._run(lambda: self._catalog.get_version(name)))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Context
     ) -> pb.ListModelVersionsResponse:
         """Lists the versions of a model."""
-        parent, wanted = convert.children_page(request, "versions")
+        parent, wanted = requests.children_page(request, "versions")
         page = await self._run(lambda: self._catalog.list_versions(parent, wanted))
         return pb.ListModelVersionsResponse(
-            model_versions=map(convert.version_to_pb, page.items),
+            model_versions=map(replies.version_to_pb, page.items),
             next_page_token=page.next_page_token,
         )
 
@@ -108,25 +108,25 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.CreateModelVersionRequest, context: Context
     ) -> pb.ModelVersion:
         """Publishes a version."""
-        version = await self._publisher.publish(convert.publication(request))
+        version = await self._publisher.publish(requests.publication(request))
         self._metrics.versions_created.inc()
-        return convert.version_to_pb(version)
+        return replies.version_to_pb(version)
 
     async def GetModelAlias(
         self, request: pb.GetModelAliasRequest, context: Context
     ) -> pb.ModelAlias:
         """Returns one alias."""
-        name = convert.alias_name(request.name)
-        return convert.alias_to_pb(await self._run(lambda: self._catalog.get_alias(name)))
+        name = requests.alias_name(request.name)
+        return replies.alias_to_pb(await self._run(lambda: self._catalog.get_alias(name)))
 
     async def ListModelAliases(
         self, request: pb.ListModelAliasesRequest, context: Context
     ) -> pb.ListModelAliasesResponse:
         """Lists the aliases of a model."""
-        parent, wanted = convert.children_page(request, "aliases")
+        parent, wanted = requests.children_page(request, "aliases")
         page = await self._run(lambda: self._catalog.list_aliases(parent, wanted))
         return pb.ListModelAliasesResponse(
-            model_aliases=map(convert.alias_to_pb, page.items),
+            model_aliases=map(replies.alias_to_pb, page.items),
             next_page_token=page.next_page_token,
         )
 
@@ -134,36 +134,36 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.UpdateModelAliasRequest, context: Context
     ) -> pb.ModelAlias:
         """Points an alias at a version."""
-        move, key = convert.alias_move(request)
-        return convert.alias_to_pb(await self._run(lambda: self._catalog.move_alias(move, key=key)))
+        move, key = requests.alias_move(request)
+        return replies.alias_to_pb(await self._run(lambda: self._catalog.move_alias(move, key=key)))
 
     async def DeleteModelAlias(
         self, request: pb.DeleteModelAliasRequest, context: Context
     ) -> pb.DeleteModelAliasResponse:
         """Removes an alias."""
-        name = convert.alias_name(request.name)
+        name = requests.alias_name(request.name)
         await self._run(lambda: self._catalog.delete_alias(name, etag=request.etag))
         return pb.DeleteModelAliasResponse()
 
     async def GetBlob(self, request: pb.GetBlobRequest, context: Context) -> pb.Blob:
         """Tells how much of a blob is stored."""
-        sha256 = convert.blob_digest(request.name)
-        return convert.blob_to_pb(await self._transfer.status(sha256))
+        sha256 = requests.blob_digest(request.name)
+        return replies.blob_to_pb(await self._transfer.status(sha256))
 
     async def UploadBlob(
-        self, requests: AsyncIterator[pb.UploadBlobRequest], context: Context
+        self, parts: AsyncIterator[pb.UploadBlobRequest], context: Context
     ) -> pb.Blob:
         """Receives one blob."""
-        header = await _header(requests)
-        sha256 = convert.blob_digest(header.name, "header.name")
-        status = await self._transfer.receive(sha256, header.size_bytes, _chunks(requests))
-        return convert.blob_to_pb(status)
+        header = await _header(parts)
+        sha256 = requests.blob_digest(header.name, "header.name")
+        status = await self._transfer.receive(sha256, header.size_bytes, _chunks(parts))
+        return replies.blob_to_pb(status)
 
     async def DownloadBlob(
         self, request: pb.DownloadBlobRequest, context: Context
     ) -> AsyncIterator[pb.DownloadBlobResponse]:
         """Sends one blob."""
-        sha256 = convert.blob_digest(request.name)
+        sha256 = requests.blob_digest(request.name)
         async for offset, data in self._transfer.send(sha256, request.offset_bytes):
             yield pb.DownloadBlobResponse(chunk=pb.BlobChunk(offset_bytes=offset, data=data))
 
@@ -171,9 +171,9 @@ class RegistryServicer(RegistryServiceServicer):
         self, request: pb.WatchEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         """Sends changes."""
-        token, models = convert.watch(request)
+        token, models = requests.watch(request)
         async for place, event in self._watch.follow(token, models):
-            yield convert.event_to_pb(place, event)
+            yield replies.event_to_pb(place, event)
 
 
 async def _header(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobHeader:

@@ -9,21 +9,19 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import Any
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
     AlreadyExists,
     FailedPrecondition,
-    NotFound,
     OutOfRange,
     ResourceExhausted,
 )
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select
 
 from modelrail_trainer.jobs import schema
+from modelrail_trainer.jobs.change import JobChange, append_events, read_job, read_row
 from modelrail_trainer.jobs.database import WRITE_OPTION
 from modelrail_trainer.jobs.job import (
     Happening,
@@ -40,7 +38,6 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.rows import (
     error_columns,
     event_from_row,
-    happening_columns,
     job_from_row,
     metrics_text,
     process_columns,
@@ -91,7 +88,7 @@ class JobStore:
             NotFound: There is none of that name.
         """
         with self._engine.begin() as connection:
-            return _read(connection, name)
+            return read_job(connection, name)
 
     def page(self, *, size: int, before_number: int | None = None) -> JobPage:
         """Returns up to `size` jobs that are older than `before_number`, newest first."""
@@ -144,7 +141,7 @@ class JobStore:
             OutOfRange: The job has no event of that number yet.
         """
         with self._engine.begin() as connection:
-            row = _row(connection, name)
+            row = read_row(connection, name)
             job = job_from_row(row)
             if sequence > job.last_sequence:
                 raise OutOfRange(
@@ -215,8 +212,8 @@ class JobStore:
                         create_time=row["create_time"],
                     )
                 )
-            self._append(connection, number, 0, [StateChange(None, JobState.QUEUED)])
-            return _read(connection, TrainingJobName(str(row["id"])))
+            append_events(connection, number, 0, [StateChange(None, JobState.QUEUED)], now)
+            return read_job(connection, TrainingJobName(str(row["id"])))
 
     def _check_room(self, connection: Connection) -> None:
         waiting = connection.execute(
@@ -383,99 +380,8 @@ class JobStore:
             change.set(model_version=model_version)
             return change.apply()
 
-    def _change(self, name: TrainingJobName) -> _Change:
-        return _Change(self, self._writer.begin(), name)
-
-    def _append(
-        self, connection: Connection, number: int, last: int, happenings: Sequence[Happening]
-    ) -> None:
-        time = to_microseconds(self._now())
-        if happenings:
-            connection.execute(
-                insert(schema.events),
-                [
-                    {"job_number": number, "sequence": i, "create_time": time}
-                    | happening_columns(happening)
-                    for i, happening in enumerate(happenings, start=last + 1)
-                ],
-            )
-            connection.execute(
-                update(schema.jobs)
-                .where(schema.jobs.c.number == number)
-                .values(last_sequence=last + len(happenings))
-            )
-
-
-class _Change:
-    """One transaction on one job: gathers columns and events, checks every step, writes both."""
-
-    def __init__(
-        self,
-        store: JobStore,
-        transaction: AbstractContextManager[Connection],
-        name: TrainingJobName,
-    ) -> None:
-        self._store = store
-        self._transaction = transaction
-        self._name = name
-        self._columns: dict[str, object] = {}
-        self._happenings: list[Happening] = []
-
-    def __enter__(self) -> _Change:
-        self._connection = self._transaction.__enter__()
-        try:
-            row = _row(self._connection, self._name)
-        except BaseException as error:
-            self._transaction.__exit__(type(error), error, error.__traceback__)
-            raise
-        self._number: int = row["number"]
-        self.job = job_from_row(row)
-        self.state = self.job.state
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._transaction.__exit__(*error)
-
-    def set(self, **columns: object) -> None:
-        self._columns.update(columns)
-
-    def tell(self, happening: Happening) -> None:
-        self._happenings.append(happening)
-
-    def move(self, new: JobState, error: JobError | None = None) -> None:
-        check_transition(self.state, new)
-        self._happenings.append(StateChange(self.state, new, error))
-        self.state = new
-        self.set(state=new.value, **error_columns(error))
-        if new in TERMINAL:
-            # Whatever the wall clock does, a job does not end before it was made.
-            end = max(self._store._now(), self.job.create_time)
-            self.set(end_time=to_microseconds(end), **process_columns(None))
-
-    def apply(self) -> Job:
-        if self._columns:
-            self._connection.execute(
-                update(schema.jobs)
-                .where(schema.jobs.c.number == self._number)
-                .values(**self._columns)
-            )
-        self._store._append(
-            self._connection, self._number, self.job.last_sequence, self._happenings
-        )
-        return _read(self._connection, self._name)
-
-
-def _row(connection: Connection, name: TrainingJobName) -> Any:
-    row = connection.execute(
-        select(schema.jobs).where(schema.jobs.c.id == name.training_job)
-    ).mappings().one_or_none()  # fmt: skip
-    if row is None:
-        raise NotFound(f"{name} does not exist", reason="JOB_NOT_FOUND", resource=str(name))
-    return row
-
-
-def _read(connection: Connection, name: TrainingJobName) -> Job:
-    return job_from_row(_row(connection, name))
+    def _change(self, name: TrainingJobName) -> JobChange:
+        return JobChange(self._writer.begin(), name, now=self._now)
 
 
 def _repeated(connection: Connection, number: int, known: str, digest: str) -> Job:

@@ -1,0 +1,144 @@
+"""One transaction on one job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any
+
+from modelrail.names import TrainingJobName
+from modelrail_server.errors import NotFound
+from sqlalchemy import Connection, insert, select, update
+
+from modelrail_trainer.jobs import schema
+from modelrail_trainer.jobs.job import Happening, Job, JobError, StateChange
+from modelrail_trainer.jobs.rows import (
+    error_columns,
+    happening_columns,
+    job_from_row,
+    process_columns,
+    to_microseconds,
+)
+from modelrail_trainer.jobs.state import TERMINAL, JobState, check_transition
+
+
+class JobChange:
+    """One transaction on one job: gathers columns and events, checks every step, writes both.
+
+    Args:
+        transaction: The write transaction; it is begun and ended here.
+        name: The job.
+        now: Clock, in UTC.
+
+    Raises:
+        NotFound: There is no such job.
+    """
+
+    def __init__(
+        self,
+        transaction: AbstractContextManager[Connection],
+        name: TrainingJobName,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._now = now
+        self._transaction = transaction
+        self._name = name
+        self._columns: dict[str, object] = {}
+        self._happenings: list[Happening] = []
+
+    def __enter__(self) -> JobChange:
+        self._connection = self._transaction.__enter__()
+        try:
+            row = read_row(self._connection, self._name)
+        except BaseException as error:
+            self._transaction.__exit__(type(error), error, error.__traceback__)
+            raise
+        self._number: int = row["number"]
+        self.job = job_from_row(row)
+        self.state = self.job.state
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._transaction.__exit__(*error)
+
+    def set(self, **columns: object) -> None:
+        """Changes columns of the job."""
+        self._columns.update(columns)
+
+    def tell(self, happening: Happening) -> None:
+        """Adds an event."""
+        self._happenings.append(happening)
+
+    def move(self, new: JobState, error: JobError | None = None) -> None:
+        """Changes the state.
+
+        Raises:
+            IllegalTransition: The state cannot follow the present one.
+        """
+        check_transition(self.state, new)
+        self._happenings.append(StateChange(self.state, new, error))
+        self.state = new
+        self.set(state=new.value, **error_columns(error))
+        if new in TERMINAL:
+            # Whatever the wall clock does, a job does not end before it was made.
+            end = max(self._now(), self.job.create_time)
+            self.set(end_time=to_microseconds(end), **process_columns(None))
+
+    def apply(self) -> Job:
+        """Writes what was gathered and returns the job as it is now."""
+        if self._columns:
+            self._connection.execute(
+                update(schema.jobs)
+                .where(schema.jobs.c.number == self._number)
+                .values(**self._columns)
+            )
+        append_events(
+            self._connection, self._number, self.job.last_sequence, self._happenings, self._now()
+        )
+        return read_job(self._connection, self._name)
+
+
+def read_row(connection: Connection, name: TrainingJobName) -> Any:
+    """Returns the row of a job.
+
+    Raises:
+        NotFound: There is no such job.
+    """
+    row = connection.execute(
+        select(schema.jobs).where(schema.jobs.c.id == name.training_job)
+    ).mappings().one_or_none()  # fmt: skip
+    if row is None:
+        raise NotFound(f"{name} does not exist", reason="JOB_NOT_FOUND", resource=str(name))
+    return row
+
+
+def read_job(connection: Connection, name: TrainingJobName) -> Job:
+    """Returns a job.
+
+    Raises:
+        NotFound: There is no such job.
+    """
+    return job_from_row(read_row(connection, name))
+
+
+def append_events(
+    connection: Connection, number: int, last: int, happenings: Sequence[Happening], now: datetime
+) -> None:
+    """Adds events to a job's history, numbered from `last` + 1."""
+    time = to_microseconds(now)
+    if happenings:
+        connection.execute(
+            insert(schema.events),
+            [
+                {"job_number": number, "sequence": i, "create_time": time}
+                | happening_columns(happening)
+                for i, happening in enumerate(happenings, start=last + 1)
+            ],
+        )
+        connection.execute(
+            update(schema.jobs)
+            .where(schema.jobs.c.number == number)
+            .values(last_sequence=last + len(happenings))
+        )
