@@ -126,7 +126,7 @@ JournalEvent = PhaseEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEven
 class JournalWriter:
     """Appends events to a journal; a context manager.
 
-    Each event reaches the file in one write before the method returns. It is not synced to the
+    Each event has reached the file, whole, before the method returns. It is not synced to the
     disk: a journal has to survive the death of its processes, and a machine that dies takes the
     worker along anyway.
     """
@@ -154,9 +154,19 @@ class JournalWriter:
 
         Raises:
             ValueError: A number is not finite.
+            OSError: The disk is full; the journal is as it was.
         """
         line = json.dumps(_encode(event), ensure_ascii=False, allow_nan=False)
-        self._file.write(line.encode("utf-8", "replace") + b"\n")
+        content = memoryview(line.encode("utf-8", "replace") + b"\n")
+        start = self._file.tell()
+        try:
+            while content:  # a disk that fills up takes a part
+                content = content[self._file.write(content) :]
+        except OSError:
+            # A half line would make the next event a part of itself.
+            self._file.truncate(start)
+            self._file.seek(start)
+            raise
 
     def log(self, line: str) -> None:
         """Appends a line of text; a text of several lines becomes an event for each."""

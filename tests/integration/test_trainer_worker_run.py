@@ -253,8 +253,22 @@ def test_a_full_disk_leaves_no_result(start: Start, tmp_path: Path) -> None:
     assert start(spec, file_size_bytes=32 * 1024).wait(SECONDS) == EXIT_DEFECT
     assert not (tmp_path / "result.json").exists()
     assert not list(tmp_path.glob("result*"))
-    assert _failure(tmp_path).reason is FailureReason.INTERNAL
+    failure = _failure(tmp_path)
+    assert failure.reason is FailureReason.INTERNAL
+    assert "File too large" in failure.message
     assert "OSError: [Errno 27]" in _log(tmp_path)
+
+
+def test_a_disk_too_full_for_the_journal_leaves_whole_lines_and_no_result(
+    start: Start, tmp_path: Path
+) -> None:
+    worker = start(_example("linear"), file_size_bytes=4 * 1024)
+    assert worker.wait(SECONDS) not in {0, EXIT_FAILED}
+    assert not list(tmp_path.glob("result*"))
+    journal = tmp_path / "events.jsonl"
+    events, offset = read_events(journal, 0)
+    assert offset == journal.stat().st_size > 3 * 1024
+    assert any(isinstance(event, MetricsEvent) for event in events)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

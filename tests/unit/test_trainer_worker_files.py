@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from modelrail_trainer import spec
+from modelrail_trainer import artifact, spec
 from modelrail_trainer.artifact import (
     ArtifactError,
     ExportCertificate,
@@ -70,8 +71,38 @@ def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path) -> None:
 
 def test_a_changed_file_does_not_match_its_digest(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"model")
-    result = TrainingResult(
-        files=(describe_file(tmp_path, "model.onnx", "application/onnx"),),
+    result = _result(tmp_path)
+    save_result(result, tmp_path)
+    assert load_result(tmp_path) == result
+    verify_files(result, tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"MODEL")
+    with pytest.raises(ArtifactError, match="sha256"):
+        verify_files(result, tmp_path)
+
+
+def test_a_disk_that_fails_before_the_rename_leaves_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"model")
+    result = _result(tmp_path)
+    sync = artifact._sync
+
+    def fail(path: Path) -> None:
+        if path.name.startswith("result"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(path)
+
+    monkeypatch.setattr(artifact, "_sync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_result(result, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+    with pytest.raises(ArtifactError, match="the job left no result"):
+        load_result(tmp_path)
+
+
+def _result(directory: Path) -> TrainingResult:
+    return TrainingResult(
+        files=(describe_file(directory, "model.onnx", "application/onnx"),),
         signature=Signature((), ()),
         metrics=(),
         lineage=Lineage(dataset="d", dataset_sha256="", spec_sha256="", seed=1, packages={}),
@@ -84,9 +115,3 @@ def test_a_changed_file_does_not_match_its_digest(tmp_path: Path) -> None:
             rows=1,
         ),
     )
-    save_result(result, tmp_path)
-    assert load_result(tmp_path) == result
-    verify_files(result, tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"MODEL")
-    with pytest.raises(ArtifactError, match="sha256"):
-        verify_files(result, tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -211,10 +212,21 @@ def test_every_epoch_is_reported_with_the_steps_so_far() -> None:
 def test_a_loss_that_is_no_number_stops_the_fit_and_says_where() -> None:
     job = replace(LINE, optimizer=spec.Sgd(learning_rate=1e6), epochs=50)
     epochs: list[loop.Epoch] = []
-    with pytest.raises(NanLoss, match=r"loss became (inf|nan) (in|after) epoch \d+"):
+    with pytest.raises(NanLoss, match=r"^the loss became (inf|nan) in epoch \d+, step \d+"):
         loop.fit(job, data.load(job), epochs.append)
     assert len(epochs) < 50
     assert all(math.isfinite(epoch.train_loss) for epoch in epochs)
+
+
+def test_a_small_model_gets_one_thread_and_a_large_one_every_processor() -> None:
+    # Threads that wait for each other made small jobs on a busy machine many times slower.
+    facts = spec.BUNDLED_DATASETS["digits"]
+    processors = len(os.sched_getaffinity(0))
+    large = replace(DIGITS, model=spec.MlpModel(hidden_units=(4096, 4096)))
+    assert loop.threads_for(DIGITS, facts) == 1
+    assert loop.threads_for(large, facts) == processors
+    loop.fit(LINE, data.load(LINE), lambda _: None)
+    assert torch.get_num_threads() == 1
 
 
 def test_every_digit_is_in_every_part_and_no_row_in_two() -> None:

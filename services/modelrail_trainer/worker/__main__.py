@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import signal
 import sys
 import traceback
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The default action, whatever the parent left: it works inside torch too, where no Python
     # handler runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Read when torch is imported. Its threads would else wait for work in a loop that takes the
+    # processor from the services beside this process, and from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
@@ -48,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
-            message = f"internal error ({type(error).__name__}); the log of the job has the trace"
-            journal.write(FailedEvent(FailureReason.INTERNAL, message))
+            journal.write(FailedEvent(FailureReason.INTERNAL, _in_short(error)))
             return EXIT_DEFECT
         if failure is not None:
             journal.write(failure)
@@ -77,5 +80,16 @@ def _run(directory: Path, journal: JournalWriter) -> FailedEvent | None:
     return None
 
 
+def _in_short(error: Exception) -> str:
+    # What the system says (a full disk, say) helps the owner; other messages are for developers.
+    said = error.strerror if isinstance(error, OSError) else None
+    kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return f"internal error ({kind}); the log of the job has the trace"
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The journal has told the end, and the interpreter would take two seconds to take torch apart.
+    os._exit(status)

@@ -108,6 +108,8 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait in a loop take the processor from the rest of the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(
             path, sess_options=options, providers=["CPUExecutionProvider"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits
 
 from modelrail_trainer.spec import (
     BundledDataset,
@@ -96,6 +95,8 @@ def load(spec: TrainingJobSpec) -> TrainingData:
 def _read(dataset: Dataset, seed: int) -> tuple[Part, str]:
     match dataset:
         case BundledDataset(name="digits"):
+            from sklearn.datasets import load_digits  # takes more than a second to import
+
             # 1,797 handwritten digits, 8 by 8 pixels of intensity 0 to 16 (UCI, 1998).
             digits = load_digits()
             return Part(digits.images.astype(np.float32), digits.target.astype(np.int64)), "digits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
 from modelrail_trainer.worker.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.loop import Epoch, fit
 
 _PACKAGES = ("modelrail", "numpy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
@@ -56,6 +58,9 @@ def run_job(
     }
     metrics: tuple[Metric, ...] = ()
     for split, values in figures.items():
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NanLoss(f"the {split} {name} of the trained model is {value}")
         metrics += as_metrics(values, split=split, epoch=0, runtime="pytorch")
     metrics += _learned_line(spec, data, predict, journal)
 

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
-from modelrail_trainer.spec import GradientDescent, TrainingJobSpec
+from modelrail_trainer.spec import (
+    DatasetFacts,
+    GradientDescent,
+    TrainingJobSpec,
+    parameter_count,
+)
 from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.failure import NanLoss
@@ -21,6 +26,10 @@ from modelrail_trainer.worker.losses import loss_function
 from modelrail_trainer.worker.models import Network, build_body
 from modelrail_trainer.worker.optimisers import build_optimiser
 from modelrail_trainer.worker.preprocessing import fit_steps
+
+# Multiplications in a forward pass over a batch. Below this, threads wait for each other longer
+# than they compute; on a busy machine they made the digits example 8 times slower.
+_WORK_WORTH_THREADS = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +51,23 @@ class Epoch:
     validation: dict[str, float]
 
 
-def prepare_torch(seed: int) -> None:
+def prepare_torch(seed: int, threads: int) -> None:
     """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # what the process may really use
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
+
+
+def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
+    """Returns how many threads a training step is worth.
+
+    It follows from the specification and the processors alone, never from a measurement: another
+    number of threads may round differently.
+    """
+    batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
+    if parameter_count(spec.model, facts) * batch_size < _WORK_WORTH_THREADS:
+        return 1
+    return len(os.sched_getaffinity(0))  # what the process may really use
 
 
 def fit(
@@ -62,7 +83,13 @@ def fit(
     Raises:
         NanLoss: The loss became infinite or not a number.
     """
-    prepare_torch(spec.seed)
+    facts = DatasetFacts(
+        task=data.task,
+        rows=len(data.train),
+        row_shape=data.train.inputs.shape[1:],
+        outputs=data.outputs,
+    )
+    prepare_torch(spec.seed, threads_for(spec, facts))
     # The rows' order has a generator of its own, so that drop-out does not change it.
     order_generator = torch.Generator().manual_seed(spec.seed)
 
