@@ -25,8 +25,8 @@ from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.metrics import TrainerMetrics
-from modelrail_trainer.policy import POLICY
-from modelrail_trainer.servicer import TrainerServicer
+from modelrail_trainer.protocol.policy import POLICY
+from modelrail_trainer.protocol.servicer import TrainerServicer
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
 

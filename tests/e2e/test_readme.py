@@ -2,8 +2,8 @@
 
 Blocks fenced as `sh` hold commands, blocks fenced as `python` hold programs, and a comment
 `<!-- file: NAME -->` above a block names the file that the reader is told to save it as. Commands
-that set up the checkout (`git clone`, `make …`, `pip install …`) are run by the CI script instead; a
-test below holds them to that. A server (`modelrail up`, `modelrail serve …`) keeps running until
+that set up the checkout (`git clone`, `make …`, `pip install …`) are run by the CI script instead;
+a test below holds them to that. A server (`modelrail up`, `modelrail serve …`) keeps running until
 the next one starts, as in a reader's second terminal.
 """
 

@@ -770,7 +770,7 @@ def test_the_service_imports_no_training_library() -> None:
 
 
 def test_every_method_has_a_row_in_the_policy() -> None:
-    from modelrail_trainer.policy import POLICY
+    from modelrail_trainer.protocol.policy import POLICY
 
     service = pb.DESCRIPTOR.services_by_name["TrainerService"]
     assert set(POLICY) == {f"/{service.full_name}/{method.name}" for method in service.methods}

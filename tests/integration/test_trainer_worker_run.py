@@ -21,7 +21,6 @@ from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import Message
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
-from modelrail_trainer.convert import spec_from_pb
 from modelrail_trainer.journal import (
     FailedEvent,
     FailureReason,
@@ -33,6 +32,7 @@ from modelrail_trainer.journal import (
     PhaseEvent,
     read_events,
 )
+from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
 

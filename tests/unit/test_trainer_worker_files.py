@@ -18,6 +18,7 @@ from modelrail_trainer.artifact import (
     verify_files,
 )
 from modelrail_trainer.journal import JournalWriter, LogEvent, read_events
+from modelrail_trainer.validation import validate
 
 GOOD = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),
@@ -32,7 +33,7 @@ REGRESSION = replace(GOOD, dataset=LINE, model=spec.LinearModel(), loss=spec.Mea
 
 
 def test_a_good_specification_has_no_violation() -> None:
-    assert spec.validate(GOOD) == []
+    assert validate(GOOD) == []
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_good_specification_has_no_violation() -> None:
     ],
 )
 def test_a_violation_names_the_field(changed: spec.TrainingJobSpec, field: str) -> None:
-    assert [violation.field for violation in spec.validate(changed)] == [field]
+    assert [violation.field for violation in validate(changed)] == [field]
 
 
 def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
 
 from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
-from modelrail_trainer.convert import model_version_to_pb
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import IllegalTransition, JobState, Reason
 from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.protocol.version import model_version_to_pb
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 

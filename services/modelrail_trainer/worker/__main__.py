@@ -17,7 +17,6 @@ from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
-from modelrail_trainer.convert import spec_from_pb
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -27,7 +26,9 @@ from modelrail_trainer.journal import (
     Phase,
     PhaseEvent,
 )
-from modelrail_trainer.spec import validate, with_defaults
+from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.validation import validate
 
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
-from modelrail_trainer.convert import spec_from_pb
+from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.failure import DataError

@@ -8,7 +8,7 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
 from modelrail_server.context import Context
 
-from modelrail_trainer import convert
+from modelrail_trainer.protocol import replies, requests
 from modelrail_trainer.trainer import Trainer
 
 
@@ -26,32 +26,32 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: pb.GetTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         """Returns one job."""
-        return convert.job_to_pb(await self._trainer.get(convert.job_name(request.name)))
+        return replies.job_to_pb(await self._trainer.get(requests.job_name(request.name)))
 
     async def ListTrainingJobs(  # noqa: N802 - the name is the protocol's
         self, request: pb.ListTrainingJobsRequest, context: Context
     ) -> pb.ListTrainingJobsResponse:
         """Returns a page of jobs, newest first."""
-        size, before_number = convert.page_from_pb(request)
-        return convert.page_to_pb(await self._trainer.page(size, before_number))
+        size, before_number = requests.page_from_pb(request)
+        return replies.page_to_pb(await self._trainer.page(size, before_number))
 
     async def CreateTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.CreateTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         """Queues a job."""
-        new, request_id = convert.new_job_from_pb(request)
-        return convert.job_to_pb(await self._trainer.create(new, request_id))
+        new, request_id = requests.new_job_from_pb(request)
+        return replies.job_to_pb(await self._trainer.create(new, request_id))
 
     async def CancelTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.CancelTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         """Stops a job."""
-        return convert.job_to_pb(await self._trainer.cancel(convert.job_name(request.name)))
+        return replies.job_to_pb(await self._trainer.cancel(requests.job_name(request.name)))
 
     async def WatchTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.WatchTrainingJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
         """Sends the job's events, stored ones and then new ones, up to its last."""
-        after_sequence = convert.after_sequence_from_pb(request)
-        async for event in self._trainer.watch(convert.job_name(request.name), after_sequence):
-            yield convert.event_to_pb(event)
+        after_sequence = requests.after_sequence_from_pb(request)
+        async for event in self._trainer.watch(requests.job_name(request.name), after_sequence):
+            yield replies.event_to_pb(event)

@@ -1,0 +1,1 @@
+"""Between protobuf and the trainer's own values: servicer, conversion and policy."""

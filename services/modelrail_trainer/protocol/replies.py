@@ -1,0 +1,116 @@
+"""From the trainer's values to protobuf replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from modelrail.trainer.v1 import trainer_pb2 as pb
+
+from modelrail_trainer.jobs.job import (
+    Job,
+    JobError,
+    JobEvent,
+    JobPage,
+    LogLine,
+    MetricReport,
+    Progress,
+    StateChange,
+)
+from modelrail_trainer.jobs.state import JobState
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.protocol.pagination import token_from_number
+
+
+def job_to_pb(job: Job) -> pb.TrainingJob:
+    """Returns the resource."""
+    return pb.TrainingJob(
+        name=str(job.name),
+        uid=job.uid,
+        spec=pb.TrainingJobSpec.FromString(job.specification),
+        state=_state_to_pb(job.state),
+        error=_error_to_pb(job.error),
+        progress=_progress_to_pb(job.progress),
+        metrics=_metrics_to_pb(job.metrics),
+        model_version=job.model_version,
+        attempt=job.attempt,
+        create_time=_time_to_pb(job.create_time),
+        start_time=_time_to_pb(job.start_time),
+        end_time=_time_to_pb(job.end_time),
+    )
+
+
+def page_to_pb(page: JobPage) -> pb.ListTrainingJobsResponse:
+    """Returns a page of jobs."""
+    token = ""
+    if page.next_number is not None:
+        token = token_from_number(page.next_number)
+    return pb.ListTrainingJobsResponse(
+        training_jobs=[job_to_pb(job) for job in page.jobs], next_page_token=token
+    )
+
+
+def event_to_pb(event: JobEvent) -> pb.WatchTrainingJobResponse:
+    """Returns one event of a watch."""
+    message = pb.TrainingJobEvent(
+        sequence=event.sequence, create_time=_time_to_pb(event.create_time)
+    )
+    match event.happening:
+        case StateChange(old, new, error):
+            message.state_change.CopyFrom(
+                pb.StateChange(
+                    old_state=_state_to_pb(old),
+                    new_state=_state_to_pb(new),
+                    error=_error_to_pb(error),
+                )
+            )
+        case MetricReport(progress, metrics):
+            message.metric_report.CopyFrom(
+                pb.MetricReport(progress=_progress_to_pb(progress), metrics=_metrics_to_pb(metrics))
+            )
+        case LogLine(text):
+            message.log_line.CopyFrom(pb.LogLine(text=text))
+    return pb.WatchTrainingJobResponse(event=message)
+
+
+def _state_to_pb(state: JobState | None) -> str:
+    return f"STATE_{state.name if state else 'UNSPECIFIED'}"
+
+
+def _error_to_pb(error: JobError | None) -> pb.JobError | None:
+    if error is None:
+        return None
+    return pb.JobError(reason=f"REASON_{error.reason.name}", message=error.message)
+
+
+def _progress_to_pb(progress: Progress | None) -> pb.Progress | None:
+    if progress is None:
+        return None
+    return pb.Progress(
+        epoch=progress.epoch,
+        epochs=progress.epochs,
+        step=progress.step,
+        rows_per_second=progress.rows_per_second,
+    )
+
+
+def _metrics_to_pb(metrics: Iterable[Metric]) -> list[pb.Metric]:
+    return [
+        pb.Metric(
+            name=metric.name,
+            value=metric.value,
+            split=metric.split,
+            epoch=metric.epoch,
+            runtime=metric.runtime,
+        )
+        for metric in metrics
+    ]
+
+
+def _time_to_pb(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time.astimezone(UTC))
+    return message

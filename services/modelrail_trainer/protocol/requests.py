@@ -1,0 +1,120 @@
+"""From protobuf requests to the trainer's values; what is wrong with a request is found here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from modelrail.names import InvalidName, TrainingJobName
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_server.errors import FieldViolation, InvalidArgument
+
+from modelrail_trainer import validation
+from modelrail_trainer.jobs.job import (
+    NewJob,
+)
+from modelrail_trainer.protocol.pagination import number_from_token
+from modelrail_trainer.protocol.specification import spec_from_pb
+
+_SPEC_PATH = "training_job.spec"
+_SHOWN_CHARACTERS = 80
+_DEFAULT_PAGE_SIZE = 50
+_MAX_PAGE_SIZE = 1000
+
+
+def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
+    """Reads and checks a request for a new job; returns the job and the request id.
+
+    Raises:
+        InvalidArgument: Names every wrong field, and every field that this trainer does not know.
+    """
+    message = request.training_job.spec
+    violations = list(_unknown_fields(request))
+    specification = spec_from_pb(message)
+    violations += [
+        FieldViolation(f"{_SPEC_PATH}.{field}", description)
+        for field, description in validation.validate(specification)
+    ]
+    if request.request_id and not _is_uuid4(request.request_id):
+        got = repr(request.request_id[:_SHOWN_CHARACTERS])
+        violations.append(FieldViolation("request_id", f"expected a UUID4, got {got}"))
+    if violations:
+        raise InvalidArgument(
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            violations=violations,
+        )
+    encoded = message.SerializeToString(deterministic=True)
+    # `1F…` and `1f…` are the same UUID.
+    return NewJob(encoded, specification.publication), request.request_id.lower()
+
+
+def _is_uuid4(text: str) -> bool:
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return False
+    return parsed.version == 4 and str(parsed) == text.lower()
+
+
+def _unknown_fields(message: Message, path: str = "") -> Iterator[FieldViolation]:
+    """Yields the fields, at any depth, that the sender knows and this trainer does not."""
+    unknown_fields = UnknownFieldSet(message)
+    for index in range(len(unknown_fields)):
+        unknown = unknown_fields[index]
+        where = f"{path}.{unknown.field_number}" if path else str(unknown.field_number)
+        yield FieldViolation(
+            where,
+            f"expected a field of {message.DESCRIPTOR.full_name}, got the unknown field "
+            f"number {unknown.field_number}",
+        )
+    for field, value in message.ListFields():
+        if field.type != FieldDescriptor.TYPE_MESSAGE:
+            continue
+        below = f"{path}.{field.name}" if path else field.name
+        if isinstance(value, Message):
+            yield from _unknown_fields(value, below)
+        else:
+            for position, item in enumerate(value):
+                yield from _unknown_fields(item, f"{below}[{position}]")
+
+
+def job_name(text: str) -> TrainingJobName:
+    """Reads the field `name` of a request.
+
+    Raises:
+        InvalidArgument: It is no name of a training job.
+    """
+    try:
+        return TrainingJobName.parse(text)
+    except InvalidName as error:
+        raise InvalidArgument.field("name", str(error)) from None
+
+
+def after_sequence_from_pb(request: pb.WatchTrainingJobRequest) -> int:
+    """Reads where a watch begins.
+
+    Raises:
+        InvalidArgument: It is negative.
+    """
+    if request.after_sequence < 0:
+        raise InvalidArgument.field(
+            "after_sequence", f"expected a number from 0, got {request.after_sequence}"
+        )
+    return request.after_sequence
+
+
+def page_from_pb(request: pb.ListTrainingJobsRequest) -> tuple[int, int | None]:
+    """Reads the size of a page, and the number that its jobs lie below; None for the first page.
+
+    Raises:
+        InvalidArgument: The size is negative, or the token is none of ours.
+    """
+    if request.page_size < 0:
+        raise InvalidArgument.field(
+            "page_size", f"expected a number from 0, got {request.page_size}"
+        )
+    size = min(request.page_size or _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE)
+    return size, number_from_token(request.page_token)

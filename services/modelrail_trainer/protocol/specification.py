@@ -1,0 +1,106 @@
+"""From a job specification in protobuf to the trainer's own."""
+
+from __future__ import annotations
+
+from modelrail.trainer.v1 import trainer_pb2 as pb
+
+from modelrail_trainer import spec
+
+
+def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
+    """Reads a specification as it stands; `spec.validate` tells whether it is a good one."""
+    split = message.split
+    return spec.TrainingJobSpec(
+        display_name=message.display_name,
+        dataset=_dataset(message.dataset),
+        split=spec.Split(
+            validation_fraction=split.validation_fraction,
+            test_fraction=split.test_fraction,
+            seed=split.seed,
+        ),
+        preprocessing=tuple(_preprocessing(step) for step in message.preprocessing),
+        model=_model(message.model),
+        loss=_loss(message.loss),
+        optimizer=_optimizer(message.optimizer),
+        epochs=message.epochs,
+        batch_size=message.batch_size,
+        seed=message.seed,
+        log_every_epochs=message.log_every_epochs,
+        publication=spec.Publication(
+            model=message.publication.model,
+            alias=message.publication.alias,
+            description=message.publication.description,
+        ),
+    )
+
+
+def _dataset(message: pb.Dataset) -> spec.Dataset:
+    match message.WhichOneof("source"):
+        case "bundled":
+            return spec.BundledDataset(name=message.bundled)
+        case "line":
+            line = message.line
+            return spec.LineDataset(
+                slope=line.slope,
+                intercept=line.intercept,
+                points=line.points,
+                minimum_x=line.minimum_x,
+                maximum_x=line.maximum_x,
+                noise_stddev=line.noise_stddev,
+            )
+        case _:
+            return None
+
+
+def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:
+    match message.WhichOneof("step"):
+        case "standardize":
+            return spec.Standardize()
+        case "min_max_scale":
+            return spec.MinMaxScale()
+        case _:
+            return None
+
+
+def _model(message: pb.ModelSpec) -> spec.Model:
+    match message.WhichOneof("architecture"):
+        case "linear":
+            return spec.LinearModel()
+        case "mlp":
+            return spec.MlpModel(hidden_units=tuple(message.mlp.hidden_units))
+        case "cnn":
+            return spec.CnnModel(
+                channels=tuple(message.cnn.channels),
+                hidden_units=message.cnn.hidden_units,
+                dropout=message.cnn.dropout,
+            )
+        case _:
+            return None
+
+
+def _loss(message: pb.Loss) -> spec.Loss:
+    match message.WhichOneof("kind"):
+        case "mse":
+            return spec.MeanSquaredError()
+        case "cross_entropy":
+            return spec.CrossEntropy()
+        case _:
+            return None
+
+
+def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
+    match message.WhichOneof("kind"):
+        case "gradient_descent":
+            return spec.GradientDescent(learning_rate=message.gradient_descent.learning_rate)
+        case "sgd":
+            return spec.Sgd(learning_rate=message.sgd.learning_rate, momentum=message.sgd.momentum)
+        case "adam":
+            adam = message.adam
+            return spec.Adam(
+                learning_rate=adam.learning_rate,
+                beta1=adam.beta1,
+                beta2=adam.beta2,
+                epsilon=adam.epsilon,
+            )
+        case _:
+            return None
