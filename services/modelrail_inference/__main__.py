@@ -30,6 +30,7 @@ from modelrail_inference.runtime.threads import usable_cpus
 from modelrail_inference.scheduling import RunQueue
 from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file import FileSource
+from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_inference.sources.registry import RegistrySource
 from modelrail_inference.sources.source import Source
@@ -48,9 +49,11 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     Raises:
         ConfigError: The execution provider does not load, or the one model file cannot be served.
     """
+    files = FileWork()
     try:
-        provider = await asyncio.to_thread(resolve, config.provider)
+        provider = await files.run(resolve, config.provider)
     except ProviderError as error:
+        files.close()
         raise ConfigError("provider", str(error)) from error
     loader = SessionLoader(
         provider=provider,
@@ -59,8 +62,12 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         warmup_timeout_seconds=config.warmup_timeout_seconds,
     )
     async with AsyncExitStack() as stack:
+        stack.callback(files.close)
         repository = Repository(
-            loader, on_change=lambda name, ready: runtime.health.set(f"infer/{name}", ready)
+            loader,
+            on_change=lambda name, ready: runtime.health.set(f"infer/{name}", ready),
+            load_threads=config.load_threads,
+            load_timeout_seconds=config.load_timeout_seconds,
         )
         queue = RunQueue(
             threads=config.run_threads,
@@ -70,7 +77,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         stack.callback(queue.close)
         stack.push_async_callback(repository.close)
         runtime.metrics.register(InferenceCollector(repository))
-        source = await _source(config, repository, stack)
+        source = await _source(config, repository, files, stack)
         for name in source.names():
             runtime.health.set(f"infer/{name}", serving=False)
         await _start(source, config, stack)
@@ -89,15 +96,22 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         )
 
 
-async def _source(config: InferenceConfig, repository: Repository, stack: AsyncExitStack) -> Source:
+async def _source(
+    config: InferenceConfig, repository: Repository, files: FileWork, stack: AsyncExitStack
+) -> Source:
     if config.model is not None:
         name = config.served_name()
-        return FileSource(config.model, name, config.data_dir / "files" / name, repository)
+        return FileSource(config.model, name, config.data_dir / "files" / name, repository, files)
     if config.model_repository is not None:
-        return FolderSource(config.model_repository, repository, read_settings)
+        return FolderSource(config.model_repository, repository, read_settings, files)
     client = await stack.enter_async_context(AsyncRegistryClient(_connection(config)))
     return RegistrySource(
-        config.references(), RegistryAdapter(client), ModelCache(config.data_dir), repository
+        config.references(),
+        RegistryAdapter(client),
+        ModelCache(config.data_dir),
+        repository,
+        files,
+        max_models=config.max_models,
     )
 
 

@@ -10,7 +10,7 @@ from modelrail_server.config import ConfigError, ServerConfig, setting
 
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.sources.file import name_of_file
-from modelrail_inference.sources.registry import Reference, parse_reference
+from modelrail_inference.sources.reference import EveryModelWith, Reference, parse_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +19,7 @@ class InferenceConfig(ServerConfig):
 
     Raises:
         ConfigError: Not exactly one of registry, model repository and model file is given, or a
-        field
-            that belongs to another one.
+            field that belongs to another one.
     """
 
     grpc_address: str = setting("127.0.0.1:8001", "Address for gRPC: HOST:PORT or unix:PATH.")
@@ -33,8 +32,14 @@ class InferenceConfig(ServerConfig):
         None, "PEM file of the authority of the registry's certificate; turns TLS on."
     )
     serve: tuple[str, ...] = setting(
-        (), "Model to serve: MODEL@ALIAS (followed), MODEL@3, or MODEL for MODEL@production."
+        (),
+        "Model to serve: MODEL@ALIAS (followed), MODEL@3, MODEL for MODEL@production, or *@ALIAS "
+        "for every model that has the alias, now and later.",
     )
+    max_models: int = setting(
+        1000, "Most models of the registry; further ones that *@ALIAS means are not served.",
+        minimum=1, maximum=100_000,
+    )  # fmt: skip
     model_repository: Path | None = setting(None, "Folder of models in Triton's layout.")
     model: Path | None = setting(None, "One ONNX file to serve, without a registry.")
     model_name: str | None = setting(None, "Name of --model; without it the file's.")
@@ -65,6 +70,13 @@ class InferenceConfig(ServerConfig):
         32, "Requests in flight on one stream; the rest stay with the caller.", minimum=1,
         maximum=10_000,
     )  # fmt: skip
+    load_threads: int = setting(
+        2, "Models loaded at a time; as many more may be stuck in a load.", minimum=1, maximum=64
+    )
+    load_timeout_seconds: float = setting(
+        300.0, "Longest load of a model, first run included, before it is given up.",
+        minimum=0.1, maximum=86_400,
+    )  # fmt: skip
     warmup_timeout_seconds: float = setting(
         60.0, "Longest first run of a model before it is refused.", minimum=0.1, maximum=3600
     )
@@ -75,21 +87,31 @@ class InferenceConfig(ServerConfig):
         sources = [self.registry, self.model_repository, self.model]
         if sum(source is not None for source in sources) != 1:
             raise ConfigError(
-                "registry", "expected exactly one of --registry, --model-repository and --model"
+                "registry",
+                "expected exactly one source of models: --registry HOST:PORT with --serve, "
+                "--model-repository DIR, or --model FILE.onnx",
             )
-        if bool(self.serve) != (self.registry is not None):
-            raise ConfigError("serve", "expected --serve MODEL@ALIAS together with --registry")
+        if self.registry is not None and not self.serve:
+            raise ConfigError(
+                "serve", "expected what to serve from --registry: MODEL@ALIAS or *@production"
+            )
+        if self.serve and self.registry is None:
+            raise ConfigError("serve", "expected --registry HOST:PORT as well")
         if self.model_name is not None and self.model is None:
             raise ConfigError("model_name", "expected --model as well")
         if self.model_repository is not None and not self.model_repository.is_dir():
             raise ConfigError("model_repository", f"{self.model_repository} is no folder")
         if self.model is not None and not self.model.is_file():
             raise ConfigError("model", f"{self.model} is no file")
-        self.references()
+        named = {r.model for r in self.references() if not isinstance(r, EveryModelWith)}
+        if len(named) > self.max_models:
+            raise ConfigError(
+                "max_models", f"expected at least {len(named)}: --serve names as many"
+            )
         if self.model is not None:
             self.served_name()
 
-    def references(self) -> list[Reference]:
+    def references(self) -> list[Reference | EveryModelWith]:
         """Returns what --serve names.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,57 @@ async def test_a_cancelled_load_is_unavailable_and_can_be_tried_again() -> None:
     gate.set()
     await repository.reconcile("m", [version(1)])
     assert rows(repository) == [(1, State.READY, "")]
+
+
+async def test_a_load_that_hangs_is_given_up_and_holds_up_no_other() -> None:
+    loader = Loader()
+    gate = loader.gates[2] = threading.Event()
+    repository = Repository(loader, load_threads=1, load_timeout_seconds=0.05)
+    await repository.reconcile("m", [version(1)])
+    with pytest.raises(LoadError, match=r"version 2: .* longer than 0.05 s"):
+        await repository.reconcile("m", [version(2)])
+    number, state, reason = rows(repository)[1]
+    assert (number, state) == (2, State.UNAVAILABLE)
+    assert "cannot be stopped" in reason
+    assert [ready.number for ready in repository.ready_versions("m")] == [1]
+    # With as many threads lost as loads may run, more would only fill the memory.
+    with pytest.raises(LoadError, match="restart the service"):
+        await repository.reconcile("m", [version(3)])
+    gate.set()
+    async with asyncio.timeout(10):
+        while repository.ready_versions("m")[-1].number != 3:
+            await asyncio.sleep(0)
+            with suppress(LoadError):
+                await repository.reconcile("m", [version(3)])
+    assert rows(repository)[1][1] is State.UNAVAILABLE, "what came late is not served"
+    await repository.close()
+
+
+async def test_a_load_that_hangs_does_not_hold_up_the_end() -> None:
+    loader = Loader()
+    gate = loader.gates[1] = threading.Event()
+    repository = Repository(loader, load_timeout_seconds=0.05)
+    with pytest.raises(LoadError):
+        await repository.reconcile("m", [version(1)])
+    async with asyncio.timeout(5):
+        await repository.close()
+    gate.set()
+
+
+async def test_loads_of_different_models_take_turns() -> None:
+    loader = Loader()
+    gate = loader.gates[1] = threading.Event()
+    repository = Repository(loader, load_threads=2)
+    models = [VersionDefinition(name, 1, Path("x"), "f") for name in "abc"]
+    tasks = [asyncio.create_task(repository.reconcile(m.model, [m])) for m in models]
+    while loader.loads < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert loader.loads == 2
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert loader.loads == 3
 
 
 async def test_an_unchanged_version_is_not_loaded_again_and_a_changed_one_is() -> None:

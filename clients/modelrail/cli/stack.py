@@ -22,8 +22,6 @@ from modelrail.cli.session import Session, address_file, run_directory
 from modelrail.client.channel import open_channel
 from modelrail.client.errors import mapped_errors
 from modelrail.client.inference import AsyncInferenceClient
-from modelrail.client.registry import AsyncRegistryClient
-from modelrail.names import ModelAliasName, ModelName
 
 _MAXIMUM_RESTARTS = 5
 _STOP_GRACE_SECONDS = 15.0
@@ -43,9 +41,7 @@ class StackPlan:
 
     data_dir: Path
     serve: Sequence[str]
-    """What inference serves: `MODEL@ALIAS`, or `*@ALIAS` for every model that has it."""
-    expected_models: Sequence[str] = ()
-    """Models that `*` means although they may not exist yet."""
+    """What inference serves: `MODEL@ALIAS`, or `*@ALIAS` for every model that has or gets it."""
     grpc_addresses: Mapping[str, str] = field(default_factory=dict)
     """Address of each service; a free port where none is given."""
     metrics_addresses: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +133,7 @@ class Stack:
     async def _start(self) -> None:
         registry = await self._start_service("registry")
         at = f"--registry={registry.grpc}"
-        targets = [f"--serve={target}" for target in await _references(self._plan, registry.grpc)]
+        targets = [f"--serve={target}" for target in self._plan.serve]
         starting = [
             asyncio.create_task(self._start_service("trainer", at)),
             asyncio.create_task(self._start_service("inference", at, *targets)),
@@ -228,24 +224,6 @@ async def _to_the_end(work: asyncio.Future[Any]) -> bool:
     with suppress(asyncio.CancelledError):
         work.result()
     return patient
-
-
-async def _references(plan: StackPlan, registry_address: str) -> list[str]:
-    """Replaces `*@ALIAS` by the models that have the alias now, and those of the examples."""
-    references: dict[str, None] = {}
-    for target in plan.serve:
-        model, _, alias = target.partition("@")
-        if model != "*":
-            references[target] = None
-            continue
-        references.update(dict.fromkeys(f"{name}@{alias}" for name in plan.expected_models))
-        async with AsyncRegistryClient(registry_address) as registry:
-            async for found in registry.list_models():
-                name = ModelName.parse(found.name).model
-                async for entry in registry.list_aliases(found.name):
-                    if ModelAliasName.parse(entry.name).alias == alias:
-                        references[f"{name}@{alias}"] = None
-    return list(references)
 
 
 async def _wait_for_health(service: str, address: str) -> None:

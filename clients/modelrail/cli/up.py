@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,6 @@ from modelrail.cli.console import say
 from modelrail.cli.launch import running_stack
 from modelrail.cli.process import Addresses
 from modelrail.cli.session import Session
-from modelrail.cli.specification import example_names, read_specification
 from modelrail.cli.stack import StackPlan
 
 EVERY_PRODUCTION_MODEL = "*@production"
@@ -46,8 +44,8 @@ async def up(
     serve: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to serve: MODEL@ALIAS, MODEL@VERSION, or *@ALIAS for the models that have"
-            " it now; may be repeated. Default: *@production.",
+            help="What to serve: MODEL@ALIAS, MODEL@VERSION, or *@ALIAS for every model that has"
+            " it or gets it; may be repeated. Default: *@production.",
             metavar="MODEL@ALIAS",
         ),
     ] = None,
@@ -56,13 +54,6 @@ async def up(
     plan = StackPlan(
         data_dir=session.data_dir,
         serve=serve or [EVERY_PRODUCTION_MODEL],
-        # The first version of these is published while the services run.
-        expected_models=sorted(
-            {
-                read_specification(Path("examples") / name).publication.model
-                for name in example_names()
-            }
-        ),
         grpc_addresses={
             "registry": registry_address,
             "trainer": trainer_address,

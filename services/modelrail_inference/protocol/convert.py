@@ -231,9 +231,9 @@ def _duration(duration: Duration) -> pb.StatisticDuration:
 
 
 def index_to_pb(
-    entries: Sequence[IndexEntry], unloaded: Iterable[str], *, ready: bool
+    entries: Sequence[IndexEntry], problems: Mapping[str, str], *, ready: bool
 ) -> pb.RepositoryIndexResponse:
-    """Writes the index; names that nobody loaded yet appear with the name only."""
+    """Writes the index; of names that were never loaded there is no more than the problem."""
     response = pb.RepositoryIndexResponse()
     for entry in entries:
         if not ready or entry.state.value == "READY":
@@ -245,8 +245,8 @@ def index_to_pb(
             )
     if not ready:
         seen = {entry.model for entry in entries}
-        for name in sorted(set(unloaded) - seen):
-            response.models.add(name=name)
+        for name in sorted(problems.keys() - seen):
+            response.models.add(name=name, reason=problems[name])
     return response
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from modelrail.client.errors import ModelrailError, NotFound
 from modelrail.client.registry import AsyncRegistryClient
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName
+from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
 
 from modelrail_inference.sources.cache import Manifest, ManifestFile
-from modelrail_inference.sources.registry import Reference, RegistryUnreachableError
+from modelrail_inference.sources.model_registry import RegistryUnreachableError
+from modelrail_inference.sources.reference import Reference
 
 
 class RegistryAdapter:
@@ -37,6 +38,15 @@ class RegistryAdapter:
             except NotFound:
                 return None
 
+    async def models_with(self, alias: str) -> AsyncIterator[ModelName]:
+        """Yields the models that have an alias of this id."""
+        with _reached():
+            async for model in self._client.list_models():
+                async for found in self._client.list_aliases(model.name):
+                    name = ModelAliasName.parse(found.name)
+                    if name.alias == alias:
+                        yield name.parent
+
     async def manifest(self, version: ModelVersionName) -> Manifest:
         """Returns the files of a version."""
         with _reached():
@@ -49,16 +59,24 @@ class RegistryAdapter:
             found = await self._client.get_model_version(str(version))
             await self._client.pull(found, folder)
 
-    async def changes(self, models: Sequence[ModelName]) -> AsyncIterator[ModelName | None]:
-        """Yields the models that changed; None first."""
+    async def changes(
+        self, models: Sequence[ModelName]
+    ) -> AsyncIterator[ModelName | ModelAliasName | None]:
+        """Yields the models and aliases that changed; None first."""
         names = [str(model) for model in models]
         with _reached():
             async with aclosing(self._client.watch_events(models=names)) as responses:
                 async for response in responses:
                     if response.HasField("event"):
-                        yield ModelName("/".join(response.event.resource.split("/")[1:2]))
+                        yield _changed(response.event.resource)
                     else:
                         yield None
+
+
+def _changed(resource: str) -> ModelName | ModelAliasName:
+    if "/aliases/" in resource:
+        return ModelAliasName.parse(resource)
+    return ModelName("/".join(resource.split("/")[1:2]))
 
 
 def _manifest(version: ModelVersionName, found: pb.ModelVersion) -> Manifest:
@@ -73,4 +91,7 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except ModelrailError as error:
-        raise RegistryUnreachableError(f"the registry answers: {error}") from error
+        code = error.status.name
+        raise RegistryUnreachableError(f"the registry answers {code}: {error}") from error
+    except InvalidName as error:
+        raise RegistryUnreachableError(f"the registry sends a malformed name: {error}") from error

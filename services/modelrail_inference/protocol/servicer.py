@@ -159,9 +159,8 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.RepositoryIndexResponse:
         """Answers every version with its state and the reason of it."""
         _check_repository_name(request.repository_name)
-        return convert.index_to_pb(
-            self._repository.index(), self._source.names(), ready=request.ready
-        )
+        problems = {name: self._source.problem(name) for name in self._source.names()}
+        return convert.index_to_pb(self._repository.index(), problems, ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context

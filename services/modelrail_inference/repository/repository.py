@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -17,6 +16,7 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.lifecycle import Model, Serving, State, Version
+from modelrail_inference.repository.load_threads import LoadThreads
 
 _log = structlog.get_logger(__name__)
 
@@ -40,8 +40,10 @@ class Repository:
 
     Args:
         loader: Makes definitions loaded models.
-        on_change: Called with the model's name after one of its versions became ready or was
-        retired. load_threads: Loads of different models at a time.
+        on_change: Called with the model's name, and whether it takes requests, after one of its
+            versions became ready or was retired.
+        load_threads: Loads of different models at a time.
+        load_timeout_seconds: Longest load, warm-up included.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Repository:
         *,
         on_change: Callable[[str, bool], None] = lambda name, ready: None,
         load_threads: int = 1,
+        load_timeout_seconds: float = 300.0,
     ) -> None:
         self._loader = loader
         self._on_change = on_change
         self._models: dict[str, Model] = {}
-        self._threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
+        self._threads = LoadThreads(threads=load_threads, timeout_seconds=load_timeout_seconds)
         self._draining: set[asyncio.Task[None]] = set()
 
     async def reconcile(
@@ -97,9 +100,8 @@ class Repository:
 
     async def _load(self, version: Version, definition: VersionDefinition) -> LoadedModel:
         version.begin_load()
-        loop = asyncio.get_running_loop()
         try:
-            loaded = await loop.run_in_executor(self._threads, self._loader.load, definition)
+            loaded = await self._threads.run(lambda: self._loader.load(definition))
         except LoadError as error:
             version.fail(str(error))
             _log.warning(
@@ -206,12 +208,21 @@ class Repository:
             for number, version in sorted(model.versions.items())
         ]
 
+    def forget(self, name: str, keep: Collection[int]) -> None:
+        """Drops the index rows of a model's versions that are gone, except those to keep."""
+        model = self._models.get(name)
+        if model is None:
+            return
+        for number, version in list(model.versions.items()):
+            if number not in keep and version.state is State.UNAVAILABLE:
+                del model.versions[number]
+
     async def close(self) -> None:
         """Retires everything, waits for what still runs, and frees it."""
         for name in list(self._models):
             await self.reconcile(name, ())
         await asyncio.gather(*self._draining)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._threads.close()
 
 
 def parse_version(text: str) -> int | None:

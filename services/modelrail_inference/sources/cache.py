@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -88,6 +88,30 @@ class ModelCache:
         staging.rename(folder)
         _sync_folder(folder.parent)
         return True
+
+    def prune(self, model: str, keep: Collection[int]) -> list[int]:
+        """Deletes the versions of a model, and unfinished downloads, except those to keep.
+
+        Returns:
+            The numbers of the deleted versions.
+
+        Raises:
+            OSError: Something could not be deleted.
+        """
+        folder = self._models / model
+        deleted = []
+        for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+            name = path.name.removeprefix(".").removesuffix(".part")
+            if not (name.isascii() and name.isdecimal()) or int(name) in keep:
+                continue
+            # Renamed first: a folder that is half deleted must not look like a version.
+            doomed = path.with_name(f".{name}.part")
+            if path != doomed:
+                shutil.rmtree(doomed, ignore_errors=True)
+                path.rename(doomed)
+                deleted.append(int(name))
+            shutil.rmtree(doomed)
+        return sorted(deleted)
 
     def load_targets(self) -> dict[str, int]:
         """Returns the number that each reference meant when it was last served."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ from modelrail.names import check_id
 
 from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, unknown_model
 
 _NUMBER = 1
@@ -27,13 +27,17 @@ class FileSource:
         name: Name of the model.
         folder: Folder for the copy; it holds nothing else.
         repository: Where the model goes.
+        files: Copies the file.
     """
 
-    def __init__(self, path: Path, name: str, folder: Path, repository: Repository) -> None:
+    def __init__(
+        self, path: Path, name: str, folder: Path, repository: Repository, files: FileWork
+    ) -> None:
         self._path = path
         self._name = check_id(name, what="model name")
         self._folder = folder
         self._repository = repository
+        self._files = files
         self._wanted = True
 
     async def run(self) -> None:
@@ -51,6 +55,10 @@ class FileSource:
     def names(self) -> list[str]:
         """Returns the one name."""
         return [self._name]
+
+    def problem(self, name: str) -> str:
+        """Returns nothing: what is wrong with the file is told by its version."""
+        return ""
 
     async def load(self, name: str) -> None:
         """Loads the file as it is now."""
@@ -70,7 +78,7 @@ class FileSource:
         await self._repository.reconcile(name, ())
 
     async def _reconcile(self) -> None:
-        definition = await asyncio.to_thread(self._copy)
+        definition = await self._files.run(self._copy)
         await self._repository.reconcile(self._name, [definition])
 
     def _copy(self) -> VersionDefinition:

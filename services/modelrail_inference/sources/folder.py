@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, unknown_model
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +32,7 @@ class FolderSource:
         folder: The model repository. It belongs to the operator; nothing is written to it.
         repository: Where the models go.
         read_settings: Reads a configuration file of the model that is named.
+        files: Reads the folder.
     """
 
     def __init__(
@@ -39,17 +40,19 @@ class FolderSource:
         folder: Path,
         repository: Repository,
         read_settings: Callable[[Path, str], ModelSettings],
+        files: FileWork,
     ) -> None:
         self._folder = folder
         self._repository = repository
         self._read_settings = read_settings
+        self._files = files
         self._wanted: set[str] = set()
         self._failed: set[str] = set()
         self._started = False
 
     async def run(self) -> None:
         """Loads everything, one model after the other."""
-        for name in await asyncio.to_thread(self.names):
+        for name in await self._files.run(self.names):
             self._wanted.add(name)
             try:
                 await self._reconcile(name)
@@ -74,9 +77,13 @@ class FolderSource:
                 _log.warning("folder skipped", folder=path.name, reason=str(error))
         return [name for name in names if (self._folder / name).is_dir()]
 
+    def problem(self, name: str) -> str:
+        """Returns nothing: what is wrong with files is told by their version."""
+        return ""
+
     async def load(self, name: str) -> None:
         """Loads a model with its present files."""
-        if not await asyncio.to_thread(self._has, name):
+        if not await self._files.run(self._has, name):
             raise unknown_model(name)
         self._wanted.add(name)
         try:
@@ -86,7 +93,7 @@ class FolderSource:
 
     async def unload(self, name: str) -> None:
         """Takes all versions of a model away."""
-        if name not in self._wanted and not await asyncio.to_thread(self._has, name):
+        if name not in self._wanted and not await self._files.run(self._has, name):
             raise unknown_model(name)
         self._wanted.discard(name)
         self._failed.discard(name)
@@ -94,7 +101,7 @@ class FolderSource:
 
     async def _reconcile(self, name: str) -> None:
         self._failed.add(name)
-        definitions = await asyncio.to_thread(self._definitions, name)
+        definitions = await self._files.run(self._definitions, name)
         await self._repository.reconcile(name, definitions)
         self._failed.discard(name)
 

@@ -3,243 +3,386 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 
 import structlog
-from modelrail.names import (
-    ModelAliasName,
-    ModelName,
-    ModelVersionName,
-    parse_model_reference,
-)
+from modelrail.client.backoff import Backoff
+from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail_server.errors import Unavailable
 
 from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.cache import Manifest, ModelCache
+from modelrail_inference.sources.file_work import FileWork
+from modelrail_inference.sources.followed import FollowedModel
+from modelrail_inference.sources.model_registry import ModelRegistry, RegistryUnreachableError
+from modelrail_inference.sources.reference import EveryModelWith, Reference
 from modelrail_inference.sources.source import load_error, unknown_model
 
 _log = structlog.get_logger(__name__)
 
-_DEFAULT_ALIAS = "production"
 _FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
-
-Reference = ModelVersionName | ModelAliasName
-
-
-class RegistryUnreachableError(Exception):
-    """The registry did not answer, or not as it should; trying again can help."""
-
-
-class ModelRegistry(Protocol):
-    """What is asked of a registry."""
-
-    async def resolve(self, reference: Reference) -> ModelVersionName | None:
-        """Returns the version that a reference means now; None when there is none.
-
-        Raises:
-            RegistryUnreachableError: It cannot be told.
-        """
-
-    async def manifest(self, version: ModelVersionName) -> Manifest:
-        """Returns the files of a version.
-
-        Raises:
-            RegistryUnreachableError: They cannot be told.
-        """
-
-    async def download(self, version: ModelVersionName, folder: Path) -> None:
-        """Downloads the files of a version.
-
-        Raises:
-            RegistryUnreachableError: Not all bytes came, or not the right ones.
-        """
-
-    def changes(self, models: Sequence[ModelName]) -> AsyncIterator[ModelName | None]:
-        """Yields the models that changed; None first and when anything may have changed.
-
-        Raises:
-            RegistryUnreachableError: The watch broke.
-        """
-
-
-def parse_reference(text: str) -> Reference:
-    """Reads what `--serve` takes: `MODEL@ALIAS`, `MODEL@3`, or `MODEL` for its alias `production`.
-
-    Raises:
-        InvalidName: The text is none of these.
-    """
-    name = parse_model_reference(text)
-    return ModelAliasName(name.model, _DEFAULT_ALIAS) if isinstance(name, ModelName) else name
+_QUESTIONS_AT_A_TIME = 16
+_DOWNLOADS_AT_A_TIME = 4
+_MODEL_FILE = "model.onnx"
 
 
 class RegistrySource:
-    """Follows references. A reference that does not exist yet is waited for.
+    """Follows references. One that does not exist yet is waited for.
 
     While the registry cannot be reached, what is loaded serves on; a start without it serves the
-    versions of the last time from the cache. An alias that was removed keeps its last version.
+    versions of the last time from the cache. An alias that was removed keeps its last version
+    serving, also after a restart; unloading the model ends that.
+
+    `*@ALIAS` means every model that has the alias, now and later. Ready counts those that the
+    registry named first; one that comes later cannot make the server unready.
 
     Args:
         references: What to serve.
         registry: Where it comes from.
         cache: Where it is kept.
         repository: Where it goes.
+        files: Runs the cache's work.
+        max_models: Most models followed; `*@ALIAS` finds no more than that.
     """
 
     def __init__(
         self,
-        references: Sequence[Reference],
+        references: Sequence[Reference | EveryModelWith],
         registry: ModelRegistry,
         cache: ModelCache,
         repository: Repository,
+        files: FileWork,
+        *,
+        max_models: int,
     ) -> None:
         self._registry = registry
         self._cache = cache
         self._repository = repository
-        self._references: dict[str, list[Reference]] = {}
-        for reference in dict.fromkeys(references):
-            self._references.setdefault(reference.model, []).append(reference)
-        self._changed = {name: asyncio.Event() for name in self._references}
-        self._served: dict[Reference, int] = {}
-        self._unloaded: set[str] = set()
-        self._changes = asyncio.Lock()
+        self._files = files
+        self._max_models = max_models
+        self._aliases = {r.alias for r in references if isinstance(r, EveryModelWith)}
+        self._named = {r for r in references if not isinstance(r, EveryModelWith)}
+        self._models: dict[str, FollowedModel] = {}
+        self._followers: asyncio.TaskGroup | None = None
+        self._look = asyncio.Event()
+        self._targets: dict[str, int] = {}
+        self._remembering = asyncio.Lock()
+        self._questions = asyncio.Semaphore(_QUESTIONS_AT_A_TIME)
+        self._downloads = asyncio.Semaphore(_DOWNLOADS_AT_A_TIME)
+        for reference in sorted(self._named, key=str):
+            self._want(reference)
+        self._awaited: set[Reference] | None = None if self._aliases else set(self._named)
 
     async def run(self) -> None:
-        """Serves from the cache, then follows the registry until cancelled."""
-        await self._restore()
+        """Serves from the cache, and follows the registry until cancelled."""
+        self._targets = await self._files.run(self._cache.load_targets)
+        for target in self._targets:
+            with suppress(InvalidName):
+                alias = ModelAliasName.parse(target)
+                if alias.alias in self._aliases and not self._want(alias):
+                    self._log_refused([alias])
         async with asyncio.TaskGroup() as tasks:
+            self._followers = tasks
+            for model in self._models.values():
+                tasks.create_task(self._follow(model))
+            if self._aliases:
+                self._look.set()
+                tasks.create_task(self._repeat(self._look, self._look_for_models, "*"))
             tasks.create_task(self._watch())
-            for name in self._references:
-                tasks.create_task(self._follow(name))
 
     def ready(self) -> bool:
         """Whether every reference is loaded whose model nobody unloaded."""
-        return all(
-            name in self._unloaded or all(reference in self._served for reference in references)
-            for name, references in self._references.items()
+        return self._awaited is not None and all(
+            model.unloaded or reference in model.served
+            for model in self._models.values()
+            for reference in model.references
+            if reference in self._awaited
         )
 
     def names(self) -> list[str]:
         """Returns the models of the references."""
-        return sorted(self._references)
+        return sorted(self._models)
+
+    def problem(self, name: str) -> str:
+        """Returns why nothing of a model could be fetched yet."""
+        model = self._models.get(name)
+        return model.problem if model else ""
 
     async def load(self, name: str) -> None:
         """Asks the registry what the references mean now, and loads that."""
-        if name not in self._references:
+        model = self._models.get(name)
+        if model is None:
             raise unknown_model(name)
-        self._unloaded.discard(name)
+        model.unloaded = False
         try:
-            await self._reconcile(name)
+            await self._reconcile(model)
         except LoadError as error:
             raise load_error(name, error) from error
         except RegistryUnreachableError as error:
-            self._changed[name].set()
+            model.changed.set()
             raise Unavailable(str(error), reason="REGISTRY_UNREACHABLE") from error
 
     async def unload(self, name: str) -> None:
         """Takes a model away; its references are not followed until it is loaded again."""
-        if name not in self._references:
+        model = self._models.get(name)
+        if model is None:
             raise unknown_model(name)
-        async with self._changes:
-            self._unloaded.add(name)
-            for reference in self._references[name]:
-                self._served.pop(reference, None)
+        async with model.changes:
+            model.unloaded = True
+            forgotten, model.served = model.served, {}
             await self._repository.reconcile(name, ())
+            await self._remember({}, forget=forgotten)
 
-    async def _restore(self) -> None:
-        """Loads the versions of the last time, as far as their files are there and unchanged."""
-        targets = await asyncio.to_thread(self._cache.load_targets)
-        for name, references in self._references.items():
-            known = {r: targets[str(r)] for r in references if str(r) in targets}
-            try:
-                await self._serve(name, known, download=False)
-            except (LoadError, RegistryUnreachableError) as error:
-                _log.warning("cached version not served", model=name, reason=str(error))
+    def _want(self, reference: Reference) -> bool:
+        """Follows a reference, or looks at it again; False when there are too many models."""
+        model = self._models.get(reference.model)
+        if model is None:
+            if len(self._models) >= self._max_models:
+                return False
+            model = self._models[reference.model] = FollowedModel(reference.model)
+            if self._followers is not None:
+                self._followers.create_task(self._follow(model))
+        if reference not in model.references:
+            model.references.append(reference)
+        model.changed.set()
+        return True
+
+    async def _look_for_models(self) -> None:
+        """Finds the models that `*@ALIAS` means now."""
+        refused: list[Reference] = []
+        try:
+            for alias in sorted(self._aliases):
+                async for model in self._registry.models_with(alias):
+                    reference = ModelAliasName(model.model, alias)
+                    if not self._want(reference):
+                        refused.append(reference)
+        except RegistryUnreachableError:
+            if self._models:  # as good as it gets: those that the cache knows
+                self._count()
+            raise
+        self._count()
+        if refused:
+            self._log_refused(refused)
+
+    def _count(self) -> None:
+        if self._awaited is None:
+            self._awaited = {r for model in self._models.values() for r in model.references}
+
+    def _log_refused(self, refused: Sequence[Reference]) -> None:
+        _log.error(
+            "models not served: there are more than --max-models",
+            max_models=self._max_models,
+            count=len(refused),
+            names=[str(reference) for reference in refused[:10]],
+        )
 
     async def _watch(self) -> None:
-        models = [ModelName(name) for name in self._references]
-        retry = _FIRST_RETRY_SECONDS
+        # The first answer of a watch wakes everything, so nothing is missed between two.
+        models = [] if self._aliases else [ModelName(name) for name in self._models]
+        backoff = Backoff(
+            initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
+        )
         while True:
             try:
-                async for model in self._registry.changes(models):
-                    retry = _FIRST_RETRY_SECONDS
-                    for name in [model.model] if model else self._references:
-                        self._changed[name].set()
+                async for change in self._registry.changes(models):
+                    backoff.reset()
+                    self._wake(change)
+                reason = "the watch ended"
             except RegistryUnreachableError as error:
-                _log.warning("registry not reached", reason=str(error), retry_seconds=retry)
-            await asyncio.sleep(retry)
-            retry = min(2 * retry, _LONGEST_RETRY_SECONDS)
+                reason = str(error)
+            delay = backoff.next_delay()
+            _log.warning("registry not watched", reason=reason, retry_seconds=round(delay, 1))
+            await asyncio.sleep(delay)
 
-    async def _follow(self, name: str) -> None:
-        """Reconciles one model after each change; models do not wait for each other."""
-        changed = self._changed[name]
-        retry = _FIRST_RETRY_SECONDS
-        while True:
+    def _wake(self, change: ModelName | ModelAliasName | None) -> None:
+        if change is None:
+            self._look.set()
+            for model in self._models.values():
+                model.changed.set()
+        elif isinstance(change, ModelAliasName) and change.alias in self._aliases:
+            if not self._want(change):
+                self._log_refused([change])
+        elif change.model in self._models:
+            self._models[change.model].changed.set()
+
+    async def _follow(self, model: FollowedModel) -> None:
+        """Serves one model from the cache, then after each change; models wait for no other."""
+        await self._restore(model)
+        await self._repeat(
+            model.changed,
+            lambda: self._reconcile(model),
+            model.name,
+            until=lambda: not model.references,
+        )
+
+    async def _repeat(
+        self,
+        changed: asyncio.Event,
+        reconcile: Callable[[], Awaitable[None]],
+        name: str,
+        *,
+        until: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Reconciles after each change, and again after a while when the registry was away."""
+        backoff = Backoff(
+            initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
+        )
+        while not until():
             await changed.wait()
             changed.clear()
             try:
-                await self._reconcile(name)
-                retry = _FIRST_RETRY_SECONDS
+                await reconcile()
+                backoff.reset()
             except LoadError as error:
                 # The file will not get better; the next change of the reference is the next chance.
                 _log.error("version not served", model=name, reason=str(error))
-            except (RegistryUnreachableError, OSError) as error:
-                _log.warning("version not fetched", model=name, reason=str(error))
-                try:
-                    async with asyncio.timeout(retry):
+            except Exception as error:  # noqa: BLE001 - one model's trouble must not end the others
+                expected = isinstance(error, RegistryUnreachableError | OSError)
+                delay = backoff.next_delay()
+                _log.warning(
+                    "registry not reached, or version not fetched",
+                    model=name,
+                    reason=str(error),
+                    retry_seconds=round(delay, 1),
+                    exc_info=None if expected else error,
+                )
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
                         await changed.wait()
-                except TimeoutError:
-                    changed.set()
-                retry = min(2 * retry, _LONGEST_RETRY_SECONDS)
+                changed.set()
 
-    async def _reconcile(self, name: str) -> None:
+    async def _restore(self, model: FollowedModel) -> None:
+        """Loads the versions of the last time, as far as their files are there and unchanged."""
+        async with model.changes:
+            wanted: dict[Reference, int] = {}
+            manifests: dict[int, Manifest] = {}
+            try:
+                for reference in model.references:
+                    number = self._targets.get(str(reference))
+                    if number is None:
+                        continue
+                    version = ModelVersionName(model.name, number)
+                    manifest = await self._files.run(self._cache.find, version)
+                    if manifest is None:
+                        _log.warning("cached files are damaged or gone", name=str(version))
+                    else:
+                        wanted[reference], manifests[number] = number, manifest
+                await self._serve(model, wanted, manifests)
+            except (LoadError, OSError, ValueError) as error:
+                _log.warning("cached version not served", model=model.name, reason=str(error))
+
+    async def _reconcile(self, model: FollowedModel) -> None:
+        async with model.changes:
+            if model.unloaded:
+                return
+            try:
+                wanted = await self._resolve(model)
+                numbers = set(wanted.values())
+                serving = {v.number for v in self._repository.ready_versions(model.name)}
+                if wanted == model.served and serving == numbers <= model.confirmed:
+                    return
+                manifests = {number: await self._fetch(model, number) for number in numbers}
+            except (RegistryUnreachableError, OSError) as error:
+                model.problem = str(error)
+                raise
+            before = model.numbers()
+            await self._serve(model, wanted, manifests)
+            if before and before != model.numbers():
+                await self._prune(model, before)
+
+    async def _resolve(self, model: FollowedModel) -> dict[Reference, int]:
         wanted: dict[Reference, int] = {}
-        for reference in self._references[name]:
-            version = await self._registry.resolve(reference)
+        model.problem = ""
+        for reference in list(model.references):
+            async with self._questions:
+                version = await self._registry.resolve(reference)
             if version is not None:
                 wanted[reference] = version.number
-            elif reference in self._served:
+            elif reference in model.served:
                 _log.warning("reference is gone, its last version serves on", name=str(reference))
-                wanted[reference] = self._served[reference]
-            else:
+                wanted[reference] = model.served[reference]
+            elif reference in self._named:
                 _log.info("reference does not exist yet", name=str(reference))
-        await self._serve(name, wanted, download=True)
+                model.problem = f"{reference} does not exist yet"
+            else:  # removed before it was served: the model is none that `*@ALIAS` means
+                model.references.remove(reference)
+        if not model.references and model.name in self._models:
+            del self._models[model.name]
+            _log.info("model is no longer followed", model=model.name)
+        return wanted
 
-    async def _serve(self, name: str, wanted: dict[Reference, int], *, download: bool) -> None:
-        async with self._changes:
-            if name in self._unloaded or not wanted:
-                return
-            definitions = [
-                await self._definition(ModelVersionName(name, number), download=download)
-                for number in sorted(set(wanted.values()))
-            ]
-            await self._repository.reconcile(name, definitions, reason="replaced")
-            if {**self._served, **wanted} != self._served:
-                self._served.update(wanted)
-                known = await asyncio.to_thread(self._cache.load_targets)
-                served = {str(reference): number for reference, number in self._served.items()}
-                await asyncio.to_thread(self._cache.save_targets, {**known, **served})
-
-    async def _definition(self, version: ModelVersionName, *, download: bool) -> VersionDefinition:
-        manifest = await asyncio.to_thread(self._cache.find, version)
-        if manifest is None and not download:
-            raise LoadError(f"no unchanged files of {version} in the cache")
-        if manifest is None:
+    async def _fetch(self, model: FollowedModel, number: int) -> Manifest:
+        """Returns what the registry says of a version, after its files came into the cache."""
+        version = ModelVersionName(model.name, number)
+        async with self._questions:
             manifest = await self._registry.manifest(version)
-            folder = await asyncio.to_thread(self._cache.staging, version)
-            await self._registry.download(version, folder)
-            if not await asyncio.to_thread(self._cache.commit, manifest):
-                raise RegistryUnreachableError(f"files of {version} are not those of its manifest")
-        graph = manifest.model_file()
-        if graph is None:
-            raise LoadError(f"{version} has no file model.onnx")
-        digests = "-".join(file.sha256 for file in manifest.files)
+        if await self._files.run(self._cache.find, version) != manifest:
+            async with self._downloads:
+                folder = await self._files.run(self._cache.staging, version)
+                await self._registry.download(version, folder)
+                if not await self._files.run(self._cache.commit, manifest):
+                    raise RegistryUnreachableError(
+                        f"files of {version} are not those of its manifest"
+                    )
+        model.confirmed.add(number)
+        return manifest
+
+    async def _serve(
+        self, model: FollowedModel, wanted: dict[Reference, int], manifests: dict[int, Manifest]
+    ) -> None:
+        """Swaps to the versions of the manifests, and remembers those that serve."""
+        if not wanted:
+            return
+        failure: LoadError | None = None
+        try:
+            definitions = [self._definition(manifests[number]) for number in sorted(manifests)]
+            await self._repository.reconcile(model.name, definitions, reason="replaced")
+        except LoadError as error:
+            failure = error
+        serving = {version.number for version in self._repository.ready_versions(model.name)}
+        if model.note({r: number for r, number in wanted.items() if number in serving}):
+            await self._remember(model.served)
+        if failure is not None:
+            raise failure
+
+    def _definition(self, manifest: Manifest) -> VersionDefinition:
+        # Without a graph the loader says so, and the model's other versions are loaded anyway.
+        graph = manifest.model_file() or _MODEL_FILE
         return VersionDefinition(
-            model=version.model,
-            number=version.number,
-            path=self._cache.folder(version) / graph,
-            fingerprint=digests,
+            model=manifest.version.model,
+            number=manifest.version.number,
+            path=self._cache.folder(manifest.version) / graph,
+            fingerprint="-".join(file.sha256 for file in manifest.files),
         )
+
+    async def _remember(
+        self, served: dict[Reference, int], *, forget: Iterable[Reference] = ()
+    ) -> None:
+        async with self._remembering:
+            for reference in forget:
+                self._targets.pop(str(reference), None)
+            self._targets.update({str(reference): number for reference, number in served.items()})
+            try:
+                await self._files.run(self._cache.save_targets, dict(self._targets))
+            except OSError as error:
+                _log.error("what serves is not remembered", reason=error.strerror)
+
+    async def _prune(self, model: FollowedModel, before: set[int]) -> None:
+        """Deletes what neither serves, nor served just before, nor is remembered."""
+        remembered = {
+            number
+            for target, number in self._targets.items()
+            if target.startswith(f"{ModelName(model.name)}/")
+        }
+        keep = before | model.numbers() | remembered
+        self._repository.forget(model.name, keep)
+        model.confirmed &= keep
+        try:
+            deleted = await self._files.run(self._cache.prune, model.name, keep)
+        except OSError as error:
+            _log.warning("old versions not deleted", model=model.name, reason=error.strerror)
+        else:
+            _log.info("old versions deleted", model=model.name, versions=deleted)

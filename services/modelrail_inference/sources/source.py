@@ -22,6 +22,9 @@ class Source(Protocol):
     def names(self) -> Iterable[str]:
         """The models that can be loaded."""
 
+    def problem(self, name: str) -> str:
+        """Why no version of a model was found yet; empty when there is nothing to say."""
+
     async def load(self, name: str) -> None:
         """Loads a model, or loads it anew when it changed; returns when it is ready.
 
