@@ -8,13 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import structlog
+
 from modelrail.client.channel import Connection
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_server.application import Application, Runtime
-from modelrail_server.config import ConfigError, load_config
-from modelrail_server.serve import run
-
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.metrics import InferenceCollector
@@ -34,6 +31,9 @@ from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_inference.sources.registry import RegistrySource
 from modelrail_inference.sources.source import Source
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, load_config
+from modelrail_server.serve import run
 
 _log = structlog.get_logger(__name__)
 

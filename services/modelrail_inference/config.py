@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelrail.names import InvalidName, check_id
-from modelrail_server.config import ConfigError, ServerConfig, setting
-
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.sources.file import name_of_file
 from modelrail_inference.sources.reference import EveryModelWith, Reference, parse_reference
+from modelrail_server.config import ConfigError, ServerConfig, setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,12 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from modelrail_server.errors import (
-    InvalidArgument,
-    ResourceExhausted,
-    ServiceError,
-    Unavailable,
-)
 from numpy.typing import NDArray
 
 from modelrail_inference.call import Call
@@ -42,6 +36,12 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunError, RunTerminatedError
 from modelrail_inference.scheduling import RunQueue, Work
 from modelrail_inference.statistics import Failure, Statistics, Timing
+from modelrail_server.errors import (
+    InvalidArgument,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
 
 _MAX_REPLY_BYTES = 2**31 - 1
 

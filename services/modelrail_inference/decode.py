@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
-from modelrail_server.errors import FieldViolation, InvalidArgument, Unimplemented
 from numpy.typing import NDArray
 
+from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
 from modelrail_inference.message import InferenceRequest, InputTensor, Parameter, TypedContents
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.signature import TensorSpec
+from modelrail_server.errors import FieldViolation, InvalidArgument, Unimplemented
 
 # The field of the protocol's contents that carries each datatype; FP16 and BF16 travel raw only.
 CONTENTS_FIELDS: Mapping[str, str] = {

@@ -15,9 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from modelrail_server.errors import Unavailable
-
 from modelrail_inference.call import Call
+from modelrail_server.errors import Unavailable
 
 T = TypeVar("T")
 

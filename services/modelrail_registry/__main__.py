@@ -14,10 +14,6 @@ from pathlib import Path
 
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
-from modelrail_server.application import Application, Runtime
-from modelrail_server.config import ConfigError, load_config
-from modelrail_server.serve import run
-
 from modelrail_registry.admission.gate import Gate
 from modelrail_registry.catalog.catalog import Catalog
 from modelrail_registry.catalog.database import Database
@@ -30,6 +26,9 @@ from modelrail_registry.protocol.servicer import RegistryServicer
 from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.blobs import BlobStore
 from modelrail_registry.storage.transfer import Transfer
+from modelrail_server.application import Application, Runtime
+from modelrail_server.config import ConfigError, load_config
+from modelrail_server.serve import run
 
 
 @asynccontextmanager

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from modelrail_server.errors import FailedPrecondition, FieldViolation
-
 from modelrail_registry.admission.agreement import agreed_signature
 from modelrail_registry.admission.gate import Gate, Verdict
 from modelrail_registry.catalog.catalog import Catalog, Publication
 from modelrail_registry.resources import MODEL_FILE, File, ModelVersion
 from modelrail_registry.storage.blobs import BlobStore
 from modelrail_registry.storage.payload import HEAD_BYTES, TAIL_BYTES, refused_kind
+from modelrail_server.errors import FailedPrecondition, FieldViolation
 
 Result = TypeVar("Result")
 

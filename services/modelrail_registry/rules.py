@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from modelrail.names import InvalidName, ModelVersionName, TrainingJobName, check_sha256
-from modelrail_server.errors import FieldViolation
-
 from modelrail_registry.resources import (
     ExportCertificate,
     File,
@@ -18,6 +16,7 @@ from modelrail_registry.resources import (
     TensorSpec,
     VersionContent,
 )
+from modelrail_server.errors import FieldViolation
 
 DATATYPES = frozenset(
     {"BOOL", "FP16", "FP32", "FP64", "BF16", "BYTES"}

@@ -14,7 +14,6 @@ from modelrail.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
 from modelrail_server.serve import run
-
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.data_directory import owned_data_directory
 from modelrail_trainer.execution.directory import JobDirectories

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from modelrail.names import TrainingJobName
-
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob

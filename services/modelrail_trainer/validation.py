@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
-
 from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     Adam,

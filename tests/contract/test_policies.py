@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+
 from modelrail.oip.reflection import public_file_descriptors
 from modelrail.registry.v1 import registry_pb2
 from modelrail.trainer.v1 import trainer_pb2
@@ -37,7 +38,7 @@ from modelrail_server.standard.health import HEALTH_POLICY
 from modelrail_server.standard.reflection import REFLECTION_POLICY
 from modelrail_trainer.__main__ import build_trainer
 from modelrail_trainer.config import TrainerConfig
-from modelrail_trainer.policy import POLICY as TRAINER_POLICY
+from modelrail_trainer.protocol.policy import POLICY as TRAINER_POLICY
 
 Code = grpc.StatusCode
 GRANTED = (Permission.READ, Permission.WRITE, Permission.INFER, Permission.ADMIN)
@@ -129,7 +130,7 @@ class DispatchLog:
             method: self._noting(handler, f"/{service}/{method}")
             for method, handler in handlers.items()
         }
-        self._server.add_registered_method_handlers(service, noted)  # type: ignore[attr-defined]
+        self._server.add_registered_method_handlers(service, noted)
 
     def _noting(self, handler: Any, path: str) -> Any:
         kind = {

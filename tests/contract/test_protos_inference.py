@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+
 from modelrail.oip.reflection import PUBLIC_SERVICE, public_file_descriptors
 from modelrail.oip.v2 import grpc_service_pb2, model_config_pb2
 

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from modelrail_registry.storage.blobs import READ_BYTES, BlobStore
 from modelrail_registry.storage.uploads import CHUNK_BYTES
 from modelrail_server.errors import (

@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime
 
 import pytest
+
 from modelrail.names import ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail_registry.catalog.documents import dump_content, load_content

@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import (
     RetryInfo,
 )
 from google.rpc.status_pb2 import Status
+
 from modelrail_server import errors
 from modelrail_server.rpc.status import STATUS_CODES, code_of, internal_reply, reply_to
 

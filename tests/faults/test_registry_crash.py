@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceStub
 

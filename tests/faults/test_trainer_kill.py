@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc.aio
 import psutil
 import pytest
+
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from modelrail.client import (
     Aborted,
     AlreadyExists,

@@ -11,6 +11,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import pytest
+
 from modelrail.client import (
     AsyncInferenceClient,
     AsyncTrainerClient,

@@ -16,6 +16,8 @@ import onnx
 import pytest
 import structlog
 import trustme
+from onnx import TensorProto, helper
+
 from modelrail.client.channel import Connection
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
@@ -33,7 +35,6 @@ from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.application import Runtime
 from modelrail_server.policy import Permission
 from modelrail_server.server import start_server
-from onnx import TensorProto, helper
 
 ALIAS = "models/line/aliases/production"
 

@@ -13,6 +13,9 @@ import grpc.aio
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+from prometheus_client import generate_latest
+
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
@@ -23,8 +26,6 @@ from modelrail_inference.runtime.provider import Provider, loadable_providers
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
 from modelrail_server.server import start_server
-from onnx import TensorProto, helper
-from prometheus_client import generate_latest
 
 FLOAT, STRING, INT64, BFLOAT16 = (
     TensorProto.FLOAT,

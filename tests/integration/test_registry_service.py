@@ -17,13 +17,14 @@ import onnx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from onnx import TensorProto, helper
+
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from modelrail_registry.__main__ import build
 from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Runtime
 from modelrail_server.serve import start_server
-from onnx import TensorProto, helper
 
 Code = grpc.StatusCode
 CHUNK = 1 << 16

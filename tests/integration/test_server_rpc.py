@@ -16,6 +16,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+
 from modelrail.registry.v1.registry_pb2 import GetModelRequest, Model
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.application import Application, Runtime

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from modelrail_server.access.tls import server_credentials
 from modelrail_server.access.watched import WatchedFiles
 from modelrail_server.application import Application, Runtime

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import psutil
 import pytest
+
 from modelrail.client.errors import (
     AlreadyExists,
     FailedPrecondition,

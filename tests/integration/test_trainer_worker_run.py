@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import modelrail
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -19,6 +18,8 @@ import pytest
 import yaml
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import Message
+
+import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.journal import (

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from modelrail.cli.command import Failure
+from modelrail.cli.commands.serve import predict_command
+from modelrail.cli.commands.transfer import model_id_of
 from modelrail.cli.picture import shaded
-from modelrail.cli.serve import predict_command
 from modelrail.cli.session import UsageError
 from modelrail.cli.specification import example_names, read_specification
 from modelrail.cli.tensors import as_array, plain, read_inputs
-from modelrail.cli.transfer import model_id_of
 from modelrail.oip.v2 import grpc_service_pb2 as oip
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from modelrail.cli.session import Session, UsageError, address_file
 
 

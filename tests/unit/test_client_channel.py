@@ -4,8 +4,9 @@ import inspect
 import json
 from pathlib import Path
 
-import modelrail.client
 import pytest
+
+import modelrail.client
 from modelrail.client import blocking, channel
 from modelrail.client.channel import Connection
 from modelrail.client.download import target_path

@@ -5,6 +5,7 @@ import grpc.aio
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
+
 from modelrail.client import errors
 from modelrail.client.backoff import Backoff, is_transient
 from modelrail_server import errors as server_errors

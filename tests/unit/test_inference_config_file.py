@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from modelrail.names import InvalidName
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.definition import LoadError

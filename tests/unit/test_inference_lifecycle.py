@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,

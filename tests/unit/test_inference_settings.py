@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from modelrail.names import InvalidName, ModelAliasName, ModelVersionName
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.sources.reference import EveryModelWith, parse_reference

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog.aliases import AliasMove
 from modelrail_registry.catalog.catalog import Catalog, Publication

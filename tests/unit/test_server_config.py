@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from modelrail_server.address import Address
 from modelrail_server.config import ConfigError, ServerConfig, load_config, setting
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from modelrail_server.access.api_keys import (
     ApiKeys,
     KeyFileError,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify

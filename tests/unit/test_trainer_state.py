@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.state import (
     TERMINAL,

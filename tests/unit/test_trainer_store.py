@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
     AlreadyExists,

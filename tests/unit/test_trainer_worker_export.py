@@ -11,14 +11,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
 from modelrail_trainer import spec
 from modelrail_trainer.artifact import ExportCertificate, Signature, TensorSpec
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.worker import acceptance, data, export, loop
 from modelrail_trainer.worker.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
-from onnx import numpy_helper
-from torch import Tensor, nn
 
 DIGITS = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),

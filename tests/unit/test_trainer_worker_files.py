@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from modelrail_trainer import artifact, spec
 from modelrail_trainer.artifact import (
     ArtifactError,

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor, nn
+
 from modelrail_trainer import spec
 from modelrail_trainer.worker import data, loop, losses
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.optimisers import GradientDescent, build_optimiser
 from modelrail_trainer.worker.preprocessing import fit_steps
-from torch import Tensor, nn
 
 STEPS = 10
 LINE = spec.TrainingJobSpec(

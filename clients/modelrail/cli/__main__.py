@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelrail.cli import demo, jobs, models, predict, serve, train, transfer, up
+from modelrail.cli.commands import demo, jobs, models, predict, serve, train, transfer, up
 from modelrail.cli.console import say
 
 app = typer.Typer(

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail.tensor import to_raw
-from modelrail_server.errors import InvalidArgument
-
 from modelrail_inference.dataplane import naming
 from modelrail_inference.message import (
     InferenceReply,
@@ -23,6 +21,7 @@ from modelrail_inference.repository.repository import IndexEntry
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import TensorSpec
 from modelrail_inference.statistics import Duration, Statistics
+from modelrail_server.errors import InvalidArgument
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"

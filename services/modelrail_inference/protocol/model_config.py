@@ -12,8 +12,8 @@ from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
-from modelrail.oip.v2 import model_config_pb2 as pb
 
+from modelrail.oip.v2 import model_config_pb2 as pb
 from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
 from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionPolicy
 from modelrail_inference.runtime.provider import Provider

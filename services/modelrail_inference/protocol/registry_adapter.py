@@ -10,7 +10,6 @@ from modelrail.client.errors import ModelrailError, NotFound
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
-
 from modelrail_inference.sources.cache import Manifest, ManifestFile
 from modelrail_inference.sources.model_registry import RegistryUnreachableError
 from modelrail_inference.sources.reference import Reference

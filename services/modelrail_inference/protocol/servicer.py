@@ -8,11 +8,9 @@ from importlib.metadata import version
 from typing import Final, NoReturn
 
 import grpc.aio
+
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
-from modelrail_server.context import Context, identity
-from modelrail_server.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
-
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol import convert
@@ -20,6 +18,8 @@ from modelrail_inference.protocol.stream import answer_stream
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.sources.source import Source
+from modelrail_server.context import Context, identity
+from modelrail_server.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 
 EXTENSIONS: Final = (
     "model_repository",

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_server.errors import ServiceError, Unavailable
-
 from modelrail_inference.protocol.convert import stream_error_to_pb
+from modelrail_server.errors import ServiceError, Unavailable
 
 Answer = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelStreamInferResponse]]
 _Answers = asyncio.Queue["asyncio.Task[pb.ModelStreamInferResponse] | None"]

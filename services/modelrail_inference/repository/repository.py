@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
-from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
 
 from modelrail_inference.repository.definition import (
     LoadedModel,
@@ -17,6 +16,7 @@ from modelrail_inference.repository.definition import (
 )
 from modelrail_inference.repository.lifecycle import Model, Serving, State, Version
 from modelrail_inference.repository.load_threads import LoadThreads
+from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
 
 _log = structlog.get_logger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import structlog
-from modelrail.tensor import NUMPY_TYPES
 from numpy.typing import NDArray
 
+from modelrail.tensor import NUMPY_TYPES
 from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,

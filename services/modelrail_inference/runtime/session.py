@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from modelrail.tensor import NUMPY_TYPES
 from numpy.typing import NDArray
 
+from modelrail.tensor import NUMPY_TYPES
 from modelrail_inference.runtime.provider import ONNX_NAMES, Provider
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from modelrail.names import check_id
-
 from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.file_work import FileWork

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
-from modelrail.names import InvalidName, check_id
 
+from modelrail.names import InvalidName, check_id
 from modelrail_inference.repository.definition import (
     LoadError,
     ModelSettings,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-
 from modelrail_inference.sources.cache import Manifest
 from modelrail_inference.sources.reference import Reference
 

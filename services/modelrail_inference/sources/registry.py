@@ -7,10 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 
 import structlog
+
 from modelrail.client.backoff import Backoff
 from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
-from modelrail_server.errors import Unavailable
-
 from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.cache import Manifest, ModelCache
@@ -19,6 +18,7 @@ from modelrail_inference.sources.followed import FollowedModel
 from modelrail_inference.sources.model_registry import ModelRegistry, RegistryUnreachableError
 from modelrail_inference.sources.reference import EveryModelWith, Reference
 from modelrail_inference.sources.source import load_error, unknown_model
+from modelrail_server.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 

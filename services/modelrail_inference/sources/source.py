@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from modelrail_server.errors import InvalidArgument, NotFound
-
 from modelrail_inference.repository.definition import LoadError
+from modelrail_server.errors import InvalidArgument, NotFound
 
 
 class Source(Protocol):

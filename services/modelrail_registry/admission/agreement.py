@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelrail_server.errors import FieldViolation, InvalidArgument
-
 from modelrail_registry.admission.gate import Verdict
 from modelrail_registry.resources import MODEL_FILE, Signature, TensorSpec
+from modelrail_server.errors import FieldViolation, InvalidArgument
 
 
 def agreed_signature(given: Signature | None, verdict: Verdict) -> Signature | None:

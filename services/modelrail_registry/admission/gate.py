@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from modelrail_server.errors import Unavailable
 from sqlalchemy import delete, insert, select
 
 from modelrail_registry.catalog import schema
 from modelrail_registry.catalog.database import Database
 from modelrail_registry.catalog.documents import load_signature
 from modelrail_registry.resources import Signature
+from modelrail_server.errors import Unavailable
 
 # Raised when the rules of `admission` change: remembered answers are then asked for again.
 _RULES = 1

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_server.errors import FailedPrecondition, FieldViolation, NotFound
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog import schema
 from modelrail_registry.catalog.events import append_event
 from modelrail_registry.catalog.models import new_etag, require_model_row, stale_etag
 from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.catalog.versions import find_version_row
 from modelrail_registry.resources import EventKind, ModelAlias
+from modelrail_server.errors import FailedPrecondition, FieldViolation, NotFound
 
 _table = schema.aliases
 

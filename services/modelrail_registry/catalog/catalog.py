@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from sqlalchemy import Connection
 
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog import aliases, events, models, schema, versions
 from modelrail_registry.catalog.aliases import AliasMove
 from modelrail_registry.catalog.database import Database

@@ -11,12 +11,12 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from modelrail_server.errors import DataLoss, ResourceExhausted, ServiceError, Unavailable
 from sqlalchemy import URL, Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from modelrail_registry.catalog import schema
+from modelrail_server.errors import DataLoss, ResourceExhausted, ServiceError, Unavailable
 
 _BUSY_TIMEOUT_MILLISECONDS = 10_000
 _STORAGE_RETRY_SECONDS = 1.0

@@ -13,12 +13,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_server.errors import InvalidArgument, OutOfRange
 from sqlalchemy import Connection, insert, select, update
 
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog import schema
 from modelrail_registry.resources import Event, EventKind
+from modelrail_server.errors import InvalidArgument, OutOfRange
 
 _LONGEST_TOKEN = 128
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from modelrail_server.errors import AlreadyExists
 from sqlalchemy import Connection, delete, insert, select
 
 from modelrail_registry.catalog import schema
+from modelrail_server.errors import AlreadyExists
 
 KEPT = timedelta(hours=48)
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelrail.names import ModelName
-from modelrail_server.errors import Aborted, AlreadyExists, NotFound
 from sqlalchemy import Connection, Row, insert, select, update
 
+from modelrail.names import ModelName
 from modelrail_registry.catalog import schema
 from modelrail_registry.catalog.events import append_event
 from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import EventKind, Model
+from modelrail_server.errors import Aborted, AlreadyExists, NotFound
 
 _table = schema.models
 

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_server.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 from sqlalchemy import Connection, Row, insert, select, update
 
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog import schema
 from modelrail_registry.catalog.documents import dump_content, load_content
 from modelrail_registry.catalog.events import append_event
 from modelrail_registry.catalog.models import require_model_row
 from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import EventKind, File, ModelVersion, VersionContent
+from modelrail_server.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
 
 
 def find_version_row(connection: Connection, name: ModelVersionName) -> Row[Any] | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from modelrail.registry.v1 import registry_pb2 as pb
 
+from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail_registry.catalog.events import ResumeToken
 from modelrail_registry.resources import (
     Event,

@@ -9,10 +9,9 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
+
 from modelrail.names import BlobName, InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
-from modelrail_server.errors import FieldViolation, InvalidArgument
-
 from modelrail_registry import rules
 from modelrail_registry.catalog.aliases import AliasMove
 from modelrail_registry.catalog.catalog import Publication
@@ -32,6 +31,7 @@ from modelrail_registry.resources import (
     ValueRange,
     VersionContent,
 )
+from modelrail_server.errors import FieldViolation, InvalidArgument
 
 _MAX_WATCHED_MODELS = 1024
 

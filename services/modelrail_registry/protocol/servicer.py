@@ -11,15 +11,14 @@ from typing import TypeVar
 
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceServicer
-from modelrail_server.context import Context
-from modelrail_server.errors import InvalidArgument
-
 from modelrail_registry.catalog.catalog import Catalog
 from modelrail_registry.catalog.watching import Watch
 from modelrail_registry.metrics import RegistryMetrics
 from modelrail_registry.protocol import replies, requests
 from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.transfer import Transfer
+from modelrail_server.context import Context
+from modelrail_server.errors import InvalidArgument
 
 Result = TypeVar("Result")
 

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelrail_registry.storage.uploads import Upload
 from modelrail_server.errors import (
     Aborted,
     DataLoss,
@@ -35,8 +36,6 @@ from modelrail_server.errors import (
     ResourceExhausted,
     Unavailable,
 )
-
-from modelrail_registry.storage.uploads import Upload
 
 READ_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

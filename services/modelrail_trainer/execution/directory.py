@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 from modelrail.names import TrainingJobName
-
 from modelrail_trainer.artifact import RESULT_NAME
 from modelrail_trainer.execution.process import LOG_NAME
 from modelrail_trainer.journal import JOURNAL_NAME

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
+
 from modelrail.client.errors import (
     AlreadyExists,
     DataLoss,
@@ -27,7 +28,6 @@ from modelrail.client.errors import (
 )
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
-
 from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.jobs.book import JobBook

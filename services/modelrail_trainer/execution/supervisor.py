@@ -14,8 +14,8 @@ from collections.abc import Coroutine
 from typing import Any, Self
 
 import structlog
-from modelrail.names import TrainingJobName
 
+from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
 from modelrail_trainer.execution.publisher import Publisher

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 from modelrail.names import TrainingJobName
-
 from modelrail_trainer.jobs.job import Job, JobEvent
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.threads import Threads

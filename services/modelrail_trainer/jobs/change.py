@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
-from modelrail.names import TrainingJobName
-from modelrail_server.errors import NotFound
 from sqlalchemy import Connection, insert, select, update
 
+from modelrail.names import TrainingJobName
+from modelrail_server.errors import NotFound
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.job import Happening, Job, JobError, StateChange
 from modelrail_trainer.jobs.rows import (

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelrail.names import TrainingJobName
-
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from modelrail.names import TrainingJobName
 from sqlalchemy import RowMapping
 
+from modelrail.names import TrainingJobName
 from modelrail_trainer.jobs.job import (
     Happening,
     Job,

@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy import Connection, Engine, func, insert, select
+
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
     AlreadyExists,
@@ -18,8 +20,6 @@ from modelrail_server.errors import (
     OutOfRange,
     ResourceExhausted,
 )
-from sqlalchemy import Connection, Engine, func, insert, select
-
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.change import JobChange, append_events, read_job, read_row
 from modelrail_trainer.jobs.database import WRITE_OPTION

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from modelrail.trainer.v1 import trainer_pb2 as pb
 
+from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,

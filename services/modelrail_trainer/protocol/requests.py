@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
+
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
-
 from modelrail_trainer import validation
 from modelrail_trainer.jobs.job import (
     NewJob,

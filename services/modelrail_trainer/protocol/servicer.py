@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
 from modelrail_server.context import Context
-
 from modelrail_trainer.protocol import replies, requests
 from modelrail_trainer.trainer import Trainer
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-
 from modelrail_trainer import spec
 
 

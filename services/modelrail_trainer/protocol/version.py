@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from modelrail.names import TrainingJobName
 from modelrail.registry.v1 import registry_pb2
-
 from modelrail_trainer import artifact
 
 

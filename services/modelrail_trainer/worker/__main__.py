@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from modelrail.trainer.v1 import trainer_pb2 as pb
 
+from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker.data import load

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from modelrail.cli.command import Failure, command
+from modelrail.cli.commands.models import AsJson, Reference, resolve
 from modelrail.cli.console import as_json, say, say_json, transfer_bar, waiting
-from modelrail.cli.models import AsJson, Reference, resolve
 from modelrail.cli.session import Session
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb

@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 
 from modelrail.cli.command import Failure, command
+from modelrail.cli.commands.models import AsJson
 from modelrail.cli.console import as_json, say, say_json, stdout
 from modelrail.cli.following import follow_job, metrics_text, state_name
-from modelrail.cli.models import AsJson
 from modelrail.cli.session import Session
 from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb

@@ -16,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelrail.cli.command import Failure
 from modelrail.cli.console import note
-from modelrail.cli.orphans import adopting, end_orphans
-from modelrail.cli.process import Addresses, ServiceProcess, last_words
 from modelrail.cli.session import Session, address_file, run_directory
+from modelrail.cli.stack.orphans import adopting, end_orphans
+from modelrail.cli.stack.process import Addresses, ServiceProcess, last_words
 from modelrail.client.channel import open_channel
 from modelrail.client.errors import mapped_errors
 from modelrail.client.inference import AsyncInferenceClient

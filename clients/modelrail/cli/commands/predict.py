@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from modelrail.cli.command import Failure, command
+from modelrail.cli.commands.models import AsJson, Reference
 from modelrail.cli.console import say, say_json, stdout
-from modelrail.cli.models import AsJson, Reference
 from modelrail.cli.session import Session
 from modelrail.cli.tensors import as_array, labels_of, output_table, plain, read_inputs
 from modelrail.names import ModelAliasName, ModelVersionName, parse_model_reference

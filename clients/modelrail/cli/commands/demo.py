@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from modelrail.cli.command import Failure, command
+from modelrail.cli.commands.train import wait_until_ready
+from modelrail.cli.commands.up import show_addresses
 from modelrail.cli.console import note, say, stdout, waiting
 from modelrail.cli.following import metrics_text, run_job
-from modelrail.cli.launch import running_stack
 from modelrail.cli.measure import Measurement, measure
 from modelrail.cli.picture import shaded
 from modelrail.cli.session import Session
 from modelrail.cli.specification import read_specification
-from modelrail.cli.stack import Stack, StackPlan
-from modelrail.cli.train import wait_until_ready
-from modelrail.cli.up import show_addresses
+from modelrail.cli.stack.launch import running_stack
+from modelrail.cli.stack.stack import Stack, StackPlan
 from modelrail.client.errors import Unavailable
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.names import ModelVersionName

@@ -13,10 +13,10 @@ import typer
 from modelrail.cli.command import Failure, command
 from modelrail.cli.console import note, say, stdout, waiting
 from modelrail.cli.following import metrics_text, run_job
-from modelrail.cli.launch import running_stack
 from modelrail.cli.session import Session, UsageError
 from modelrail.cli.specification import read_specification
-from modelrail.cli.stack import Stack, StackPlan
+from modelrail.cli.stack.launch import running_stack
+from modelrail.cli.stack.stack import Stack, StackPlan
 from modelrail.cli.tensors import labels_of, output_table
 from modelrail.client.errors import ModelrailError, Unavailable
 from modelrail.client.inference import AsyncInferenceClient

@@ -69,7 +69,7 @@ class ServiceProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "modelrail.cli.guard",
+                "modelrail.cli.stack.guard",
                 str(os.getpid()),
                 f"modelrail_{self.service}",
                 *self._arguments,

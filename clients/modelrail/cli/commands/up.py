@@ -9,10 +9,10 @@ import typer
 
 from modelrail.cli.command import command
 from modelrail.cli.console import say
-from modelrail.cli.launch import running_stack
-from modelrail.cli.process import Addresses
 from modelrail.cli.session import Session
-from modelrail.cli.stack import StackPlan
+from modelrail.cli.stack.launch import running_stack
+from modelrail.cli.stack.process import Addresses
+from modelrail.cli.stack.stack import StackPlan
 
 EVERY_PRODUCTION_MODEL = "*@production"
 

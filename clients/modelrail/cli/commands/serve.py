@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from modelrail.cli.command import Failure, command
+from modelrail.cli.commands.transfer import model_id_of
 from modelrail.cli.console import say, waiting
-from modelrail.cli.process import ServiceProcess, last_words
 from modelrail.cli.session import HABIT_ADDRESSES, Session
-from modelrail.cli.transfer import model_id_of
+from modelrail.cli.stack.process import ServiceProcess, last_words
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.names import ModelName
 from modelrail.oip.v2 import grpc_service_pb2 as pb

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from modelrail.cli.console import counting, note
-from modelrail.cli.stack import Stack, StackPlan
+from modelrail.cli.stack.stack import Stack, StackPlan
 
 
 @asynccontextmanager

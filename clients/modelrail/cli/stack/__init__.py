@@ -1,0 +1,1 @@
+"""The three services as processes of this machine: started, watched, and stopped together."""
