@@ -38,21 +38,42 @@ def server_credentials(
     """
     files = [certificate, key, *([client_ca] if client_ca else [])]
 
-    def load() -> grpc.ServerCertificateConfiguration:
+    def load() -> tuple[bytes, bytes, bytes | None]:
         # gRPC notices bad files only when a client connects. The standard library says it now.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key, password=_no_password)
         if client_ca:
             context.load_verify_locations(client_ca)
-        return grpc.ssl_server_certificate_configuration(
-            [(key.read_bytes(), certificate.read_bytes())],
+        return (
+            key.read_bytes(),
+            certificate.read_bytes(),
             client_ca.read_bytes() if client_ca else None,
         )
 
     watched = WatchedFiles(files, load, name="tls", on_error=on_reload_error)
+    served = watched.content()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        # gRPC takes over and frees what it is given, so each object may be returned only once:
+        # a second time crashes the process when many clients connect.
+        nonlocal served
+        content = watched.content()
+        if content is served:
+            return None
+        served = content
+        return _configuration(*content)
+
     return grpc.dynamic_ssl_server_credentials(
-        watched.content(), watched.content, require_client_authentication=client_ca is not None
+        _configuration(*served),
+        changed,  # type: ignore[arg-type]  # the stubs do not know that None says "as before"
+        require_client_authentication=client_ca is not None,
     )
+
+
+def _configuration(
+    key: bytes, chain: bytes, client_ca: bytes | None
+) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(key, chain)], client_ca)
 
 
 def _no_password() -> str:

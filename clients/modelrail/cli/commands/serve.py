@@ -64,6 +64,7 @@ async def serve(
                     say(f"  {kind:<8} {tensor.name} {tensor.datatype} {list(tensor.shape)}")
             say("ask it from another terminal:")
             say(f"  {predict_command(addresses.grpc, model, metadata)}")
+            say("Ctrl-C stops it")
             status = await service.wait()
             raise Failure(f"the server ended with status {status}\n{last_words(service.log)}")
         finally:

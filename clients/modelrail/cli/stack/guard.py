@@ -1,8 +1,8 @@
 """Becomes a service that does not outlive the command line, even when that is killed.
 
 `python -m modelrail.cli.stack.guard PARENT_PID MODULE [ARGUMENT ...]`. The kernel's parent-death
-signal survives `exec`, so the service itself need not know of it. A start through `preexec_fn` would do
-the same, but runs Python between fork and exec, which is unsafe beside the threads of gRPC.
+signal survives `exec`, so the service itself need not know of it. A start through `preexec_fn`
+would do the same, but runs Python between fork and exec, which is unsafe beside gRPC's threads.
 """
 
 from __future__ import annotations
