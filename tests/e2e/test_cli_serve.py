@@ -81,7 +81,8 @@ def served(onnx_file: Path) -> Iterator[str]:
 def test_a_file_is_served_and_the_suggested_command_works(served: str, tmp_path: Path) -> None:
     assert "input    x FP32 [-1, 1]" in served
     assert "output   y FP32 [-1, 1]" in served
-    suggested = shlex.split(served.strip().splitlines()[-1])
+    (suggestion,) = [line for line in served.splitlines() if "modelrail predict" in line]
+    suggested = shlex.split(suggestion)
     assert suggested[:2] == ["modelrail", "predict"]
     answer = modelrail(tmp_path, *suggested[1:])
     assert answer.returncode == 0, answer.stderr

@@ -103,6 +103,7 @@ async def _test_rows(
         _, errors = await process.communicate()
     except asyncio.CancelledError:
         process.kill()
+        await process.wait()
         raise
     if process.returncode != 0:
         text = errors.decode(errors="replace").strip()

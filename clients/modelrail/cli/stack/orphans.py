@@ -11,61 +11,62 @@ import asyncio
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 @contextmanager
-def adopting(is_own: Callable[[int], bool]) -> Iterator[None]:
-    """Makes this process the parent of descendants that lose theirs, and collects their remains.
+def adopting() -> Iterator[None]:
+    """Makes this process the parent of descendants that lose theirs.
 
-    Args:
-        is_own: Whether a child was started by asyncio here, which collects those itself.
+    What they leave when they end is collected by `end_orphans` and not before: while commands run,
+    only asyncio may wait for children, or it would miss the end of those that it started itself.
     """
-    loop = asyncio.get_running_loop()
     _set_subreaper(True)
-    loop.add_signal_handler(signal.SIGCHLD, _collect, is_own)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGCHLD)
         _set_subreaper(False)
 
 
-async def end_orphans(is_own: Callable[[int], bool], grace_seconds: float) -> int:
-    """Ends every adopted process and returns how many there were.
+async def end_orphans(grace_seconds: float) -> int:
+    """Ends every child process that is left, and returns how many still ran.
+
+    To be called when everything that asyncio started here has ended and was awaited.
 
     Args:
-        is_own: Whether a child was started by asyncio here.
         grace_seconds: Time between SIGTERM and SIGKILL.
     """
     found = 0
-    for pid in [pid for pid in _children() if not is_own(pid)]:
-        found += 1
-        await _end(pid, grace_seconds)
+    for pid in _children():
+        found += await _end(pid, grace_seconds)
     return found
 
 
-async def _end(pid: int, grace_seconds: float) -> None:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
+async def _end(pid: int, grace_seconds: float) -> bool:
+    """Ends one process; returns whether it still ran."""
+    if os.waitpid(pid, os.WNOHANG) != (0, 0):  # noqa: ASYNC222 (WNOHANG never waits)
+        return False
+    descriptor = os.pidfd_open(pid)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(descriptor, ended.set)
     try:
         _signal_group(pid, signal.SIGTERM)
-        await asyncio.wait_for(ended.wait(), grace_seconds)
-    except TimeoutError:
-        pass
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), grace_seconds)
+        _signal_group(pid, signal.SIGKILL)
+        await ended.wait()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+        # Cancelled, nobody waits any more: what is left of it goes with this process.
         _signal_group(pid, signal.SIGKILL)
+        os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222 (WNOHANG never waits)
+    return True
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
@@ -77,15 +78,6 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
             os.kill(pid, number)
     except ProcessLookupError:
         return
-
-
-def _collect(is_own: Callable[[int], bool]) -> None:
-    for pid in _children():
-        if not is_own(pid):
-            try:
-                os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                continue
 
 
 def _children() -> list[int]:

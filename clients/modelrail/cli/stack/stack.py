@@ -112,7 +112,7 @@ class Stack:
         self._failed = asyncio.get_running_loop().create_future()
         self._cleanup.enter_context(_owning(self._plan.data_dir))
         try:
-            self._cleanup.enter_context(adopting(self._is_own))
+            self._cleanup.enter_context(adopting())
             await self._start()
         except BaseException:
             await self._stop()
@@ -126,9 +126,6 @@ class Stack:
         traceback: TracebackType | None,
     ) -> None:
         await self._stop()
-
-    def _is_own(self, pid: int) -> bool:
-        return any(service.pid == pid for service in self._services.values())
 
     async def _start(self) -> None:
         registry = await self._start_service("registry")
@@ -203,7 +200,7 @@ class Stack:
                     stopping = self._services[name].stop(patience)
                     if not await _to_the_end(asyncio.ensure_future(stopping)):
                         patience = 0.0
-            ended = await end_orphans(self._is_own, min(patience, 5.0))
+            ended = await end_orphans(min(patience, 5.0))
             if ended:
                 note(f"ended {ended} training job process(es) that were still running")
         finally:
