@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except (KeyFileError, OSError) as error:
-        print(f"modelrail_server.access.api_keys: {error}", file=sys.stderr)
+        print(f"modelrail_server.keys: {error}", file=sys.stderr)
         return 1
     return status
 

@@ -19,7 +19,12 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import structlog
-from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from modelrail_server.address import Address
 from modelrail_server.application import Application, Runtime
@@ -48,6 +53,8 @@ def run(config: ServerConfig, *, service: str, build: Build) -> int:
         configuration names cannot be used.
     """
     configure_logging(config.log_level, service=service)
+    # A second series for each counter, which nobody asks for.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         asyncio.run(_Process(config, service, build).run())
     except ConfigError as error:
@@ -133,13 +140,18 @@ class _Process:
             ) from error
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._stop.is_set():
-            # Everything that is kept is safe against a crash, so the fastest end is a good one.
-            self._remove_address_file()
-            os._exit(128 + number)
+        # The second signal must work while the event loop is stuck, so it does not go through it.
+        for second in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(second)
+            signal.signal(second, self._force)
         self._stop.set()
         if self._starting is not None:
             self._starting.cancel()
+
+    def _force(self, number: int, frame: object) -> None:
+        # Everything that is kept is safe against a crash, so the fastest end is a good one.
+        self._remove_address_file()
+        os._exit(128 + number)
 
     def _write_address_file(self, grpc_address: str, metrics_address: str) -> None:
         file = self._config.address_file

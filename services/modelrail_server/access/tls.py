@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,15 +53,18 @@ def server_credentials(
 
     watched = WatchedFiles(files, load, name="tls", on_error=on_reload_error)
     served = watched.content()
+    # gRPC asks from its own threads.
+    lock = threading.Lock()
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
         # gRPC takes over and frees what it is given, so each object may be returned only once:
         # a second time crashes the process when many clients connect.
         nonlocal served
-        content = watched.content()
-        if content is served:
-            return None
-        served = content
+        with lock:
+            content = watched.content()
+            if content is served:
+                return None
+            served = content
         return _configuration(*content)
 
     return grpc.dynamic_ssl_server_credentials(

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _log = structlog.get_logger()
 
-_Stamp = tuple[tuple[int, int, int, int], ...]
+_Stamp = tuple[tuple[int, ...], ...]
 
 
 class WatchedFiles(Generic[T]):
@@ -70,8 +70,9 @@ class WatchedFiles(Generic[T]):
             stamp = self._current_stamp()
             if stamp == self._stamp:
                 return
-            self._content = self._load()
+            # Taken before the content is good: a bad file is told of once, not at every look.
             self._stamp = stamp
+            self._content = self._load()
             _log.info("file was read again", file=self._name)
         except Exception as error:  # noqa: BLE001 whatever is wrong with the new files, the old content stays
             self._on_error()
@@ -79,4 +80,5 @@ class WatchedFiles(Generic[T]):
 
     def _current_stamp(self) -> _Stamp:
         stats = [file.stat() for file in self._files]
-        return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in stats)
+        # The mode as well: a file that becomes readable by everybody is no good key file any more.
+        return tuple((s.st_dev, s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns) for s in stats)

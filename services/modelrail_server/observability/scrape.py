@@ -5,6 +5,7 @@ It runs in threads of its own, so that a busy event loop can still be looked at.
 
 from __future__ import annotations
 
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from socket import AF_INET, AF_INET6
 from socketserver import TCPServer
 from typing import Any
 
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -21,6 +23,8 @@ __all__ = ["MetricsServer"]
 
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 5.0
+
+_log = structlog.get_logger()
 
 
 class MetricsServer:
@@ -76,7 +80,9 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignores scrapers that hang up."""
+        """Ignores scrapers that hang up; logs everything else, such as a collector that fails."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            _log.exception("metrics could not be collected")
 
     def server_bind(self) -> None:
         """Binds without HTTPServer's reverse name lookup, which can take seconds."""
