@@ -2,8 +2,8 @@
 
 Blocks fenced as `sh` hold commands, blocks fenced as `python` hold programs, and a comment
 `<!-- file: NAME -->` above a block names the file that the reader is told to save it as. Commands
-that set up the checkout (`git clone`, `make …`, `pip install …`) are run by the CI script instead;
-a test below holds them to that. A server (`modelrail up`, `modelrail serve …`) keeps running until
+that set up the checkout (`make …`, `pip install …`) are run by the CI script instead; a test below
+holds them to that. A server (`modelrail up`, `modelrail serve …`) keeps running until
 the next one starts, as in a reader's second terminal.
 """
 
@@ -23,17 +23,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-CI = (ROOT / ".ci/run").read_text() + (ROOT / "Makefile").read_text()
+CI = (ROOT / ".ci/run").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 _BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n+)?^```(?P<language>sh|python)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-_SERVERS = ("modelrail up", "modelrail serve")
+# How each server says that it is ready.
+_SERVERS = {
+    "modelrail up": "Ctrl-C",
+    "modelrail serve": "Ctrl-C",
+    "modelrail-registry": '"serving"',
+}
 # The reader's ports, and so this test's: the commands are run as they are written.
 _README_PORTS = (8001, 8002, 8011, 8012, 8021, 8022)
 _SET_UP = (
-    "git clone",
     "cd ",
     "make ",
     "python3 -m venv",
@@ -95,6 +100,7 @@ class Terminal:
     def serve(self, command: str) -> None:
         """Starts a server and returns when it says that it is ready."""
         self.stop()
+        (ready,) = [sign for start, sign in _SERVERS.items() if command.startswith(start)]
         self._server = subprocess.Popen(
             ["bash", "-c", f"exec {command}"],
             cwd=self.folder,
@@ -107,7 +113,7 @@ class Terminal:
         heard = []
         for line in self._server.stdout:
             heard.append(line.decode())
-            if "Ctrl-C" in heard[-1]:
+            if ready in heard[-1]:
                 return
         pytest.fail(f"$ {command}\n{''.join(heard)}")
 
@@ -139,12 +145,15 @@ def test_the_readme_shows_commands_and_programs() -> None:
 def test_every_set_up_command_is_one_that_ci_runs() -> None:
     for block in blocks():
         for command in commands(block.body) if block.language == "sh" else []:
-            if not is_set_up(command) or command.startswith(("git clone", "cd ", ". .venv/")):
+            if not is_set_up(command) or command.startswith(("cd ", ". .venv/")):
                 continue
-            name = command.removeprefix("make ") if command.startswith("make ") else None
-            essence = command.replace("python3 -m venv .venv", "-m venv")
-            essence = essence.replace("python -m ", "-m ")
-            assert (name and f"{name}:" in CI) or essence in CI, command
+            name, _, target = command.partition(" ")
+            if name == "make":
+                assert re.search(rf"^make VENV=\S+ {target}$", CI, re.MULTILINE), command
+            else:
+                # A plain command is one that a target of the Makefile consists of.
+                essence = command.removeprefix("python3 ").replace(" .venv", "")
+                assert essence in MAKEFILE, command
 
 
 @pytest.mark.timeout(400)
@@ -160,7 +169,7 @@ def test_every_other_command_works_as_written(terminal: Terminal) -> None:
         for command in commands(block.body) if block.language == "sh" else []:
             if is_set_up(command):
                 continue
-            if command.startswith(_SERVERS):
+            if command.startswith(tuple(_SERVERS)):
                 terminal.serve(command)
             else:
                 terminal.run(command)

@@ -127,7 +127,8 @@ def execute(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         note(f"error: {error}", style="red")
         return 2
     except OSError as error:
-        note(f"error: {error}", style="red")
+        where = f"{error.filename}: " if error.filename else ""
+        note(f"error: {where}{error.strerror or error}", style="red")
         return 1
     except Exception as error:
         if os.environ.get("MODELRAIL_TRACEBACK"):
@@ -166,10 +167,17 @@ async def _interruptible(main: Coroutine[Any, Any, None]) -> int | None:
 
 def show_error(error: ModelrailError) -> None:
     """Writes an error of a service: one red line, then the fields that are wrong."""
-    note(f"error: {error.status.name}: {error.message}", style="red")
-    for violation in error.violations:
-        if violation.field and not error.message.startswith(f"{violation.field}: "):
-            note(f"  {violation.field}: {violation.description}", style="red")
+    message = error.message
+    wrong = [f"{v.field}: {v.description}" if v.field else v.description for v in error.violations]
+    if all(line in message for line in wrong):
+        # The message is the list of them already; a line each reads better than one long line.
+        if len(wrong) > 1:
+            message = f"{len(wrong)} fields are wrong"
+        else:
+            wrong = []
+    note(f"error: {error.status.name}: {message}", style="red")
+    for line in wrong:
+        note(f"  {line}", style="red")
     if isinstance(error, Unavailable) and _is_connection_failure(error):
         note("  is it running? `modelrail up` starts all services", style="yellow")
     if error.status is grpc.StatusCode.INTERNAL and error.request_id:

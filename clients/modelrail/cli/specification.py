@@ -10,6 +10,7 @@ import yaml
 from google.protobuf.json_format import ParseDict, ParseError
 
 from modelrail.cli.command import Failure
+from modelrail.cli.fields import FieldError, check_fields
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _MAXIMUM_BYTES = 1 << 20
@@ -25,16 +26,33 @@ def read_specification(path: Path) -> pb.TrainingJobSpec:
     """
     text = _read(path)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise Failure(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
-        raise Failure(f"{path}: expected fields like `dataset:`, got {type(content).__name__}")
-    _check_fields(content, pb.TrainingJobSpec.DESCRIPTOR, "", path)
+        got = "an empty file" if content is None else type(content).__name__
+        raise Failure(f"{path}: expected fields like `dataset:`, got {got}")
     try:
+        check_fields(content, pb.TrainingJobSpec.DESCRIPTOR)
         return ParseDict(content, pb.TrainingJobSpec())
-    except ParseError as error:
+    except (FieldError, ParseError) as error:
         raise Failure(f"{path}: {error}") from error
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML forbids a key twice in a mapping; the library takes the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping, and refuses keys that stand twice in it."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the field {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else id(key_node))
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> str:
@@ -59,36 +77,3 @@ def example_names() -> list[str]:
         for entry in files("modelrail").joinpath("examples").iterdir()
         if entry.name.endswith(".yaml")
     )
-
-
-def _check_fields(content: dict[Any, Any], message: Any, at: str, path: Path) -> None:
-    """Finds unknown fields before the parser does, which names neither place nor alternatives."""
-    known: dict[str, Any] = {}
-    for field in message.fields:
-        known[field.name] = field
-        known[field.json_name] = field
-    for key, value in content.items():
-        place = f"{at}.{key}" if at else str(key)
-        field = known.get(key) if isinstance(key, str) else None
-        if field is None:
-            expected = ", ".join(field.name for field in message.fields) or "no fields at all"
-            raise Failure(f"{path}: {place}: unknown field; expected {expected}")
-        if field.message_type is None:
-            continue
-        for item, item_place in _messages(value, place):
-            if item is None and value is None and not field.message_type.fields:
-                content[key] = {}  # `linear:` says as much as `linear: {}`.
-                continue
-            if not isinstance(item, dict):
-                fields = ", ".join(field.name for field in field.message_type.fields)
-                raise Failure(
-                    f"{path}: {item_place}: expected fields ({fields or 'none: write {}'}),"
-                    f" got {item!r}"
-                )
-            _check_fields(item, field.message_type, item_place, path)
-
-
-def _messages(value: Any, place: str) -> list[tuple[Any, str]]:
-    if isinstance(value, list):
-        return [(item, f"{place}[{index}]") for index, item in enumerate(value)]
-    return [(value, place)]

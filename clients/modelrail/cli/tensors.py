@@ -43,6 +43,8 @@ def read_inputs(given: Sequence[str], document: str | None) -> dict[str, Value]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--input {text}: expected NAME=VALUE")
+        if name in values:
+            raise UsageError(f"--input {name}: expected one value, got several")
         values[name] = _value(name, value)
     return values
 

@@ -104,6 +104,8 @@ class Connection:
         scheme, _, rest = self.address.partition(":")
         if scheme in {"unix", "unix-abstract"}:
             return True
+        if rest.startswith("//") and scheme != "dns":
+            return False  # A resolver of another kind, such as xds, which leads anywhere.
         target = rest if scheme in {"dns", "ipv4", "ipv6"} else self.address
         host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")
         if host == "localhost":

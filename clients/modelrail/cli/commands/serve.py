@@ -14,6 +14,7 @@ from modelrail.cli.commands.transfer import model_id_of
 from modelrail.cli.console import say, waiting
 from modelrail.cli.session import HABIT_ADDRESSES, Session
 from modelrail.cli.stack.process import ServiceProcess, last_words
+from modelrail.client.channel import Connection
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.names import ModelName
 from modelrail.oip.v2 import grpc_service_pb2 as pb
@@ -42,6 +43,13 @@ async def serve(
     """Serve an ONNX file until Ctrl-C."""
     del session
     model = ModelName(name or model_id_of(file)).model
+    if not Connection(address=grpc_address).is_local:
+        raise Failure(
+            f"--grpc-address: expected an address of this machine alone, got {grpc_address};"
+            " for others, with TLS and keys, run `modelrail-inference"
+            f" --model {file} --model-name {model} --grpc-address {grpc_address}"
+            " --tls-certificate … --tls-key … --api-keys-file …`"
+        )
     with tempfile.TemporaryDirectory(prefix="modelrail-serve-") as directory:
         folder = Path(directory)
         service = ServiceProcess(

@@ -1,0 +1,34 @@
+"""What a server writes about a defect, and what it must never write."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+_PROGRAM = """
+import structlog
+from modelrail_server.config import LogLevel
+from modelrail_server.observability.logs import configure_logging
+
+configure_logging(LogLevel.INFO, service="registry")
+
+def answer(authorization, payload):
+    raise RuntimeError("a defect")
+
+try:
+    answer("Bearer mrk_ops_" + "s" * 40, b"patient record")
+except RuntimeError:
+    structlog.get_logger().exception("rpc failed", code="INTERNAL")
+"""
+
+
+def test_the_trace_of_a_defect_holds_no_local_variables() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
+    )
+    entry = json.loads(result.stderr)
+    assert entry["exception"][0]["exc_type"] == "RuntimeError"
+    assert entry["exception"][0]["frames"][-1]["name"] == "answer"
+    assert "mrk_ops_" not in result.stderr
+    assert "patient record" not in result.stderr
