@@ -133,12 +133,23 @@ def test_a_killed_demo_takes_its_services_along(start: Callable[..., Run], tmp_p
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("service", ["registry", "trainer", "inference"])
+@pytest.mark.parametrize(
+    ("service", "moment"),
+    [
+        ("registry", "epoch  3/"),
+        ("registry", "job exports"),
+        ("trainer", "epoch  3/"),
+        ("trainer", "job exports"),
+        ("inference", "epoch  3/"),
+        ("inference", "published models/"),
+        ("inference", "4/5"),
+    ],
+)
 def test_the_demo_survives_the_death_of_a_service(
-    start: Callable[..., Run], tmp_path: Path, service: str
+    start: Callable[..., Run], tmp_path: Path, service: str, moment: str
 ) -> None:
     run = start("demo", "--data-dir", str(tmp_path / "data"))
-    run.until("epoch  3/")
+    run.until(moment)
     os.kill(service_pid(tmp_path, service), signal.SIGKILL)
     assert run.finish() == 0, run.text
     assert f"{service} ended unexpectedly" in run.text

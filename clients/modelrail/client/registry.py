@@ -84,7 +84,7 @@ class AsyncRegistryClient(ServiceClient):
         """Returns one version, by the name of a version or of an alias."""
         return await self._call(self._stub.GetModelVersion, pb.GetModelVersionRequest(name=name))
 
-    async def list_model_versions(self, parent: str) -> AsyncIterator[pb.ModelVersion]:
+    async def list_model_versions(self, parent: str) -> AsyncGenerator[pb.ModelVersion, None]:
         """Yields the versions of a model, the newest first."""
         pages = self._pages(
             lambda token: self._call(

@@ -58,7 +58,8 @@ async def demo(session: Session) -> None:
                 await _ready(inference, version)
             say(f"version {version.number} is ready")
             _step("4/5 send the test images over gRPC")
-            inputs, targets = await _test_rows(session.data_dir, spec)
+            with waiting("reading the test images"):
+                inputs, targets = await _test_rows(session.data_dir, spec)
             with waiting("asking"):
                 one, many = await _ask(inference, version, inputs)
             accuracy = _show_answers(one, many, inputs, targets)
@@ -107,7 +108,7 @@ async def _test_rows(
         raise
     if process.returncode != 0:
         text = errors.decode(errors="replace").strip()
-        raise Failure(f"the test images could not be read:\n{text}")
+        raise Failure(f"the test images could not be read (status {process.returncode}):\n{text}")
     with np.load(rows, allow_pickle=False) as arrays:
         return arrays["inputs"].astype(np.float32), arrays["targets"].astype(np.int64)
 
