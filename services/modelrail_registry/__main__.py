@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
@@ -25,9 +22,11 @@ from modelrail_registry.protocol.policy import POLICY, SERVICE
 from modelrail_registry.protocol.servicer import RegistryServicer
 from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.blobs import BlobStore
+from modelrail_registry.storage.sweeping import sweeping
 from modelrail_registry.storage.transfer import Transfer
 from modelrail_server.application import Application, Runtime
-from modelrail_server.config import ConfigError, load_config
+from modelrail_server.config import load_config
+from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
 
 
@@ -36,19 +35,20 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
     """Wires the registry, and takes it apart again.
 
     Raises:
-        ConfigError: Another registry uses the data directory.
+        ConfigError: The data directory cannot be written, or another registry owns it.
     """
     metrics = RegistryMetrics(runtime.metrics)
     with contextlib.ExitStack() as stack:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_exclusive(config.data_dir))
+        data_dir = stack.enter_context(
+            owned_data_directory(config.data_dir.absolute(), service="registry")
+        )
         feed = Feed(asyncio.get_running_loop())
-        database = Database.at(config.data_dir / "registry.sqlite3", on_commit=feed.announce)
+        database = Database.at(data_dir / "registry.sqlite3", on_commit=feed.announce)
         stack.callback(database.close)
         # Executors are left before the database: a cancelled call's work ends on an open one.
         disk = stack.enter_context(ThreadPoolExecutor(config.disk_threads, "disk"))
         threads = stack.enter_context(ThreadPoolExecutor(config.database_threads, "database"))
-        blobs = BlobStore(config.data_dir.absolute(), max_blob_bytes=config.max_blob_bytes)
+        blobs = BlobStore(data_dir, max_blob_bytes=config.max_blob_bytes)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(threads, database.migrate)
         await loop.run_in_executor(disk, blobs.recover)
@@ -60,7 +60,9 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
             cpu_seconds=config.admission_cpu_seconds,
             wall_seconds=config.admission_wall_seconds,
         )
-        transfer = Transfer(blobs, executor=disk, metrics=metrics)
+        transfer = Transfer(
+            blobs, executor=disk, metrics=metrics, idle_seconds=config.upload_idle_seconds
+        )
         servicer = RegistryServicer(
             catalog=catalog,
             publisher=Publisher(
@@ -73,46 +75,17 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
             executor=threads,
             metrics=metrics,
         )
-        async with _sweeping(transfer, config):
+        async with sweeping(
+            transfer,
+            expiry_seconds=config.upload_expiry_seconds,
+            interval_seconds=config.upload_sweep_seconds,
+        ):
             yield Application(
                 register=lambda server: add_RegistryServiceServicer_to_server(servicer, server),
                 services=(SERVICE,),
                 policy=POLICY,
                 descriptors=(pb.DESCRIPTOR,),
             )
-
-
-@asynccontextmanager
-async def _sweeping(transfer: Transfer, config: RegistryConfig) -> AsyncIterator[None]:
-    await transfer.sweep(config.upload_expiry_seconds)
-
-    async def sweep() -> None:
-        while True:
-            await asyncio.sleep(config.upload_sweep_seconds)
-            await transfer.sweep(config.upload_expiry_seconds)
-
-    task = asyncio.create_task(sweep())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-@contextmanager
-def _exclusive(data_dir: Path) -> Iterator[None]:
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                "data_dir", f"{data_dir} is used by another registry that runs now"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

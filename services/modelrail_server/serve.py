@@ -29,6 +29,7 @@ from prometheus_client import (
 from modelrail_server.address import Address
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
+from modelrail_server.data_directory import make_data_directory
 from modelrail_server.observability.logs import configure_logging
 from modelrail_server.observability.scrape import MetricsServer
 from modelrail_server.server import BindError, start_server
@@ -101,7 +102,7 @@ class _Process:
 
     async def _serve(self) -> None:
         config = self._config
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_directory(config.data_dir)
         runtime = Runtime(self._service)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=runtime.metrics)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from modelrail_registry.storage import uploads
 from modelrail_registry.storage.blobs import READ_BYTES, BlobStore
 from modelrail_registry.storage.uploads import CHUNK_BYTES
 from modelrail_server.errors import (
@@ -39,6 +40,17 @@ def put(store: BlobStore, data: bytes, *, start: int = 0, stop: int | None = Non
         stop = len(data) if stop is None else stop
         for offset in range(start, stop, CHUNK_BYTES):
             store.write(upload, offset, data[offset : min(stop, offset + CHUNK_BYTES)])
+        return store.finish(upload).complete
+    finally:
+        upload.close()
+
+
+def put_in_steps(store: BlobStore, data: bytes, *, start: int = 0) -> bool:
+    upload = store.begin(digest(data), len(data))
+    assert upload is not None
+    try:
+        for offset in range(start, len(data), 100):
+            store.write(upload, offset, data[offset : offset + 100])
         return store.finish(upload).complete
     finally:
         upload.close()
@@ -212,6 +224,115 @@ class TestDiskBlobStore(BlobStoreTests):
         with pytest.raises(NotFound):
             store.status(digest(b"data"))
         assert put(store, b"data")
+
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+    @pytest.mark.parametrize(
+        ("failing", "kept"),
+        [(1, 0), (2, 0), (3, 2000), (4, 0)],
+        ids=["in a write", "at the end", "of the new folder", "of the new name"],
+    )
+    def test_a_failed_sync_is_final_wherever_it_happens(
+        self,
+        store: BlobStore,
+        monkeypatch: pytest.MonkeyPatch,
+        failing: int,
+        kept: int,
+        code: int,
+    ) -> None:
+        data = os.urandom(2000)
+        monkeypatch.setattr(uploads, "_SYNC_BYTES", 1500)
+        real, calls = os.fsync, 0
+
+        def failing_once(descriptor: int) -> None:  # as the kernel does it
+            nonlocal calls
+            calls += 1
+            if calls == failing:
+                raise OSError(code, "injected")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", failing_once)
+        with pytest.raises(Unavailable if code == errno.EIO else ResourceExhausted):
+            put_in_steps(store, data)
+        assert calls == failing  # no second sync makes the bytes good again
+        assert store.path(digest(data)).parent.exists() == (failing == 4)
+        if kept:  # their own sync did not fail
+            assert store.status(digest(data)).committed_size_bytes == kept
+        else:
+            with pytest.raises(NotFound):
+                store.status(digest(data))
+        assert put_in_steps(store, data, start=kept)
+        assert read(store, data) == data
+
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+    def test_an_upload_that_stops_early_is_kept_only_when_its_sync_succeeds(
+        self, store: BlobStore, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        def broken(_: int) -> None:
+            raise OSError(code, "injected")
+
+        upload = store.begin(digest(b"data"), 4)
+        assert upload is not None
+        store.write(upload, 0, b"da")
+        monkeypatch.setattr(os, "fsync", broken)
+        upload.close()
+        monkeypatch.undo()
+        with pytest.raises(NotFound):
+            store.status(digest(b"data"))
+        assert put(store, b"data")
+
+    def test_bytes_of_an_upload_that_cannot_be_taken_back_are_not_trusted(
+        self, store: BlobStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> int:
+            raise OSError(errno.EIO, "injected")
+
+        upload = store.begin(digest(b"data"), 4)
+        assert upload is not None
+        store.write(upload, 0, b"da")
+        monkeypatch.setattr(os, "pwrite", broken)
+        monkeypatch.setattr(os, "ftruncate", broken)
+        with pytest.raises(Unavailable):
+            store.write(upload, 2, b"ta")
+        monkeypatch.undo()
+        with pytest.raises(Aborted):
+            store.write(upload, 2, b"ta")
+        upload.close()
+        with pytest.raises(NotFound):
+            store.status(digest(b"data"))
+
+    def test_a_partial_file_whose_sync_fails_at_the_start_is_removed(
+        self, store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(store, b"data", stop=2)
+        real = os.fsync
+
+        def broken(descriptor: int) -> None:
+            if not Path(f"/proc/self/fd/{descriptor}").resolve().is_dir():
+                raise OSError(errno.EIO, "injected")
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", broken)
+        later = self.make(tmp_path)
+        with pytest.raises(NotFound):
+            later.status(digest(b"data"))
+
+    def test_an_old_upload_that_cannot_be_removed_does_not_keep_the_others(
+        self, store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for data in (b"one data", b"two data"):
+            put(store, data, stop=3)
+            os.utime(tmp_path / "uploads" / f"{digest(data)}-8.part", (0, 0))
+        real = Path.unlink
+        stuck: list[Path] = []
+
+        def unlink(self: Path, missing_ok: bool = False) -> None:
+            if not stuck or self in stuck:
+                stuck.append(self)
+                raise OSError(errno.EIO, "injected")
+            real(self, missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        assert store.sweep(3600) == 1
 
     def test_a_blob_is_synced_renamed_and_its_folder_synced_in_this_order(
         self, store: BlobStore, monkeypatch: pytest.MonkeyPatch

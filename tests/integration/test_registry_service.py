@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from onnx import TensorProto, helper
 
+from modelrail.client import AsyncRegistryClient
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from modelrail_registry.__main__ import build
@@ -31,9 +32,11 @@ CHUNK = 1 << 16
 
 
 @asynccontextmanager
-async def serving(data_dir: Path, socket: Path) -> AsyncIterator[tuple[Any, Runtime]]:
+async def serving(
+    data_dir: Path, socket: Path, **settings: Any
+) -> AsyncIterator[tuple[Any, Runtime]]:
     config = RegistryConfig(
-        grpc_address=f"unix:{socket}", data_dir=data_dir, max_blob_bytes=1 << 24
+        grpc_address=f"unix:{socket}", data_dir=data_dir, max_blob_bytes=1 << 24, **settings
     )
     runtime = Runtime("registry")
     async with build(config, runtime) as application:
@@ -53,7 +56,11 @@ async def stub(tmp_path: Path) -> AsyncIterator[Any]:
 
 
 def model_bytes(
-    *, domain: str = "", dims: tuple[Any, ...] = ("batch", 2), external: bool = False
+    *,
+    domain: str = "",
+    dims: tuple[Any, ...] = ("batch", 2),
+    external: bool = False,
+    tensor: str = "x",
 ) -> bytes:
     weight = helper.make_tensor("w", TensorProto.FLOAT, [2], [1.0, 2.0])
     if external:
@@ -61,9 +68,9 @@ def model_bytes(
         weight.data_location = TensorProto.EXTERNAL
         weight.external_data.add(key="location", value="../secret")
     graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "w"], ["y"], domain=domain)],
+        [helper.make_node("Add", [tensor, "w"], ["y"], domain=domain)],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info(tensor, TensorProto.FLOAT, dims)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
         [weight],
     )
@@ -220,10 +227,10 @@ async def test_a_cancelled_upload_keeps_its_bytes_and_frees_its_digest(stub: Any
     name = parts[0].header.name
     while True:  # until the server holds the digest
         try:
-            await stub.UploadBlob(iter(parts[:1]))
+            await stub.GetBlob(pb.GetBlobRequest(name=name))
+            break
         except grpc.aio.AioRpcError as error:
-            if error.code() is Code.ABORTED:
-                break
+            assert error.code() is Code.NOT_FOUND
     call.cancel()
     while True:  # until it is free again
         try:
@@ -235,6 +242,42 @@ async def test_a_cancelled_upload_keeps_its_bytes_and_frees_its_digest(stub: Any
     assert stored % CHUNK == 0
     assert (await stub.UploadBlob(upload_parts(data, start=stored))).complete
     assert (await stub.GetBlob(pb.GetBlobRequest(name=name))).complete
+
+
+async def test_a_silent_upload_is_ended_keeps_its_bytes_and_frees_its_digest(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * 2048
+    async with serving(tmp_path / "data", tmp_path / "s", upload_idle_seconds=0.2) as (stub, _):
+        call = stub.UploadBlob()
+        for part in list(upload_parts(data))[:3]:
+            await call.write(part)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call  # its client never says that it is done
+        assert caught.value.code() is Code.ABORTED
+        assert details(caught.value)[0].reason == "UPLOAD_IDLE"
+        blob = await stub.GetBlob(pb.GetBlobRequest(name=f"blobs/{digest(data)}"))
+        assert blob.committed_size_bytes == 2 * CHUNK
+        assert (await stub.UploadBlob(upload_parts(data, start=2 * CHUNK))).complete
+
+
+async def test_an_empty_file_is_uploaded_published_and_comes_back(
+    stub: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    version = manifest(GOOD)
+    await upload(stub, GOOD)
+    async with AsyncRegistryClient(f"unix:{tmp_path / 's'}") as client:
+        file = await client.upload_file(tmp_path / "empty.txt", version_path="empty.txt")
+        assert (file.sha256, file.size_bytes) == (digest(b""), 0)
+        version.files.append(file)
+        published = await creation(version)(stub)
+        assert published.files[1] == file
+        call = stub.DownloadBlob(pb.DownloadBlobRequest(name=f"blobs/{digest(b'')}"))
+        assert b"".join([response.chunk.data async for response in call]) == b""
+        folder = await client.pull(published, tmp_path / "pulled")
+    assert (folder / "empty.txt").read_bytes() == b""
+    assert (folder / "model.onnx").read_bytes() == GOOD
 
 
 async def test_a_damaged_blob_ends_with_data_loss_and_a_new_upload_heals_it(
@@ -337,6 +380,10 @@ BAD_MODELS = {
     "foreign domain": model_bytes(domain="evil.ops"),
     "external data": model_bytes(external=True),
     "function bomb": bomb_bytes(),
+    "long name": model_bytes(tensor="x" * 1025),
+    "long symbol": model_bytes(dims=("b" * 257, 2)),
+    "giant symbol": model_bytes(dims=("b" * (4 << 20), 2)),
+    "high rank": model_bytes(dims=(1,) * 65),
 }
 F = "model_version.files[0]"
 S = "model_version.signature"

@@ -2,7 +2,8 @@
 
 A model file is code from a stranger: parsing it can take any amount of memory and time, or crash.
 The registry process therefore never imports onnx; it starts this program and reads one JSON object
-from its standard output: `{"signature": {...}, "opset": 18}` or `{"rejected": "why"}`.
+from its standard output: `{"signature": {...}, "opset": 18}` or `{"rejected": "why"}`, with
+`"passing": true` when another limit could change the answer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 MAX_INLINED_NODES = 1_000_000
 _MAX_FUNCTION_DEPTH = 64
 _MAX_TENSORS = 1024
+# As `rules` has them for a signature that a publisher gives.
+_MAX_NAME = 1024
+_MAX_SYMBOL = 256
+_MAX_RANK = 64
+_MAX_ANSWER_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 _BASE_MEMORY_BYTES = 2 << 30
 
@@ -165,6 +171,10 @@ def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
         **{getattr(types, f"UINT{bits}"): f"UINT{bits}" for bits in (8, 16, 32, 64)},
     }
     what = f"{role} {value.name[:100]!r}"
+    if len(value.name) > _MAX_NAME:
+        raise Rejected(
+            f"{what} has a name of {len(value.name)} characters; expected at most {_MAX_NAME}"
+        )
     if not value.type.HasField("tensor_type"):
         kind = value.type.WhichOneof("value") or "nothing"
         raise Rejected(f"{what} is of kind {kind}; expected a tensor")
@@ -176,6 +186,10 @@ def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
         )
     if not tensor.HasField("shape"):
         raise Rejected(f"{what} has no shape; export the model with the ranks of its tensors")
+    if len(tensor.shape.dim) > _MAX_RANK:
+        raise Rejected(
+            f"{what} has {len(tensor.shape.dim)} dimensions; expected at most {_MAX_RANK}"
+        )
     shape: list[int | str | None] = []
     for dimension in tensor.shape.dim:
         if dimension.WhichOneof("value") == "dim_value":
@@ -183,6 +197,11 @@ def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
                 raise Rejected(f"{what} has a dimension of size {dimension.dim_value}")
             shape.append(dimension.dim_value)
         else:
+            if len(dimension.dim_param) > _MAX_SYMBOL:
+                raise Rejected(
+                    f"{what} has a dimension with a name of {len(dimension.dim_param)} characters; "
+                    f"expected at most {_MAX_SYMBOL}"
+                )
             shape.append(dimension.dim_param or None)
     return {"name": value.name, "datatype": datatype, "shape": shape}
 
@@ -211,10 +230,16 @@ def main() -> int:
         document = {"rejected": str(rejection)}
     except (MemoryError, RecursionError):
         document = {
-            "rejected": "its examination needs more memory than a file of its size may take"
+            "rejected": "its examination needs more memory than a file of its size may take",
+            "passing": True,
         }
+    text = json.dumps(document)
+    if len(text) > _MAX_ANSWER_BYTES:
+        text = json.dumps(
+            {"rejected": f"its signature takes more than {_MAX_ANSWER_BYTES} bytes of JSON"}
+        )
     with answer:
-        json.dump(document, answer)
+        answer.write(text)
     return 0
 
 

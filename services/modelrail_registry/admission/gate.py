@@ -26,8 +26,10 @@ from modelrail_registry.resources import Signature
 from modelrail_server.errors import Unavailable
 
 # Raised when the rules of `admission` change: remembered answers are then asked for again.
-_RULES = 1
-_ANSWER_BYTES = 16 << 20
+_RULES = 2
+# Above what the program lets itself print.
+_ANSWER_BYTES = 2 << 20
+_PIECE_BYTES = 1 << 16
 _RETRY_SECONDS = 5.0
 _VERDICTS = {
     signal.SIGXCPU: "its examination takes more CPU time than is allowed",
@@ -94,6 +96,8 @@ class Gate:
     async def admit(self, sha256: str, path: Path) -> Verdict:
         """Returns what is found in a file, from memory when it was examined before.
 
+        Only what the rules say is remembered, not that a file went beyond a limit or crashed.
+
         Raises:
             Unavailable: The machine is too busy to tell.
         """
@@ -102,7 +106,12 @@ class Gate:
         if known is None:
             async with self._slots:
                 known = await self._examine(path)
-            await loop.run_in_executor(self._executor, self._remember, sha256, known)
+            # What a limit or a crash says holds for this time only: the operator may raise the
+            # limit, and the machine may have been at fault.
+            if known.get("passing"):
+                _log.warning("examination cut short", blob=sha256, verdict=known["rejected"])
+            else:
+                await loop.run_in_executor(self._executor, self._remember, sha256, known)
         return _verdict(known)
 
     def _recall(self, sha256: str) -> dict[str, Any] | None:
@@ -143,30 +152,47 @@ class Gate:
             cwd="/",
             env=_environment(),
             start_new_session=True,
-            limit=_ANSWER_BYTES,
+            limit=_PIECE_BYTES,
         )
         try:
             async with asyncio.timeout(self._wall_seconds):
                 answer = await _read(process)
-                await process.wait()
+                if answer is not None:
+                    await process.wait()
         except TimeoutError:
             raise _too_busy() from None
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            # Shielded: a second cancellation would leave the pipe open.
+            await asyncio.shield(asyncio.ensure_future(_end(process)))
+        if answer is None:
+            return _passing("its examination prints more than any signature takes")
         return _document(process.returncode, answer)
 
 
-async def _read(process: asyncio.subprocess.Process) -> bytes:
+async def _read(process: asyncio.subprocess.Process) -> bytes | None:
+    """Returns what the program prints; None when that is more than any answer."""
     assert process.stdout is not None  # noqa: S101 (it was asked for as a pipe)
     answer = bytearray()
-    while piece := await process.stdout.read(1 << 16):
+    while piece := await process.stdout.read(_PIECE_BYTES):
         answer += piece
         if len(answer) > _ANSWER_BYTES:
-            return b'{"rejected": "its signature is larger than any that can be served"}'
+            return None
     return bytes(answer)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends the program if it still runs.
+
+    asyncio tells of the end only when the pipe was read to its end, and a pipe that nobody reads is
+    paused when its buffer is full: what is left is read and dropped.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.stdout is not None  # noqa: S101 (it was asked for as a pipe)
+    while await process.stdout.read(_PIECE_BYTES):
+        pass
+    await process.wait()
 
 
 def _document(returncode: int | None, answer: bytes) -> dict[str, Any]:
@@ -174,12 +200,16 @@ def _document(returncode: int | None, answer: bytes) -> dict[str, Any]:
         verdict = _VERDICTS.get(signal.Signals(-returncode))
         if verdict is None:
             raise _too_busy()
-        return {"rejected": verdict}
+        return _passing(verdict)
     if returncode != 0:
         # A broken installation, not a broken model.
         raise RuntimeError(f"the admission program ended with status {returncode}")
     document: dict[str, Any] = json.loads(answer)
     return document
+
+
+def _passing(verdict: str) -> dict[str, Any]:
+    return {"rejected": verdict, "passing": True}
 
 
 def _environment() -> dict[str, str]:

@@ -1,54 +1,37 @@
-"""The database: one engine, short transactions, and storage errors as service errors."""
+"""The registry's database: its migrations, and the uid by which resume tokens know it."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, create_engine, event, select
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import URL, select
 
 from modelrail_registry.catalog import schema
-from modelrail_server.errors import DataLoss, ResourceExhausted, ServiceError, Unavailable
-
-_BUSY_TIMEOUT_MILLISECONDS = 10_000
-_STORAGE_RETRY_SECONDS = 1.0
+from modelrail_server import database
 
 
-class Database:
-    """Reads and writes in transactions.
-
-    SQLite runs in WAL mode with synchronous=FULL: a committed transaction survives a power cut.
-    Readers never wait; writers take the write lock at BEGIN, so that no transaction fails half-way
-    through for want of it.
+class Database(database.Database):
+    """What the registry keeps besides blobs.
 
     Args:
         url: Where the database is, a SQLAlchemy URL.
         on_commit: Called after every committed write, in the thread that wrote.
+
+    Attributes:
+        uid: Made with the database and never changed; empty until `migrate`.
     """
 
     def __init__(self, url: str | URL, *, on_commit: Callable[[], None] | None = None) -> None:
-        self._engine = create_engine(url)
-        self._on_commit = on_commit
-        # SQLite's own lock is not fair: of fifty waiting threads some would starve until
-        # the timeout.
-        self._writer = threading.Lock()
-        if self._engine.dialect.name == "sqlite":
-            _prepare_sqlite(self._engine)
-        self._write_engine = self._engine.execution_options(modelrail_write=True)
+        super().__init__(
+            url, migrations="modelrail_registry.catalog:migrations", on_commit=on_commit
+        )
         self.uid = ""
 
     @classmethod
     def at(cls, path: Path, *, on_commit: Callable[[], None] | None = None) -> Database:
         """Opens the SQLite database in a file, made when it is missing."""
-        return cls(URL.create("sqlite", database=str(path)), on_commit=on_commit)
+        return cls(database.sqlite_url(path), on_commit=on_commit)
 
     def migrate(self) -> None:
         """Brings the database to the shape that this program knows, in one transaction.
@@ -56,85 +39,6 @@ class Database:
         Raises:
             alembic.util.CommandError: The database is of a newer program.
         """
-        config = Config()
-        config.set_main_option("script_location", "modelrail_registry.catalog:migrations")
-        config.set_main_option("path_separator", "os")
-        with self._write_engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        super().migrate()
         with self.read() as connection:
             self.uid = connection.execute(select(schema.registry.c.uid)).scalar_one()
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """Gives a connection that sees one state of the database throughout."""
-        with _translated(), self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Gives a connection inside a write transaction: committed, or rolled back on any error."""
-        with _translated(), self._writer, self._write_engine.begin() as connection:
-            yield connection
-        if self._on_commit is not None:
-            self._on_commit()
-
-    def close(self) -> None:
-        """Closes every connection."""
-        self._engine.dispose()
-
-
-def _prepare_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-        # The driver would otherwise begin transactions at moments of its own choice, and
-        # never for DDL.
-        connection.isolation_level = None
-        for pragma in (
-            f"busy_timeout = {_BUSY_TIMEOUT_MILLISECONDS}",
-            "journal_mode = WAL",
-            "synchronous = FULL",
-            "foreign_keys = ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}").close()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("modelrail_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        known = _service_error(error.orig)
-        if known is None:
-            raise
-        raise known from error
-
-
-def _service_error(error: Any) -> ServiceError | None:
-    # Extended result codes hold the primary code in their low byte
-    # (https://sqlite.org/rescode.html).
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return ResourceExhausted(
-            "the storage of the registry is full; what is stored can be read", reason="STORAGE_FULL"
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Unavailable(
-            "the database is busy",
-            reason="DATABASE_BUSY",
-            retry_after_seconds=_STORAGE_RETRY_SECONDS,
-        )
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return Unavailable(
-            "the storage of the registry failed; nothing was changed",
-            reason="STORAGE_ERROR",
-            retry_after_seconds=_STORAGE_RETRY_SECONDS,
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DataLoss("the database of the registry is damaged", reason="DATABASE_DAMAGED")
-    return None

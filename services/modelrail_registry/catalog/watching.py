@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from concurrent.futures import Executor
 from functools import partial
 
@@ -41,7 +41,7 @@ class Watch:
 
     async def follow(
         self, token: ResumeToken | None, models: Collection[str]
-    ) -> AsyncIterator[tuple[ResumeToken, Event | None]]:
+    ) -> AsyncGenerator[tuple[ResumeToken, Event | None], None]:
         """Gives each change behind a place; without a place, first the present with no change.
 
         Raises:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from typing import TypeVar
 
 from modelrail.registry.v1 import registry_pb2 as pb
@@ -155,7 +156,8 @@ class RegistryServicer(RegistryServiceServicer):
         """Receives one blob."""
         header = await _header(parts)
         sha256 = requests.blob_digest(header.name, "header.name")
-        status = await self._transfer.receive(sha256, header.size_bytes, _chunks(parts))
+        async with aclosing(_chunks(parts)) as chunks:
+            status = await self._transfer.receive(sha256, header.size_bytes, chunks)
         return replies.blob_to_pb(status)
 
     async def DownloadBlob(
@@ -163,16 +165,18 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> AsyncIterator[pb.DownloadBlobResponse]:
         """Sends one blob."""
         sha256 = requests.blob_digest(request.name)
-        async for offset, data in self._transfer.send(sha256, request.offset_bytes):
-            yield pb.DownloadBlobResponse(chunk=pb.BlobChunk(offset_bytes=offset, data=data))
+        async with aclosing(self._transfer.send(sha256, request.offset_bytes)) as pieces:
+            async for offset, data in pieces:
+                yield pb.DownloadBlobResponse(chunk=pb.BlobChunk(offset_bytes=offset, data=data))
 
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: Context
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         """Sends changes."""
         token, models = requests.watch(request)
-        async for place, event in self._watch.follow(token, models):
-            yield replies.event_to_pb(place, event)
+        async with aclosing(self._watch.follow(token, models)) as changes:
+            async for place, event in changes:
+                yield replies.event_to_pb(place, event)
 
 
 async def _header(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobHeader:
@@ -185,7 +189,7 @@ async def _header(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlo
 
 async def _chunks(
     requests: AsyncIterator[pb.UploadBlobRequest],
-) -> AsyncIterator[tuple[int, bytes]]:
+) -> AsyncGenerator[tuple[int, bytes], None]:
     async for request in requests:
         if request.WhichOneof("part") != "chunk":
             raise InvalidArgument.field("chunk", "expected a chunk after the header, got none")

@@ -21,10 +21,12 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from modelrail_registry.storage.uploads import Upload
 from modelrail_server.errors import (
@@ -41,6 +43,8 @@ READ_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PARTIAL = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})\.part")
 _RETRY_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,11 @@ class BlobStore:
             sync_folder(folder)
         for partial in self._uploads.iterdir():
             with _storage_errors(), partial.open("rb+") as file:
-                os.fsync(file.fileno())
+                try:
+                    os.fsync(file.fileno())
+                except OSError:
+                    # Its size says nothing now, and the next sync would not tell.
+                    partial.unlink()
         # A process that was killed between rename and fsync(folder) left a name that may
         # not be durable yet.
         for shard in self._blobs.iterdir():
@@ -181,28 +189,26 @@ class BlobStore:
         Raises:
             InvalidArgument: The bytes have another digest; they are removed.
             Aborted: The same, of an upload that went on after an interruption.
-            Unavailable: The disk failed; the bytes are not trusted and are removed.
+            Unavailable: The disk failed; bytes whose sync failed are not trusted and are removed.
+            ResourceExhausted: The disk is full; the same.
         """
         final = self.path(upload.sha256)
-        with upload.finishing() as complete:
-            try:
-                with _storage_errors():
-                    upload.sync()
-                    if complete:
-                        make_folder(final.parent)
-                        upload.move(final)
-                        sync_folder(final.parent)
-            except Unavailable:
-                # After a failed fsync the kernel may drop the pages and answer
-                # the next one with success.
-                upload.discard()
-                final.unlink(missing_ok=True)
-                raise
+        with upload.finishing() as complete, _storage_errors():
+            upload.sync()
+            if complete:
+                make_folder(final.parent)
+                upload.move(final)
+                try:
+                    sync_folder(final.parent)
+                except OSError:
+                    # The name may be lost, and the next sync of the folder may say it is not.
+                    final.unlink(missing_ok=True)
+                    raise
         if complete:
             (self._quarantine / upload.sha256).unlink(missing_ok=True)
         return BlobStatus(upload.sha256, upload.size, upload.durable, complete=complete)
 
-    def read(self, sha256: str, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    def read(self, sha256: str, offset: int = 0) -> Generator[tuple[int, bytes], None, None]:
         """Gives pieces of a complete blob, each with its position.
 
         Read from the start, the last piece is held back until the digest of the whole is found
@@ -255,10 +261,18 @@ class BlobStore:
         removed = 0
         oldest = time.time() - expiry_seconds
         for partial in self._uploads.iterdir():
-            with self._lock, contextlib.suppress(FileNotFoundError):
-                if partial.name[:64] not in self._active and partial.stat().st_mtime < oldest:
+            try:
+                with self._lock:
+                    if partial.name[:64] in self._active or partial.stat().st_mtime >= oldest:
+                        continue
                     partial.unlink()
-                    removed += 1
+                removed += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # the others can still go
+                _log.warning(
+                    "an old upload cannot be removed", upload=partial.name, error=str(error)
+                )
         return removed
 
     def _release(self, sha256: str) -> None:
@@ -308,7 +322,13 @@ def make_folder(folder: Path) -> None:
     """Makes a folder whose own name is durable."""
     if not folder.exists():
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        try:
+            sync_folder(folder.parent)
+        except OSError:
+            # Else the next caller takes it for durable. It stays when that one was faster.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            raise
 
 
 def _check_offset(offset: int, size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 from modelrail_registry.metrics import RegistryMetrics
 from modelrail_registry.storage.blobs import BlobStatus, BlobStore
 from modelrail_registry.storage.uploads import Upload
+from modelrail_server.errors import Aborted
 
 Result = TypeVar("Result")
 
@@ -25,12 +26,21 @@ class Transfer:
         blobs: The store.
         executor: Threads for the disk.
         metrics: What is counted.
+        idle_seconds: How long an upload may hold its digest without sending a chunk.
     """
 
-    def __init__(self, blobs: BlobStore, *, executor: Executor, metrics: RegistryMetrics) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        *,
+        executor: Executor,
+        metrics: RegistryMetrics,
+        idle_seconds: float,
+    ) -> None:
         self._blobs = blobs
         self._executor = executor
         self._metrics = metrics
+        self._idle_seconds = idle_seconds
 
     async def status(self, sha256: str) -> BlobStatus:
         """Tells how much of a blob is stored; raises NotFound when nothing is."""
@@ -42,6 +52,7 @@ class Transfer:
         """Stores chunks as they come. When they stop early, the stored ones are kept.
 
         Raises:
+            Aborted: No chunk came for too long; the stored ones are kept.
             ServiceError: As `BlobStore.begin`, `write` and `finish` say.
         """
         # Shielded: an upload that was opened for a call that is gone would hold its
@@ -56,28 +67,54 @@ class Transfer:
             return BlobStatus(sha256, size, size, complete=True)
         try:
             if upload.position < size:
-                async for offset, data in chunks:
+                while (chunk := await self._next(chunks, sha256)) is not None:
+                    offset, data = chunk
                     await self._run(partial(self._blobs.write, upload, offset, data))
                     self._metrics.blob_received.inc(len(data))
             return await self._run(lambda: self._blobs.finish(upload))
         finally:
             await asyncio.shield(self._run(upload.close))
 
-    async def send(self, sha256: str, offset: int) -> AsyncIterator[tuple[int, bytes]]:
-        """Gives the pieces of a complete blob from an offset.
+    async def send(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """Gives the pieces of a complete blob from an offset; closing it closes the blob's file.
 
         Raises:
             ServiceError: As `BlobStore.read` says.
         """
         pieces = self._blobs.read(sha256, offset)
-        while (piece := await self._run(lambda: next(pieces, None))) is not None:
-            yield piece
-            self._metrics.blob_sent.inc(len(piece[1]))
+        reading: asyncio.Future[tuple[int, bytes] | None] | None = None
+        try:
+            while True:
+                reading = asyncio.ensure_future(self._run(lambda: next(pieces, None)))
+                piece = await asyncio.shield(reading)
+                if piece is None:
+                    break
+                yield piece
+                self._metrics.blob_sent.inc(len(piece[1]))
+        finally:
+            # A read of a call that is gone still runs in its thread; its file is closed after it.
+            if reading is not None:
+                await asyncio.wait([reading])
+            await self._run(pieces.close)
 
     async def sweep(self, expiry_seconds: float) -> None:
         """Removes unfinished uploads that nobody goes on with."""
         removed = await self._run(lambda: self._blobs.sweep(expiry_seconds))
         self._metrics.uploads_expired.inc(removed)
+
+    async def _next(
+        self, chunks: AsyncIterator[tuple[int, bytes]], sha256: str
+    ) -> tuple[int, bytes] | None:
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise Aborted(
+                f"no chunk of blobs/{sha256} came for {self._idle_seconds:g} seconds, and others "
+                "may wait for it; read it again, then go on",
+                reason="UPLOAD_IDLE",
+                resource=f"blobs/{sha256}",
+            ) from None
 
     async def _run(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

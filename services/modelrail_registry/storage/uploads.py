@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -43,6 +44,7 @@ class Upload:
         self._resumed_at = 0
         self._digest = hashlib.sha256()
         self._closed = False
+        self._poisoned = False
 
     @property
     def position(self) -> int:
@@ -71,7 +73,7 @@ class Upload:
                 while written < len(view):
                     written += os.pwrite(self._descriptor, view[written:], self._position + written)
             except OSError:
-                os.ftruncate(self._descriptor, self._position)
+                self._take_back()
                 raise
             self._digest.update(data)
             self._position += len(data)
@@ -79,8 +81,15 @@ class Upload:
                 self.sync()
 
     def sync(self) -> None:
-        """Makes the bytes durable."""
-        os.fsync(self._descriptor)
+        """Makes the bytes durable. A failure is final: `close` removes the bytes.
+
+        After a failed fsync the kernel may drop the pages, and answer the next fsync with success.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError:
+            self._poison()
+            raise
         self.durable = self._position
 
     @contextmanager
@@ -111,25 +120,44 @@ class Upload:
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Ends the upload: what arrived is kept and durable, and another stream may begin."""
+        """Ends the upload: what arrived is kept and durable, and another stream may begin.
+
+        Nothing is kept of an upload whose bytes could not be made durable.
+        """
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             try:
                 if self._descriptor >= 0:
-                    if self._position != self.durable:
-                        self.sync()
-                    os.close(self._descriptor)
-            except OSError:
-                # A file whose sync failed cannot be gone on with.
-                self.discard()
-                os.close(self._descriptor)
+                    self._end()
             finally:
                 self._release()
 
+    def _end(self) -> None:
+        # Nobody waits for these errors any more, and what they leave is found by its digest.
+        with contextlib.suppress(OSError):
+            if self._position != self.durable and not self._poisoned:
+                self.sync()
+        with contextlib.suppress(OSError):
+            if self._poisoned:
+                self.discard()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _take_back(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._position)
+        except OSError:
+            # The file is longer than what was taken in, and its size is what the next one trusts.
+            self._poison()
+
+    def _poison(self) -> None:
+        self._poisoned = True
+        self.durable = 0
+
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self._poisoned:
             raise Aborted(f"the upload of blobs/{self.sha256} has ended", reason="UPLOAD_ENDED")
 
     def _check_chunk(self, offset: int, data: bytes) -> None:
