@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
@@ -20,10 +22,12 @@ from modelrail_inference.protocol.policy import POLICY, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
 from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.repository.load_threads import THREAD_NAME as LOAD_THREADS
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import usable_cpus
+from modelrail_inference.scheduling import THREAD_NAME as RUN_THREADS
 from modelrail_inference.scheduling import RunQueue
 from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file import FileSource
@@ -33,6 +37,7 @@ from modelrail_inference.sources.registry import RegistrySource
 from modelrail_inference.sources.source import Source
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
+from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
 
 _log = structlog.get_logger(__name__)
@@ -63,9 +68,10 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     )
     async with AsyncExitStack() as stack:
         stack.callback(files.close)
+        _own_data(config, stack)
         repository = Repository(
             loader,
-            on_change=lambda name, ready: runtime.health.set(f"infer/{name}", ready),
+            on_change=lambda name, ready: _tell(runtime, name, ready),
             load_threads=config.load_threads,
             load_timeout_seconds=config.load_timeout_seconds,
         )
@@ -78,12 +84,12 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         stack.push_async_callback(repository.close)
         runtime.metrics.register(InferenceCollector(repository))
         source = await _source(config, repository, files, stack)
-        for name in source.names():
-            runtime.health.set(f"infer/{name}", serving=False)
+        for name in await source.names():
+            _tell(runtime, name, ready=False)
         await _start(source, config, stack)
         servicer = InferenceServicer(
             repository,
-            DataPlane(repository, queue),
+            DataPlane(repository, queue, max_reply_bytes=config.max_message_bytes),
             source,
             stopping=runtime.stopping,
             max_stream_in_flight=config.max_stream_in_flight,
@@ -94,6 +100,21 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             policy=POLICY,
             descriptors=(pb.DESCRIPTOR,),
         )
+
+
+def _own_data(config: InferenceConfig, stack: AsyncExitStack) -> None:
+    """Keeps others away from what this process deletes: they would delete what it serves.
+
+    Models in Triton's layout are only read, so any number of processes can share them.
+
+    Raises:
+        ConfigError: Another inference service uses the folder.
+    """
+    if config.registry is not None:
+        stack.enter_context(owned_data_directory(config.data_dir.absolute(), service="inference"))
+    elif config.model is not None:
+        folder = config.data_dir.absolute() / "files" / config.served_name()
+        stack.enter_context(owned_data_directory(folder, service="inference"))
 
 
 async def _source(
@@ -135,8 +156,16 @@ def _report(task: asyncio.Task[None]) -> None:
 
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    # How it ended was told when it did; the end of the service is not the time to raise it.
+    await asyncio.wait([task])
+
+
+def _tell(runtime: Runtime, name: str, ready: bool | None) -> None:
+    """Says in `infer/MODEL` whether a model takes requests; None: there is no such model."""
+    if ready is None:
+        runtime.health.remove(f"infer/{name}")
+    else:
+        runtime.health.set(f"infer/{name}", ready)
 
 
 def _connection(config: InferenceConfig) -> Connection:
@@ -158,7 +187,23 @@ def _connection(config: InferenceConfig) -> Connection:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the service until it is told to stop; returns the exit status."""
     config = load_config(InferenceConfig, service="inference", argv=argv)
-    return run(config, service="inference", build=lambda runtime: build(config, runtime))
+    status = run(config, service="inference", build=lambda runtime: build(config, runtime))
+    _end_if_stuck(status)
+    return status
+
+
+def _end_if_stuck(status: int) -> None:
+    """Ends the process here and now if a run or a load is stuck in native code.
+
+    Such a thread cannot be stopped, and taking the interpreter down under it can crash.
+    """
+    names = (RUN_THREADS, LOAD_THREADS)
+    stuck = [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+    if stuck:
+        _log.warning("ended under runs or loads that cannot be stopped", threads=stuck)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,10 @@ class InferenceConfig(ServerConfig):
         1000, "Requests that may wait; more are refused.", minimum=0, maximum=1_000_000
     )
     max_queue_bytes: int = setting(
-        1 << 30, "Bytes of inputs that waiting and running requests may hold.", minimum=1
+        1 << 30,
+        "Memory of the inputs of waiting and running requests in bytes; a string counts about "
+        "100 more than its length.",
+        minimum=1,
     )
     max_stream_in_flight: int = setting(
         32, "Requests in flight on one stream; the rest stay with the caller.", minimum=1,

@@ -1,16 +1,19 @@
 """The data plane: one narrow boundary between whatever transports requests and the sessions.
 
-    transport ▸ bytes ▸ DataPlane.infer ▸ route ▸ check ▸ queue ▸ session ▸ bytes ▸ transport
+    transport ▸ bytes ▸ DataPlane.infer ▸ route ▸ check ▸ queue ▸ decode ▸ session ▸ encode ▸ bytes
 
 In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an error. The contract:
 
 - **Message in.** Inputs are raw bytes or typed elements, unchecked. They must not change meanwhile.
+- **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding the
+  outputs) happens on a thread of the queue, after the queue has taken the request in by the memory
+  that it will hold. Before that, only names, shapes and sizes are looked at.
 - **Deadline.** `Call.deadline` bounds waiting and running together. Work whose deadline has passed
   does not run; work that runs is told to stop.
 - **Cancellation.** Cancelling the task that awaits `infer` drops waiting work and stops running
   work.
 - **Identity.** `Call.identity` is who asks. Permission was checked before; fairness can come here.
-- **Message out.** Arrays in the order asked for. Nothing is shared with another request.
+- **Message out.** Raw bytes in the order asked for. Nothing is shared with another request.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
 Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front
@@ -24,12 +27,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
-
-from numpy.typing import NDArray
 
 from modelrail_inference.call import Call
-from modelrail_inference.decode import Feed, check_parameters, decode
+from modelrail_inference.decode import Feed, check, check_parameters
+from modelrail_inference.encode import encode
 from modelrail_inference.message import InferenceReply, InferenceRequest, OutputTensor
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository
@@ -43,13 +44,13 @@ from modelrail_server.errors import (
     Unavailable,
 )
 
-_MAX_REPLY_BYTES = 2**31 - 1
-
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    arrays: list[NDArray[Any]]
+    outputs: tuple[OutputTensor, ...]
+    input_ns: int
     infer_ns: int
+    output_ns: int
 
 
 class DataPlane:
@@ -58,11 +59,13 @@ class DataPlane:
     Args:
         repository: Where the models are.
         queue: What bounds the work.
+        max_reply_bytes: Largest reply that the transport carries.
     """
 
-    def __init__(self, repository: Repository, queue: RunQueue) -> None:
+    def __init__(self, repository: Repository, queue: RunQueue, *, max_reply_bytes: int) -> None:
         self._repository = repository
         self._queue = queue
+        self._max_reply_bytes = max_reply_bytes
 
     async def infer(self, request: InferenceRequest, call: Call) -> InferenceReply:
         """Answers one request.
@@ -78,33 +81,32 @@ class DataPlane:
                 started = time.perf_counter_ns()
                 try:
                     check_parameters(request)
-                    feed = decode(request, model)
+                    feed = check(request, model)
                 except BaseException:
                     serving.release()
                     raise
-                input_ns = time.perf_counter_ns() - started
+                check_ns = time.perf_counter_ns() - started
                 run = Run()
+                limit = self._max_reply_bytes - len(request.id.encode()) - len(request.model)
                 work = Work(
-                    run=lambda: _compute(model, feed, run),
+                    run=lambda: _compute(model, feed, run, limit),
                     terminate=run.terminate,
                     release=serving.release,
                     size_bytes=request.size_bytes,
                 )
                 computed, queue_ns = await self._run(work, call, model)
-                returned = time.perf_counter_ns()
-                outputs = _outputs(feed, computed.arrays, model)
                 ended = time.perf_counter_ns()
             model.statistics.answered(
                 feed.batch_size,
                 Timing(
                     queue_ns=queue_ns,
-                    input_ns=input_ns,
+                    input_ns=check_ns + computed.input_ns,
                     infer_ns=computed.infer_ns,
-                    output_ns=ended - returned,
+                    output_ns=computed.output_ns,
                     total_ns=ended - started,
                 ),
             )
-            return InferenceReply(request.model, model.number, request.id, outputs)
+            return InferenceReply(request.model, model.number, request.id, computed.outputs)
 
     async def _run(
         self, work: Work[_Computed], call: Call, model: LoadedModel
@@ -124,27 +126,18 @@ class DataPlane:
             raise Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT") from error
 
 
-def _compute(model: LoadedModel, feed: Feed, run: Run) -> _Computed:
+def _compute(model: LoadedModel, feed: Feed, run: Run, max_reply_bytes: int) -> _Computed:
     """Runs on a thread of the queue."""
     started = time.perf_counter_ns()
     if model.session is None:
         raise AssertionError("a model was freed while a request used it")
-    arrays = model.session.run(feed.inputs, [spec.name for spec in feed.outputs], run)
-    return _Computed(arrays, time.perf_counter_ns() - started)
-
-
-def _outputs(
-    feed: Feed, arrays: list[NDArray[Any]], model: LoadedModel
-) -> tuple[OutputTensor, ...]:
-    if sum(array.nbytes for array in arrays) > _MAX_REPLY_BYTES:
-        raise InvalidArgument(
-            f"the outputs of model '{model.model}' exceed {_MAX_REPLY_BYTES} bytes",
-            reason="REPLY_TOO_LARGE",
-        )
-    return tuple(
-        OutputTensor(spec.name, spec.datatype, array)
-        for spec, array in zip(feed.outputs, arrays, strict=True)
-    )
+    inputs = feed.arrays()
+    decoded = time.perf_counter_ns()
+    arrays = model.session.run(inputs, [spec.name for spec in feed.outputs], run)
+    computed = time.perf_counter_ns()
+    outputs = encode(feed.outputs, arrays, max_bytes=max_reply_bytes)
+    encoded = time.perf_counter_ns()
+    return _Computed(outputs, decoded - started, computed - decoded, encoded - computed)
 
 
 @contextmanager

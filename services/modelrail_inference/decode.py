@@ -39,19 +39,40 @@ CONTENTS_FIELDS: Mapping[str, str] = {
 _SHOWN = 60
 
 
+_FeedInput = tuple[InputTensor, TensorSpec]
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """What a session runs on.
 
     Attributes:
-        inputs: Arrays by input name; `str` objects for BYTES.
-        outputs: Names of the wanted outputs, in the order of the reply.
+        inputs: The checked inputs.
+        outputs: The wanted outputs, in the order of the reply.
         batch_size: Items in the batch; 1 for a model without batch dimension.
     """
 
-    inputs: dict[str, NDArray[Any]]
+    inputs: tuple[_FeedInput, ...]
     outputs: tuple[TensorSpec, ...]
     batch_size: int
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns arrays by input name; `str` objects for BYTES. Raw numbers are not copied.
+
+        Takes seconds for millions of strings, so it is called on a thread.
+
+        Raises:
+            InvalidArgument: The content of an input is not what its shape and datatype promise.
+        """
+        wrong = _Violations()
+        arrays: dict[str, NDArray[Any]] = {}
+        for index, (tensor, spec) in enumerate(self.inputs):
+            try:
+                arrays[spec.name] = _array(tensor, spec)
+            except TensorError as error:
+                wrong.add(f"inputs[{index}].contents", f"input '{spec.name}': {error}")
+        wrong.check()
+        return arrays
 
 
 class _Violations:
@@ -73,6 +94,11 @@ class _Violations:
 
 def check_parameters(request: InferenceRequest) -> None:
     """Checks the reserved parameters; all others pass, as nothing here reads them.
+
+    `timeout` and `priority` are checked and have no effect. Triton too ignores them unless the
+    model's queue policy lets requests override its timeout (`allow_timeout_override`) or has
+    priority levels; both belong to dynamic batching, which a configuration cannot ask for here.
+    What bounds a request is the deadline of its call.
 
     Raises:
         InvalidArgument: A reserved parameter has the wrong type or is unknown.
@@ -125,23 +151,21 @@ def _parameter_error(key: str, value: Parameter) -> str | None:
     return None if ok else f"expected {expected}, got {value!r:.{_SHOWN}}"
 
 
-def decode(request: InferenceRequest, model: LoadedModel) -> Feed:
-    """Checks a request against the model and makes arrays of its inputs, without copying raw bytes.
+def check(request: InferenceRequest, model: LoadedModel) -> Feed:
+    """Checks everything about a request but the elements of its inputs, which it does not touch.
 
     Raises:
         InvalidArgument: An input or output is missing, unknown, named twice, or has the wrong
-            datatype, shape or content. Every wrong field is among the violations.
+            datatype, shape or number of bytes. Every wrong field is among the violations.
     """
     wrong = _Violations()
     _check_input_names(request, model, wrong)
     outputs = _wanted_outputs(request, model, wrong)
     wrong.check()
     specs = {spec.name: spec for spec in model.signature.inputs}
-    inputs: dict[str, NDArray[Any]] = {}
-    for index, tensor in enumerate(request.inputs):
-        array = _decode_input(f"inputs[{index}]", tensor, specs[tensor.name], model, wrong)
-        if array is not None:
-            inputs[tensor.name] = array
+    inputs = tuple((tensor, specs[tensor.name]) for tensor in request.inputs)
+    for index, (tensor, spec) in enumerate(inputs):
+        _check_input(f"inputs[{index}]", tensor, spec, model, wrong)
     wrong.check()
     batch_size = _batch_size(request, model, wrong)
     wrong.check()
@@ -151,7 +175,8 @@ def decode(request: InferenceRequest, model: LoadedModel) -> Feed:
 def _check_input_names(request: InferenceRequest, model: LoadedModel, wrong: _Violations) -> None:
     expected = [spec.name for spec in model.signature.inputs]
     got = [tensor.name for tensor in request.inputs]
-    for index, name in enumerate(got):
+    # One more than expected is wrong already, and tells as much as thousands.
+    for index, name in enumerate(got[: len(expected) + 1]):
         if name not in expected:
             wrong.add(
                 f"inputs[{index}].name",
@@ -188,40 +213,42 @@ def _wanted_outputs(
     return tuple(specs[name] for name in request.outputs if name in specs)
 
 
-def _decode_input(
+def _check_input(
     field: str, tensor: InputTensor, spec: TensorSpec, model: LoadedModel, wrong: _Violations
-) -> NDArray[Any] | None:
+) -> None:
     if tensor.datatype != spec.datatype:
         wrong.add(
             f"{field}.datatype",
             f"inference input '{spec.name}' data-type is '{_shown(tensor.datatype)}', but model "
             f"'{model.model}' expects '{spec.datatype}'",
         )
-        return None
-    if not spec.accepts(tensor.shape) or any(size < 0 for size in tensor.shape):
+    elif not spec.accepts(tensor.shape) or any(size < 0 for size in tensor.shape):
         wrong.add(
             f"{field}.shape",
             f"unexpected shape for input '{spec.name}' for model '{model.model}'. "
             f"Expected {_sizes(spec.shape)}, got {_sizes(tensor.shape)}",
         )
-        return None
-    if tensor.data is None and 0 not in tensor.shape:
+    elif tensor.data is None and 0 not in tensor.shape:
         wrong.add(f"{field}.contents", f"unable to find data for input tensor '{spec.name}'")
-        return None
-    try:
-        if isinstance(tensor.data, TypedContents):
-            array = _from_contents(tensor.data, spec, tensor.shape)
-        else:
-            array = from_raw(tensor.data or b"", spec.datatype, tensor.shape)
-        return _to_strings(array) if spec.datatype == "BYTES" else array
-    except TensorError as error:
-        wrong.add(f"{field}.contents", f"input '{spec.name}': {error}")
-        return None
+    else:
+        try:
+            if isinstance(tensor.data, TypedContents):
+                _check_contents(tensor.data, spec, tensor.shape)
+            elif spec.datatype != "BYTES":
+                _array(tensor, spec)  # a view, which costs nothing
+        except TensorError as error:
+            wrong.add(f"{field}.contents", f"input '{spec.name}': {error}")
 
 
-def _from_contents(
-    contents: TypedContents, spec: TensorSpec, shape: tuple[int, ...]
-) -> NDArray[Any]:
+def _array(tensor: InputTensor, spec: TensorSpec) -> NDArray[Any]:
+    if isinstance(tensor.data, TypedContents):
+        array = _from_contents(tensor.data, spec, tensor.shape)
+    else:
+        array = from_raw(tensor.data or b"", spec.datatype, tensor.shape)
+    return _to_strings(array) if spec.datatype == "BYTES" else array
+
+
+def _check_contents(contents: TypedContents, spec: TensorSpec, shape: tuple[int, ...]) -> None:
     expected = CONTENTS_FIELDS.get(spec.datatype)
     if expected is None:
         raise TensorError(f"{spec.datatype} travels only in raw_input_contents")
@@ -232,12 +259,15 @@ def _from_contents(
         raise TensorError(
             f"expected {count} elements for shape {_sizes(shape)}, got {len(contents.values)}"
         )
-    if spec.datatype == "BYTES":
-        strings = np.empty(count, dtype=object)
-        strings[:] = contents.values
-        return strings.reshape(shape)
+
+
+def _from_contents(
+    contents: TypedContents, spec: TensorSpec, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    # Not through `np.array`, which would make a list of the elements first.
+    dtype = NUMPY_TYPES[spec.datatype]
     try:
-        return np.array(contents.values, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
+        return np.fromiter(contents.values, dtype, math.prod(shape)).reshape(shape)
     except OverflowError as error:
         raise TensorError(f"an element is out of the range of {spec.datatype}") from error
 
@@ -245,10 +275,11 @@ def _from_contents(
 def _to_strings(array: NDArray[Any]) -> NDArray[Any]:
     """Returns the elements as `str`, which is what ONNX Runtime's strings are.
 
-    The Python binding would turn `bytes` into the text `b'…'` without a word.
+    The Python binding would turn `bytes` into the text `b'…'` without a word. The array is changed
+    in place, so that millions of elements are not there twice.
     """
-    strings = np.empty(array.size, dtype=object)
-    for index, element in enumerate(array.flat):
+    strings = array.reshape(-1)
+    for index, element in enumerate(strings):
         try:
             strings[index] = element.decode()
         except UnicodeDecodeError as error:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
-
 Parameter = bool | int | float | str | None
 """Value of a request parameter; None when the caller named it and gave no value."""
+
+_BYTES_ELEMENT_BYTES = 96
+"""What a short string costs beyond its characters: a pointer, a `str`, and a C++ string."""
+_TYPED_ELEMENT_BYTES = 16
+"""What a number costs that travelled typed: in the message and in the array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +23,12 @@ class TypedContents:
     Attributes:
         field: Name of the protocol's field that held them, such as `fp32_contents`.
         values: The elements, in row-major order.
+        size_bytes: What they take in the message.
     """
 
     field: str
-    values: list[Any]
+    values: Collection[Any]
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,21 @@ class InputTensor:
     datatype: str
     shape: tuple[int, ...]
     data: bytes | TypedContents | None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the input takes once it is decoded, in bytes; for strings an estimate."""
+        if self.data is None:
+            return 0
+        if isinstance(self.data, TypedContents):
+            is_text = self.data.field == "bytes_contents"
+            each = _BYTES_ELEMENT_BYTES if is_text else _TYPED_ELEMENT_BYTES
+            return self.data.size_bytes + each * len(self.data.values)
+        if self.datatype != "BYTES":
+            return len(self.data)
+        # Each element has a length of four bytes, so a shape cannot claim more than there are.
+        elements = min(math.prod(self.shape), len(self.data) // 4)
+        return len(self.data) + _BYTES_ELEMENT_BYTES * max(0, elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +89,18 @@ class InferenceRequest:
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the inputs hold while the request waits, in bytes; 8 a typed element."""
-        return sum(
-            len(tensor.data)
-            if isinstance(tensor.data, bytes)
-            else 8 * len(tensor.data.values)
-            if tensor.data is not None
-            else 0
-            for tensor in self.inputs
-        )
+        """Memory that the inputs take while the request waits and runs, in bytes."""
+        return sum(tensor.size_bytes for tensor in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """One output; the array is `str` or `bytes` objects for BYTES."""
+    """One output as it travels: `raw` is in the protocol's raw encoding."""
 
     name: str
     datatype: str
-    array: NDArray[Any]
+    shape: tuple[int, ...]
+    raw: bytes
 
 
 @dataclass(frozen=True, slots=True)

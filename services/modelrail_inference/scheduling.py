@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from modelrail_inference.call import Call
-from modelrail_server.errors import Unavailable
+from modelrail_inference.daemon_threads import DaemonThreads
+from modelrail_server.errors import ResourceExhausted, Unavailable
 
 T = TypeVar("T")
+
+THREAD_NAME = "session"
 
 _RETRY_AFTER_SECONDS = 0.1
 
@@ -32,7 +34,7 @@ class Work(Generic[T]):
         terminate: Makes `run` end soon; called from the event loop.
         release: Called once, on the event loop, when the work neither waits nor runs any more. That
             can be later than the moment when the caller gave up.
-        size_bytes: Memory that the work holds while it waits.
+        size_bytes: Memory that the work holds while it waits and runs.
     """
 
     run: Callable[[], T]
@@ -56,7 +58,7 @@ class RunQueue:
         self._waiting = 0
         self._held_bytes = 0
         self._slots = asyncio.Semaphore(threads)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="session")
+        self._threads = DaemonThreads(threads, name=THREAD_NAME)
 
     @property
     def waiting(self) -> int:
@@ -71,6 +73,7 @@ class RunQueue:
 
         Raises:
             Unavailable: The queue is full, or the deadline passed.
+            ResourceExhausted: The work alone holds more than everything together may.
         """
         try:
             self._admit(work)
@@ -85,7 +88,7 @@ class RunQueue:
             raise
         waited_ns = time.perf_counter_ns() - started
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._threads, work.run)
+            future = self._threads.submit(work.run)
         except RuntimeError as error:  # the threads are gone: the server ends
             self._slots.release()
             self._finish(work)
@@ -105,12 +108,18 @@ class RunQueue:
 
     def close(self) -> None:
         """Ends the threads once their present runs are over, without waiting for that."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _admit(self, work: Work[T]) -> None:
+        if work.size_bytes > self._max_bytes:
+            raise ResourceExhausted(
+                f"the inputs take about {work.size_bytes} bytes once they are decoded, and all "
+                f"requests together may hold {self._max_bytes}",
+                reason="REQUEST_TOO_LARGE",
+            )
         # A free thread takes work at once, so `max_items` bounds only what has to wait.
         full = self._slots.locked() and self._waiting >= self._max_items
-        if full or (self._held_bytes and self._held_bytes + work.size_bytes > self._max_bytes):
+        if full or self._held_bytes + work.size_bytes > self._max_bytes:
             raise Unavailable(
                 "Exceeds maximum queue size",
                 reason="QUEUE_FULL",

@@ -33,6 +33,7 @@ from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.application import Runtime
+from modelrail_server.config import ConfigError
 from modelrail_server.policy import Permission
 from modelrail_server.server import start_server
 
@@ -338,3 +339,20 @@ async def test_a_guarded_registry_serves_those_with_a_key_and_tells_the_others_w
         assert retries
         assert all("UNAUTHENTICATED" in line["reason"] for line in retries)
         assert min(line["retry_seconds"] for line in retries) >= 0.1
+
+
+async def test_a_registry_that_is_away_is_named_without_its_address(tmp_path: Path) -> None:
+    async with inference(tmp_path, registry="127.0.0.1:1") as stub:
+        reason = await until_reason(stub, "line")
+        assert reason == "the registry cannot be reached (UNAVAILABLE)"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="line"))
+        assert caught.value.details() == reason
+
+
+async def test_two_services_do_not_share_a_data_directory(tmp_path: Path) -> None:
+    async with inference(tmp_path):
+        with pytest.raises(ConfigError, match="is in use by another inference") as caught:
+            async with inference(tmp_path, grpc_address=f"unix:{tmp_path}/other"):
+                pass
+        assert caught.value.field == "data_dir"

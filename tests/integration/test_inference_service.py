@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,16 +15,19 @@ import grpc.aio
 import numpy as np
 import onnx
 import pytest
+import structlog
 from onnx import TensorProto, helper
 from prometheus_client import generate_latest
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
+from modelrail_inference import decode, encode
 from modelrail_inference.__main__ import build
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.protocol.policy import POLICY, SERVICE
 from modelrail_inference.runtime.provider import Provider, loadable_providers
+from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
 from modelrail_server.server import start_server
@@ -634,3 +639,154 @@ async def test_tritonclient_works_in_the_same_process(server: Harness) -> None:
             assert error is None
             seen.append(float(result.as_numpy("y")[0, 0]))
         assert seen == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("where", ["decode", "encode"])
+async def test_the_server_answers_while_strings_are_turned_over(
+    server: Harness, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    reached, let_go = threading.Event(), threading.Event()
+    module, name = (decode, "_to_strings") if where == "decode" else (encode, "to_raw")
+    real = getattr(module, name)
+
+    def slow(*arguments: Any) -> Any:
+        reached.set()
+        assert let_go.wait(10), "the event loop did this itself"
+        return real(*arguments)
+
+    monkeypatch.setattr(module, name, slow)
+    text = np.array([[b"a", b"b"]], dtype=object)
+    asked = asyncio.create_task(server.infer(request_for("strings", x=text)))
+    async with asyncio.timeout(10):
+        while not reached.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert (await server.stub.ServerLive(pb.ServerLiveRequest())).live
+    let_go.set()
+    assert (await asked)["y"].tolist() == text.tolist()
+
+
+async def test_what_is_refused_is_not_decoded_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo(tmp_path / "m.onnx", STRING, ["n", 2])
+    config = configured(tmp_path, model=tmp_path / "m.onnx", max_queue_bytes=10_000)
+
+    def never(*arguments: Any) -> Any:
+        raise AssertionError("decoded")
+
+    async with serving(config, tmp_path) as server:
+        monkeypatch.setattr(decode, "_array", never)
+        typed = pb.ModelInferRequest(model_name="m")
+        text = typed.inputs.add(name="x", datatype="BYTES", shape=[1, 2]).contents.bytes_contents
+        text.extend([b"a" * 20_000, b""])
+        many = request_for("m", x=np.full((50, 2), b"a", dtype=object))
+        for request in (typed, many):
+            expected = grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes once they are decoded"
+            error = await refusal(server.stub.ModelInfer(request))
+            assert (error.code(), expected[1] in str(error.details())) == (expected[0], True)
+        late = request_for("m", x=np.full((1, 2), b"a", dtype=object))
+        error = await refusal(server.stub.ModelInfer(late, timeout=0))
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_reply_beyond_the_limit_names_its_outputs(tmp_path: Path) -> None:
+    save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Concat", ["x"] * 8, ["y"], axis=1)],
+        [value("x", FLOAT, ["n", 64])],
+        [value("y", FLOAT, ["n", 512])],
+    )
+    config = configured(tmp_path, model=tmp_path / "m.onnx", max_message_bytes=4096)
+    async with serving(config, tmp_path) as server:
+        one = request_for("m", x=np.ones((1, 64), np.float32))
+        assert (await server.infer(one))["y"].shape == (1, 512)
+        two = request_for("m", request_id="r", x=np.ones((2, 64), np.float32))
+        error = await refusal(server.stub.ModelInfer(two))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "reply of at most" in str(error.details())
+        assert "'y' 4" in str(error.details())
+        responses = server.stub.ModelStreamInfer(iter_of(two, one))
+        assert [bool(response.error_message) async for response in responses] == [True, False]
+
+
+async def iter_of(*requests: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
+    for request in requests:
+        yield request
+
+
+async def test_a_folder_that_cannot_be_read_keeps_no_other_from_serving(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    affine(folder / "b" / "1" / "model.onnx")
+    (folder / "a" / "1").mkdir(parents=True)
+    (folder / "a" / "1" / "model.onnx").symlink_to(tmp_path / "nothing")
+    (folder / "not a name").mkdir()
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            serving(configured(tmp_path, model_repository=folder), folder) as server,
+            asyncio.timeout(20),
+        ):
+            while not server.runtime.health.serving("infer/b"):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert (await server.infer(request_for("b", x=ROW)))["y"].shape == (1, 4)
+            assert not (await server.stub.ServerReady(pb.ServerReadyRequest())).ready
+            reasons = [row[2] for _ in range(3) for row in await index_of(server, "a")]
+            error = await refusal(server.load("a"))
+    assert reasons == ["the model's files cannot be read: No such file or directory"] * 3
+    assert reasons[0] in str(error.details())
+    assert error.code() is ARGUMENT
+    assert sum(line["event"] == "folder skipped" for line in logs) == 1
+
+
+async def test_a_model_whose_folder_is_gone_is_forgotten_when_it_is_unloaded(
+    server: Harness,
+) -> None:
+    unload = pb.RepositoryModelUnloadRequest(model_name="affine")
+    await server.stub.RepositoryModelUnload(unload)
+    assert server.runtime.health.serving("infer/affine") is False
+    await server.load("affine")
+    shutil.rmtree(server.repository / "affine")
+    await server.stub.RepositoryModelUnload(unload)
+    assert server.runtime.health.serving("infer/affine") is None
+    assert await index_of(server, "affine") == []
+
+
+async def test_a_source_that_dies_is_told_at_once_and_not_when_the_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(source: FolderSource) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(FolderSource, "run", die)
+    with structlog.testing.capture_logs() as logs:
+        async with serving(configured(tmp_path, model_repository=tmp_path), tmp_path) as server:
+            await server.stub.ServerLive(pb.ServerLiveRequest())
+            told = [line for line in logs if line["event"] == "models are no longer followed"]
+            assert isinstance(told[0]["exc_info"], KeyError)
+
+
+async def test_a_file_inside_the_folder_of_copies_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "data" / "files" / "mine" / "copy-1" / "model.onnx"
+    affine(mine)
+    config = configured(tmp_path, model=mine, model_name="mine")
+    for _ in range(2):
+        async with serving(config, tmp_path) as server:
+            assert (await server.infer(request_for("mine", x=ROW)))["y"].tolist() == [[2.0] * 4]
+    assert mine.is_file()
+    assert len([path for path in mine.parents[1].iterdir() if path.is_dir()]) == 2
+
+
+async def test_loads_of_one_file_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    affine(tmp_path / "m.onnx")
+    async with serving(configured(tmp_path, model=tmp_path / "m.onnx"), tmp_path) as server:
+        affine(tmp_path / "m.onnx", added=5)
+        await asyncio.gather(*(server.load("m") for _ in range(8)))
+        assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[6.0] * 4]
+        # External data changes the model as much as the graph does.
+        before = await copies(tmp_path)
+        (tmp_path / "m.onnx.data").write_bytes(b"x")
+        await server.load("m")
+        assert await copies(tmp_path) != before
+
+
+async def copies(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "data" / "files" / "m").iterdir() if path.is_dir()]

@@ -12,6 +12,7 @@ import pytest
 from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,
+    TransientLoadError,
     VersionDefinition,
 )
 from modelrail_inference.repository.lifecycle import State
@@ -174,3 +175,35 @@ async def test_a_name_is_routed_by_the_rules_of_the_protocol() -> None:
     await repository.reconcile("m", [])
     with pytest.raises(Unavailable, match="not at ready state: UN"):
         repository.acquire("m", "")
+
+
+async def test_a_run_that_does_not_end_does_not_hold_up_the_end() -> None:
+    repository = Repository(Loader())
+    await repository.reconcile("m", [version(1)])
+    repository.acquire("m", "")
+    async with asyncio.timeout(5):
+        await repository.close(grace_seconds=0.05)
+
+
+async def test_a_load_that_hangs_is_not_started_a_second_time() -> None:
+    loader = Loader()
+    gate = loader.gates[1] = threading.Event()
+    repository = Repository(loader, load_threads=2, load_timeout_seconds=0.05)
+    for _ in range(3):
+        with pytest.raises(TransientLoadError, match=r"took longer than 0.05 s"):
+            await repository.reconcile("m", [version(1)])
+    assert loader.loads == 1
+    gate.set()
+    await repository.close()
+
+
+async def test_a_removed_model_is_told_of_unless_it_serves() -> None:
+    told: list[tuple[str, bool | None]] = []
+    repository = Repository(Loader(), on_change=lambda name, ready: told.append((name, ready)))
+    await repository.reconcile("m", [version(1)])
+    repository.remove("m")
+    await repository.reconcile("m", [])
+    repository.remove("m")
+    assert told == [("m", True), ("m", False), ("m", None)]
+    assert rows(repository) == []
+    await repository.close()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
-from modelrail.tensor import to_raw
 from modelrail_inference.dataplane import naming
 from modelrail_inference.message import (
     InferenceReply,
@@ -47,14 +46,21 @@ _KINDS = {
     Provider.CUDA: config_pb.ModelInstanceGroup.KIND_GPU,
 }
 
+_MAX_PARTS = 4096
+_MAX_RANK = 64
+
 
 def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
     """Reads a request. Raw entries belong to the inputs in order; surplus entries are ignored.
 
+    Typed contents are not copied: they stay in `request`, which must not change meanwhile.
+
     Raises:
-        InvalidArgument: Raw and typed contents are mixed, or one input has two typed fields.
+        InvalidArgument: Raw and typed contents are mixed, one input has two typed fields, or
+            there are more inputs, outputs or parameters than any model can want.
     """
     with naming(request.id):
+        _check_counts(request)
         inputs = tuple(_inputs(request))
     return InferenceRequest(
         model=request.model_name,
@@ -66,6 +72,14 @@ def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
         input_parameters={t.name: _parameters(t.parameters) for t in request.inputs},
         output_parameters={t.name: _parameters(t.parameters) for t in request.outputs},
     )
+
+
+def _check_counts(request: pb.ModelInferRequest) -> None:
+    """Keeps a request of millions of empty parts from holding up everybody else."""
+    for field in ("inputs", "outputs", "parameters"):
+        count = len(getattr(request, field))
+        if count > _MAX_PARTS:
+            raise InvalidArgument.field(field, f"expected at most {_MAX_PARTS}, got {count}")
 
 
 def _inputs(request: pb.ModelInferRequest) -> Iterator[InputTensor]:
@@ -80,7 +94,8 @@ def _inputs(request: pb.ModelInferRequest) -> Iterator[InputTensor]:
             )
         if index < len(raw):
             data = raw[index]
-        yield InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+        # Longer shapes fit no model, whatever follows.
+        yield InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape[:_MAX_RANK]), data)
 
 
 def _contents(field: str, tensor: pb.ModelInferRequest.InferInputTensor) -> TypedContents | None:
@@ -90,7 +105,9 @@ def _contents(field: str, tensor: pb.ModelInferRequest.InferInputTensor) -> Type
     if len(filled) > 1:
         names = " and ".join(descriptor.name for descriptor, _ in filled)
         raise InvalidArgument.field(field, f"expected one typed field, got {names}")
-    return TypedContents(filled[0][0].name, list(filled[0][1])) if filled else None
+    if not filled:
+        return None
+    return TypedContents(filled[0][0].name, filled[0][1], tensor.contents.ByteSize())
 
 
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
@@ -111,8 +128,8 @@ def reply_to_pb(reply: InferenceReply) -> pb.ModelInferResponse:
         model_name=reply.model, model_version=str(reply.version), id=reply.id
     )
     for output in reply.outputs:
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        response.raw_output_contents.append(to_raw(output.array, output.datatype))
+        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        response.raw_output_contents.append(output.raw)
     return response
 
 

@@ -6,7 +6,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 
-from modelrail.client.errors import ModelrailError, NotFound
+from modelrail.client.errors import (
+    DeadlineExceeded,
+    ModelrailError,
+    NotFound,
+    Unavailable,
+)
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
@@ -90,7 +95,14 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except ModelrailError as error:
+        # The text can hold addresses; who asks for a model is not told more than the code.
         code = error.status.name
-        raise RegistryUnreachableError(f"the registry answers {code}: {error}") from error
+        away = isinstance(error, Unavailable | DeadlineExceeded)
+        raise RegistryUnreachableError(
+            f"the registry cannot be reached ({code})" if away else f"the registry answers {code}",
+            detail=str(error),
+        ) from error
     except InvalidName as error:
-        raise RegistryUnreachableError(f"the registry sends a malformed name: {error}") from error
+        raise RegistryUnreachableError(
+            "the registry sends a malformed name", detail=str(error)
+        ) from error

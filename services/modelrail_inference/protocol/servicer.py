@@ -14,12 +14,12 @@ from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol import convert
-from modelrail_inference.protocol.stream import answer_stream
+from modelrail_inference.protocol.stream import Streams
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.sources.source import Source
 from modelrail_server.context import Context, identity
-from modelrail_server.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from modelrail_server.errors import NotFound, Unavailable, Unimplemented
 
 EXTENSIONS: Final = (
     "model_repository",
@@ -61,7 +61,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._dataplane = dataplane
         self._source = source
         self._stopping = stopping
-        self._max_stream_in_flight = max_stream_in_flight
+        self._streams = Streams(dataplane, max_in_flight=max_stream_in_flight, stopping=stopping)
 
     async def ServerLive(  # noqa: N802
         self, request: pb.ServerLiveRequest, context: Context
@@ -121,37 +121,14 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Runs models for many requests on one stream, answered in their order."""
-        call = Call.within(context.time_remaining(), identity=identity().name)
-
-        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            reply = await self._dataplane.infer(convert.request_from_pb(request), call)
-            return convert.stream_reply_to_pb(reply)
-
-        metadata = dict(context.invocation_metadata() or ())
-        responses = answer_stream(
-            request_iterator,
-            answer,
-            max_in_flight=self._max_stream_in_flight,
-            stopping=self._stopping,
-            end_on_error=metadata.get("triton_grpc_error") == "true",
-        )
-        async for response in responses:
+        async for response in self._streams.answer(request_iterator, context):
             yield response
 
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """Answers the counters of one version, of a model's versions, or of all."""
-        models = [
-            model
-            for model in self._repository.serving()
-            if request.name in ("", model.model) and request.version in ("", str(model.number))
-        ]
-        if request.name and not models:
-            raise InvalidArgument(
-                f"requested model '{request.name[:80]}' is not available",
-                reason="MODEL_NOT_AVAILABLE",
-            )
+        models = self._repository.taking_requests(request.name, request.version)
         return convert.statistics_to_pb(models)
 
     async def RepositoryIndex(  # noqa: N802
@@ -159,7 +136,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.RepositoryIndexResponse:
         """Answers every version with its state and the reason of it."""
         _check_repository_name(request.repository_name)
-        problems = {name: self._source.problem(name) for name in self._source.names()}
+        problems = {name: self._source.problem(name) for name in await self._source.names()}
         return convert.index_to_pb(self._repository.index(), problems, ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802

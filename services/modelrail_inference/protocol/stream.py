@@ -7,11 +7,56 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.protocol.convert import stream_error_to_pb
+from modelrail_inference.call import Call
+from modelrail_inference.dataplane import DataPlane
+from modelrail_inference.protocol.convert import (
+    request_from_pb,
+    stream_error_to_pb,
+    stream_reply_to_pb,
+)
+from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError, Unavailable
 
 Answer = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelStreamInferResponse]]
 _Answers = asyncio.Queue["asyncio.Task[pb.ModelStreamInferResponse] | None"]
+
+
+class Streams:
+    """Answers streams of requests.
+
+    Args:
+        dataplane: Answers one request.
+        max_in_flight: Requests in flight on one stream.
+        stopping: Set when streams have to end.
+    """
+
+    def __init__(
+        self, dataplane: DataPlane, *, max_in_flight: int, stopping: asyncio.Event
+    ) -> None:
+        self._dataplane = dataplane
+        self._max_in_flight = max_in_flight
+        self._stopping = stopping
+
+    def answer(
+        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answers one stream; its deadline and caller are those of every request on it.
+
+        With the metadatum `triton_grpc_error: true` the first error ends the stream, as in Triton.
+        """
+        call = Call.within(context.time_remaining(), identity=identity().name)
+
+        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            return stream_reply_to_pb(await self._dataplane.infer(request_from_pb(request), call))
+
+        metadata = dict(context.invocation_metadata() or ())
+        return answer_stream(
+            requests,
+            answer,
+            max_in_flight=self._max_in_flight,
+            stopping=self._stopping,
+            end_on_error=metadata.get("triton_grpc_error") == "true",
+        )
 
 
 async def answer_stream(

@@ -18,6 +18,10 @@ class LoadError(Exception):
     """A version cannot be served; the message says why and may be shown to callers."""
 
 
+class TransientLoadError(LoadError):
+    """A version cannot be served now: its files may be good, and trying again can help."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionPolicy:
     """Which of a model's versions are served: the latest few, the given ones, or all.
@@ -145,5 +149,5 @@ class Loader(Protocol):
         """Loads and warms up one version.
 
         Raises:
-            LoadError: It cannot be served.
+            LoadError: It cannot be served; a `TransientLoadError` where trying again can help.
         """

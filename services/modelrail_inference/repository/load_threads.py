@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from modelrail_inference.repository.definition import LoadedModel, LoadError
+from modelrail_inference.repository.definition import LoadedModel, TransientLoadError
 
 _log = structlog.get_logger(__name__)
 
-_CLOSE_SECONDS = 10.0
+THREAD_NAME = "load"
 
 
 @dataclass(slots=True, eq=False)
 class _Load:
     """One load: who waits for it, and whether it took too long."""
 
+    key: Hashable
     result: asyncio.Future[LoadedModel]
     overdue: asyncio.TimerHandle | None = None
     abandoned: bool = False
@@ -33,7 +34,9 @@ class LoadThreads:
     until it ends or the process does. So an overdue load is abandoned: its version is reported as
     failed, its place goes to the next load, and what it returns one day is thrown away. As many
     loads as run at a time may be abandoned; after that further ones are refused, because each
-    holds memory, and only a restart helps. The threads are daemons, so they hold up no exit.
+    holds memory, and only a restart helps. What was abandoned is not loaded a second time while
+    the first load still runs, so trying again costs nothing. The threads are daemons, so they hold
+    up no exit.
 
     A load that crashes the process (a fault in native code) takes it along; nothing in the same
     process can prevent that.
@@ -48,39 +51,47 @@ class LoadThreads:
         self._timeout_seconds = timeout_seconds
         self._turns = asyncio.Semaphore(threads)
         self._running: set[_Load] = set()
-        self._abandoned = 0
+        self._abandoned: list[Hashable] = []
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def run(self, load: Callable[[], LoadedModel]) -> LoadedModel:
+    async def run(self, load: Callable[[], LoadedModel], *, key: Hashable) -> LoadedModel:
         """Waits for a turn and loads.
 
+        Args:
+            load: Loads; called on a thread.
+            key: What is loaded.
+
         Raises:
-            LoadError: The load failed or took too long, or too many never came back.
+            LoadError: The load failed.
+            TransientLoadError: It took too long, or too many never came back.
         """
+        if key in self._abandoned:
+            raise TransientLoadError(
+                f"a load that took longer than {self._timeout_seconds:g} s still runs; it was "
+                "abandoned, but its thread cannot be stopped"
+            )
         await self._turns.acquire()
-        if self._abandoned >= self._limit:
+        if len(self._abandoned) >= self._limit:
             self._turns.release()
-            raise LoadError(
-                f"{self._abandoned} earlier loads have not ended within "
+            raise TransientLoadError(
+                f"{len(self._abandoned)} earlier loads have not ended within "
                 f"{self._timeout_seconds:g} s each and still run; restart the service"
             )
         loop = asyncio.get_running_loop()
-        entry = _Load(loop.create_future())
+        entry = _Load(key, loop.create_future())
         entry.overdue = loop.call_later(self._timeout_seconds, self._abandon, entry)
         self._running.add(entry)
         self._idle.clear()
         threading.Thread(
-            target=self._work, args=(entry, load, loop), name="load", daemon=True
+            target=self._work, args=(entry, load, loop), name=THREAD_NAME, daemon=True
         ).start()
         # A caller that leaves does not free the turn: the thread works on.
         return await entry.result
 
     async def close(self) -> None:
-        """Waits a while for loads that run, so that the interpreter does not end under them."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._idle.wait()
+        """Waits for loads that run, so that the interpreter does not end under them."""
+        await self._idle.wait()
 
     def _work(
         self, entry: _Load, load: Callable[[], LoadedModel], loop: asyncio.AbstractEventLoop
@@ -98,25 +109,25 @@ class LoadThreads:
         if entry.overdue is not None:
             entry.overdue.cancel()
         if entry.abandoned:
-            self._abandoned -= 1
-            _log.info("an abandoned load has ended", still_running=self._abandoned)
+            self._abandoned.remove(entry.key)
+            _log.info("an abandoned load has ended", still_running=len(self._abandoned))
         else:
             self._leave(entry)
         if not entry.result.done():
             if loaded is not None:
                 entry.result.set_result(loaded)
             else:
-                entry.result.set_exception(failure or LoadError("nothing was loaded"))
+                entry.result.set_exception(failure or TransientLoadError("nothing was loaded"))
         elif loaded is not None:
             loaded.close()
 
     def _abandon(self, entry: _Load) -> None:
         entry.abandoned = True
-        self._abandoned += 1
+        self._abandoned.append(entry.key)
         self._leave(entry)
         if not entry.result.done():
             entry.result.set_exception(
-                LoadError(
+                TransientLoadError(
                     f"loading and warming up took longer than {self._timeout_seconds:g} s; the "
                     "load was abandoned, but its thread cannot be stopped"
                 )

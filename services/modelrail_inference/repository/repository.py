@@ -12,6 +12,7 @@ from modelrail_inference.repository.definition import (
     LoadedModel,
     Loader,
     LoadError,
+    TransientLoadError,
     VersionDefinition,
 )
 from modelrail_inference.repository.lifecycle import Model, Serving, State, Version
@@ -21,6 +22,7 @@ from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
 _log = structlog.get_logger(__name__)
 
 _MAX_DIGITS = 18
+_CLOSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Repository:
     Args:
         loader: Makes definitions loaded models.
         on_change: Called with the model's name, and whether it takes requests, after one of its
-            versions became ready or was retired.
+            versions became ready or was retired; with None when the model is removed.
         load_threads: Loads of different models at a time.
         load_timeout_seconds: Longest load, warm-up included.
     """
@@ -50,7 +52,7 @@ class Repository:
         self,
         loader: Loader,
         *,
-        on_change: Callable[[str, bool], None] = lambda name, ready: None,
+        on_change: Callable[[str, bool | None], None] = lambda name, ready: None,
         load_threads: int = 1,
         load_timeout_seconds: float = 300.0,
     ) -> None:
@@ -75,12 +77,14 @@ class Repository:
             reason: What the index says about versions that are dropped.
 
         Raises:
-            LoadError: At least one version could not be loaded.
+            LoadError: At least one version could not be loaded; a `TransientLoadError` when
+                trying again can help with one of them.
         """
         model = self._models.setdefault(name, Model(name))
         async with model.changes:
             loaded: list[tuple[Version, VersionDefinition, LoadedModel]] = []
             failures: list[str] = []
+            failure: type[LoadError] = LoadError
             try:
                 for definition in definitions:
                     version = model.version(definition)
@@ -90,18 +94,23 @@ class Repository:
                         loaded.append((version, definition, await self._load(version, definition)))
                     except LoadError as error:
                         failures.append(f"version {definition.number}: {error}")
+                        if isinstance(error, TransientLoadError):
+                            failure = TransientLoadError
             except BaseException:
                 for version, _, _ in loaded:
                     version.fail("the load was cancelled")
                 raise
             self._switch(model, loaded, definitions if not failures else None, reason)
             if failures:
-                raise LoadError(f"failed to load '{name}', " + "; ".join(failures))
+                raise failure(f"failed to load '{name}', " + "; ".join(failures))
 
     async def _load(self, version: Version, definition: VersionDefinition) -> LoadedModel:
         version.begin_load()
         try:
-            loaded = await self._threads.run(lambda: self._loader.load(definition))
+            loaded = await self._threads.run(
+                lambda: self._loader.load(definition),
+                key=(definition.model, definition.number, definition.fingerprint),
+            )
         except LoadError as error:
             version.fail(str(error))
             _log.warning(
@@ -118,7 +127,7 @@ class Repository:
             # A defect of the loader must not take the service along; callers learn no details.
             version.fail("internal error")
             _log.exception("load failed", model=definition.model, version=definition.number)
-            raise LoadError("internal error") from error
+            raise TransientLoadError("internal error") from error
         _log.info(
             "version loaded",
             model=definition.model,
@@ -152,8 +161,13 @@ class Repository:
         for version, serving in old:
             task = asyncio.get_running_loop().create_task(_drain(model.name, version, serving))
             self._draining.add(task)
-            task.add_done_callback(self._draining.discard)
+            task.add_done_callback(self._drained)
         self._on_change(model.name, bool(model.ready()))
+
+    def _drained(self, task: asyncio.Task[None]) -> None:
+        self._draining.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("version not freed", exc_info=error)
 
     def acquire(self, name: str, version: str) -> Serving:
         """Returns the model that answers, counted as in use until the caller releases it.
@@ -200,6 +214,27 @@ class Repository:
                 if version.serving:
                     yield version.serving.model
 
+    def taking_requests(self, name: str, version: str) -> list[LoadedModel]:
+        """Returns the versions that take requests: one, those of a model, or all.
+
+        Args:
+            name: Name of the model; empty for all models.
+            version: Number of the version; empty for all versions.
+
+        Raises:
+            InvalidArgument: A model is named that does not take requests.
+        """
+        models = [
+            model
+            for model in self.serving()
+            if name in ("", model.model) and version in ("", str(model.number))
+        ]
+        if name and not models:
+            raise InvalidArgument(
+                f"requested model '{name[:80]}' is not available", reason="MODEL_NOT_AVAILABLE"
+            )
+        return models
+
     def index(self) -> list[IndexEntry]:
         """Returns a row for each version that was ever asked for, by name and version."""
         return [
@@ -217,12 +252,28 @@ class Repository:
             if number not in keep and version.state is State.UNAVAILABLE:
                 del model.versions[number]
 
-    async def close(self) -> None:
-        """Retires everything, waits for what still runs, and frees it."""
-        for name in list(self._models):
-            await self.reconcile(name, ())
-        await asyncio.gather(*self._draining)
-        await self._threads.close()
+    def remove(self, name: str) -> None:
+        """Forgets a model that its source does not know any more, if none of it serves."""
+        model = self._models.get(name)
+        if model is None or (not model.ready() and not model.changes.locked()):
+            self._models.pop(name, None)
+            self._on_change(name, None)
+
+    async def close(self, *, grace_seconds: float = _CLOSE_SECONDS) -> None:
+        """Retires everything, waits for what still runs, and frees it.
+
+        Args:
+            grace_seconds: Longest wait. A run that is stuck inside one operator, and a load that
+                hangs, cannot be stopped; they are left behind, and end with the process.
+        """
+        try:
+            async with asyncio.timeout(grace_seconds):
+                for name in list(self._models):
+                    await self.reconcile(name, ())
+                await asyncio.gather(*self._draining, return_exceptions=True)
+                await self._threads.close()
+        except TimeoutError:
+            _log.warning("runs or loads do not end, and are left behind")
 
 
 def parse_version(text: str) -> int | None:

@@ -16,11 +16,13 @@ from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
+    TransientLoadError,
     VersionDefinition,
 )
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.session import (
     ModelFileError,
+    OutOfMemory,
     Run,
     RunError,
     RunTerminatedError,
@@ -55,6 +57,7 @@ class SessionLoader:
         Raises:
             LoadError: The file is missing or invalid, the provider does not load, the settings
                 contradict the graph, or the first run fails.
+            TransientLoadError: The first run takes too long, or finds too little memory.
         """
         started = time.monotonic()
         settings = definition.settings
@@ -102,9 +105,11 @@ class SessionLoader:
             inputs = {spec.name: _smallest(spec) for spec in signature.inputs}
             session.run(inputs, [spec.name for spec in signature.outputs], run)
         except RunTerminatedError as error:
-            raise LoadError(
+            raise TransientLoadError(
                 f"the warm-up run took longer than {self.warmup_timeout_seconds:g} s"
             ) from error
+        except OutOfMemory as error:
+            raise TransientLoadError(f"the warm-up run failed: {error}") from error
         except RunError as error:
             sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
             if not any(DYNAMIC in shape for shape in sizes):

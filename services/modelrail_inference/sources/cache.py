@@ -1,8 +1,9 @@
 """Verified files of versions on the local disk, and which version each reference pointed at last.
 
-`models/MODEL/NUMBER/` holds a version's files and `manifest.json`. It appears by a rename when
-everything is there, and its digests are computed again before it is served. `targets.json` is
-what lets a server that starts without a registry serve what it served before.
+`models/MODEL/NUMBER/` holds a version's files and nothing else, as any name may be one of them;
+`manifests/MODEL/NUMBER.json` says which they are. The folder appears by a rename when everything
+is there, and its digests are computed again before it is served. `targets.json` is what lets a
+server that starts without a registry serve what it served before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pathlib import Path
 
 from modelrail.names import ModelVersionName, check_sha256
 
-_MANIFEST = "manifest.json"
 _MAX_MANIFEST_BYTES = 1 << 20
 
 
@@ -54,6 +54,7 @@ class ModelCache:
 
     def __init__(self, folder: Path) -> None:
         self._models = folder / "models"
+        self._manifests = folder / "manifests"
         self._targets = folder / "targets.json"
 
     def folder(self, version: ModelVersionName) -> Path:
@@ -70,10 +71,10 @@ class ModelCache:
         """Returns the manifest of a version whose files are all there and unchanged, or None."""
         folder = self.folder(version)
         try:
-            manifest = _read_manifest(folder / _MANIFEST, version)
+            manifest = _read_manifest(self._manifest(version), version)
+            return manifest if _verified(folder, manifest) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return manifest if _verified(folder, manifest) else None
 
     def commit(self, manifest: Manifest) -> bool:
         """Moves a complete download into place; False when a file is not what the manifest says."""
@@ -81,12 +82,13 @@ class ModelCache:
         if not _verified(staging, manifest):
             shutil.rmtree(staging)
             return False
-        document = {"files": [asdict(file) for file in manifest.files]}
-        _write_atomically(staging / _MANIFEST, document)
         if folder.exists():  # a version that was found damaged
             shutil.rmtree(folder)
         staging.rename(folder)
         _sync_folder(folder.parent)
+        path = self._manifest(manifest.version)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_atomically(path, {"files": [asdict(file) for file in manifest.files]})
         return True
 
     def prune(self, model: str, keep: Collection[int]) -> list[int]:
@@ -109,9 +111,13 @@ class ModelCache:
             if path != doomed:
                 shutil.rmtree(doomed, ignore_errors=True)
                 path.rename(doomed)
+                self._manifest(ModelVersionName(model, int(name))).unlink(missing_ok=True)
                 deleted.append(int(name))
             shutil.rmtree(doomed)
         return sorted(deleted)
+
+    def _manifest(self, version: ModelVersionName) -> Path:
+        return self._manifests / version.model / f"{version.number}.json"
 
     def load_targets(self) -> dict[str, int]:
         """Returns the number that each reference meant when it was last served."""
@@ -143,9 +149,7 @@ def _read_manifest(path: Path, version: ModelVersionName) -> Manifest:
 def _verified(folder: Path, manifest: Manifest) -> bool:
     """Whether the folder holds the manifest's files and no other that a model could read."""
     expected = {file.path for file in manifest.files}
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {
-        _MANIFEST
-    }
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     return found == expected and all(_matches(folder / file.path, file) for file in manifest.files)
 
 

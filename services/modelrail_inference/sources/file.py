@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import structlog
 
 from modelrail.names import check_id
 from modelrail_inference.repository.definition import LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.source import load_error, unknown_model
+from modelrail_inference.sources.source import load_error, os_reason, unknown_model
+
+_log = structlog.get_logger(__name__)
 
 _NUMBER = 1
+_UNFINISHED = ".new-"
+_COPY = "copy-"
+_MODEL_FILE = "model.onnx"
 
 
 class FileSource:
@@ -24,7 +34,8 @@ class FileSource:
     Args:
         path: The ONNX file.
         name: Name of the model.
-        folder: Folder for the copy; it holds nothing else.
+        folder: Folder for copies, each in a folder of its own. Only such folders are deleted from
+            it, and not the one that holds `path`, if it should lie there.
         repository: Where the model goes.
         files: Copies the file.
     """
@@ -38,6 +49,8 @@ class FileSource:
         self._repository = repository
         self._files = files
         self._wanted = True
+        self._changes = asyncio.Lock()
+        self._copied: VersionDefinition | None = None
 
     async def run(self) -> None:
         """Loads the file.
@@ -51,7 +64,7 @@ class FileSource:
         """Whether the model is loaded, or was unloaded on purpose."""
         return not self._wanted or bool(self._repository.ready_versions(self._name))
 
-    def names(self) -> list[str]:
+    async def names(self) -> list[str]:
         """Returns the one name."""
         return [self._name]
 
@@ -77,28 +90,49 @@ class FileSource:
         await self._repository.reconcile(name, ())
 
     async def _reconcile(self) -> None:
-        definition = await self._files.run(self._copy)
-        await self._repository.reconcile(self._name, [definition])
+        async with self._changes:
+            self._copied = await self._files.run(self._copy, self._copied)
+            await self._repository.reconcile(self._name, [self._copied])
 
-    def _copy(self) -> VersionDefinition:
-        target = self._folder / "model.onnx"
+    def _copy(self, last: VersionDefinition | None) -> VersionDefinition:
+        """Returns the last copy, or a new one if the file or its data changed since."""
         try:
-            status = self._path.stat()
+            sources = self._sources()
+            fingerprint = _fingerprint(sources)
+            if last and last.fingerprint == fingerprint and last.path.is_file():
+                return last
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for old in self._folder.iterdir():
-                old.unlink()
-            shutil.copyfile(self._path, target)
-            data = self._path.with_name(self._path.name + ".data")
-            if data.is_file():
-                shutil.copyfile(data, self._folder / data.name)
+            unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._folder))
+            for name, source in sources.items():
+                shutil.copyfile(source, unfinished / name)
+            copy = unfinished.with_name(_COPY + unfinished.name.removeprefix(_UNFINISHED))
+            unfinished.rename(copy)
+            self._delete_all_but(copy)
         except OSError as error:
-            raise LoadError(f"'{self._path.name}' cannot be read: {error.strerror}") from error
+            _log.warning("file not copied", model=self._name, reason=str(error))
+            raise LoadError(f"'{self._path.name}' cannot be copied: {os_reason(error)}") from error
         return VersionDefinition(
-            model=self._name,
-            number=_NUMBER,
-            path=target,
-            fingerprint=f"{status.st_size}-{status.st_mtime_ns}-{status.st_ino}",
+            model=self._name, number=_NUMBER, path=copy / _MODEL_FILE, fingerprint=fingerprint
         )
+
+    def _sources(self) -> dict[str, Path]:
+        data = self._path.with_name(self._path.name + ".data")
+        sources = {_MODEL_FILE: self._path}
+        if data.is_file():
+            sources[data.name] = data
+        return sources
+
+    def _delete_all_but(self, copy: Path) -> None:
+        for old in self._folder.iterdir():
+            ours = old.name.startswith((_COPY, _UNFINISHED)) and old.is_dir()
+            if ours and old != copy and not self._path.resolve().is_relative_to(old.resolve()):
+                shutil.rmtree(old)
+
+
+def _fingerprint(sources: Mapping[str, Path]) -> str:
+    """Returns what changes when a file does; contents are not read, as files can be large."""
+    stats = [(name, source.stat()) for name, source in sources.items()]
+    return "/".join(f"{n}-{s.st_size}-{s.st_mtime_ns}-{s.st_ino}" for n, s in stats)
 
 
 def name_of_file(path: Path) -> str:

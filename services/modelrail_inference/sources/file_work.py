@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
+
+from modelrail_inference.daemon_threads import DaemonThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,13 +22,12 @@ class FileWork:
     """
 
     def __init__(self, threads: int = 2) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="files")
+        self._threads = DaemonThreads(threads, name="files")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls `work` on a thread and returns its result, or raises what it raised."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return await self._threads.submit(lambda: work(*args, **kwargs))
 
     def close(self) -> None:
-        """Drops what waits. Threads end with their present work, which is not waited for here."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Drops what waits. Present work goes on and is not waited for."""
+        self._threads.close()

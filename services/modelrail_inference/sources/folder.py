@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
+from modelrail.client.backoff import Backoff
 from modelrail.names import InvalidName, check_id
 from modelrail_inference.repository.definition import (
     LoadError,
     ModelSettings,
+    TransientLoadError,
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.source import load_error, unknown_model
+from modelrail_inference.sources.source import load_error, os_reason, unknown_model
+from modelrail_server.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 
 _CONFIG_FILE = "config.pbtxt"
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
 
 
 class FolderSource:
@@ -48,17 +54,37 @@ class FolderSource:
         self._files = files
         self._wanted: set[str] = set()
         self._failed: set[str] = set()
+        self._problems: dict[str, str] = {}
         self._started = False
 
     async def run(self) -> None:
-        """Loads everything, one model after the other."""
-        for name in await self._files.run(self.names):
-            self._wanted.add(name)
-            try:
-                await self._reconcile(name)
-            except LoadError as error:
-                _log.error("model not served", model=name, reason=str(error))
+        """Loads everything, one model after the other; what fails for now is tried again."""
+        names, skipped = await self._files.run(self._look)
+        for name, reason in skipped.items():
+            _log.warning("folder skipped", folder=name, reason=reason)
+        self._wanted.update(names)
+        again = [name for name in names if await self._try(name)]
         self._started = True
+        backoff = Backoff(
+            initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
+        )
+        while again:
+            await asyncio.sleep(backoff.next_delay())
+            # Meanwhile somebody may have loaded or unloaded it.
+            again = [name for name in again if name in self._wanted & self._failed]
+            again = [name for name in again if await self._try(name)]
+
+    async def _try(self, name: str) -> bool:
+        """Loads a model; returns whether it failed in a way that another try can mend."""
+        try:
+            await self._reconcile(name)
+        except LoadError as error:
+            _log.error("model not served", model=name, reason=str(error))
+            return isinstance(error, TransientLoadError)
+        except Exception as error:  # noqa: BLE001 - one model's trouble must not end the others
+            _log.error("model not served", model=name, exc_info=error)
+            return True
+        return False
 
     def ready(self) -> bool:
         """Whether every model of the folder is loaded that nobody unloaded."""
@@ -67,19 +93,33 @@ class FolderSource:
             for name in self._wanted
         )
 
-    def names(self) -> list[str]:
+    async def names(self) -> list[str]:
         """Returns the sub-folders with a well-formed name."""
-        names = []
+        try:
+            names, _ = await self._files.run(self._look)
+        except OSError as error:
+            _log.error("model repository not read", reason=str(error))
+            raise Unavailable(
+                f"the model repository cannot be read: {os_reason(error)}",
+                reason="REPOSITORY_UNREADABLE",
+            ) from error
+        return names
+
+    def _look(self) -> tuple[list[str], dict[str, str]]:
+        """Returns the models' names, and the names that are none with the reason."""
+        names: list[str] = []
+        skipped: dict[str, str] = {}
         for path in sorted(self._folder.iterdir()):
             try:
-                names.append(check_id(path.name, what="model name"))
+                if path.is_dir():
+                    names.append(check_id(path.name, what="model name"))
             except InvalidName as error:
-                _log.warning("folder skipped", folder=path.name, reason=str(error))
-        return [name for name in names if (self._folder / name).is_dir()]
+                skipped[path.name] = str(error)
+        return names, skipped
 
     def problem(self, name: str) -> str:
-        """Returns nothing: what is wrong with files is told by their version."""
-        return ""
+        """Returns why a model has no versions; what is wrong with one is told by that one."""
+        return self._problems.get(name, "")
 
     async def load(self, name: str) -> None:
         """Loads a model with its present files."""
@@ -97,11 +137,23 @@ class FolderSource:
             raise unknown_model(name)
         self._wanted.discard(name)
         self._failed.discard(name)
+        self._problems.pop(name, None)
         await self._repository.reconcile(name, ())
+        if not await self._files.run(self._has, name):
+            self._repository.remove(name)
 
     async def _reconcile(self, name: str) -> None:
         self._failed.add(name)
-        definitions = await self._files.run(self._definitions, name)
+        self._problems.pop(name, None)
+        try:
+            definitions = await self._files.run(self._definitions, name)
+        except LoadError as error:
+            self._problems[name] = str(error)
+            raise
+        except OSError as error:
+            _log.warning("model's files not read", model=name, reason=str(error))
+            self._problems[name] = f"the model's files cannot be read: {os_reason(error)}"
+            raise LoadError(self._problems[name]) from error
         await self._repository.reconcile(name, definitions)
         self._failed.discard(name)
 

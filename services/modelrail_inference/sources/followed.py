@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelrail_inference.sources.cache import Manifest
 from modelrail_inference.sources.reference import Reference
 
 
@@ -19,6 +20,8 @@ class FollowedModel:
         served: Version number that each reference was served with last.
         confirmed: Versions whose files the registry named during this process. Others come from
             the cache of an earlier one, and the registry may have been replaced since.
+        refused: Versions whose files were not those of the manifest, right after a download; they
+            are not downloaded again for the same manifest until somebody loads the model.
         changed: Set when the registry may mean something else by now.
         changes: Lets one load or unload happen at a time.
         unloaded: Whether somebody took the model away; it is not followed until loaded again.
@@ -29,6 +32,7 @@ class FollowedModel:
     references: list[Reference] = field(default_factory=list)
     served: dict[Reference, int] = field(default_factory=dict)
     confirmed: set[int] = field(default_factory=set)
+    refused: dict[int, Manifest] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     changes: asyncio.Lock = field(default_factory=asyncio.Lock)
     unloaded: bool = False

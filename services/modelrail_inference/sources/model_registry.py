@@ -12,7 +12,16 @@ from modelrail_inference.sources.reference import Reference
 
 
 class RegistryUnreachableError(Exception):
-    """The registry did not answer, or not as it should; trying again can help."""
+    """The registry did not answer, or not as it should; trying again can help.
+
+    Args:
+        message: What callers may know.
+        detail: What it said, for the log only: addresses and paths can be in it.
+    """
+
+    def __init__(self, message: str, *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class ModelRegistry(Protocol):

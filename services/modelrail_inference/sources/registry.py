@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
 
 from modelrail.client.backoff import Backoff
-from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
-from modelrail_inference.repository.definition import LoadError, VersionDefinition
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
+from modelrail_inference.repository.definition import (
+    LoadError,
+    TransientLoadError,
+    VersionDefinition,
+)
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.cache import Manifest, ModelCache
+from modelrail_inference.sources.error_text import defect, detailed, told
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.followed import FollowedModel
 from modelrail_inference.sources.model_registry import ModelRegistry, RegistryUnreachableError
 from modelrail_inference.sources.reference import EveryModelWith, Reference
 from modelrail_inference.sources.source import load_error, unknown_model
-from modelrail_server.errors import Unavailable
+from modelrail_inference.sources.targets import Targets
+from modelrail_inference.sources.version_files import VersionFiles
+from modelrail_server.errors import FailedPrecondition, NotFound, Unavailable
 
 _log = structlog.get_logger(__name__)
 
 _FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 _QUESTIONS_AT_A_TIME = 16
-_DOWNLOADS_AT_A_TIME = 4
+_MOST_WATCHED_BY_NAME = 1024  # the registry refuses longer lists
 _MODEL_FILE = "model.onnx"
 
 
@@ -68,22 +75,19 @@ class RegistrySource:
         self._models: dict[str, FollowedModel] = {}
         self._followers: asyncio.TaskGroup | None = None
         self._look = asyncio.Event()
-        self._targets: dict[str, int] = {}
-        self._remembering = asyncio.Lock()
+        self._targets = Targets(cache, files)
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_A_TIME)
-        self._downloads = asyncio.Semaphore(_DOWNLOADS_AT_A_TIME)
+        self._version_files = VersionFiles(registry, cache, files)
         for reference in sorted(self._named, key=str):
             self._want(reference)
         self._awaited: set[Reference] | None = None if self._aliases else set(self._named)
 
     async def run(self) -> None:
         """Serves from the cache, and follows the registry until cancelled."""
-        self._targets = await self._files.run(self._cache.load_targets)
-        for target in self._targets:
-            with suppress(InvalidName):
-                alias = ModelAliasName.parse(target)
-                if alias.alias in self._aliases and not self._want(alias):
-                    self._log_refused([alias])
+        await self._targets.load()
+        for alias in self._targets.aliases():
+            if alias.alias in self._aliases and not self._want(alias):
+                self._log_refused([alias])
         async with asyncio.TaskGroup() as tasks:
             self._followers = tasks
             for model in self._models.values():
@@ -102,7 +106,7 @@ class RegistrySource:
             if reference in self._awaited
         )
 
-    def names(self) -> list[str]:
+    async def names(self) -> list[str]:
         """Returns the models of the references."""
         return sorted(self._models)
 
@@ -112,18 +116,42 @@ class RegistrySource:
         return model.problem if model else ""
 
     async def load(self, name: str) -> None:
-        """Asks the registry what the references mean now, and loads that."""
+        """Asks the registry what the references mean now, and loads that.
+
+        Raises:
+            NotFound: There is no such model, or none of its references exists.
+            FailedPrecondition: Another caller unloaded it meanwhile.
+            InvalidArgument: Its files cannot be loaded.
+            Unavailable: It cannot be fetched or loaded now.
+        """
         model = self._models.get(name)
         if model is None:
             raise unknown_model(name)
         model.unloaded = False
+        model.refused.clear()
         try:
             await self._reconcile(model)
         except LoadError as error:
+            if isinstance(error, TransientLoadError):
+                model.changed.set()
             raise load_error(name, error) from error
         except RegistryUnreachableError as error:
             model.changed.set()
+            _log.warning("registry not reached", model=name, reason=detailed(error))
             raise Unavailable(str(error), reason="REGISTRY_UNREACHABLE") from error
+        except OSError as error:
+            model.changed.set()
+            _log.warning("version not fetched", model=name, reason=detailed(error))
+            raise Unavailable(told(error), reason="FILES_NOT_WRITTEN") from error
+        if self._repository.ready_versions(name):
+            return
+        if model.unloaded:
+            raise FailedPrecondition(f"model '{name}' was unloaded meanwhile", reason="UNLOADED")
+        raise NotFound(
+            f"load failed for model '{name}': {model.problem or 'nothing refers to a version'}",
+            reason="REFERENCE_NOT_FOUND",
+            resource=f"models/{name}",
+        )
 
     async def unload(self, name: str) -> None:
         """Takes a model away; its references are not followed until it is loaded again."""
@@ -134,7 +162,7 @@ class RegistrySource:
             model.unloaded = True
             forgotten, model.served = model.served, {}
             await self._repository.reconcile(name, ())
-            await self._remember({}, forget=forgotten)
+            await self._targets.remember({}, forget=forgotten)
 
     def _want(self, reference: Reference) -> bool:
         """Follows a reference, or looks at it again; False when there are too many models."""
@@ -181,7 +209,8 @@ class RegistrySource:
 
     async def _watch(self) -> None:
         # The first answer of a watch wakes everything, so nothing is missed between two.
-        models = [] if self._aliases else [ModelName(name) for name in self._models]
+        by_name = not self._aliases and len(self._models) <= _MOST_WATCHED_BY_NAME
+        models = [ModelName(name) for name in self._models] if by_name else []
         backoff = Backoff(
             initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
         )
@@ -190,11 +219,16 @@ class RegistrySource:
                 async for change in self._registry.changes(models):
                     backoff.reset()
                     self._wake(change)
-                reason = "the watch ended"
-            except RegistryUnreachableError as error:
-                reason = str(error)
+                reason, unexpected = "the watch ended", None
+            except Exception as error:  # noqa: BLE001 - without a watch nothing is followed
+                reason, unexpected = detailed(error), defect(error)
             delay = backoff.next_delay()
-            _log.warning("registry not watched", reason=reason, retry_seconds=round(delay, 1))
+            _log.warning(
+                "registry not watched",
+                reason=reason,
+                retry_seconds=round(delay, 1),
+                exc_info=unexpected,
+            )
             await asyncio.sleep(delay)
 
     def _wake(self, change: ModelName | ModelAliasName | None) -> None:
@@ -236,18 +270,19 @@ class RegistrySource:
             try:
                 await reconcile()
                 backoff.reset()
-            except LoadError as error:
-                # The file will not get better; the next change of the reference is the next chance.
-                _log.error("version not served", model=name, reason=str(error))
             except Exception as error:  # noqa: BLE001 - one model's trouble must not end the others
-                expected = isinstance(error, RegistryUnreachableError | OSError)
+                if isinstance(error, LoadError) and not isinstance(error, TransientLoadError):
+                    # The file will not get better; the next change of the reference is the next
+                    # chance.
+                    _log.error("version not served", model=name, reason=str(error))
+                    continue
                 delay = backoff.next_delay()
                 _log.warning(
-                    "registry not reached, or version not fetched",
+                    "registry not reached, or version not served",
                     model=name,
-                    reason=str(error),
+                    reason=detailed(error),
                     retry_seconds=round(delay, 1),
-                    exc_info=None if expected else error,
+                    exc_info=defect(error),
                 )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(delay):
@@ -261,7 +296,7 @@ class RegistrySource:
             manifests: dict[int, Manifest] = {}
             try:
                 for reference in model.references:
-                    number = self._targets.get(str(reference))
+                    number = self._targets.get(reference)
                     if number is None:
                         continue
                     version = ModelVersionName(model.name, number)
@@ -271,8 +306,13 @@ class RegistrySource:
                     else:
                         wanted[reference], manifests[number] = number, manifest
                 await self._serve(model, wanted, manifests)
-            except (LoadError, OSError, ValueError) as error:
-                _log.warning("cached version not served", model=model.name, reason=str(error))
+            except Exception as error:  # noqa: BLE001 - the registry may have better files
+                _log.warning(
+                    "cached version not served",
+                    model=model.name,
+                    reason=str(error),
+                    exc_info=defect(error),
+                )
 
     async def _reconcile(self, model: FollowedModel) -> None:
         async with model.changes:
@@ -285,8 +325,8 @@ class RegistrySource:
                 if wanted == model.served and serving == numbers <= model.confirmed:
                     return
                 manifests = {number: await self._fetch(model, number) for number in numbers}
-            except (RegistryUnreachableError, OSError) as error:
-                model.problem = str(error)
+            except (RegistryUnreachableError, OSError, LoadError) as error:
+                model.problem = told(error)
                 raise
             before = model.numbers()
             await self._serve(model, wanted, manifests)
@@ -311,23 +351,15 @@ class RegistrySource:
                 model.references.remove(reference)
         if not model.references and model.name in self._models:
             del self._models[model.name]
+            self._repository.remove(model.name)
             _log.info("model is no longer followed", model=model.name)
         return wanted
 
     async def _fetch(self, model: FollowedModel, number: int) -> Manifest:
         """Returns what the registry says of a version, after its files came into the cache."""
-        version = ModelVersionName(model.name, number)
         async with self._questions:
-            manifest = await self._registry.manifest(version)
-        if await self._files.run(self._cache.find, version) != manifest:
-            async with self._downloads:
-                folder = await self._files.run(self._cache.staging, version)
-                await self._registry.download(version, folder)
-                if not await self._files.run(self._cache.commit, manifest):
-                    raise RegistryUnreachableError(
-                        f"files of {version} are not those of its manifest"
-                    )
-        model.confirmed.add(number)
+            manifest = await self._registry.manifest(ModelVersionName(model.name, number))
+        await self._version_files.fetch(model, manifest)
         return manifest
 
     async def _serve(
@@ -344,7 +376,7 @@ class RegistrySource:
             failure = error
         serving = {version.number for version in self._repository.ready_versions(model.name)}
         if model.note({r: number for r, number in wanted.items() if number in serving}):
-            await self._remember(model.served)
+            await self._targets.remember(model.served)
         if failure is not None:
             raise failure
 
@@ -358,28 +390,12 @@ class RegistrySource:
             fingerprint="-".join(file.sha256 for file in manifest.files),
         )
 
-    async def _remember(
-        self, served: dict[Reference, int], *, forget: Iterable[Reference] = ()
-    ) -> None:
-        async with self._remembering:
-            for reference in forget:
-                self._targets.pop(str(reference), None)
-            self._targets.update({str(reference): number for reference, number in served.items()})
-            try:
-                await self._files.run(self._cache.save_targets, dict(self._targets))
-            except OSError as error:
-                _log.error("what serves is not remembered", reason=error.strerror)
-
     async def _prune(self, model: FollowedModel, before: set[int]) -> None:
         """Deletes what neither serves, nor served just before, nor is remembered."""
-        remembered = {
-            number
-            for target, number in self._targets.items()
-            if target.startswith(f"{ModelName(model.name)}/")
-        }
-        keep = before | model.numbers() | remembered
+        keep = before | model.numbers() | self._targets.numbers_of(model.name)
         self._repository.forget(model.name, keep)
         model.confirmed &= keep
+        model.refused = {n: manifest for n, manifest in model.refused.items() if n in keep}
         try:
             deleted = await self._files.run(self._cache.prune, model.name, keep)
         except OSError as error:

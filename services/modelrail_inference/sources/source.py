@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
-from modelrail_inference.repository.definition import LoadError
-from modelrail_server.errors import InvalidArgument, NotFound
+from modelrail_inference.repository.definition import LoadError, TransientLoadError
+from modelrail_server.errors import InvalidArgument, NotFound, ServiceError, Unavailable
+
+_RETRY_AFTER_SECONDS = 5.0
 
 
 class Source(Protocol):
@@ -18,7 +20,7 @@ class Source(Protocol):
     def ready(self) -> bool:
         """Whether everything asked for at start is loaded; what was unloaded counts not."""
 
-    def names(self) -> Iterable[str]:
+    async def names(self) -> Sequence[str]:
         """The models that can be loaded."""
 
     def problem(self, name: str) -> str:
@@ -29,7 +31,8 @@ class Source(Protocol):
 
         Raises:
             NotFound: There is no such model.
-            InvalidArgument: It cannot be loaded; what served before goes on serving.
+            InvalidArgument: Its files cannot be loaded; what served before goes on serving.
+            Unavailable: It cannot be loaded now.
         """
 
     async def unload(self, name: str) -> None:
@@ -47,8 +50,20 @@ def unknown_model(name: str) -> NotFound:
     )
 
 
-def load_error(name: str, error: LoadError) -> InvalidArgument:
-    """Returns the error for a model that cannot be loaded, with Triton's code."""
+def os_reason(error: OSError) -> str:
+    """Returns what went wrong with a file, without the paths of this machine."""
+    return error.strerror or "input/output error"
+
+
+def load_error(name: str, error: LoadError) -> ServiceError:
+    """Returns the error for a model that cannot be loaded, with Triton's code for bad files."""
+    if isinstance(error, TransientLoadError):
+        return Unavailable(
+            f"load failed for model '{name}': {error}",
+            reason="LOAD_FAILED_FOR_NOW",
+            resource=f"models/{name}",
+            retry_after_seconds=_RETRY_AFTER_SECONDS,
+        )
     return InvalidArgument(
         f"load failed for model '{name}': {error}",
         reason="LOAD_FAILED",
