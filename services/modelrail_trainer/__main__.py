@@ -13,9 +13,9 @@ from modelrail.client.registry import AsyncRegistryClient
 from modelrail.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
+from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
 from modelrail_trainer.config import TrainerConfig
-from modelrail_trainer.data_directory import owned_data_directory
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
@@ -25,6 +25,7 @@ from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.protocol.policy import POLICY
+from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
 from modelrail_trainer.protocol.servicer import TrainerServicer
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
@@ -71,22 +72,25 @@ async def build_trainer(
         environ: Environment of the service.
 
     Raises:
-        ConfigError: Another trainer owns the data directory, or a credential cannot be used.
-        OSError: The data directory cannot be written.
+        ConfigError: The data directory cannot be written, another trainer owns it, or a credential
+            cannot be used.
     """
     async with AsyncExitStack() as stack:
-        data_dir = stack.enter_context(owned_data_directory(config.data_dir.absolute()))
+        data_dir = stack.enter_context(
+            owned_data_directory(config.data_dir.absolute(), service="trainer")
+        )
+        (data_dir / "jobs").mkdir(mode=0o700, exist_ok=True)
         threads = Threads()
         stack.callback(threads.close)
-        engine = await threads.run(open_database, data_dir / "trainer.sqlite3")
-        store = JobStore(engine, max_queued_jobs=config.max_queued_jobs)
+        database = await threads.run(open_database, data_dir / "trainer.sqlite3")
+        store = JobStore(database, max_queued_jobs=config.max_queued_jobs)
         stack.callback(store.close)
         book = JobBook(store, threads)
         directories = JobDirectories(data_dir / "jobs")
         metrics = TrainerMetrics(runtime.metrics, store.count_by_state)
         registry = await stack.enter_async_context(AsyncRegistryClient(registry_connection(config)))
         publisher = Publisher(
-            registry=registry,
+            registry=RegistryAdapter(registry),
             book=book,
             directories=directories,
             threads=threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.supervisor import Supervisor
@@ -63,7 +63,7 @@ class Trainer:
         self._supervisor.cancelled(name)
         return job
 
-    def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncIterator[JobEvent]:
+    def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncGenerator[JobEvent, None]:
         """Yields the job's events after a position, up to its last or until the service stops.
 
         Raises:

@@ -686,7 +686,8 @@ async def test_what_is_refused_is_not_decoded_first(
             assert (error.code(), expected[1] in str(error.details())) == (expected[0], True)
         late = request_for("m", x=np.full((1, 2), b"a", dtype=object))
         error = await refusal(server.stub.ModelInfer(late, timeout=0))
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # The server may say so before the client notices by itself.
+        assert error.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
 
 
 async def test_a_reply_beyond_the_limit_names_its_outputs(tmp_path: Path) -> None:

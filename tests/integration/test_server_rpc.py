@@ -408,12 +408,25 @@ async def test_a_message_that_is_too_large_is_refused(serve: Serve) -> None:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def _fill(serving: Serving, places: int) -> list[asyncio.Future[Any]]:
+    """Starts calls that wait in the servicer, until every place is taken."""
+    enough = asyncio.ensure_future(serving.echo.enough.wait())
+    running = [asyncio.ensure_future(serving.caller.unary("wait")) for _ in range(places)]
+    while not enough.done():
+        ended, _ = await asyncio.wait([enough, *running], return_when=asyncio.FIRST_COMPLETED)
+        # The place of a call that has ended for the client is free only when the server knows it.
+        for index, call in enumerate(running):
+            if call in ended:
+                assert (await failure(call)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                running[index] = asyncio.ensure_future(serving.caller.unary("wait"))
+    return running
+
+
 async def test_two_waves_over_the_limit_of_concurrent_calls(serve: Serve) -> None:
     async with serve(max_concurrent_rpcs=2) as serving:
         echo = serving.echo
         for _ in range(2):
-            running = [asyncio.ensure_future(serving.caller.unary("wait")) for _ in range(2)]
-            await echo.enough.wait()
+            running = await _fill(serving, 2)
             errors = [await failure(serving.caller.unary("a")) for _ in range(6)]
             assert {e.code() for e in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
             echo.release.set()

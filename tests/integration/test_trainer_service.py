@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import grpc
 import grpc.aio
 import psutil
 import pytest
+import sqlalchemy
 
 from modelrail.client.errors import (
     AlreadyExists,
@@ -39,6 +43,9 @@ from modelrail_server.policy import Permission
 from modelrail_server.serve import start_server
 from modelrail_trainer.__main__ import build_trainer
 from modelrail_trainer.config import TrainerConfig
+from modelrail_trainer.jobs.job import JobEvent, LogLine
+from modelrail_trainer.protocol.servicer import TrainerServicer
+from modelrail_trainer.trainer import Trainer
 
 Job = pb.TrainingJob
 ENDED = {Job.STATE_SUCCEEDED, Job.STATE_CANCELLED, Job.STATE_FAILED}
@@ -91,6 +98,8 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                 log.log(" ".join(sorted(os.environ)))
             case "nan":
                 log.write(journal.FailedEvent(journal.FailureReason.NAN_LOSS, "loss is nan"))
+            case "model":
+                (directory / "model.onnx").write_bytes(b"a model that fails at the gate")
             case "save":
                 save()
             case "tamper":
@@ -197,6 +206,12 @@ class ScriptedRegistry(registry_pb2_grpc.RegistryServiceServicer):
         if self.faults_after:
             raise self.faults_after.pop(0)
         return self.versions[request.request_id]
+
+    async def ListModelVersions(  # noqa: N802 - the name is the protocol's
+        self, request: registry_pb2.ListModelVersionsRequest, context: Context
+    ) -> registry_pb2.ListModelVersionsResponse:
+        newest_first = reversed(self.versions.values())
+        return registry_pb2.ListModelVersionsResponse(model_versions=newest_first)
 
     async def UpdateModelAlias(  # noqa: N802 - the name is the protocol's
         self, request: registry_pb2.UpdateModelAliasRequest, context: Context
@@ -357,11 +372,36 @@ async def test_without_an_alias_none_is_moved(house: House, trainer: TrainerUnde
     assert house.registry.aliases == {}
 
 
-async def test_an_ended_job_keeps_its_log_and_not_its_model(trainer: TrainerUnderTest) -> None:
-    created = await trainer.create()
-    await trainer.ended(created.name)
-    kept = {path.name for path in trainer.directory(created.name).iterdir()}
-    assert kept == {"spec.binpb", "events.jsonl", "result.json", "worker.log"}
+async def test_an_ended_job_keeps_its_log_and_not_its_model(house: House) -> None:
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        published = await trainer.create()
+        assert (await trainer.ended(published.name)).state == Job.STATE_SUCCEEDED
+        failed = await trainer.create("preparing running exporting model nan")
+        assert (await trainer.ended(failed.name)).state == Job.STATE_FAILED
+    # The state changes first and the files go after it, at the latest when the trainer stops.
+    log = {"spec.binpb", "events.jsonl", "worker.log"}
+    assert _kept(trainer, published.name) == {*log, "result.json"}
+    assert _kept(trainer, failed.name) == log
+
+
+async def test_what_an_ended_job_left_is_removed_at_the_next_start(house: House) -> None:
+    async with house.trainer() as trainer:
+        ended = await trainer.create("preparing nan")
+        await trainer.ended(ended.name)
+        waiting = await trainer.create()
+        await trainer.until_line(waiting.name, "registry")
+    (trainer.directory(ended.name) / "model.onnx").touch()  # as after a crash before it was removed
+    async with house.trainer():
+        pass
+    assert "model.onnx" not in _kept(trainer, ended.name)
+    assert "model.onnx" in _kept(trainer, waiting.name)
+
+
+def _kept(trainer: TrainerUnderTest, name: str) -> set[str]:
+    return {path.name for path in trainer.directory(name).iterdir()}
 
 
 async def test_a_worker_sees_no_credentials_and_works_in_a_private_place(
@@ -565,6 +605,31 @@ async def test_a_second_trainer_is_refused_the_data_directory(house: House) -> N
                 raise AssertionError("two trainers own one directory")
 
 
+# A full disk
+
+
+async def test_a_job_that_the_disk_has_no_room_for_is_refused_as_such(house: House) -> None:
+    def fill(connection: sqlite3.Connection, _: object) -> None:
+        # It cannot be less than what is there: the database does not grow any more.
+        connection.execute("PRAGMA max_page_count = 1").close()
+
+    async with house.trainer():
+        pass
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", fill)
+    try:
+        async with house.trainer() as trainer:
+            spec = line_spec()
+            spec.publication.description = "x" * 16_000
+            with pytest.raises(ResourceExhausted, match="the storage is full") as caught:
+                await trainer.client.create_job(spec)
+            assert caught.value.reason == "STORAGE_FULL"
+            assert [job async for job in trainer.client.list_jobs()] == []
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", fill)
+    async with house.trainer() as trainer:
+        await trainer.client.create_job(spec)
+
+
 # Watching
 
 
@@ -573,6 +638,30 @@ async def test_a_watch_resumes_after_a_position(trainer: TrainerUnderTest) -> No
     events = await trainer.events(created.name)
     later = [event async for event in trainer.client.watch_job(created.name, after_sequence=3)]
     assert later == events[3:]
+
+
+async def test_a_watch_that_the_client_leaves_lets_go_of_the_job() -> None:
+    class Watched:
+        left = False
+
+        async def watch(self, name: object, after_sequence: int) -> AsyncIterator[JobEvent]:
+            try:
+                while True:
+                    yield JobEvent(1, datetime.now(UTC), LogLine("a line"))
+            finally:
+                self.left = True
+
+    watched = Watched()
+    servicer = TrainerServicer(cast(Trainer, watched))
+    responses = cast(
+        "AsyncGenerator[pb.WatchTrainingJobResponse, None]",
+        servicer.WatchTrainingJob(
+            pb.WatchTrainingJobRequest(name="trainingJobs/a"), cast(Context, None)
+        ),
+    )
+    assert (await anext(responses)).event.log_line.text == "a line"
+    await responses.aclose()
+    assert watched.left
 
 
 async def test_a_watch_ends_when_the_service_stops(trainer: TrainerUnderTest) -> None:

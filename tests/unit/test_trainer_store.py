@@ -67,10 +67,10 @@ def _running(store: JobStore) -> TrainingJobName:
 
 
 def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    engine = open_database(tmp_path / "trainer.sqlite3")
-    with engine.connect() as connection:
+    database = open_database(tmp_path / "trainer.sqlite3")
+    with database.read() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), schema.metadata)
-    engine.dispose()
+    database.close()
     assert differences == []
 
 
@@ -111,6 +111,25 @@ def test_a_request_id_with_another_body_is_refused(store: JobStore) -> None:
     with pytest.raises(AlreadyExists, match="request_id"):
         store.create(replace(NEW, specification=b"another"), request_id=request_id)
     assert len(store.page(size=10).jobs) == 1
+
+
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "trainer.sqlite3")
+    store = JobStore(database, max_queued_jobs=20)
+    job = store.create(NEW)
+    # The limit belongs to a connection; the pool hands the one that was given back out again.
+    # It cannot be less than what is there.
+    with database.read() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+    with pytest.raises(ResourceExhausted) as caught:
+        store.create(replace(NEW, specification=b"s" * 100_000))
+    assert caught.value.reason == "STORAGE_FULL"
+    with pytest.raises(ResourceExhausted) as caught:
+        store.cancel(job.name, JobError(Reason.CANCELLED_BY_USER, "x" * 100_000))
+    assert caught.value.reason == "STORAGE_FULL"
+    assert store.page(size=10).jobs == [job]
+    assert _states(store, job.name) == [JobState.QUEUED]
+    store.close()
 
 
 def test_many_callers_with_one_request_id_make_one_job(store: JobStore) -> None:

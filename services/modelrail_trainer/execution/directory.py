@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
-from modelrail.names import TrainingJobName
+from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import RESULT_NAME
 from modelrail_trainer.execution.process import LOG_NAME
 from modelrail_trainer.journal import JOURNAL_NAME
@@ -65,13 +66,23 @@ class JobDirectories:
         directory = self.path(name)
         if not directory.is_dir():
             return
-        for entry in directory.iterdir():
-            if entry.name in _KEPT:
-                continue
+        for entry in _surplus(directory):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink(missing_ok=True)
+
+    def untrimmed(self) -> list[TrainingJobName]:
+        """Returns the jobs whose directories hold what an ended job does not need."""
+        names = []
+        for directory in self._root.iterdir():
+            try:
+                name = TrainingJobName(directory.name)
+            except InvalidName:
+                continue
+            if directory.is_dir() and next(_surplus(directory), None) is not None:
+                names.append(name)
+        return names
 
     def has_result(self, name: TrainingJobName) -> bool:
         """Whether the job's process finished its result, which it moves into place last."""
@@ -86,3 +97,8 @@ class JobDirectories:
         except FileNotFoundError:
             return ""
         return _DIRECTORIES.sub("", text).strip()[-_TAIL_CHARACTERS:]
+
+
+def _surplus(directory: Path) -> Iterator[Path]:
+    """Yields what is removed from the directory of a job that has ended."""
+    return (entry for entry in directory.iterdir() if entry.name not in _KEPT)

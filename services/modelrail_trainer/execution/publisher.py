@@ -2,16 +2,15 @@
 
 Every step can be repeated without doing anything twice. Files go by digest, version and alias carry
 request ids that follow from the job. So it does not matter where the trainer or the registry was
-interrupted.
+interrupted. The registry forgets request ids after some days, so a job that may have asked for its
+version before looks for that version first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -26,15 +25,15 @@ from modelrail.client.errors import (
     OutOfRange,
     Unimplemented,
 )
-from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
 from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.patience import DATABASE_ERRORS, Backoff
+from modelrail_trainer.execution.registry import VersionRegistry
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import IllegalTransition, JobState, Reason
 from modelrail_trainer.metrics import TrainerMetrics
-from modelrail_trainer.protocol.version import model_version_to_pb
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
@@ -52,6 +51,9 @@ _REFUSALS = (
     NotFound,
     OutOfRange,
     Unimplemented,
+)
+_STORAGE_FAILED = JobError(
+    Reason.INTERNAL, "the trainer's storage cannot be used now; trying again"
 )
 
 
@@ -78,7 +80,7 @@ class Publisher:
     def __init__(
         self,
         *,
-        registry: AsyncRegistryClient,
+        registry: VersionRegistry,
         book: JobBook,
         directories: JobDirectories,
         threads: Threads,
@@ -106,14 +108,17 @@ class Publisher:
         Returns:
             How the job ends; None when the service stops before that is known.
         """
-        backoff_seconds = _FIRST_BACKOFF_SECONDS
+        backoff = Backoff(_FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         while not stopping.is_set():
-            if cancelled.is_set():
-                job = await self._book.read(self._store.get, name)
-                return Ending(JobState.CANCELLED, job.error)
-            attempt = asyncio.create_task(self._attempt(name))
             try:
+                if cancelled.is_set():
+                    job = await self._book.read(self._store.get, name)
+                    return Ending(JobState.CANCELLED, job.error)
+                attempt = asyncio.create_task(self._attempt(name))
                 ending = await _unless(attempt, cancelled, stopping)
+            except (OSError, *DATABASE_ERRORS) as error:
+                _log.warning("storage not usable", job=str(name), error=str(error))
+                await self._note(name, _STORAGE_FAILED)
             except ModelrailError as error:
                 _log.warning("registry not usable", job=str(name), error=error.message)
                 # Without a reason it is the transport's text, which tells addresses.
@@ -122,17 +127,21 @@ class Publisher:
                     Reason.REGISTRY_UNAVAILABLE,
                     f"the registry cannot take the version now: {why}; trying again",
                 )
-                await self._book.change(self._store.note, name, reason)
+                await self._note(name, reason)
             else:
                 if ending is not None:
                     return ending
                 continue
             self._metrics.publish_retries.inc()
-            # Jobs that wait for the same registry do not all come back in the same moment.
-            wait_seconds = backoff_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-            await wait_first(cancelled, stopping, timeout_seconds=wait_seconds)
-            backoff_seconds = min(2 * backoff_seconds, _MAX_BACKOFF_SECONDS)
+            await wait_first(cancelled, stopping, timeout_seconds=backoff.next_seconds())
         return None
+
+    async def _note(self, name: TrainingJobName, error: JobError) -> None:
+        """Tells clients why the job waits, if the storage takes it."""
+        try:
+            await self._book.change(self._store.note, name, error)
+        except DATABASE_ERRORS as failure:
+            _log.warning("reason not stored", job=str(name), error=str(failure))
 
     async def _attempt(self, name: TrainingJobName) -> Ending | None:
         """Tries once; raises `ModelrailError` when another try makes sense."""
@@ -153,38 +162,32 @@ class Publisher:
             return await self._move_alias(job)
 
     async def _make_version(self, job: Job) -> Job:
-        await self._check_reachable(job)
+        model = ModelName(job.publication.model)
+        # Asks something small, because an upload tries on for half a minute.
+        await self._registry.probe(model)
+        if job.committing:
+            # The registry was asked before, and its answer was lost.
+            version = await self._registry.version_of(job)
+            if version is not None:
+                _log.info("version adopted", job=str(job.name), version=version)
+                return await self._book.change(self._store.set_version, job.name, version)
         directory = self._directories.path(job.name)
         result: TrainingResult = await self._threads.run(load_result, directory)
         await self._threads.run(verify_files, result, directory)
-        files = [
-            await self._registry.upload_file(
-                directory / file.path, version_path=file.path, media_type=file.media_type
-            )
-            for file in result.files
-        ]
+        for file in result.files:
+            await self._registry.upload(directory, file)
         await self._book.change(self._store.begin_commit, job.name)
-        version = await self._registry.create_model_version(
-            str(ModelName(job.publication.model)),
-            model_version_to_pb(result, files, job.name, job.publication.description),
-            create_model=True,
-            request_id=_request_id(job, "version"),
-        )
-        return await self._book.change(self._store.set_version, job.name, version.name)
-
-    async def _check_reachable(self, job: Job) -> None:
-        """Asks something small, because an upload tries on for half a minute."""
-        with suppress(NotFound):
-            await self._registry.get_model(str(ModelName(job.publication.model)))
+        version = await self._registry.create_version(result, job, _request_id(job, "version"))
+        return await self._book.change(self._store.set_version, job.name, version)
 
     async def _move_alias(self, job: Job) -> Ending:
         publication = job.publication
         if publication.alias:
             try:
                 await self._registry.set_alias(
-                    str(ModelAliasName(publication.model, publication.alias)),
-                    str(ModelVersionName.parse(job.model_version)),
-                    request_id=_request_id(job, "alias"),
+                    ModelAliasName(publication.model, publication.alias),
+                    ModelVersionName.parse(job.model_version),
+                    _request_id(job, "alias"),
                 )
             except _REFUSALS as error:
                 # The version stands, so the job has not failed.

@@ -4,19 +4,23 @@
 
 The supervisor keeps nothing that it could not read again from the database, the job directories and
 `/proc`. So after a crash the next one goes on: it adopts the processes that live, publishes the
-results that are complete, and runs again what was lost.
+results that are complete, and runs again what was lost. Nor does trouble with the storage end a
+job: what cannot be stored now is stored later, by this trainer or the next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, Self
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import structlog
 
 from modelrail.names import TrainingJobName
+from modelrail_server.errors import NotFound
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.transcript import Transcript, final_metrics
@@ -35,6 +39,8 @@ from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _MAX_LOSSES = 3
@@ -84,6 +90,7 @@ class Supervisor:
         self._running = 0
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._patience = Patience(self._stopping)
         self._cancels: dict[TrainingJobName, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,6 +98,7 @@ class Supervisor:
         unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
         for job in await self._book.read(self._store.in_states, unfinished):
             self._resume(job)
+        self._spawn(self._trim_ended())
         self._spawn(self._serve_queue())
         return self
 
@@ -134,57 +142,105 @@ class Supervisor:
     async def _start(self, queued: Job) -> None:
         name = queued.name
         # Made before the state changes, so that no cancellation in between is missed.
-        self._cancels[name] = asyncio.Event()
+        cancelled = self._await_cancel(name)
         try:
             await self._threads.run(self._directories.prepare, name, queued.specification)
             job = await self._book.change(self._store.start, name)
-        except IllegalTransition:
-            del self._cancels[name]
-            return  # It was cancelled between two looks.
-        except OSError:
-            _log.exception("job directory could not be made", job=str(name))
-            del self._cancels[name]
-            await self._end(name, JobState.FAILED, _INTERNAL)
+        except Exception as error:
+            self._forget_cancel(name, cancelled)
+            if passes(error):
+                raise  # It waits in the queue for better times.
+            if not isinstance(error, IllegalTransition):  # It was cancelled between two looks.
+                _log.exception("job could not be started", job=str(name))
+                await self._end(name, JobState.FAILED, _INTERNAL)
             return
-        self._occupy(job, self._launch(job))
+        self._occupy(job, cancelled, self._launch(job, cancelled))
 
-    def _occupy(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+    def _await_cancel(self, name: TrainingJobName) -> asyncio.Event:
+        """Returns the event that `cancelled` sets from now on."""
+        event = self._cancels[name] = asyncio.Event()
+        return event
+
+    def _forget_cancel(self, name: TrainingJobName, event: asyncio.Event) -> None:
+        # By now a later attempt of the job may have put its own in this place.
+        if self._cancels.get(name) is event:
+            del self._cancels[name]
+
+    def _occupy(self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` for the job on one of the places."""
         self._running += 1
-        self._cancels.setdefault(job.name, asyncio.Event())
-        self._spawn(self._on_place(job, work))
+        self._spawn(self._on_place(job, cancelled, work))
 
-    async def _on_place(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+    async def _on_place(
+        self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]
+    ) -> None:
         try:
             await self._guarded(job.name, work)
         finally:
             self._running -= 1
             self._wake.set()
-        await self._guarded(job.name, self._go_on(job.name))
+        await self._go_on(job, cancelled)
 
-    async def _go_on(self, name: TrainingJobName) -> None:
+    async def _go_on(self, job: Job, cancelled: asyncio.Event) -> None:
         """Publishes the result of a job whose process is gone, if it has one."""
         try:
-            job = await self._book.read(self._store.get, name)
-            if job.state is JobState.REGISTERING and not self._stopping.is_set():
-                await self._register(name)
+            await self._guarded(job.name, self._register(job, cancelled))
         finally:
-            self._cancels.pop(name, None)
+            self._forget_cancel(job.name, cancelled)
 
     async def _guarded(self, name: TrainingJobName, work: Coroutine[Any, Any, None]) -> None:
         """Turns a defect into the failure of the one job that met it."""
         try:
             await work
-        except Exception:  # noqa: BLE001 - whatever it is, only this job fails
+        except Exception as error:  # noqa: BLE001 - whatever it is, only this job fails
+            if passes(error):
+                _log.exception("job is left to the next start", job=str(name))
+                return
             _log.exception("job met a defect of the trainer", job=str(name))
             try:
                 await self._end(name, JobState.FAILED, _INTERNAL)
             except Exception:  # noqa: BLE001 - the next start finds the job as it is
                 _log.exception("job could not be marked as failed", job=str(name))
 
+    # Storage
+
+    async def _read(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Reads from the disk, after a bad moment of it again."""
+        return await self._patience.until_done(lambda: self._threads.run(method, *args, **kwargs))
+
+    async def _change(
+        self,
+        method: Callable[Concatenate[TrainingJobName, P], Job],
+        name: TrainingJobName,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Job:
+        """Changes a job, after a bad moment of the database again."""
+        return await self._patience.until_done(
+            lambda: self._book.change(method, name, *args, **kwargs)
+        )
+
+    async def _trim(self, name: TrainingJobName) -> None:
+        """Removes what an ended job does not need; the next start does what fails now."""
+        try:
+            await self._threads.run(self._directories.trim, name)
+        except OSError:
+            _log.exception("job directory could not be trimmed", job=str(name))
+
+    async def _trim_ended(self) -> None:
+        """Trims the directories of jobs that ended while this could not be done."""
+        try:
+            for name in await self._threads.run(self._directories.untrimmed):
+                with suppress(NotFound):
+                    if (await self._book.read(self._store.get, name)).state in TERMINAL:
+                        await self._trim(name)
+        except Exception:  # noqa: BLE001 - only disk space is lost, until the next start
+            _log.exception("directories of ended jobs could not be trimmed")
+
     # One process
 
-    async def _launch(self, job: Job) -> None:
+    async def _launch(self, job: Job, cancelled: asyncio.Event) -> None:
         directory = self._directories.path(job.name)
         try:
             process = await self._threads.run(self._launcher.spawn, directory)
@@ -194,25 +250,36 @@ class Supervisor:
             return
         async with process:
             try:
-                job = await self._book.change(self._store.set_process, job.name, process.identity)
+                job = await self._change(self._store.set_process, job.name, process.identity)
                 process.release()
-                await self._follow(job, process)
+                await self._follow(job, process, cancelled)
             finally:
                 # Only a defect leaves it alive here; a process that nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
 
-    async def _follow(self, job: Job, process: JobProcess) -> None:
+    async def _follow(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
         transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
-        cancelled = self._cancels[job.name]
         clock = asyncio.get_running_loop().time
         deadline: float | None = None
+        trouble: Backoff | None = None
+        poll_seconds = self._poll_seconds
         while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
             await wait_first(
-                process.exit_event, cancelled, self._stopping, timeout_seconds=self._poll_seconds
+                process.exit_event, cancelled, self._stopping, timeout_seconds=poll_seconds
             )
-            await transcript.catch_up()
+            try:
+                await transcript.catch_up()
+            except Exception as error:
+                if not passes(error):
+                    raise
+                # The journal keeps what the store does not take now, and the process goes on.
+                _log.warning("journal not stored", job=str(job.name), error=str(error))
+                trouble = trouble or self._patience.backoff()
+                poll_seconds = trouble.next_seconds()
+            else:
+                trouble, poll_seconds = None, self._poll_seconds
             if transcript.complete and deadline is None:
                 deadline = clock() + self._stop_grace_seconds
             if deadline is not None and clock() > deadline:
@@ -220,23 +287,23 @@ class Supervisor:
         ended = (
             await process.wait() if process.exited else await process.stop(self._stop_grace_seconds)
         )
-        await transcript.catch_up()
+        await self._patience.until_done(transcript.catch_up)
         await self._settle(job.name, str(ended), requeue=self._stopping.is_set())
 
     async def _settle(self, name: TrainingJobName, ended: str, *, requeue: bool) -> None:
         """Decides what becomes of a job whose process is gone."""
-        job = await self._book.read(self._store.get, name)
+        job = await self._read(self._store.get, name)
         if job.state not in WITH_PROCESS:
             await self._end(name, JobState.CANCELLED, job.error)
         elif job.error is not None:
             await self._end(name, JobState.FAILED, job.error)
-        elif await self._threads.run(self._directories.has_result, name):
-            figures = await self._threads.run(final_metrics, self._directories.path(name))
+        elif await self._read(self._directories.has_result, name):
+            figures = await self._read(final_metrics, self._directories.path(name))
             await self._end(name, JobState.REGISTERING, None, figures)
         elif requeue:
             await self._end(name, JobState.QUEUED, None)
         else:
-            tail = await self._threads.run(self._directories.log_tail, name)
+            tail = await self._read(self._directories.log_tail, name)
             message = f"{ended} before there was a result"
             message += f"; the end of its log:\n{tail}" if tail else "; its log is empty"
             await self._end(name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message))
@@ -251,62 +318,63 @@ class Supervisor:
         lost: bool = False,
     ) -> None:
         """Moves the job on, or to CANCELLED when a client was faster."""
-        if new in TERMINAL:
-            # First the files, then the state: a crash between the two leaves nothing to remember.
-            await self._threads.run(self._directories.trim, name)
         try:
-            job = await self._book.change(
+            job = await self._change(
                 self._store.move, name, new, error=error, metrics=metrics, lost=lost
             )
         except IllegalTransition:
-            job = await self._book.read(self._store.get, name)
-            if JobState.CANCELLED not in TRANSITIONS[job.state]:
-                raise
-            await self._threads.run(self._directories.trim, name)
-            job = await self._book.change(
-                self._store.move, name, JobState.CANCELLED, error=job.error
-            )
-        self._note_end(job)
-
-    def _note_end(self, job: Job) -> None:
+            job = await self._read(self._store.get, name)
+            if job.state is not new:
+                if JobState.CANCELLED not in TRANSITIONS[job.state]:
+                    raise
+                job = await self._change(
+                    self._store.move, name, JobState.CANCELLED, error=job.error
+                )
         if job.state in TERMINAL:
             self._metrics.ended(job)
-            _log.info("job ended", job=str(job.name), state=job.state.value)
+            _log.info("job ended", job=str(name), state=job.state.value)
+            # First the state, then the files: a model goes only when nobody can ask for it again.
+            await self._trim(name)
 
     # The registry
 
-    async def _register(self, name: TrainingJobName) -> None:
-        ended = await self._publisher.publish(
-            name, cancelled=self._cancels[name], stopping=self._stopping
-        )
+    async def _register(self, job: Job, cancelled: asyncio.Event) -> None:
+        name, attempt = job.name, job.attempt
+        job = await self._read(self._store.get, name)
+        # A later attempt, started meanwhile, is not the business of this one. A job that was
+        # cancelled just now is: the publisher tells how it ends.
+        if job.state not in {JobState.REGISTERING, JobState.CANCELLING} or job.attempt != attempt:
+            return
+        ended = await self._publisher.publish(name, cancelled=cancelled, stopping=self._stopping)
         if ended is not None:
             await self._end(name, ended.state, ended.error)
 
     # After a restart
 
     def _resume(self, job: Job) -> None:
+        cancelled = self._await_cancel(job.name)
         if job.state is JobState.REGISTERING:
-            self._cancels[job.name] = asyncio.Event()
-            self._spawn(self._guarded(job.name, self._go_on(job.name)))
+            self._spawn(self._go_on(job, cancelled))
         elif job.process is not None and identify(job.process.pid) == job.process:
-            self._occupy(job, self._adopt(job, JobProcess(job.process, None)))
+            adopted = JobProcess(job.process, None)
+            self._occupy(job, cancelled, self._adopt(job, adopted, cancelled))
         else:
-            self._occupy(job, self._recover(job))
+            self._occupy(job, cancelled, self._recover(job))
 
-    async def _adopt(self, job: Job, process: JobProcess) -> None:
+    async def _adopt(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
         _log.info("process adopted", job=str(job.name), attempt=job.attempt)
         async with process:
             if job.state is JobState.CANCELLING:
-                self._cancels[job.name].set()
-            await self._follow(job, process)
+                cancelled.set()
+            await self._follow(job, process, cancelled)
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""
         name = job.name
         transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
-        await transcript.catch_up()
-        job = await self._book.read(self._store.get, name)
-        complete = await self._threads.run(self._directories.has_result, name)
+        await self._patience.until_done(transcript.catch_up)
+        job = await self._read(self._store.get, name)
+        complete = await self._read(self._directories.has_result, name)
         if job.state is JobState.CANCELLING or job.error is not None or complete:
             await self._settle(name, "the process ended", requeue=True)
         elif job.losses + 1 >= _MAX_LOSSES:

@@ -45,21 +45,32 @@ class Transcript:
         self._job = job
         self._path = directory / JOURNAL_NAME
         self._threads = threads
-        self._offset = job.journal_offset
+        self._offset: int | None = job.journal_offset
         self.complete = False
         """Whether the process said its last word."""
 
     async def catch_up(self) -> None:
         """Stores everything that is in the journal by now.
 
+        After an error that passes it can be called again, and stores nothing twice.
+
         Raises:
+            ResourceExhausted, Unavailable, DataLoss: The database has a bad moment.
+            OSError: The journal cannot be read.
             JournalError: The journal holds something else than events.
             IllegalTransition: The process reported its phases in an impossible order.
         """
         while True:
+            if self._offset is None:
+                job = await self._book.read(self._book.store.get, self._job.name)
+                self._offset = job.journal_offset
             events, offset = await self._threads.run(read_events, self._path, self._offset)
             if offset == self._offset:
                 return
+            # Said is said, whether or not it can be stored now.
+            self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
+            # Whether a commit that fails took place is known to the database alone.
+            self._offset = None
             await self._book.change(
                 self._book.store.record,
                 self._job.name,
@@ -69,7 +80,6 @@ class Transcript:
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
             )
             self._offset = offset
-            self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
 
 
 def _happening(event: JournalEvent) -> Happening | None:

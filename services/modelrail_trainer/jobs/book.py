@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -54,7 +54,7 @@ class JobBook:
 
     async def watch(
         self, name: TrainingJobName, after_sequence: int, stopping: asyncio.Event
-    ) -> AsyncIterator[JobEvent]:
+    ) -> AsyncGenerator[JobEvent, None]:
         """Yields the job's events after a position: stored ones, then new ones, up to the last.
 
         A slow reader costs nothing: every event comes out of the table when it is asked for.

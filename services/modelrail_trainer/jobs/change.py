@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -24,10 +23,10 @@ from modelrail_trainer.jobs.state import TERMINAL, JobState, check_transition
 
 
 class JobChange:
-    """One transaction on one job: gathers columns and events, checks every step, writes both.
+    """A change of one job: gathers columns and events, checks every step, writes both at once.
 
     Args:
-        transaction: The write transaction; it is begun and ended here.
+        connection: Inside the write transaction; its owner commits.
         name: The job.
         now: Clock, in UTC.
 
@@ -36,32 +35,17 @@ class JobChange:
     """
 
     def __init__(
-        self,
-        transaction: AbstractContextManager[Connection],
-        name: TrainingJobName,
-        *,
-        now: Callable[[], datetime],
+        self, connection: Connection, name: TrainingJobName, *, now: Callable[[], datetime]
     ) -> None:
-        self._now = now
-        self._transaction = transaction
+        row = read_row(connection, name)
+        self._connection = connection
         self._name = name
+        self._now = now
         self._columns: dict[str, object] = {}
         self._happenings: list[Happening] = []
-
-    def __enter__(self) -> JobChange:
-        self._connection = self._transaction.__enter__()
-        try:
-            row = read_row(self._connection, self._name)
-        except BaseException as error:
-            self._transaction.__exit__(type(error), error, error.__traceback__)
-            raise
         self._number: int = row["number"]
         self.job = job_from_row(row)
         self.state = self.job.state
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._transaction.__exit__(*error)
 
     def set(self, **columns: object) -> None:
         """Changes columns of the job."""

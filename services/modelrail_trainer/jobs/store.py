@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from modelrail.names import TrainingJobName
+from modelrail_server.database import Database
 from modelrail_server.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -22,7 +24,6 @@ from modelrail_server.errors import (
 )
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.change import JobChange, append_events, read_job, read_row
-from modelrail_trainer.jobs.database import WRITE_OPTION
 from modelrail_trainer.jobs.job import (
     Happening,
     Job,
@@ -62,22 +63,21 @@ class JobStore:
     """Jobs, their events and the requests that made them, in one database.
 
     Args:
-        engine: What `database.open_database` returned.
+        database: What `open_database` returned; `close` closes it.
         max_queued_jobs: Jobs that may wait for a place or for the registry at the same time.
         now: Clock, in UTC.
     """
 
     def __init__(
-        self, engine: Engine, *, max_queued_jobs: int, now: Callable[[], datetime] = _utc_now
+        self, database: Database, *, max_queued_jobs: int, now: Callable[[], datetime] = _utc_now
     ) -> None:
-        self._engine = engine
-        self._writer = engine.execution_options(**{WRITE_OPTION: True})
+        self._database = database
         self._max_queued_jobs = max_queued_jobs
         self._now = now
 
     def close(self) -> None:
         """Closes every connection."""
-        self._engine.dispose()
+        self._database.close()
 
     # Reading
 
@@ -87,7 +87,7 @@ class JobStore:
         Raises:
             NotFound: There is none of that name.
         """
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             return read_job(connection, name)
 
     def page(self, *, size: int, before_number: int | None = None) -> JobPage:
@@ -95,7 +95,7 @@ class JobStore:
         query = select(schema.jobs).order_by(schema.jobs.c.number.desc()).limit(size + 1)
         if before_number is not None:
             query = query.where(schema.jobs.c.number < before_number)
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
         more = len(rows) > size
         rows = rows[:size]
@@ -108,7 +108,7 @@ class JobStore:
             .where(schema.jobs.c.state.in_(sorted(states)))
             .order_by(schema.jobs.c.number)
         )
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             return [job_from_row(row) for row in connection.execute(query).mappings()]
 
     def next_queued(self) -> Job | None:
@@ -119,7 +119,7 @@ class JobStore:
             .order_by(schema.jobs.c.number)
             .limit(1)
         )
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else job_from_row(row)
 
@@ -127,7 +127,7 @@ class JobStore:
         """Returns how many jobs are in each state; every state has an entry."""
         query = select(schema.jobs.c.state, func.count()).group_by(schema.jobs.c.state)
         counts = dict.fromkeys(JobState, 0)
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             counts.update({JobState(state): n for state, n in connection.execute(query)})
         return counts
 
@@ -140,7 +140,7 @@ class JobStore:
             NotFound: There is no such job.
             OutOfRange: The job has no event of that number yet.
         """
-        with self._engine.begin() as connection:
+        with self._database.read() as connection:
             row = read_row(connection, name)
             job = job_from_row(row)
             if sequence > job.last_sequence:
@@ -173,7 +173,7 @@ class JobStore:
             ResourceExhausted: Too many jobs wait.
         """
         digest = hashlib.sha256(new.specification).hexdigest()
-        with self._writer.begin() as connection:
+        with self._database.write() as connection:
             if request_id:
                 known = connection.execute(
                     select(schema.requests).where(schema.requests.c.request_id == request_id)
@@ -380,8 +380,10 @@ class JobStore:
             change.set(model_version=model_version)
             return change.apply()
 
-    def _change(self, name: TrainingJobName) -> JobChange:
-        return JobChange(self._writer.begin(), name, now=self._now)
+    @contextmanager
+    def _change(self, name: TrainingJobName) -> Iterator[JobChange]:
+        with self._database.write() as connection:
+            yield JobChange(connection, name, now=self._now)
 
 
 def _repeated(connection: Connection, number: int, known: str, digest: str) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
@@ -52,5 +53,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:
         """Sends the job's events, stored ones and then new ones, up to its last."""
         after_sequence = requests.after_sequence_from_pb(request)
-        async for event in self._trainer.watch(requests.job_name(request.name), after_sequence):
-            yield replies.event_to_pb(event)
+        name = requests.job_name(request.name)
+        async with aclosing(self._trainer.watch(name, after_sequence)) as events:
+            async for event in events:
+                yield replies.event_to_pb(event)

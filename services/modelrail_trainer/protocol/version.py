@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from modelrail.names import TrainingJobName
 from modelrail.registry.v1 import registry_pb2
 from modelrail_trainer import artifact
 
 
 def model_version_to_pb(
-    result: artifact.TrainingResult,
-    files: Sequence[registry_pb2.File],
-    job: TrainingJobName,
-    description: str,
+    result: artifact.TrainingResult, job: TrainingJobName, description: str
 ) -> registry_pb2.ModelVersion:
     """Returns the version that a result becomes. The same arguments give the same message."""
     lineage, certificate = result.lineage, result.certificate
     return registry_pb2.ModelVersion(
-        files=files,
+        files=[
+            registry_pb2.File(
+                path=file.path,
+                sha256=file.sha256,
+                size_bytes=file.size_bytes,
+                media_type=file.media_type,
+            )
+            for file in result.files
+        ],
         signature=registry_pb2.Signature(
             inputs=[_tensor_to_pb(tensor) for tensor in result.signature.inputs],
             outputs=[_tensor_to_pb(tensor) for tensor in result.signature.outputs],

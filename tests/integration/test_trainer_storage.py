@@ -1,0 +1,513 @@
+"""The supervisor with a database that fails, and with registries that lose answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from modelrail.client.errors import Unavailable as RegistryUnavailable
+from modelrail.client.registry import AsyncRegistryClient
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
+from modelrail_registry.__main__ import build as build_registry
+from modelrail_registry.config import RegistryConfig
+from modelrail_server.application import Runtime
+from modelrail_server.errors import DataLoss, ResourceExhausted, Unavailable
+from modelrail_server.server import start_server
+from modelrail_trainer.artifact import ResultFile, TrainingResult
+from modelrail_trainer.execution import supervisor as supervision
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.registry import VersionRegistry
+from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.database import open_database
+from modelrail_trainer.jobs.job import (
+    Job,
+    JobError,
+    JobEvent,
+    LogLine,
+    MetricReport,
+    NewJob,
+    StateChange,
+)
+from modelrail_trainer.jobs.state import JobState, Reason
+from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
+from modelrail_trainer.spec import Publication
+from modelrail_trainer.threads import Threads
+
+NEW = NewJob(b"specification", Publication(model="line", alias="production", description=""))
+FULL = ResourceExhausted("the storage is full")
+BUSY = Unavailable("the database is busy")
+DAMAGED = DataLoss("the database is damaged")
+CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
+STORAGE_FAILED = "the trainer's storage cannot be used now"
+
+# Trains to the end at once, unless the test closed the gate.
+WORKER = """
+import signal, sys
+from pathlib import Path
+from onnx import TensorProto, helper
+from modelrail_trainer import artifact, journal
+
+directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
+house = directory.parent.parent
+
+
+def figure(epoch):
+    return journal.Metric(name="loss", value=0.5, split="train", epoch=epoch, runtime="pytorch")
+
+
+with journal.JournalWriter(directory / "events.jsonl") as log:
+    log.write(journal.PhaseEvent(journal.Phase.PREPARING))
+    log.write(journal.PhaseEvent(journal.Phase.RUNNING))
+    for epoch in (1, 2):
+        log.write(journal.MetricsEvent(
+            epoch=epoch, epochs=2, step=epoch, rows_per_second=1.0, metrics=(figure(epoch),)))
+        if epoch == 1 and (house / "gate").exists():
+            (house / "gate").open("rb").read()  # until the test opens and closes the other end
+    log.write(journal.PhaseEvent(journal.Phase.EXPORTING))
+    shape = ["batch", 1]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "line",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    x, y = (artifact.TensorSpec(name=n, datatype="FP32", shape=("batch", 1)) for n in "xy")
+    artifact.save_result(artifact.TrainingResult(
+        files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),
+        signature=artifact.Signature((x,), (y,)), metrics=(figure(0),),
+        lineage=artifact.Lineage(dataset="line", dataset_sha256="0" * 64, spec_sha256="1" * 64,
+            seed=7, packages={}),
+        certificate=artifact.ExportCertificate(opset=20, absolute_tolerance=1e-4,
+            relative_tolerance=1e-3, batch_sizes=(1,), outputs=(artifact.OutputParity("y", 0.0),),
+            rows=10)), directory)
+    log.write(journal.FinishedEvent())
+"""
+
+
+class FailingStore(JobStore):
+    """A job store whose methods fail as a test says; what it does not name works."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_database(path), max_queued_jobs=20)
+        self.calls: Counter[str] = Counter()
+        # Decides by the number of the call, from 1, whether it fails and with what.
+        self.before: dict[str, Callable[[int], Exception | None]] = {}
+        self.after: dict[str, Callable[[int], Exception | None]] = {}
+        self.failed = threading.Semaphore(0)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if name.startswith("_") or not callable(value) or name == "close":
+            return value
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            number = self.calls[name]
+            self._fail(self.before, name, number)
+            result = value(*args, **kwargs)
+            self._fail(self.after, name, number)
+            return result
+
+        return call
+
+    def _fail(
+        self, plan: dict[str, Callable[[int], Exception | None]], name: str, number: int
+    ) -> None:
+        error = plan[name](number) if name in plan else None
+        if error is not None:
+            self.failed.release()
+            raise error
+
+    def _failed_times(self, times: int) -> None:
+        for _ in range(times):
+            assert self.failed.acquire(timeout=60)
+
+    async def until_failed(self, times: int) -> None:
+        await asyncio.to_thread(self._failed_times, times)
+
+
+@dataclass
+class Shelf:
+    """A registry in memory, which can be out of reach."""
+
+    reachable: bool = True
+    versions: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    broken_uploads: int = 0
+
+    async def probe(self, model: ModelName) -> None:
+        if not self.reachable:
+            raise RegistryUnavailable("connection refused")
+
+    async def upload(self, directory: Path, file: ResultFile) -> None:
+        if self.broken_uploads:
+            self.broken_uploads -= 1
+            raise OSError(5, "Input/output error")
+
+    async def version_of(self, job: Job) -> str | None:
+        return None
+
+    async def create_version(self, result: TrainingResult, job: Job, request_id: str) -> str:
+        return self.versions.setdefault(
+            request_id, f"models/line/versions/{len(self.versions) + 1}"
+        )
+
+    async def set_alias(
+        self, alias: ModelAliasName, version: ModelVersionName, request_id: str
+    ) -> None:
+        self.aliases[str(alias)] = str(version)
+
+
+@dataclass
+class House:
+    """One data directory, on which supervisors come and go."""
+
+    path: Path
+    store: FailingStore
+    threads: Threads
+    book: JobBook
+
+    @asynccontextmanager
+    async def supervisor(self, registry: VersionRegistry) -> AsyncIterator[Supervisor]:
+        directories = JobDirectories(self.path / "jobs")
+        metrics = TrainerMetrics(CollectorRegistry(), self.store.count_by_state)
+        publisher = Publisher(
+            registry=registry,
+            book=self.book,
+            directories=directories,
+            threads=self.threads,
+            metrics=metrics,
+        )
+        launcher = ProcessLauncher(
+            (sys.executable, str(self.path / "worker.py")),
+            threads_per_job=1,
+            max_file_bytes=1 << 24,
+            environ=os.environ,
+        )
+        async with Supervisor(
+            book=self.book,
+            launcher=launcher,
+            directories=directories,
+            publisher=publisher,
+            threads=self.threads,
+            metrics=metrics,
+            max_running_jobs=1,
+            stop_grace_seconds=10.0,
+            poll_seconds=0.02,
+        ) as supervisor:
+            yield supervisor
+
+    async def create(self) -> TrainingJobName:
+        return (await self.book.read(self.store.create, NEW)).name
+
+    async def until(
+        self, name: TrainingJobName, is_it: Callable[[JobEvent], bool]
+    ) -> list[JobEvent]:
+        events = []
+        async for event in self.book.watch(name, 0, asyncio.Event()):
+            events.append(event)
+            if is_it(event):
+                break
+        return events
+
+    async def ended(self, name: TrainingJobName) -> tuple[Job, list[JobEvent]]:
+        events = await self.until(name, lambda _: False)
+        return self.store.get(name), events
+
+    def model(self, name: TrainingJobName) -> Path:
+        return self.path / "jobs" / name.training_job / "model.onnx"
+
+    def close_gate(self) -> None:
+        os.mkfifo(self.path / "gate")
+
+    async def open_gate(self) -> None:
+        """Lets the worker go on, once it stands at the gate."""
+        await asyncio.to_thread(lambda: (self.path / "gate").open("wb").close())
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(supervision, "_QUEUE_RETRY_SECONDS", 0.05)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "worker.py").write_text(WORKER)
+    store, threads = FailingStore(tmp_path / "trainer.sqlite3"), Threads()
+    yield House(tmp_path, store, threads, JobBook(store, threads))
+    threads.close()
+    store.close()
+
+
+def assert_exactly_once(job: Job, events: list[JobEvent], shelf: Shelf) -> None:
+    assert (job.state, job.attempt, job.error) == (JobState.SUCCEEDED, 1, None)
+    assert [e.sequence for e in events] == list(range(1, len(events) + 1))
+    happenings = [event.happening for event in events]
+    epochs = [h.progress.epoch for h in happenings if isinstance(h, MetricReport) and h.progress]
+    assert epochs == [1, 2]
+    assert [h.new.value for h in happenings if isinstance(h, StateChange)] == [
+        *("QUEUED", "PREPARING", "RUNNING", "EXPORTING", "REGISTERING", "SUCCEEDED")
+    ]
+    assert len(shelf.versions) == 1
+    assert shelf.aliases == {"models/line/aliases/production": job.model_version}
+
+
+@pytest.mark.parametrize(
+    ("method", "nth", "error"),
+    [
+        ("next_queued", 1, FULL),
+        ("start", 1, FULL),
+        ("set_process", 1, BUSY),
+        ("record", 1, FULL),
+        ("record", 1, BUSY),
+        ("record", 1, DAMAGED),
+        ("get", 1, BUSY),
+        ("get", 2, BUSY),
+        ("get", 3, BUSY),
+        ("move", 1, FULL),
+        ("move", 2, FULL),
+        ("move", 2, BUSY),
+        ("begin_commit", 1, FULL),
+        ("set_version", 1, FULL),
+        ("set_version", 1, DAMAGED),
+    ],
+)
+async def test_a_bad_moment_of_the_database_changes_nothing_about_a_job(
+    house: House, method: str, nth: int, error: Exception
+) -> None:
+    house.store.before[method] = lambda n: error if nth <= n < nth + 2 else None
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf):
+        job, events = await house.ended(name)
+    assert house.store.calls[method] >= nth + 2
+    assert_exactly_once(job, events, shelf)
+    assert not house.model(name).exists()
+
+
+@pytest.mark.parametrize("method", ["set_process", "record", "begin_commit", "set_version"])
+async def test_a_commit_whose_answer_is_lost_is_not_made_twice(house: House, method: str) -> None:
+    house.store.after[method] = lambda n: BUSY if n <= 2 else None
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf):
+        job, events = await house.ended(name)
+    assert house.store.failed.acquire(blocking=False)
+    assert_exactly_once(job, events, shelf)
+
+
+async def test_a_process_goes_on_while_its_journal_cannot_be_stored(house: House) -> None:
+    house.close_gate()
+    full = threading.Event()
+    full.set()
+    house.store.before["record"] = lambda _: FULL if full.is_set() else None
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf):
+        await house.store.until_failed(3)
+        await house.open_gate()
+        await house.store.until_failed(4)  # the last of them when the process has ended
+        assert house.store.get(name).state is JobState.PREPARING
+        full.clear()
+        job, events = await house.ended(name)
+    assert_exactly_once(job, events, shelf)
+
+
+async def test_a_full_disk_while_the_registry_is_away_keeps_the_model(house: House) -> None:
+    house.store.before["note"] = lambda _: FULL
+    shelf = Shelf(reachable=False)
+    name = await house.create()
+    async with house.supervisor(shelf):
+        await house.store.until_failed(2)
+        assert house.store.get(name).state is JobState.REGISTERING
+        assert house.model(name).exists()
+    assert house.store.get(name).state is JobState.REGISTERING
+    assert house.model(name).exists()
+    house.store.before.clear()
+    shelf.reachable = True
+    async with house.supervisor(shelf):
+        job, events = await house.ended(name)
+    assert_exactly_once(job, events, shelf)
+
+
+async def test_an_end_that_cannot_be_stored_is_left_to_the_next_start(house: House) -> None:
+    house.store.before["move"] = lambda n: FULL if n > 1 else None
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf):
+        await house.store.until_failed(3)
+    assert house.store.get(name).state is JobState.REGISTERING
+    assert house.model(name).exists()
+    house.store.before.clear()
+    async with house.supervisor(shelf):
+        job, events = await house.ended(name)
+    assert_exactly_once(job, events, shelf)
+    assert not house.model(name).exists()
+
+
+async def test_a_file_that_cannot_be_read_now_is_published_later(house: House) -> None:
+    shelf = Shelf(broken_uploads=1)
+    name = await house.create()
+    async with house.supervisor(shelf):
+        job, events = await house.ended(name)
+    assert any(
+        isinstance(event.happening, LogLine) and STORAGE_FAILED in event.happening.text
+        for event in events
+    )
+    assert_exactly_once(job, events, shelf)
+
+
+async def test_a_job_that_waits_for_the_storage_can_be_cancelled(house: House) -> None:
+    house.store.before["begin_commit"] = lambda _: FULL
+    name = await house.create()
+    async with house.supervisor(Shelf()) as supervisor:
+        await house.store.until_failed(1)
+        await house.book.change(house.store.cancel, name, CANCELLED)
+        supervisor.cancelled(name)
+        job, _ = await house.ended(name)
+    assert job.state is JobState.CANCELLED
+    assert not house.model(name).exists()
+
+
+@pytest.mark.parametrize("second", ["has no process yet", "has a process"])
+async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone(
+    house: House, second: str
+) -> None:
+    house.close_gate()
+    name = await house.create()
+    house.store.start(name)  # and then the trainer was killed: the job is recovered, and runs again
+    first_may_end, first_is_over, second_may_run = (threading.Event() for _ in range(3))
+
+    def hold_first(number: int) -> None:
+        if number == 2:  # its look at the job after it was queued again
+            assert first_may_end.wait(60)
+
+    def tell_first(number: int) -> None:
+        if number == 2:
+            first_is_over.set()
+
+    def hold_second(_: int) -> None:
+        assert second_may_run.wait(60)
+
+    house.store.before.update(get=hold_first, set_process=hold_second)
+    house.store.after.update(get=tell_first)
+    async with house.supervisor(Shelf()) as supervisor:
+        if second == "has a process":
+            second_may_run.set()
+            await house.until(name, lambda e: isinstance(e.happening, MetricReport))
+        else:
+            await house.until(name, lambda e: e.sequence == 4)  # PREPARING again
+        first_may_end.set()
+        await asyncio.to_thread(first_is_over.wait, 60)
+        await house.book.read(house.store.count_by_state)  # its answer comes after the look's
+        second_may_run.set()
+        await house.until(name, lambda e: isinstance(e.happening, MetricReport))
+        await house.book.change(house.store.cancel, name, CANCELLED)
+        supervisor.cancelled(name)
+        async with asyncio.timeout(30):
+            job, _ = await house.ended(name)
+    assert (job.state, job.attempt) == (JobState.CANCELLED, 2)
+
+
+async def test_a_cancellation_between_the_process_and_the_publisher_is_heard(house: House) -> None:
+    may_look, looks = threading.Event(), threading.Event()
+
+    def hold(number: int) -> None:
+        if number == 2:  # the look before the publication
+            looks.set()
+            assert may_look.wait(60)
+
+    house.store.before["get"] = hold
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf) as supervisor:
+        await asyncio.to_thread(looks.wait, 60)
+        await house.book.change(house.store.cancel, name, CANCELLED)
+        supervisor.cancelled(name)
+        may_look.set()
+        async with asyncio.timeout(30):
+            job, _ = await house.ended(name)
+    assert job.state is JobState.CANCELLED
+    assert shelf.versions == {}
+    assert not house.model(name).exists()
+
+
+# A real registry
+
+
+@asynccontextmanager
+async def real_registry(folder: Path) -> AsyncIterator[AsyncRegistryClient]:
+    config = RegistryConfig(grpc_address=f"unix:{folder}/r", data_dir=folder / "registry")
+    runtime = Runtime("registry")
+    async with build_registry(config, runtime) as application:
+        server, address = await start_server(application, config, runtime)
+        try:
+            async with AsyncRegistryClient(address) as client:
+                yield client
+        finally:
+            runtime.stopping.set()
+            await server.stop(0)
+
+
+class ForgetfulRegistry(RegistryAdapter):
+    """Makes versions under ids that it does not know again, and never answers."""
+
+    def __init__(self, client: AsyncRegistryClient) -> None:
+        super().__init__(client)
+        self.made = asyncio.Event()
+
+    async def create_version(self, result: TrainingResult, job: Job, request_id: str) -> str:
+        await super().create_version(result, job, str(uuid.uuid4()))
+        self.made.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+
+async def test_a_version_whose_request_id_was_forgotten_is_adopted(
+    house: House, tmp_path: Path
+) -> None:
+    async with real_registry(tmp_path) as client:
+        name = await house.create()
+        forgetful = ForgetfulRegistry(client)
+        async with house.supervisor(forgetful):
+            await forgetful.made.wait()
+        assert house.store.get(name).state is JobState.REGISTERING
+        async with house.supervisor(RegistryAdapter(client)) as supervisor:
+            job, _ = await house.ended(name)
+            other = await house.create()
+            supervisor.queue_changed()
+            other_job, _ = await house.ended(other)
+        versions = [version async for version in client.list_model_versions("models/line")]
+        assert (job.state, job.model_version) == (JobState.SUCCEEDED, "models/line/versions/1")
+        assert other_job.model_version == "models/line/versions/2"
+        assert [v.lineage.training_job for v in versions] == [str(other), str(name)]
+
+
+async def test_a_version_is_found_behind_newer_ones_and_only_for_its_job(
+    house: House, tmp_path: Path
+) -> None:
+    async with real_registry(tmp_path) as client:
+        adapter = RegistryAdapter(client)
+        names = [await house.create() for _ in range(2)]
+        assert await adapter.version_of(house.store.get(names[0])) is None  # nor is there a model
+        async with house.supervisor(adapter):
+            jobs = [(await house.ended(name))[0] for name in names]
+        assert [await adapter.version_of(job) for job in jobs] == [
+            "models/line/versions/1",
+            "models/line/versions/2",
+        ]
+        assert await adapter.version_of(house.store.get(await house.create())) is None
