@@ -212,6 +212,8 @@ class RegistryServiceServicer:
     def UploadBlob(self, request_iterator, context):
         """Receives the bytes of one blob. The first message carries the header, every later one a chunk. When the
         stream breaks, the bytes received so far are kept, and a new stream may start at Blob.committed_size_bytes.
+        ABORTED while another stream uploads the same blob, and when a stream stays silent for long (reason
+        UPLOAD_IDLE); OUT_OF_RANGE when a chunk does not begin where the stored bytes end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

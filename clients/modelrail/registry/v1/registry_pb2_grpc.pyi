@@ -50,6 +50,8 @@ class RegistryServiceStub:
     UploadBlob: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadBlobRequest, _registry_pb2.Blob]
     """Receives the bytes of one blob. The first message carries the header, every later one a chunk. When the
     stream breaks, the bytes received so far are kept, and a new stream may start at Blob.committed_size_bytes.
+    ABORTED while another stream uploads the same blob, and when a stream stays silent for long (reason
+    UPLOAD_IDLE); OUT_OF_RANGE when a chunk does not begin where the stored bytes end.
     """
     DownloadBlob: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadBlobRequest, _registry_pb2.DownloadBlobResponse]
     """Sends the bytes of one complete blob from an offset to its end."""
@@ -170,6 +172,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_registry_pb2.Blob]:
         """Receives the bytes of one blob. The first message carries the header, every later one a chunk. When the
         stream breaks, the bytes received so far are kept, and a new stream may start at Blob.committed_size_bytes.
+        ABORTED while another stream uploads the same blob, and when a stream stays silent for long (reason
+        UPLOAD_IDLE); OUT_OF_RANGE when a chunk does not begin where the stored bytes end.
         """
 
     @_abc_1.abstractmethod
