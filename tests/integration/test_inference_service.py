@@ -414,6 +414,7 @@ async def test_an_open_stream_ends_when_the_server_stops(server: Harness) -> Non
 async def test_metadata_and_configuration_say_what_the_graph_says(server: Harness) -> None:
     metadata = await server.stub.ModelMetadata(pb.ModelMetadataRequest(name="affine"))
     assert (metadata.platform, list(metadata.versions)) == ("onnxruntime_onnx", ["1"])
+    assert dict(metadata.properties) == {"execution_provider": "cpu"}
     assert [(t.name, t.datatype, list(t.shape)) for t in metadata.inputs] == [
         ("x", "FP32", [-1, 4])
     ]

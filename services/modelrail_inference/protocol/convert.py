@@ -150,13 +150,14 @@ def stream_error_to_pb(request: pb.ModelInferRequest, message: str) -> pb.ModelS
 
 
 def metadata_to_pb(model: LoadedModel, versions: Iterable[int]) -> pb.ModelMetadataResponse:
-    """Writes names, datatypes and shapes, with the batch dimension."""
+    """Writes names, datatypes and shapes, with the batch dimension, and the provider that runs."""
     return pb.ModelMetadataResponse(
         name=model.model,
         versions=[str(number) for number in versions],
         platform=PLATFORM,
         inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
         outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+        properties={"execution_provider": model.provider.value},
     )
 
 
