@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.client.channel import Connection
-from modelrail.client.errors import DataLoss, mapped_errors
+from modelrail.client.ended import errors_of
+from modelrail.client.errors import DataLoss
 from modelrail.client.service import DEFAULT_TIMEOUT_SECONDS, ServiceClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -188,7 +189,7 @@ class AsyncInferenceClient(ServiceClient):
                 async for request in requests:
                     await call.write(_encoded(request))
                 await call.done_writing()
-            except asyncio.InvalidStateError:
+            except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 pass  # The server has ended the stream; the reading side knows why.
             except BaseException:
                 call.cancel()
@@ -196,7 +197,7 @@ class AsyncInferenceClient(ServiceClient):
 
         writer = asyncio.create_task(write())
         try:
-            with mapped_errors():
+            async with errors_of(call):
                 async for response in call:
                     yield _stream_answer(response)
             await writer

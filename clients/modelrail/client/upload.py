@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import grpc.aio
+
 from modelrail.client.backoff import Backoff, is_transient
+from modelrail.client.ended import errors_of
 from modelrail.client.errors import (
     Aborted,
     DeadlineExceeded,
@@ -131,7 +134,7 @@ class Upload:
         )
         header = pb.UploadBlobHeader(name=name, size_bytes=size_bytes)
         try:
-            with mapped_errors():
+            async with errors_of(call):
                 try:
                     await call.write(pb.UploadBlobRequest(header=header))
                     while offset < size_bytes:
@@ -143,7 +146,7 @@ class Upload:
                         offset += len(data)
                         self._on_progress(offset, size_bytes)
                     await call.done_writing()
-                except asyncio.InvalidStateError:
+                except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
                     # The registry has answered before the end: the call holds the answer or the
                     # error.
                     pass
