@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -521,7 +522,7 @@ async def test_outputs_that_do_not_match_the_inputs_are_given_to_nobody(houses: 
 
 
 async def test_no_model_starves_another(houses: Houses) -> None:
-    """A model with a hundred times the requests gets half of the one thread, not all of it."""
+    """Nine models with thirty requests each share one thread: none runs ahead of the others."""
     order: list[str] = []
 
     class Named(Session):
@@ -533,19 +534,18 @@ async def test_no_model_starves_another(houses: Houses) -> None:
             order.append(self.name)
             return super().run(inputs, outputs, run)
 
-    greedy, modest = Named("greedy"), Named("modest")
-    settings = ModelSettings(max_batch_size=MAX_BATCH)
-    house = await houses.make({"greedy": greedy, "modest": modest}, settings=settings)
-    with held(greedy):
-        tasks = [house.ask(0.0, model="greedy")]
-        await began(greedy)
-        tasks += [house.ask(1.0, model="greedy") for _ in range(200)]
-        tasks += [house.ask(1.0, model="modest") for _ in range(2)]
-        await queued(house, 202)
+    sessions = {name: Named(name) for name in "abcdefghi"}
+    house = await houses.make(sessions, settings=ModelSettings(max_batch_size=MAX_BATCH))
+    with held(sessions["a"]):
+        tasks = [house.ask(0.0, model="a")]
+        await began(sessions["a"])
+        tasks += [house.ask(1.0, model=name) for name in sessions for _ in range(30)]
+        await queued(house, 270)
     await asyncio.gather(*tasks)
-    # The runs take about the same time, so the two modest ones come long before the end.
-    assert order.index("modest") <= 10
-    assert [i for i, name in enumerate(order) if name == "modest"][-1] <= 100
+    # Time is what is shared, and single runs differ; one model after the other would give thirty.
+    counts = Counter(order[1:61])
+    assert max(counts.values()) <= 20, counts
+    assert len(counts) >= 8, counts
 
 
 async def test_closing_answers_what_waits(houses: Houses) -> None:
