@@ -134,6 +134,7 @@ class LoadedModel:
         metadata: What the exporter wrote into the file.
         statistics: What the version has done.
         mask: The input that the server fills and callers do not see; None without one.
+        is_bounded: Whether the sizes of its inputs bound the time of a run, whatever their values.
         batching_reason: Why requests are not put together although nobody has forbidden it; empty
             when they are, or when the configuration decides.
     """
@@ -150,6 +151,7 @@ class LoadedModel:
     metadata: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
     mask: TensorSpec | None = None
+    is_bounded: bool = False
     batching_reason: str = ""
 
     def batching(self) -> DynamicBatching | None:

@@ -19,6 +19,7 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.session import (
@@ -90,6 +91,7 @@ class SessionLoader:
             file_bytes=file_bytes,
             metadata=session.metadata,
             mask=mask,
+            is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
         )
 
     def _options(self, settings: ModelSettings) -> SessionOptions:
