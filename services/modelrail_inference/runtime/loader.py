@@ -63,6 +63,8 @@ class SessionLoader:
         """
         started = time.monotonic()
         settings = definition.settings
+        if definition.problem:
+            raise LoadError(definition.problem)
         try:
             file_bytes = definition.path.stat().st_size
         except OSError as error:
