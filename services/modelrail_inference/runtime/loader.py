@@ -22,6 +22,7 @@ from modelrail_inference.repository.definition import (
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
+from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.session import (
     ModelFileError,
     OutOfMemory,
@@ -81,6 +82,13 @@ class SessionLoader:
         declared = _served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
         self._warm_up(session, declared, max_batch_size)
+        batching_reason = ""
+        if settings.max_batch_size is None and max_batch_size > 1:
+            batching_reason = why_rows_may_mix(session, declared)
+            if batching_reason:
+                _log.warning(
+                    "requests are not put together", model=definition.model, reason=batching_reason
+                )
         return LoadedModel(
             model=definition.model,
             number=definition.number,
@@ -93,6 +101,7 @@ class SessionLoader:
             file_bytes=file_bytes,
             metadata=session.metadata,
             mask=mask,
+            batching_reason=batching_reason,
             is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
         )
 
