@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
+import logging
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 FOLDER = Path(".modelrail/load")
 TOKENS = 32
 _SEED = 0
+# The vocabulary; before the words are the special tokens.
+_FIRST_WORD, _LAST_WORD = 1000, 30521
 
 Inputs = dict[str, NDArray[Any]]
 
@@ -39,11 +42,13 @@ class BenchmarkModel:
         name: Its name, also under which it is served.
         inputs: Makes random inputs of a batch of the given size.
         output: Name of its only output.
+        ranges: Where random numbers lie that a load generator makes, by input: lowest, highest.
     """
 
     name: str
     inputs: Callable[[int, np.random.Generator], Inputs]
     output: str
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def file(self, folder: Path = FOLDER) -> Path:
         """Returns the ONNX file, made now if it is not there.
@@ -72,8 +77,7 @@ def _images(batch: int, generator: np.random.Generator) -> Inputs:
 def _sentences(batch: int, generator: np.random.Generator) -> Inputs:
     shape = (batch, TOKENS)
     return {
-        # From 1000 on stand words; before them are the special tokens.
-        "input_ids": generator.integers(1000, 30522, shape, dtype=np.int64),
+        "input_ids": generator.integers(_FIRST_WORD, _LAST_WORD, shape, dtype=np.int64, endpoint=True),
         "attention_mask": np.ones(shape, dtype=np.int64),
     }
 
@@ -83,7 +87,12 @@ MODELS = {
     for model in (
         BenchmarkModel("mlp", _features, "scores"),
         BenchmarkModel("resnet18", _images, "scores"),
-        BenchmarkModel("minilm", _sentences, "embedding"),
+        BenchmarkModel(
+            "minilm",
+            _sentences,
+            "sentence_embedding",
+            {"input_ids": (_FIRST_WORD, _LAST_WORD), "attention_mask": (1, 1)},
+        ),
     )
 }
 
@@ -101,16 +110,23 @@ def _export(model: BenchmarkModel, path: Path) -> None:
     else:
         network = networks.mlp() if model.name == "mlp" else networks.resnet18()
     example = model.inputs(2, np.random.default_rng(_SEED))
-    torch.onnx.export(
-        network.eval(),
-        tuple(torch.from_numpy(value) for value in example.values()),
-        path,
-        input_names=list(example),
-        output_names=[model.output],
-        dynamic_shapes=tuple({0: "batch"} for _ in example),
-        external_data=False,
-        verbose=False,
-    )
+    batch = torch.export.Dim("batch")
+    # What the exporter lacks for other networks, and what torch has deprecated in its own code.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
+        # Two inputs share the axis, and so its name; that is meant.
+        warnings.filterwarnings("ignore", r".*axis name: batch will not be used", UserWarning)
+        torch.onnx.export(
+            network.eval(),
+            tuple(torch.from_numpy(value) for value in example.values()),
+            path,
+            input_names=list(example),
+            output_names=[model.output],
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _minilm_weights() -> dict[str, Any]:
@@ -138,7 +154,7 @@ def main() -> None:
         except ModelMissing as error:
             print(f"{name}: {error}")
         else:
-            print(f"{path} {os.path.getsize(path)} bytes")
+            print(f"{path} {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
