@@ -27,8 +27,8 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import usable_cpus
-from modelrail_inference.scheduling import THREAD_NAME as RUN_THREADS
-from modelrail_inference.scheduling import RunQueue
+from modelrail_inference.scheduling.scheduler import THREAD_NAME as RUN_THREADS
+from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork
@@ -75,12 +75,8 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             load_threads=config.load_threads,
             load_timeout_seconds=config.load_timeout_seconds,
         )
-        queue = RunQueue(
-            threads=config.run_threads,
-            max_items=config.max_queue_items,
-            max_bytes=config.max_queue_bytes,
-        )
-        stack.callback(queue.close)
+        scheduler = Scheduler(threads=config.run_threads, limits=_limits(config))
+        stack.callback(scheduler.close)
         stack.push_async_callback(repository.close)
         runtime.metrics.register(InferenceCollector(repository))
         source = await _source(config, repository, files, stack)
@@ -89,7 +85,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         await _start(source, config, stack)
         servicer = InferenceServicer(
             repository,
-            DataPlane(repository, queue, max_reply_bytes=config.max_message_bytes),
+            DataPlane(repository, scheduler, max_reply_bytes=config.max_message_bytes),
             source,
             stopping=runtime.stopping,
             max_stream_in_flight=config.max_stream_in_flight,
@@ -100,6 +96,15 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             policy=POLICY,
             descriptors=(pb.DESCRIPTOR,),
         )
+
+
+def _limits(config: InferenceConfig) -> QueueLimits:
+    return QueueLimits(
+        max_items=config.max_queue_items,
+        max_bytes=config.max_queue_bytes,
+        max_model_items=config.max_model_queue_items or config.max_queue_items,
+        max_model_bytes=config.max_model_queue_bytes or config.max_queue_bytes,
+    )
 
 
 def _own_data(config: InferenceConfig, stack: AsyncExitStack) -> None:

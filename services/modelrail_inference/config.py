@@ -68,6 +68,15 @@ class InferenceConfig(ServerConfig):
         "100 more than its length.",
         minimum=1,
     )
+    max_model_queue_items: int = setting(
+        0, "Requests of one model that may wait; 0: as many as --max-queue-items.",
+        minimum=0, maximum=1_000_000,
+    )  # fmt: skip
+    max_model_queue_bytes: int = setting(
+        0,
+        "Memory of the inputs of one model's waiting requests in bytes; 0: --max-queue-bytes.",
+        minimum=0,
+    )
     max_stream_in_flight: int = setting(
         32, "Requests in flight on one stream; the rest stay with the caller.", minimum=1,
         maximum=10_000,

@@ -5,38 +5,41 @@
 In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an error. The contract:
 
 - **Message in.** Inputs are raw bytes or typed elements, unchecked. They must not change meanwhile.
-- **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding the
-  outputs) happens on a thread of the queue, after the queue has taken the request in by the memory
-  that it will hold. Before that, only names, shapes and sizes are looked at.
-- **Deadline.** `Call.deadline` bounds waiting and running together. Work whose deadline has passed
-  does not run; work that runs is told to stop.
-- **Cancellation.** Cancelling the task that awaits `infer` drops waiting work and stops running
-  work.
+- **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding text)
+  happens on a thread of the scheduler, after its queue has taken the request in by the memory that
+  it will hold. Before that, only names, shapes and sizes are looked at.
+- **Deadline.** `Call.deadline` bounds waiting and running together. Work that cannot be done until
+  then is refused at once; work whose deadline has passed does not run; a run for which nobody waits
+  any more is told to stop.
+- **Cancellation.** Cancelling the task that awaits `infer` drops waiting work and stops a run that
+  was for this caller alone.
 - **Identity.** `Call.identity` is who asks. Permission was checked before; fairness can come here.
-- **Message out.** Raw bytes in the order asked for. Nothing is shared with another request.
+- **Message out.** Raw bytes in the order asked for, as views of the outputs of the batch: whoever
+  has a reply encodes it soon.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
 Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front
-that forms batches itself) drives the same boundary. Dynamic batching takes the place of `RunQueue`.
+that forms batches itself) drives the same boundary.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from modelrail_inference.call import Call
-from modelrail_inference.decode import Feed, check, check_parameters
-from modelrail_inference.encode import encode
-from modelrail_inference.message import InferenceReply, InferenceRequest, OutputTensor
+from modelrail_inference.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.repository.lifecycle import Serving
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.session import OutOfMemory, Run, RunError, RunTerminatedError
-from modelrail_inference.scheduling import RunQueue, Work
-from modelrail_inference.statistics import Failure, Statistics, Timing
+from modelrail_inference.request.parameters import check_parameters
+from modelrail_inference.runtime.session import OutOfMemory, RunError, RunTerminatedError
+from modelrail_inference.scheduling.batch import Outcome
+from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.scheduler import Scheduler, expired
+from modelrail_inference.statistics import Failure
 from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
@@ -45,27 +48,22 @@ from modelrail_server.errors import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    outputs: tuple[OutputTensor, ...]
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-
-
 class DataPlane:
     """Answers requests from the loaded models.
 
     Args:
         repository: Where the models are.
-        queue: What bounds the work.
+        scheduler: Where requests wait and run.
         max_reply_bytes: Largest reply that the transport carries.
     """
 
-    def __init__(self, repository: Repository, queue: RunQueue, *, max_reply_bytes: int) -> None:
+    def __init__(
+        self, repository: Repository, scheduler: Scheduler, *, max_reply_bytes: int
+    ) -> None:
         self._repository = repository
-        self._queue = queue
+        self._scheduler = scheduler
         self._max_reply_bytes = max_reply_bytes
+        self._loop = asyncio.get_running_loop()
 
     async def infer(self, request: InferenceRequest, call: Call) -> InferenceReply:
         """Answers one request.
@@ -74,99 +72,111 @@ class DataPlane:
             ServiceError: The request is wrong, or cannot be answered now. The message starts with
                 `[request id: …] ` when the caller sent an id.
         """
-        with naming(request.id):
-            serving = self._repository.acquire(request.model, request.version)
-            model = serving.model
-            with _counting(model.statistics):
-                started = time.perf_counter_ns()
-                try:
-                    check_parameters(request)
-                    feed = check(request, model)
-                except BaseException:
-                    serving.release()
-                    raise
-                check_ns = time.perf_counter_ns() - started
-                run = Run()
-                limit = self._max_reply_bytes - len(request.id.encode()) - len(request.model)
-                work = Work(
-                    run=lambda: _compute(model, feed, run, limit),
-                    terminate=run.terminate,
-                    release=serving.release,
-                    size_bytes=request.size_bytes,
-                )
-                computed, queue_ns = await self._run(work, call, model)
-                ended = time.perf_counter_ns()
-            model.statistics.answered(
-                feed.batch_size,
-                Timing(
-                    queue_ns=queue_ns,
-                    input_ns=check_ns + computed.input_ns,
-                    infer_ns=computed.infer_ns,
-                    output_ns=computed.output_ns,
-                    total_ns=ended - started,
-                ),
-            )
-            return InferenceReply(request.model, model.number, request.id, computed.outputs)
-
-    async def _run(
-        self, work: Work[_Computed], call: Call, model: LoadedModel
-    ) -> tuple[_Computed, int]:
+        started = time.perf_counter_ns()
         try:
-            return await self._queue.run(work, call)
-        except OutOfMemory as error:
-            raise ResourceExhausted(
-                f"model '{model.model}': {error}", reason="OUT_OF_MEMORY"
-            ) from error
-        except RunError as error:
-            raise InvalidArgument(
-                f"model '{model.model}' could not compute these inputs: {error}",
-                reason="MODEL_RUN_FAILED",
-            ) from error
-        except RunTerminatedError as error:
-            raise Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT") from error
+            serving = self._repository.acquire(request.model, request.version)
+        except ServiceError as error:
+            raise named(error, request.id) from None
+        statistics = serving.model.statistics
+        statistics.pending += 1
+        try:
+            outcome = await self._outcome(request, call, serving)
+        except BaseException as error:
+            error = _told(error, serving.model)
+            statistics.failed(_failure(error), time.perf_counter_ns() - started)
+            if isinstance(error, ServiceError):
+                raise named(error, request.id) from error.__cause__
+            raise
+        finally:
+            statistics.pending -= 1
+        queued, execution = outcome.request, outcome.execution
+        batch = queued.batch
+        if execution is None or batch is None:
+            raise AssertionError("an answer came from no run")
+        statistics.answered(
+            queued.feed.batch_size,
+            queue_ns=batch.started_ns - queued.queued_ns,
+            input_ns=execution.input_ns,
+            infer_ns=execution.infer_ns,
+            output_ns=execution.output_ns,
+            total_ns=time.perf_counter_ns() - started,
+        )
+        return InferenceReply(request.model, serving.model.number, request.id, outcome.outputs)
+
+    async def _outcome(self, request: InferenceRequest, call: Call, serving: Serving) -> Outcome:
+        try:
+            queued = self._queued(request, call, serving)
+            self._scheduler.submit(queued)
+        except BaseException:
+            serving.release()
+            raise
+        try:
+            return await queued.future
+        except asyncio.CancelledError:
+            self._scheduler.abandon(queued)
+            raise
+
+    def _queued(self, request: InferenceRequest, call: Call, serving: Serving) -> QueuedRequest:
+        """Checks a request and returns it as the scheduler takes it."""
+        lane = serving.lane
+        if lane is None:
+            lane = serving.lane = self._scheduler.open_lane(serving.model)
+        parameters = request.parameters
+        if parameters or request.output_parameters or request.input_parameters:
+            check_parameters(request)
+        feed = lane.checker.check(request)
+        feed.max_reply_bytes = self._max_reply_bytes - 4 * len(request.id) - len(request.model)
+        queued = QueuedRequest(
+            lane,
+            feed,
+            self._loop.create_future(),
+            serving.release,
+            size_bytes=request.size_bytes,
+            deadline=call.deadline,
+        )
+        _apply_queue_policy(queued, lane, parameters)
+        return queued
 
 
-def _compute(model: LoadedModel, feed: Feed, run: Run, max_reply_bytes: int) -> _Computed:
-    """Runs on a thread of the queue."""
-    started = time.perf_counter_ns()
-    if model.session is None:
-        raise AssertionError("a model was freed while a request used it")
-    inputs = feed.arrays()
-    decoded = time.perf_counter_ns()
-    arrays = model.session.run(inputs, [spec.name for spec in feed.outputs], run)
-    computed = time.perf_counter_ns()
-    outputs = encode(feed.outputs, arrays, max_bytes=max_reply_bytes)
-    encoded = time.perf_counter_ns()
-    return _Computed(outputs, decoded - started, computed - decoded, encoded - computed)
+def _apply_queue_policy(
+    queued: QueuedRequest, lane: Lane, parameters: Mapping[str, Parameter]
+) -> None:
+    batching = lane.queue.batching
+    if batching.priority_levels:
+        queued.level = batching.level_of(int(parameters.get("priority") or 0))
+    asked_seconds = int(parameters.get("timeout") or 0) / 1e6
+    wait_seconds = batching.policy_of(queued.level).wait_seconds(asked_seconds)
+    if wait_seconds:
+        queued.wait_until = time.monotonic() + wait_seconds
 
 
-@contextmanager
-def naming(request_id: str) -> Iterator[None]:
-    """Puts the caller's request id in front of error messages, as Triton does."""
-    try:
-        yield
-    except ServiceError as error:
-        if request_id:
-            error.message = f"[request id: {request_id[:200]}] {error.message}"
-            error.args = (error.message,)
-        raise
+def _told(error: BaseException, model: LoadedModel) -> BaseException:
+    """Returns what the caller is told about a run that failed."""
+    told: ServiceError
+    if isinstance(error, OutOfMemory):
+        told = ResourceExhausted(f"model '{model.model}': {error}", reason="OUT_OF_MEMORY")
+    elif isinstance(error, RunError):
+        told = InvalidArgument(
+            f"model '{model.model}' could not compute these inputs: {error}",
+            reason="MODEL_RUN_FAILED",
+        )
+    elif isinstance(error, RunTerminatedError):
+        told = expired()
+    else:
+        return error
+    told.__cause__ = error
+    return told
 
 
-@contextmanager
-def _counting(statistics: Statistics) -> Iterator[None]:
-    """Counts a request as pending, and as failed when it is not answered."""
-    started = time.perf_counter_ns()
-    statistics.pending += 1
-    try:
-        yield
-    except BaseException as error:
-        statistics.failed(_reason(error), time.perf_counter_ns() - started)
-        raise
-    finally:
-        statistics.pending -= 1
+def named(error: ServiceError, request_id: str) -> ServiceError:
+    """Puts the caller's request id in front of an error's message, as Triton does."""
+    if request_id:
+        error.message = f"[request id: {request_id[:200]}] {error.message}"
+        error.args = (error.message,)
+    return error
 
 
-def _reason(error: BaseException) -> Failure:
+def _failure(error: BaseException) -> Failure:
     if isinstance(error, asyncio.CancelledError):
         return Failure.CANCELED
     if isinstance(error, Unavailable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import to_raw
@@ -24,7 +25,9 @@ _SHOWN = 10
 def encode(
     specs: Sequence[TensorSpec], arrays: Sequence[NDArray[Any]], *, max_bytes: int
 ) -> tuple[OutputTensor, ...]:
-    """Returns the outputs as they travel. Takes long for large ones, so it is called on a thread.
+    """Returns the outputs as they travel: views of `arrays`, but for strings.
+
+    Strings take long, so it is called on a thread.
 
     Args:
         specs: The outputs, in the order of the reply.
@@ -38,11 +41,16 @@ def encode(
     _check_sizes(specs, sizes, max_bytes)
     outputs = []
     for index, (spec, array) in enumerate(zip(specs, arrays, strict=True)):
-        raw = to_raw(array, spec.datatype)
+        raw = to_raw(array, "BYTES") if spec.datatype == "BYTES" else _view(array)
         sizes[index] = _around(spec, array) + len(raw)
         _check_sizes(specs, sizes, max_bytes)
         outputs.append(OutputTensor(spec.name, spec.datatype, array.shape, raw))
     return tuple(outputs)
+
+
+def _view(array: NDArray[Any]) -> memoryview:
+    """Returns the bytes of an array of numbers; what is not contiguous is copied here."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _least_bytes(spec: TensorSpec, array: NDArray[Any]) -> int:

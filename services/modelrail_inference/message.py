@@ -45,7 +45,7 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes | TypedContents | None
+    data: bytes | memoryview | TypedContents | None
 
     @property
     def size_bytes(self) -> int:
@@ -95,12 +95,15 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """One output as it travels: `raw` is in the protocol's raw encoding."""
+    """One output as it travels: `raw` is in the protocol's raw encoding.
+
+    For numbers it is a view of what the session returned, so it keeps the whole batch in memory.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    raw: bytes
+    raw: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)

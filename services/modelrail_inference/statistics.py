@@ -21,25 +21,6 @@ class Failure(enum.Enum):
     OTHER = "OTHER"
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the time of one answered request went, in nanoseconds.
-
-    Attributes:
-        queue_ns: Waiting for a thread.
-        input_ns: Turning bytes into the session's inputs.
-        infer_ns: The run of the session.
-        output_ns: Turning the session's outputs into arrays.
-        total_ns: From admission to the answer.
-    """
-
-    queue_ns: int
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    total_ns: int
-
-
 @dataclass(slots=True)
 class Duration:
     """A count of events and the time they took together, in nanoseconds."""
@@ -88,21 +69,33 @@ class Statistics:
         default_factory=lambda: [0] * (len(LATENCY_BUCKETS_SECONDS) + 1)
     )
 
-    def answered(self, batch_size: int, timing: Timing) -> None:
-        """Counts a request that was answered. Every duration has the same count afterwards."""
-        self.inference_count += batch_size
+    def executed(self, batch_size: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+        """Counts a run that gave an answer."""
         self.execution_count += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
-        self.success.add(timing.total_ns)
-        self.queue.add(timing.queue_ns)
-        self.compute_input.add(timing.input_ns)
-        self.compute_infer.add(timing.infer_ns)
-        self.compute_output.add(timing.output_ns)
         batch = self.batches.setdefault(batch_size, BatchStatistics())
-        batch.compute_input.add(timing.input_ns)
-        batch.compute_infer.add(timing.infer_ns)
-        batch.compute_output.add(timing.output_ns)
-        self.latency_buckets[bisect_left(LATENCY_BUCKETS_SECONDS, timing.total_ns / 1e9)] += 1
+        batch.compute_input.add(input_ns)
+        batch.compute_infer.add(infer_ns)
+        batch.compute_output.add(output_ns)
+
+    def answered(
+        self,
+        items: int,
+        *,
+        queue_ns: int,
+        input_ns: int,
+        infer_ns: int,
+        output_ns: int,
+        total_ns: int,
+    ) -> None:
+        """Counts a request that was answered. Every duration has the same count afterwards."""
+        self.inference_count += items
+        self.success.add(total_ns)
+        self.queue.add(queue_ns)
+        self.compute_input.add(input_ns)
+        self.compute_infer.add(infer_ns)
+        self.compute_output.add(output_ns)
+        self.latency_buckets[bisect_left(LATENCY_BUCKETS_SECONDS, total_ns / 1e9)] += 1
 
     def failed(self, reason: Failure, elapsed_ns: int) -> None:
         """Counts a request that was not answered."""

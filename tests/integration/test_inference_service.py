@@ -22,10 +22,11 @@ from prometheus_client import generate_latest
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
-from modelrail_inference import decode, encode
+from modelrail_inference import encode
 from modelrail_inference.__main__ import build
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.protocol.policy import POLICY, SERVICE
+from modelrail_inference.request import feed
 from modelrail_inference.runtime.provider import Provider, loadable_providers
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime
@@ -647,7 +648,7 @@ async def test_the_server_answers_while_strings_are_turned_over(
     server: Harness, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     reached, let_go = threading.Event(), threading.Event()
-    module, name = (decode, "_to_strings") if where == "decode" else (encode, "to_raw")
+    module, name = (feed, "_to_strings") if where == "decode" else (encode, "to_raw")
     real = getattr(module, name)
 
     def slow(*arguments: Any) -> Any:
@@ -676,7 +677,7 @@ async def test_what_is_refused_is_not_decoded_first(
         raise AssertionError("decoded")
 
     async with serving(config, tmp_path) as server:
-        monkeypatch.setattr(decode, "_array", never)
+        monkeypatch.setattr(feed, "array_of", never)
         typed = pb.ModelInferRequest(model_name="m")
         text = typed.inputs.add(name="x", datatype="BYTES", shape=[1, 2]).contents.bytes_contents
         text.extend([b"a" * 20_000, b""])

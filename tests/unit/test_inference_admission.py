@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.call import Call
 from modelrail_inference.daemon_threads import DaemonThreads
 from modelrail_inference.encode import encode
 from modelrail_inference.message import InferenceRequest, InputTensor
 from modelrail_inference.protocol.convert import request_from_pb
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import SessionOptions, _session_options
-from modelrail_inference.scheduling import RunQueue, Work
 from modelrail_inference.signature import TensorSpec
-from modelrail_server.errors import InvalidArgument, ResourceExhausted, Unavailable
+from modelrail_server.errors import InvalidArgument, ResourceExhausted
 
 
 def typed(field: str, elements: list[object]) -> InferenceRequest:
@@ -56,32 +54,6 @@ def test_a_request_of_countless_parts_is_refused() -> None:
         request.inputs.add()
     with pytest.raises(InvalidArgument, match="at most 4096, got 4097"):
         request_from_pb(request)
-
-
-def work(size: int, released: list[int], gate: threading.Event | None = None) -> Work[None]:
-    def run() -> None:
-        if gate is not None:
-            assert gate.wait(10)
-
-    return Work(run, lambda: None, lambda: released.append(size), size)
-
-
-async def test_the_queue_holds_no_more_bytes_than_it_may() -> None:
-    queue = RunQueue(threads=1, max_items=10, max_bytes=100)
-    released: list[int] = []
-    with pytest.raises(ResourceExhausted, match="101 bytes"):
-        await queue.run(work(101, released), Call())
-    gate = threading.Event()
-    running = asyncio.create_task(queue.run(work(60, released, gate), Call()))
-    await asyncio.sleep(0)
-    with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
-        await queue.run(work(41, released), Call())
-    gate.set()
-    await running
-    await queue.run(work(41, released), Call())
-    await asyncio.sleep(0)
-    assert released == [101, 41, 60, 41]
-    queue.close()
 
 
 def test_a_reply_that_does_not_fit_is_refused_by_name_and_size() -> None:

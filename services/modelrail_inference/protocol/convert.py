@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
-from modelrail_inference.dataplane import naming
+from modelrail_inference.dataplane import named
 from modelrail_inference.message import (
     InferenceReply,
     InferenceRequest,
@@ -14,6 +14,7 @@ from modelrail_inference.message import (
     Parameter,
     TypedContents,
 )
+from modelrail_inference.protocol.batching_config import write_batching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
@@ -59,9 +60,11 @@ def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
         InvalidArgument: Raw and typed contents are mixed, one input has two typed fields, or
             there are more inputs, outputs or parameters than any model can want.
     """
-    with naming(request.id):
+    try:
         _check_counts(request)
         inputs = tuple(_inputs(request))
+    except InvalidArgument as error:
+        raise named(error, request.id) from None
     return InferenceRequest(
         model=request.model_name,
         version=request.model_version,
@@ -129,7 +132,7 @@ def reply_to_pb(reply: InferenceReply) -> pb.ModelInferResponse:
     )
     for output in reply.outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        response.raw_output_contents.append(output.raw)
+        response.raw_output_contents.append(bytes(output.raw))
     return response
 
 
@@ -196,8 +199,13 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
         config.output.add(
             name=spec.name, data_type=DATA_TYPES[spec.datatype], dims=spec.shape[leading:]
         )
+    batching = model.batching()
+    if batching is not None:
+        config.dynamic_batching.CopyFrom(write_batching(batching))
     config.instance_group.add(name=model.model, kind=_KINDS[model.provider], count=1)
     config.parameters["execution_provider"].string_value = model.provider.value
+    if model.batching_reason:
+        config.parameters["batching_off"].string_value = model.batching_reason
     for key, value in model.metadata.items():
         if key.startswith("modelrail."):
             config.parameters[key].string_value = value

@@ -14,6 +14,13 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.protocol.batching_config import (
+    BATCH_BUCKETS,
+    PADDING,
+    read_batching,
+    read_buckets,
+    read_padding,
+)
 from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
 from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionPolicy
 from modelrail_inference.runtime.provider import Provider
@@ -43,6 +50,24 @@ _HONOURED = frozenset(
         "instance_group.kind",
         "instance_group.count",
         "default_model_filename",
+        "dynamic_batching",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.preserve_ordering",
+        "dynamic_batching.priority_levels",
+        "dynamic_batching.default_priority_level",
+        *(
+            f"dynamic_batching.{policy}.{field}"
+            for policy in ("default_queue_policy", "priority_queue_policy.value")
+            for field in (
+                "timeout_action",
+                "default_timeout_microseconds",
+                "allow_timeout_override",
+                "max_queue_size",
+            )
+        ),
+        "dynamic_batching.default_queue_policy",
+        "dynamic_batching.priority_queue_policy.key",
         "parameters.key",
         "parameters.value.string_value",
     }
@@ -80,6 +105,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         if name not in _HONOURED:
             raise _wrong(name, "not supported by this server")
     _check_backend(config, model)
+    parameters = config.parameters
     return ModelSettings(
         max_batch_size=_at_least_zero("max_batch_size", config.max_batch_size),
         inputs=_tensors("input", config.input, config.max_batch_size),
@@ -87,6 +113,13 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         provider=_provider(config),
         version_policy=_version_policy(config.version_policy),
         file_name=_file_name(config.default_model_filename),
+        batching=read_batching(config),
+        padding=read_padding(parameters[PADDING].string_value, config.max_batch_size)
+        if PADDING in parameters
+        else None,
+        batch_buckets=read_buckets(parameters[BATCH_BUCKETS].string_value, config.max_batch_size)
+        if BATCH_BUCKETS in parameters
+        else (),
         **_thread_counts(config),
     )
 
@@ -176,9 +209,11 @@ def _file_name(name: str) -> str:
     return name or "model.onnx"
 
 
-def _thread_counts(config: pb.ModelConfig) -> dict[str, int]:
+def _thread_counts(config: pb.ModelConfig) -> dict[str, Any]:
     counts = {}
     for key, value in config.parameters.items():
+        if key in (PADDING, BATCH_BUCKETS):
+            continue
         if key not in _THREAD_PARAMETERS:
             expected = " or ".join(_THREAD_PARAMETERS)
             raise _wrong(f"parameters['{key}']", f"expected {expected}")

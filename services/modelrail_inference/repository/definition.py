@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from modelrail_inference.repository.batching import DynamicBatching, Padding
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Statistics
@@ -55,6 +56,11 @@ class ModelSettings:
         inter_op_threads: Operators that run at a time; None for the server's.
         version_policy: Which versions are served.
         file_name: Name of the ONNX file in the folder of a version.
+        batching: How requests are put together; None runs each alone. Without `max_batch_size`
+            nobody has said anything, and requests are put together where that is safe.
+        padding: How requests of different lengths get into one batch; None where they do not.
+        batch_buckets: The only batch sizes that the session sees, ascending; empty for any.
+        instances: Runs at a time; 0 for as many as the server has threads.
     """
 
     max_batch_size: int | None = None
@@ -65,6 +71,10 @@ class ModelSettings:
     inter_op_threads: int | None = None
     version_policy: VersionPolicy = VersionPolicy()
     file_name: str = "model.onnx"
+    batching: DynamicBatching | None = None
+    padding: Padding | None = None
+    batch_buckets: tuple[int, ...] = ()
+    instances: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,9 @@ class LoadedModel:
         file_bytes: Size of the model file.
         metadata: What the exporter wrote into the file.
         statistics: What the version has done.
+        mask: The input that the server fills and callers do not see; None without one.
+        batching_reason: Why requests are not put together although nobody has forbidden it; empty
+            when they are, or when the configuration decides.
     """
 
     model: str
@@ -136,6 +149,16 @@ class LoadedModel:
     file_bytes: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
+    mask: TensorSpec | None = None
+    batching_reason: str = ""
+
+    def batching(self) -> DynamicBatching | None:
+        """Returns how requests are put together; None when each runs alone."""
+        if self.max_batch_size == 0:
+            return None
+        if self.settings.max_batch_size is not None:
+            return self.settings.batching
+        return None if self.batching_reason else DynamicBatching()
 
     def close(self) -> None:
         """Frees the memory of the file; nothing may run any more."""

@@ -13,8 +13,12 @@ from __future__ import annotations
 import asyncio
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+
+if TYPE_CHECKING:
+    from modelrail_inference.scheduling.lane import Lane
 
 
 class State(enum.Enum):
@@ -29,10 +33,12 @@ class State(enum.Enum):
 class Serving:
     """A loaded model and the requests that use it. For the event loop's thread only."""
 
-    __slots__ = ("_idle", "_users", "model")
+    __slots__ = ("_idle", "_users", "lane", "model")
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
+        self.lane: Lane | None = None
+        """The model's place in the scheduler, from its first request on."""
         self._users = 0
         self._idle = asyncio.Event()
         self._idle.set()

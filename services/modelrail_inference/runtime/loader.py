@@ -19,6 +19,7 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.session import (
     ModelFileError,
@@ -74,8 +75,9 @@ class SessionLoader:
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
-        signature = _served_signature(session.signature, settings, max_batch_size)
-        self._warm_up(session, signature, max_batch_size)
+        declared = _served_signature(session.signature, settings, max_batch_size)
+        signature, mask = split_mask(declared, settings.padding)
+        self._warm_up(session, declared, max_batch_size)
         return LoadedModel(
             model=definition.model,
             number=definition.number,
@@ -87,6 +89,7 @@ class SessionLoader:
             load_seconds=time.monotonic() - started,
             file_bytes=file_bytes,
             metadata=session.metadata,
+            mask=mask,
         )
 
     def _options(self, settings: ModelSettings) -> SessionOptions:

@@ -1,0 +1,222 @@
+"""Reads how requests of a model wait and are put together from its `config.pbtxt`.
+
+`dynamic_batching` is Triton's. What Triton cannot say stands in two entries of `parameters`, each a
+JSON text:
+
+    parameters { key: "padding" value { string_value:
+      '{"edges": [16, 32, 64], "inputs": {"input_ids": {"axis": 1, "value": 0}},
+        "mask": "attention_mask", "outputs": {"last_hidden_state": 1}}' } }
+    parameters { key: "batch_buckets" value { string_value: "[1, 2, 4, 8]" } }
+
+Axes count the batch axis as 0. `mask` and `outputs` can be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.repository.batching import (
+    DynamicBatching,
+    PaddedInput,
+    Padding,
+    QueuePolicy,
+    TimeoutAction,
+)
+from modelrail_inference.repository.definition import LoadError
+
+PADDING: Final = "padding"
+BATCH_BUCKETS: Final = "batch_buckets"
+
+_MAX_LEVELS = 64
+_MAX_MICROSECONDS = 3_600_000_000
+_MAX_EDGES = 256
+_MAX_LENGTH = 1 << 24
+
+
+def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
+    """Reads `dynamic_batching`; None when the configuration has none.
+
+    Raises:
+        LoadError: It contradicts itself; the message names the field.
+    """
+    if not config.HasField("dynamic_batching"):
+        return None
+    given = config.dynamic_batching
+    where = "dynamic_batching"
+    if config.max_batch_size < 1:
+        raise _wrong(where, f"expected max_batch_size of at least 1, got {config.max_batch_size}")
+    sizes = list(given.preferred_batch_size)
+    if any(not 1 <= size <= config.max_batch_size for size in sizes):
+        raise _wrong(
+            f"{where}.preferred_batch_size",
+            f"expected sizes from 1 to max_batch_size {config.max_batch_size}, got {sizes}",
+        )
+    levels = given.priority_levels
+    if levels > _MAX_LEVELS:
+        raise _wrong(f"{where}.priority_levels", f"expected at most {_MAX_LEVELS}, got {levels}")
+    default = given.default_priority_level
+    if levels and not 1 <= default <= levels:
+        raise _wrong(f"{where}.default_priority_level", f"expected 1 to {levels}, got {default}")
+    unknown = sorted(level for level in given.priority_queue_policy if not 1 <= level <= levels)
+    if unknown:
+        raise _wrong(
+            f"{where}.priority_queue_policy", f"expected levels from 1 to {levels}, got {unknown}"
+        )
+    return DynamicBatching(
+        preferred_sizes=tuple(sorted(set(sizes))),
+        max_queue_delay_seconds=_seconds(
+            f"{where}.max_queue_delay_microseconds", given.max_queue_delay_microseconds
+        ),
+        preserve_ordering=given.preserve_ordering,
+        priority_levels=levels,
+        default_priority=default or 1,
+        policy=_policy(f"{where}.default_queue_policy", given.default_queue_policy),
+        level_policies={
+            level: _policy(f"{where}.priority_queue_policy[{level}]", policy)
+            for level, policy in given.priority_queue_policy.items()
+        },
+    )
+
+
+def write_batching(batching: DynamicBatching) -> pb.ModelDynamicBatching:
+    """Writes what is in force, for the RPC ModelConfig."""
+    message = pb.ModelDynamicBatching(
+        preferred_batch_size=batching.preferred_sizes,
+        max_queue_delay_microseconds=round(batching.max_queue_delay_seconds * 1e6),
+        preserve_ordering=batching.preserve_ordering,
+        priority_levels=batching.priority_levels,
+        default_priority_level=batching.default_priority if batching.priority_levels else 0,
+        default_queue_policy=_policy_to_pb(batching.policy),
+    )
+    for level, policy in batching.level_policies.items():
+        message.priority_queue_policy[level].CopyFrom(_policy_to_pb(policy))
+    return message
+
+
+def read_padding(text: str, max_batch_size: int) -> Padding | None:
+    """Reads the parameter `padding`; None for an empty text.
+
+    Raises:
+        LoadError: It is not what is expected; the message names the part.
+    """
+    if not text:
+        return None
+    field = f"parameters['{PADDING}']"
+    if max_batch_size < 1:
+        raise _wrong(field, "expected max_batch_size of at least 1, as lengths differ in a batch")
+    value = _json(field, text)
+    if not isinstance(value, dict):
+        raise _wrong(field, "expected an object")
+    if unknown := sorted(set(value) - {"edges", "inputs", "mask", "outputs"}):
+        raise _wrong(field, f"expected edges, inputs, mask and outputs, got {unknown}")
+    mask = value.get("mask")
+    if mask is not None and not isinstance(mask, str):
+        raise _wrong(f"{field}.mask", "expected the name of an input")
+    inputs = _object(f"{field}.inputs", value.get("inputs"))
+    if not inputs:
+        raise _wrong(f"{field}.inputs", "expected at least one input")
+    return Padding(
+        edges=_ascending(f"{field}.edges", value.get("edges"), _MAX_LENGTH),
+        inputs={name: _padded(f"{field}.inputs.{name}", item) for name, item in inputs.items()},
+        outputs={
+            name: _axis(f"{field}.outputs.{name}", axis)
+            for name, axis in _object(f"{field}.outputs", value.get("outputs", {})).items()
+        },
+        mask=mask,
+    )
+
+
+def read_buckets(text: str, max_batch_size: int) -> tuple[int, ...]:
+    """Reads the parameter `batch_buckets`; nothing for an empty text.
+
+    Raises:
+        LoadError: It is not what is expected.
+    """
+    if not text:
+        return ()
+    field = f"parameters['{BATCH_BUCKETS}']"
+    buckets = _ascending(field, _json(field, text), max(1, max_batch_size))
+    if buckets[-1] != max_batch_size:
+        raise _wrong(
+            field, f"expected max_batch_size {max_batch_size} as the last, got {buckets[-1]}"
+        )
+    return buckets
+
+
+def _policy(field: str, policy: pb.ModelQueuePolicy) -> QueuePolicy:
+    return QueuePolicy(
+        max_items=policy.max_queue_size,
+        timeout_seconds=_seconds(
+            f"{field}.default_timeout_microseconds", policy.default_timeout_microseconds
+        ),
+        on_timeout=TimeoutAction.DELAY
+        if policy.timeout_action == pb.ModelQueuePolicy.DELAY
+        else TimeoutAction.REJECT,
+        allow_timeout_override=policy.allow_timeout_override,
+    )
+
+
+def _policy_to_pb(policy: QueuePolicy) -> pb.ModelQueuePolicy:
+    delays = policy.on_timeout is TimeoutAction.DELAY
+    return pb.ModelQueuePolicy(
+        timeout_action=pb.ModelQueuePolicy.DELAY if delays else pb.ModelQueuePolicy.REJECT,
+        default_timeout_microseconds=round(policy.timeout_seconds * 1e6),
+        allow_timeout_override=policy.allow_timeout_override,
+        max_queue_size=policy.max_items,
+    )
+
+
+def _seconds(field: str, microseconds: int) -> float:
+    if microseconds > _MAX_MICROSECONDS:
+        raise _wrong(field, f"expected at most {_MAX_MICROSECONDS}, got {microseconds}")
+    return microseconds / 1e6
+
+
+def _json(field: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _wrong(field, f"expected JSON: {error}") from None
+
+
+def _object(field: str, value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise _wrong(field, "expected an object")
+    return value
+
+
+def _padded(field: str, value: object) -> PaddedInput:
+    item = _object(field, value)
+    if unknown := sorted(set(item) - {"axis", "value"}):
+        raise _wrong(field, f"expected axis and value, got {unknown}")
+    fill = item.get("value", 0)
+    if isinstance(fill, bool) or not isinstance(fill, int | float):
+        raise _wrong(f"{field}.value", "expected a number")
+    return PaddedInput(_axis(f"{field}.axis", item.get("axis", 1)), fill)
+
+
+def _axis(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 64:
+        raise _wrong(field, "expected the number of an axis from 1; 0 is the batch axis")
+    return value
+
+
+def _ascending(field: str, value: object, maximum: int) -> tuple[int, ...]:
+    numbers: Sequence[object] = value if isinstance(value, list) else []
+    whole = [number for number in numbers if isinstance(number, int) and number is not True]
+    in_range = all(1 <= number <= maximum for number in whole)
+    if (
+        not 1 <= len(numbers) <= _MAX_EDGES
+        or len(whole) != len(numbers)
+        or not in_range
+        or sorted(set(whole)) != whole
+    ):
+        raise _wrong(field, f"expected ascending whole numbers from 1 to {maximum}")
+    return tuple(whole)
+
+
+def _wrong(field: str, description: str) -> LoadError:
+    return LoadError(f"config.pbtxt: {field}: {description}")

@@ -1,0 +1,1 @@
+"""From an untrusted request to what a session takes."""

@@ -1,0 +1,1 @@
+"""From checked requests to runs of sessions: queues, batches, fairness and what overload does."""

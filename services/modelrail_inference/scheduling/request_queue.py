@@ -1,0 +1,194 @@
+"""The requests of one model that wait for a session. No locks here: the scheduler holds one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from modelrail_inference.repository.batching import DynamicBatching, TimeoutAction
+from modelrail_inference.scheduling.queued import QueuedRequest
+
+_Group = OrderedDict[QueuedRequest, None]
+"""Waiting requests that fit into one batch, oldest first. A linked list: requests leave from the
+middle when their callers do, and thousands may leave while a session is busy."""
+
+
+class _Level:
+    """The requests of one priority, grouped by what fits together."""
+
+    __slots__ = ("count", "groups")
+
+    def __init__(self) -> None:
+        self.groups: OrderedDict[object, _Group] = OrderedDict()
+        self.count = 0
+
+    def push(self, request: QueuedRequest) -> None:
+        group = self.groups.get(request.feed.key)
+        if group is None:
+            group = self.groups[request.feed.key] = OrderedDict()
+        group[request] = None
+        self.count += 1
+
+    def discard(self, request: QueuedRequest) -> bool:
+        group = self.groups.get(request.feed.key)
+        if group is None or request not in group:
+            return False
+        del group[request]
+        if not group:
+            del self.groups[request.feed.key]
+        self.count -= 1
+        return True
+
+    def oldest(self) -> QueuedRequest | None:
+        """Returns the oldest request; a scan over groups, of which there are few."""
+        if len(self.groups) == 1:
+            return next(iter(next(iter(self.groups.values()))))
+        heads = (next(iter(group)) for group in self.groups.values())
+        return min(heads, key=lambda head: head.queued_ns, default=None)
+
+
+class RequestQueue:
+    """Waiting requests by priority, and the rules by which a batch is taken from them.
+
+    A batch begins with the oldest request of the highest priority and takes whatever fits beside it
+    (equal shapes but for the batch axis), from that priority first. It is taken when a preferred
+    size is reached, when nothing more fits, or when the oldest request has waited for the queue
+    delay; without a delay whatever is there is taken at once. Because it is asked only when a
+    session is free, a batch grows until it is taken.
+
+    Args:
+        batching: How requests are put together; None runs each alone.
+        max_batch_size: Items in the largest batch; 0 for a model without batch axis.
+    """
+
+    def __init__(self, batching: DynamicBatching | None, max_batch_size: int) -> None:
+        self.batching = batching or DynamicBatching()
+        self._together = batching is not None and max_batch_size > 1
+        self._max_rows = max_batch_size if self._together else 1
+        preferred = [size for size in self.batching.preferred_sizes if size < max_batch_size]
+        self._preferred = frozenset(preferred)
+        self._delay_seconds = self.batching.max_queue_delay_seconds if self._together else 0.0
+        # Levels 1 to n, and one more for what the action DELAY has put behind everything else.
+        self._levels = [_Level() for _ in range(max(1, self.batching.priority_levels) + 1)]
+        self.count = 0
+        self.rows = 0
+        self.size_bytes = 0
+
+    def count_of(self, level: int) -> int:
+        """Returns how many requests of a priority level wait."""
+        return self._levels[level - 1].count
+
+    def push(self, request: QueuedRequest) -> None:
+        """Puts a request behind those of its level."""
+        self._levels[request.level - 1].push(request)
+        self.count += 1
+        self.rows += request.feed.batch_size
+        self.size_bytes += request.size_bytes
+
+    def discard(self, request: QueuedRequest) -> bool:
+        """Takes a request out, wherever it waits; returns whether it waited here."""
+        if not self._levels[request.level - 1].discard(request):
+            return False
+        self.count -= 1
+        self.rows -= request.feed.batch_size
+        self.size_bytes -= request.size_bytes
+        return True
+
+    def lose_patience(self, request: QueuedRequest, now: float) -> bool:
+        """Does what the queue policy says about a waiting request that has waited too long.
+
+        Returns:
+            Whether it was taken out. Otherwise it now waits behind all others, for as long as it
+            takes, or did not wait here any more.
+        """
+        if not self.discard(request):
+            return False
+        expired = request.deadline is not None and request.deadline <= now
+        if expired or self.batching.policy_of(request.level).on_timeout is TimeoutAction.REJECT:
+            return True
+        request.level = len(self._levels)
+        request.wait_until = None
+        self.push(request)
+        return False
+
+    def requests(self) -> Iterator[QueuedRequest]:
+        """Yields everything that waits."""
+        for level in self._levels:
+            for group in level.groups.values():
+                yield from group
+
+    def ready_at(self) -> float | None:
+        """Returns when a batch can be taken: a moment of `time.monotonic()`; None for no requests.
+
+        A moment in the past means now.
+        """
+        if self._delay_seconds <= 0:
+            return 0.0 if self.count else None
+        chosen = self._choose()
+        if not chosen:
+            return None
+        rows, closed = self._measure(chosen)
+        if closed or rows in self._preferred:
+            return 0.0
+        return min(request.queued_at for request in chosen) + self._delay_seconds
+
+    def take(self, now: float) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
+        """Takes the next batch out.
+
+        Args:
+            now: Moment of `time.monotonic()`.
+
+        Returns:
+            The requests of the batch, none if nothing is left; and those that have waited too long
+            and will not run.
+        """
+        late: list[QueuedRequest] = []
+        chosen = self._choose()
+        while any(is_late(request, now) for request in chosen):
+            expired = [request for request in chosen if is_late(request, now)]
+            late.extend(request for request in expired if self.lose_patience(request, now))
+            chosen = self._choose()
+        for request in chosen:
+            self.discard(request)
+        return chosen, late
+
+    def _choose(self) -> list[QueuedRequest]:
+        """Returns the requests that the next batch would hold; they stay in the queue."""
+        first = next((o for level in self._levels if (o := level.oldest()) is not None), None)
+        if first is None:
+            return []
+        rows = first.feed.batch_size
+        chosen = [first]
+        if not self._together or rows >= self._max_rows:
+            return chosen
+        best = 1 if rows in self._preferred else 0
+        for level in self._levels:
+            for request in level.groups.get(first.feed.key, ()):
+                if request is first:
+                    continue
+                if rows + request.feed.batch_size > self._max_rows:
+                    # The order is kept: nothing overtakes a request for being smaller.
+                    return chosen[:best] if best else chosen
+                rows += request.feed.batch_size
+                chosen.append(request)
+                if rows == self._max_rows:
+                    return chosen
+                if rows in self._preferred:
+                    best = len(chosen)
+        # What is beyond a preferred size is the beginning of the next batch.
+        return chosen[:best] if best else chosen
+
+    def _measure(self, chosen: list[QueuedRequest]) -> tuple[int, bool]:
+        """Returns the items of the chosen requests, and whether nothing more can come to them."""
+        rows = sum(request.feed.batch_size for request in chosen)
+        return rows, rows >= self._max_rows or len(chosen) < self._fitting(chosen[0])
+
+    def _fitting(self, first: QueuedRequest) -> int:
+        groups = (level.groups.get(first.feed.key, ()) for level in self._levels)
+        return sum(len(group) for group in groups)
+
+
+def is_late(request: QueuedRequest, now: float) -> bool:
+    """Whether a request has waited too long at a moment of `time.monotonic()`."""
+    timeout = request.next_timeout()
+    return timeout is not None and timeout <= now

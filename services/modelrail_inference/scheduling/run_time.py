@@ -1,0 +1,42 @@
+"""How long the next run of a model will take, learned from the last ones."""
+
+from __future__ import annotations
+
+_DECAY = 0.9
+"""Weight of what was known before; the last ten runs or so decide."""
+
+
+class RunTime:
+    """Fits the time of a run to `a + b · items` by least squares, older runs counting less.
+
+    The idea is BentoML's (`marshal/dispatcher.py`): the time of a batch is nearly linear in its
+    size.
+    """
+
+    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "runs")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+
+    def add(self, items: int, seconds: float) -> None:
+        """Learns from one run of `items` that took `seconds`."""
+        self.runs += 1
+        self._n = _DECAY * self._n + 1
+        self._x = _DECAY * self._x + items
+        self._y = _DECAY * self._y + seconds
+        self._xx = _DECAY * self._xx + items * items
+        self._xy = _DECAY * self._xy + items * seconds
+
+    def seconds(self, items: int) -> float:
+        """Returns the expected time of a run in seconds; 0 when nothing is known yet."""
+        if not self.runs:
+            return 0.0
+        mean_x, mean_y = self._x / self._n, self._y / self._n
+        variance = self._xx / self._n - mean_x * mean_x
+        if variance <= 1e-9 * max(1.0, mean_x * mean_x):
+            # Only one size was seen: a smaller batch takes at most as long, a larger one in
+            # proportion.
+            return mean_y * max(1.0, items / mean_x)
+        slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / variance)
+        return max(0.0, mean_y + slope * (items - mean_x))

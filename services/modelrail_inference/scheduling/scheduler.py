@@ -1,0 +1,435 @@
+"""The scheduler: one fair pool of threads for the batches of all models.
+
+    event loop                          threads
+    ──────────                          ───────
+    submit ▸ admission ▸ RequestQueue ◀─ take: the model that had least time, the batch as it is now
+                                         assemble ▸ session.run ▸ take apart
+    answers  ◀── one call for each batch ──
+
+Threads take batches by themselves: the queue is looked at in the very moment in which a session is
+free, so batches grow until then, and between two batches no thread waits for the event loop. One
+lock guards the queues; it is held for the length of a few list operations.
+
+Promises: the queues are bounded in items and bytes, for each model and for all together. What
+cannot be answered before its deadline is refused at once. What is late or left by its caller does
+not run; a run for which nobody waits is stopped. No model waits for ever because of another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.scheduling.batch import Batch, BatchRunner, Outcome
+from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
+
+THREAD_NAME = "session"
+
+_LEAST_RETRY_SECONDS = 0.01
+_JOIN_SECONDS = 0.2
+_MEAN_WEIGHT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What may wait.
+
+    Attributes:
+        max_items: Requests of all models that may wait.
+        max_bytes: Memory of all requests that wait or run, in bytes.
+        max_model_items: Requests of one model that may wait.
+        max_model_bytes: Memory of the requests of one model that wait, in bytes.
+    """
+
+    max_items: int
+    max_bytes: int
+    max_model_items: int
+    max_model_bytes: int
+
+
+class Scheduler:
+    """Queues, batches and runs.
+
+    Belongs to the event loop on which it is made; only `_serve` and what it calls run on threads.
+
+    Args:
+        threads: Runs at a time, of all models together.
+        limits: What may wait.
+    """
+
+    def __init__(self, *, threads: int, limits: QueueLimits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._limits = limits
+        self._thread_count = threads
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition(threading.Lock())
+        # Guarded by the lock of `_changed`:
+        self._active: set[Lane] = set()
+        self._running: dict[Lane, list[Batch]] = {}
+        self._running_count = 0
+        self._idle = 0
+        self._items = 0
+        self._held_bytes = 0
+        self._virtual_now = 0.0
+        self._mean_batch_seconds = 0.0
+        self._closed = False
+        # Of the event loop alone:
+        self._timed: set[QueuedRequest] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a session."""
+        return self._items
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the requests that wait or run, in bytes."""
+        return self._held_bytes
+
+    def open_lane(self, model: LoadedModel) -> Lane:
+        """Returns the place of a model that was just loaded."""
+        instances = min(model.settings.instances or self._thread_count, self._thread_count)
+        return Lane(model, instances=instances)
+
+    def submit(self, request: QueuedRequest) -> None:
+        """Lets a request wait for a session; its future gets the outcome.
+
+        Raises:
+            Unavailable: The queue is full, the deadline has passed, or the server ends.
+            ResourceExhausted: The request alone is more than may wait, or cannot be answered before
+                its deadline.
+        """
+        lane = request.lane
+        now = time.monotonic()
+        request.queued_at = now
+        request.queued_ns = time.perf_counter_ns()
+        with self._changed:
+            self._admit(request, now)
+            self._push(request)
+        if lane.ordering is not None:
+            request.sequence = lane.ordering.ticket()
+        if len(self._threads) < self._thread_count:
+            self._start_thread()
+        if (timeout := request.next_timeout()) is not None:
+            self._timed.add(request)
+            self._arm(timeout)
+
+    def abandon(self, request: QueuedRequest) -> None:
+        """The caller has gone: a request that waits never runs, and a lonely run is stopped."""
+        self._timed.discard(request)
+        with self._changed:
+            waited = self._drop(request)
+            if request.batch is not None:
+                request.batch.leave()
+        if waited:
+            _finish(request)
+
+    def close(self) -> None:
+        """Refuses what waits, ends the threads after their present runs; does not wait long."""
+        with self._changed:
+            self._closed = True
+            waiting = [request for lane in self._active for request in lane.queue.requests()]
+            for request in waiting:
+                self._drop(request)
+            self._changed.notify_all()
+        for request in waiting:
+            self._fail(request, _exiting())
+        if self._timer is not None:
+            self._timer.cancel()
+        latest = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, latest - time.monotonic()))
+
+    # --- with the lock held -----------------------------------------------------------------------
+
+    def _admit(self, request: QueuedRequest, now: float) -> None:
+        limits, lane = self._limits, request.lane
+        queue = lane.queue
+        if self._closed:
+            raise _exiting()
+        if request.deadline is not None and request.deadline <= now:
+            raise expired()
+        largest = min(limits.max_bytes, limits.max_model_bytes)
+        if request.size_bytes > largest:
+            raise ResourceExhausted(
+                f"the inputs take about {request.size_bytes} bytes once they are decoded, and all "
+                f"requests together may hold {largest}",
+                reason="REQUEST_TOO_LARGE",
+            )
+        if (
+            self._held_bytes + request.size_bytes > limits.max_bytes
+            or queue.size_bytes + request.size_bytes > limits.max_model_bytes
+        ):
+            raise self._full(lane, now)
+        if self._takes_at_once(lane):
+            return  # no bound on waiting concerns what does not wait
+        max_level_items = queue.batching.policy_of(request.level).max_items
+        if (
+            self._items >= limits.max_items
+            or queue.count >= limits.max_model_items
+            or (max_level_items and queue.count_of(request.level) >= max_level_items)
+        ):
+            raise self._full(lane, now)
+        if request.deadline is None:
+            return
+        run_seconds = lane.run_time.seconds(request.feed.batch_size)
+        predicted = self._wait_seconds(lane, now) + run_seconds
+        if now + predicted > request.deadline:
+            raise ResourceExhausted(
+                f"expected an answer in {predicted * 1000:.0f} ms, and the deadline is in "
+                f"{(request.deadline - now) * 1000:.0f} ms",
+                reason="DEADLINE_UNREACHABLE",
+                retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted),
+            )
+
+    def _full(self, lane: Lane, now: float) -> Unavailable:
+        return Unavailable(
+            "Exceeds maximum queue size",
+            reason="QUEUE_FULL",
+            retry_after_seconds=max(_LEAST_RETRY_SECONDS, self._wait_seconds(lane, now)),
+        )
+
+    def _takes_at_once(self, lane: Lane) -> bool:
+        """Whether a thread is free for this model's next batch."""
+        free = self._thread_count - self._running_count
+        return free > self._items and lane.in_flight < lane.instances
+
+    def _wait_seconds(self, lane: Lane, now: float) -> float:
+        """Predicts how long a request that comes now waits: the batches of its model before it.
+
+        The threads are shared fairly: each of the model's batches waits for one of every other
+        model that has work.
+        """
+        batches = lane.queue.rows // lane.max_rows
+        running = 0.0
+        for batch in self._running.get(lane, ()):
+            rest = batch.started_at + lane.run_time.seconds(batch.items) - now
+            running += max(0.0, rest)
+        own = (running + batches * lane.batch_seconds()) / lane.instances
+        others = len(self._active | self._running.keys()) - 1
+        if others <= 0:
+            return own
+        return own + (batches + 1) * others * self._mean_batch_seconds / self._thread_count
+
+    def _push(self, request: QueuedRequest) -> None:
+        lane = request.lane
+        lane.queue.push(request)
+        self._items += 1
+        self._held_bytes += request.size_bytes
+        if lane not in self._active:
+            # A model that had nothing to do has saved nothing: it begins with the others.
+            lane.virtual_seconds = max(lane.virtual_seconds, self._virtual_now)
+            self._active.add(lane)
+        if self._idle:
+            self._changed.notify()
+
+    def _drop(self, request: QueuedRequest) -> bool:
+        """Takes a request out of the queue; returns whether it waited there."""
+        if request.batch is not None or not request.lane.queue.discard(request):
+            return False
+        self._left_queue(request)
+        return True
+
+    def _left_queue(self, request: QueuedRequest) -> None:
+        """Counts a request that has left the queue and will not run."""
+        self._items -= 1
+        self._held_bytes -= request.size_bytes
+        if request.lane.queue.count == 0:
+            self._active.discard(request.lane)
+
+    # --- on the threads ---------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        # Daemons, so that a run that is stuck in native code does not keep the process from ending.
+        name = f"{THREAD_NAME}-{len(self._threads)}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _serve(self) -> None:
+        """Takes one batch after the other and runs it, until the scheduler is closed."""
+        while (batch := self._take()) is not None:
+            lane = batch.lane
+            buffers = lane.lend_buffers()
+            runner = BatchRunner(batch, buffers)
+            runner.run()
+            seconds = time.monotonic() - batch.started_at
+            with self._changed:
+                lane.return_buffers(buffers)
+                self._ended(batch, seconds)
+            self._call(self._deliver, batch, runner)
+            # What the batch held must not live until the next comes.
+            del batch, lane, runner
+
+    def _ended(self, batch: Batch, seconds: float) -> None:
+        lane = batch.lane
+        lane.in_flight -= 1
+        lane.virtual_seconds += seconds
+        self._running_count -= 1
+        running = self._running[lane]
+        running.remove(batch)
+        if not running:
+            del self._running[lane]
+        for request in batch.requests:
+            self._held_bytes -= request.size_bytes
+        # What was stopped tells nothing about the time of a run.
+        if not batch.run.terminated:
+            lane.run_time.add(batch.items, seconds)
+            self._mean_batch_seconds += _MEAN_WEIGHT * (seconds - self._mean_batch_seconds)
+
+    def _take(self) -> Batch | None:
+        """Waits for the next batch; None when the scheduler is closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                lane, wake = self._choose(now)
+                if lane is not None:
+                    if (batch := self._take_from(lane, now)) is not None:
+                        return batch
+                    continue
+                self._idle += 1
+                self._changed.wait(None if wake is None else max(0.0, wake - now))
+                self._idle -= 1
+        return None
+
+    def _choose(self, now: float) -> tuple[Lane | None, float | None]:
+        """Returns the model whose turn it is; or None, and when one will have its turn."""
+        best: Lane | None = None
+        wake: float | None = None
+        for lane in self._active:
+            if lane.in_flight >= lane.instances:
+                continue
+            if best is not None and lane.virtual_seconds >= best.virtual_seconds:
+                continue
+            ready_at = lane.queue.ready_at()
+            if ready_at is None:
+                continue
+            if ready_at <= now:
+                best = lane
+            else:
+                wake = ready_at if wake is None else min(wake, ready_at)
+        return best, wake
+
+    def _take_from(self, lane: Lane, now: float) -> Batch | None:
+        requests, late = lane.queue.take(now)
+        for request in late:
+            self._left_queue(request)
+            self._call(self._fail, request, expired())
+        self._items -= len(requests)
+        if lane.queue.count == 0:
+            self._active.discard(lane)
+        if not requests:
+            return None
+        # Another thread may sleep until a moment that this one kept an eye on.
+        if self._active and self._idle:
+            self._changed.notify()
+        batch = Batch(lane, requests, now)
+        for request in requests:
+            request.batch = batch
+        lane.in_flight += 1
+        self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
+        self._running_count += 1
+        self._running.setdefault(lane, []).append(batch)
+        return batch
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    # --- back on the event loop -------------------------------------------------------------------
+
+    def _deliver(self, batch: Batch, runner: BatchRunner) -> None:
+        ordering = batch.lane.ordering
+        for execution in runner.executions:
+            batch.lane.model.statistics.executed(
+                execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
+            )
+        for outcome in runner.outcomes:
+            request = outcome.request
+            self._timed.discard(request)
+            request.release()
+            if ordering is None:
+                _answer(outcome)
+            else:
+                ordering.done(request.sequence, partial(_answer, outcome))
+
+    def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
+        """Answers a request that has left the queue without having run."""
+        self._timed.discard(request)
+        if not request.future.done():
+            request.future.set_exception(error)
+        _finish(request)
+
+    def _arm(self, moment: float) -> None:
+        """Sees to it that the timer fires no later than `moment`."""
+        if self._timer is not None:
+            if self._timer.when() <= moment:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(moment, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """Answers what has waited too long. A transport may have told it before."""
+        self._timer = None
+        now = time.monotonic()
+        for request in [r for r in self._timed if is_late(r, now)]:
+            self._time_out(request, now)
+        if self._timed:
+            timeouts = (request.next_timeout() for request in self._timed)
+            self._arm(min(timeout for timeout in timeouts if timeout is not None))
+
+    def _time_out(self, request: QueuedRequest, now: float) -> None:
+        with self._changed:
+            out = request.batch is None and request.lane.queue.lose_patience(request, now)
+            if out:
+                self._left_queue(request)
+            elif request.batch is not None and not request.future.done():
+                request.batch.leave()
+        if out:
+            self._fail(request, expired())
+        elif request.batch is not None:
+            self._timed.discard(request)
+            if not request.future.done():
+                request.future.set_exception(expired())
+        elif request.next_timeout() is None:
+            self._timed.discard(request)
+
+
+def _answer(outcome: Outcome) -> None:
+    future = outcome.request.future
+    if future.done():
+        return  # the caller has gone
+    if outcome.error is not None:
+        future.set_exception(outcome.error)
+    else:
+        future.set_result(outcome)
+
+
+def _finish(request: QueuedRequest) -> None:
+    """Frees the place of a request that has left the queue and will not run."""
+    request.release()
+    if request.lane.ordering is not None:
+        request.lane.ordering.done(request.sequence, _nothing)
+
+
+def _nothing() -> None:
+    """Is what an abandoned place sends."""
+
+
+def expired() -> Unavailable:
+    """Returns the error for a request whose time has run out, in Triton's words."""
+    return Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT")
+
+
+def _exiting() -> Unavailable:
+    return Unavailable("Server exiting", reason="SERVER_EXITING")

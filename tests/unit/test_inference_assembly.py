@@ -1,0 +1,188 @@
+"""Batches put together and taken apart: every element where it belongs, nothing copied in vain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from modelrail.tensor import to_raw
+from modelrail_inference.message import InferenceRequest, InputTensor
+from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.repository.definition import LoadedModel, LoadError, ModelSettings
+from modelrail_inference.request.check import RequestChecker
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.runtime.padded_signature import split_mask
+from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.runtime.session import RunError
+from modelrail_inference.scheduling.assembly import (
+    BatchBuffers,
+    BatchLayout,
+    assemble,
+    take_apart,
+)
+from modelrail_inference.scheduling.run_time import RunTime
+from modelrail_inference.signature import Signature, TensorSpec
+from modelrail_server.errors import InvalidArgument
+
+X = TensorSpec("x", "FP32", (-1, 3))
+S = TensorSpec("s", "BYTES", (-1,))
+IDS = TensorSpec("ids", "INT64", (-1, -1))
+MASK = TensorSpec("mask", "INT64", (-1, -1))
+HIDDEN = TensorSpec("hidden", "FP32", (-1, -1, 2))
+PADDING = Padding(
+    edges=(4, 8), inputs={"ids": PaddedInput(1, 9)}, outputs={"hidden": 1}, mask="mask"
+)
+
+
+def model(*inputs: TensorSpec, padding: Padding | None = None) -> LoadedModel:
+    return LoadedModel(
+        model="m",
+        number=1,
+        signature=Signature(inputs, (HIDDEN,)),
+        max_batch_size=16,
+        provider=Provider.CPU,
+        session=None,
+        settings=ModelSettings(max_batch_size=16, padding=padding),
+        mask=MASK if padding else None,
+    )
+
+
+def feed(checked: LoadedModel, **arrays: NDArray[Any]) -> Feed:
+    specs = {spec.name: spec for spec in checked.signature.inputs}
+    inputs = tuple(
+        InputTensor(name, specs[name].datatype, array.shape, to_raw(array, specs[name].datatype))
+        for name, array in arrays.items()
+    )
+    return RequestChecker(checked).check(InferenceRequest("m", inputs=inputs))
+
+
+def test_a_batch_of_one_request_is_not_copied() -> None:
+    rows = np.arange(6, dtype="<f4").reshape(2, 3)
+    single = feed(model(X), x=rows)
+    batch = assemble([single], BatchLayout(batchable=True), BatchBuffers())["x"]
+    data = single.inputs[0][0].data
+    assert isinstance(data, bytes)
+    assert np.shares_memory(batch, np.frombuffer(data, "<f4"))
+
+
+def test_larger_batches_use_the_same_memory_again() -> None:
+    buffers, layout = BatchBuffers(), BatchLayout(batchable=True)
+    feeds = [feed(model(X), x=np.full((n, 3), n, "<f4")) for n in (1, 2, 3)]
+    first = assemble(feeds, layout, buffers)["x"]
+    assert first[:, 0].tolist() == [1, 2, 2, 3, 3, 3]
+    second = assemble(feeds[:2], layout, buffers)["x"]
+    assert second[:, 0].tolist() == [1, 2, 2]
+    assert np.shares_memory(first, second)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+def test_every_request_gets_its_own_rows_back(sizes: list[int]) -> None:
+    feeds = [
+        feed(
+            model(X, S),
+            x=np.full((n, 3), marker, "<f4"),
+            s=np.array([f"{marker}ž\0"] * n, object),
+        )
+        for marker, n in enumerate(sizes)
+    ]
+    for each in feeds:
+        each.decode()
+    layout = BatchLayout(batchable=True, buckets=(1, 2, 4, 8, 16, 24))
+    inputs = assemble(feeds, layout, BatchBuffers())
+    assert inputs["x"].shape[0] in layout.buckets
+    assert inputs["s"].shape[0] == inputs["x"].shape[0]
+    specs = [TensorSpec("x", "FP32", (-1, 3)), TensorSpec("s", "BYTES", (-1,))]
+    parts = take_apart([inputs["x"], inputs["s"]], specs, feeds, layout)
+    for marker, (n, part) in enumerate(zip(sizes, parts, strict=True)):
+        assert part["x"].tolist() == [[marker] * 3] * n
+        assert part["s"].tolist() == [f"{marker}ž\0"] * n
+        assert np.shares_memory(part["x"], inputs["x"])
+
+
+def test_different_lengths_are_padded_masked_and_cut_back() -> None:
+    padded = model(IDS, padding=PADDING)
+    feeds = [
+        feed(padded, ids=np.array([[1, 2, 3]], "<i8")),
+        feed(padded, ids=np.array([[4], [5]], "<i8")),
+    ]
+    assert feeds[0].key == feeds[1].key
+    layout = BatchLayout(batchable=True, padding=PADDING, buckets=(2, 4), mask=MASK)
+    inputs = assemble(feeds, layout, BatchBuffers())
+    assert inputs["ids"].tolist() == [[1, 2, 3, 9], [4, 9, 9, 9], [5, 9, 9, 9], [5, 9, 9, 9]]
+    assert inputs["mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    hidden = np.arange(4 * 4 * 2, dtype=np.float32).reshape(4, 4, 2)
+    first, second = take_apart([hidden], [HIDDEN], feeds, layout)
+    assert first["hidden"].tolist() == hidden[:1, :3].tolist()
+    assert second["hidden"].tolist() == hidden[1:3, :1].tolist()
+
+
+def test_requests_of_different_edges_share_no_batch() -> None:
+    padded = model(IDS, padding=PADDING)
+    short = feed(padded, ids=np.zeros((1, 4), "<i8"))
+    long = feed(padded, ids=np.zeros((1, 5), "<i8"))
+    assert short.key != long.key
+    assert (short.edge, long.edge) == (4, 8)
+
+
+def test_a_request_that_is_longer_than_all_edges_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="expected a length of at most 8, got 9"):
+        feed(model(IDS, padding=PADDING), ids=np.zeros((1, 9), "<i8"))
+
+
+def test_padded_inputs_of_one_request_have_one_length() -> None:
+    two = Padding(edges=(8,), inputs={"ids": PaddedInput(1), "types": PaddedInput(1)})
+    padded = model(IDS, TensorSpec("types", "INT64", (-1, -1)), padding=two)
+    with pytest.raises(InvalidArgument, match="expected 3 at axis 1, got 4"):
+        feed(padded, ids=np.zeros((1, 3), "<i8"), types=np.zeros((1, 4), "<i8"))
+
+
+def test_an_output_without_a_row_for_each_item_belongs_to_nobody() -> None:
+    feeds = [feed(model(X), x=np.zeros((2, 3), "<f4"))]
+    layout = BatchLayout(batchable=True)
+    for output in (np.zeros((1, 3)), np.zeros(())):
+        with pytest.raises(RunError, match="expected a first dimension"):
+            take_apart([output], [X], feeds, layout)
+
+
+def test_the_server_fills_the_mask_and_callers_do_not_see_it() -> None:
+    graph = Signature((IDS, MASK), (HIDDEN,))
+    visible, mask = split_mask(graph, PADDING)
+    assert [spec.name for spec in visible.inputs] == ["ids"]
+    assert mask == MASK
+    assert split_mask(graph, None) == (graph, None)
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        (Padding((8,), {"none": PaddedInput(1)}), r"inputs.none: expected one of \['ids', 'mask'"),
+        (Padding((8,), {"ids": PaddedInput(2)}), "inputs.ids: expected an axis of any length"),
+        (Padding((8,), {"ids": PaddedInput(1)}, {"hidden": 2}), "outputs.hidden: expected an axis"),
+        (Padding((8,), {"ids": PaddedInput(1)}, mask="none"), "mask: expected an input"),
+        (Padding((8,), {"mask": PaddedInput(1)}, mask="mask"), "mask: expected an input"),
+    ],
+)
+def test_padding_that_does_not_fit_the_graph_is_refused(padding: Padding, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        split_mask(Signature((IDS, MASK), (HIDDEN,)), padding)
+
+
+def test_the_time_of_a_run_is_learned_as_linear_in_its_items() -> None:
+    learned = RunTime()
+    assert learned.seconds(8) == 0.0
+    learned.add(4, 0.4)
+    assert learned.seconds(8) == pytest.approx(0.8)
+    assert learned.seconds(1) == pytest.approx(0.4)
+    for _ in range(50):
+        for items in (1, 2, 8):
+            learned.add(items, 0.1 + 0.01 * items)
+    assert learned.seconds(4) == pytest.approx(0.14, rel=0.01)
+    for _ in range(50):  # the machine has become slower
+        for items in (1, 2, 8):
+            learned.add(items, 0.2 + 0.02 * items)
+    assert learned.seconds(4) == pytest.approx(0.28, rel=0.01)
