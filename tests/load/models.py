@@ -77,7 +77,9 @@ def _images(batch: int, generator: np.random.Generator) -> Inputs:
 def _sentences(batch: int, generator: np.random.Generator) -> Inputs:
     shape = (batch, TOKENS)
     return {
-        "input_ids": generator.integers(_FIRST_WORD, _LAST_WORD, shape, dtype=np.int64, endpoint=True),
+        "input_ids": generator.integers(
+            _FIRST_WORD, _LAST_WORD, shape, dtype=np.int64, endpoint=True
+        ),
         "attention_mask": np.ones(shape, dtype=np.int64),
     }
 

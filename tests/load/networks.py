@@ -17,7 +17,7 @@ def mlp() -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a short cut (He et al. 2015, figure 2)."""
+    """Two 3x3 convolutions beside a short cut (He et al. 2015, figure 2)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 def resnet18() -> nn.Module:
-    """Returns the 18-layer network of He et al. 2015, table 1: 3×224×224 to 1000 classes."""
+    """Returns the 18-layer network of He et al. 2015, table 1: 3x224x224 to 1000 classes."""
     widths = [64, 64, 128, 256, 512]
     blocks: list[nn.Module] = []
     for stage in range(4):
@@ -77,7 +77,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
         def split(projected: Tensor) -> Tensor:
-            return projected.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (batch, heads, t, d)
+            heads = projected.reshape(*projected.shape[:2], self.heads, -1)
+            return heads.transpose(1, 2)  # (batch, heads, t, d)
 
         attention = functional.scaled_dot_product_attention(
             split(self.query(states)),

@@ -101,15 +101,7 @@ async def running(
         address_file = Path(work) / "address.json"
         log = Path(work) / "log"
         start = time.perf_counter()
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [*command, "--address-file", str(address_file)],
-                stdout=stream,
-                stderr=stream,
-                env=_environment(),
-                cwd=Path.cwd(),
-                start_new_session=True,
-            )
+        process = _start([*command, "--address-file", str(address_file)], log)
         try:
             async with asyncio.timeout(timeout_seconds):
                 address = await _address(process, address_file)
@@ -129,15 +121,29 @@ class _Ended(Exception):
     """The process will not become ready."""
 
 
+def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as stream:
+        return subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=_environment(), start_new_session=True
+        )
+
+
 def _environment() -> Mapping[str, str]:
     """The caller's, less settings of the services: flags alone say how a host is measured."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MODELRAIL_")}
 
 
 async def _address(process: subprocess.Popen[bytes], file: Path) -> str:
-    while not file.exists():
+    while (address := _told(file)) is None:
         _check(process)
+        # Another process writes the file; nothing else tells of its progress.
         await asyncio.sleep(_POLL_SECONDS)
+    return address
+
+
+def _told(file: Path) -> str | None:
+    if not file.exists():
+        return None
     return str(json.loads(file.read_text())["grpc_address"])
 
 
@@ -174,7 +180,9 @@ def inference_flags() -> frozenset[str]:
     help_text = subprocess.run(
         [*INFERENCE, "--help"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    return frozenset(word.strip("[]") for word in help_text.split() if word.startswith(("--", "[--")))
+    return frozenset(
+        word.strip("[]") for word in help_text.split() if word.startswith(("--", "[--"))
+    )
 
 
 def inference_command(*flags: str) -> list[str]:

@@ -123,7 +123,7 @@ def _to_echo(rounds: Rounds) -> list[Ratio]:
                 "",
             ),
             Ratio(
-                f"server − echo, {_where(cell)}: p50 in µs",  # noqa: RUF001
+                f"server - echo, {_where(cell)}: p50 in µs",
                 [
                     (ours.p50_seconds - theirs.p50_seconds) * 1e6
                     for ours, theirs in zip(rounds.served[cell], rounds.served[bare], strict=True)

@@ -1,6 +1,6 @@
 """ONNX Runtime alone: what `InferenceSession.run` does with the machine to itself.
 
-    python -m tests.load.raw mlp --seconds 2
+python -m tests.load.raw mlp --seconds 2
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Layout:
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.sessions}×{self.threads}"
+        return f"{self.sessions}x{self.threads}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class RawFigures:
     """What one layout did with one batch size.
 
     Attributes:
-        layout: Sessions × threads of each.
+        layout: Sessions, and threads of each: 1x2.
         batch_size: Items in a run.
         items_per_second: Over all sessions.
         cpu_seconds_per_item: Processor time of the process for an item.

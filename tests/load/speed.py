@@ -140,8 +140,8 @@ def tables(model: BenchmarkModel, rounds: Rounds, generator: Generator) -> list[
         ("host", "calls", "in flight", "requests/s", "p50 ms", "p99 ms", "CPU ms/request", "batch"),
     )
     hosts.add(
-        f"raw {rounds.raw[0].layout}, batch {rounds.raw[0].batch_size}", "–", "–",  # noqa: RUF001
-        spread([one.items_per_second for one in rounds.raw], 0), "–", "–",  # noqa: RUF001
+        f"raw {rounds.raw[0].layout}, batch {rounds.raw[0].batch_size}", "-", "-",
+        spread([one.items_per_second for one in rounds.raw], 0), "-", "-",
         spread([one.cpu_seconds_per_item * 1e3 for one in rounds.raw], 3),
         rounds.raw[0].batch_size,
     )  # fmt: skip
@@ -156,7 +156,7 @@ def tables(model: BenchmarkModel, rounds: Rounds, generator: Generator) -> list[
             spread([one.cpu_seconds_per_request * 1e3 for one in figures], 3),
             _batch(figures),
         )
-    compared = Table(f"{model.name}: ratios", ("ratio", "median (least–greatest)", "aim"))  # noqa: RUF001
+    compared = Table(f"{model.name}: ratios", ("ratio", "median (least to greatest)", "aim"))
     for ratio in ratios(model.name, rounds):
         compared.add(ratio.name, spread(ratio.values, ratio.digits), ratio.aim)
     return [raw, hosts, compared]
@@ -169,7 +169,7 @@ def _limit(figures: Sequence[LoadFigures]) -> str:
 
 def _batch(figures: Sequence[LoadFigures]) -> str:
     sizes = [one.mean_batch_size for one in figures if one.mean_batch_size is not None]
-    return f"{statistics.median(sizes):.1f}" if sizes else "–"  # noqa: RUF001
+    return f"{statistics.median(sizes):.1f}" if sizes else "-"
 
 
 def main() -> None:
