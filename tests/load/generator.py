@@ -84,9 +84,23 @@ def is_available(generator: Generator) -> bool:
 
 
 async def send(
-    generator: Generator, target: Target, *, concurrency: int, streaming: bool, seconds: float
+    generator: Generator,
+    target: Target,
+    *,
+    concurrency: int,
+    streaming: bool,
+    seconds: float,
+    connections: int | None = None,
 ) -> LoadFigures:
     """Runs a closed loop for so many seconds, after a fifth of that as warm-up.
+
+    Args:
+        generator: The program that sends.
+        target: To whom.
+        concurrency: Requests in flight.
+        streaming: ModelStreamInfer in place of ModelInfer.
+        seconds: How long is measured.
+        connections: Connections that share them; by default one for each 32 in flight.
 
     Raises:
         LoadFailed: A request failed.
@@ -96,9 +110,9 @@ async def send(
         raise ValueError("streaming: expected false for h2load, got true")
     before, cpu = await _counts(target), target.host.cpu_seconds()
     if generator is Generator.H2LOAD:
-        window = await _h2load(target, concurrency, seconds)
+        window = await _h2load(target, concurrency, seconds, connections)
     else:
-        window = await _modelrail(target, concurrency, streaming, seconds)
+        window = await _modelrail(target, concurrency, streaming, seconds, connections)
     after, cpu = await _counts(target), target.host.cpu_seconds() - cpu
     # Warm-up and the last requests of h2load, whose answers it does not wait for, cost processor
     # time too: the server counts all of them.
@@ -152,7 +166,9 @@ async def _counts(target: Target) -> _Counts:
     )
 
 
-async def _modelrail(target: Target, concurrency: int, streaming: bool, seconds: float) -> _Window:
+async def _modelrail(
+    target: Target, concurrency: int, streaming: bool, seconds: float, connections: int | None
+) -> _Window:
     plan = BenchPlan(
         connection=Connection(address=target.host.address),
         model=target.model,
@@ -162,6 +178,7 @@ async def _modelrail(target: Target, concurrency: int, streaming: bool, seconds:
         warm_up_seconds=seconds / 5,
         duration_seconds=seconds,
         timeout_seconds=_TIMEOUT_SECONDS,
+        channels=connections,
     )
     report = await run_bench(plan)
     if report.errors or report.latency is None:
@@ -175,8 +192,10 @@ async def _modelrail(target: Target, concurrency: int, streaming: bool, seconds:
     )
 
 
-async def _h2load(target: Target, concurrency: int, seconds: float) -> _Window:
-    connections = -(-concurrency // _CALLS_PER_CONNECTION)
+async def _h2load(
+    target: Target, concurrency: int, seconds: float, connections: int | None
+) -> _Window:
+    connections = connections or -(-concurrency // _CALLS_PER_CONNECTION)
     with tempfile.TemporaryDirectory(prefix="modelrail-load-") as work:
         body, log = Path(work) / "body", Path(work) / "log"
         # A gRPC message: not compressed, its length, its bytes.
