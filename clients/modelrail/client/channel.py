@@ -121,16 +121,22 @@ class Connection:
         return (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()
 
 
-def open_channel(connection: Connection | str) -> grpc.aio.Channel:
+def open_channel(
+    connection: Connection | str, *, options: Sequence[tuple[str, Any]] = ()
+) -> grpc.aio.Channel:
     """Opens a channel with keepalive, round robin and retries of idempotent methods.
 
     Call it inside a running event loop. Nothing is connected before the first call.
+
+    Args:
+        connection: Where the server is, or just its address.
+        options: More of gRPC's channel arguments; they win over those set here.
 
     Raises:
         OSError: A certificate or key cannot be read.
     """
     connection = Connection.of(connection)
-    options = _channel_options()
+    options = (*_channel_options(), *options)
     if not connection.uses_tls:
         return grpc.aio.insecure_channel(connection.address, options=options)
     credentials = grpc.ssl_channel_credentials(

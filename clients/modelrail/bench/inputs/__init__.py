@@ -1,0 +1,1 @@
+"""Requests made from a model's metadata, with random or recorded values."""

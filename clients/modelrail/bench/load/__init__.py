@@ -1,0 +1,1 @@
+"""Sends requests and measures: arrivals, calls, histograms, client processes."""

@@ -1,0 +1,28 @@
+"""When requests are due in an open loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+__all__ = ["poisson_arrivals"]
+
+_CHUNK = 1024
+
+
+def poisson_arrivals(rate: float, *, seed: tuple[int, ...]) -> Iterator[int]:
+    """Yields the times of a Poisson process in nanoseconds after its start, without end.
+
+    Several processes with seeds of their own together are a Poisson process of the summed rate.
+
+    Args:
+        rate: Arrivals in a second on average.
+        seed: The same seed yields the same times.
+    """
+    generator = np.random.default_rng(seed)
+    now = 0.0
+    while True:
+        times = now + np.cumsum(generator.exponential(1e9 / rate, _CHUNK))
+        now = float(times[-1])
+        yield from times.astype(np.int64).tolist()

@@ -1,0 +1,200 @@
+"""What a load test shall do: the load, the requests, and when it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from modelrail.client.channel import Connection
+
+__all__ = ["BenchPlan", "ClosedLoop", "Load", "OpenLoop", "PlanError"]
+
+# A fresh connection may refuse more calls at once than the server's limit of streams, 100 by habit,
+# before it has learned of the limit.
+_CALLS_PER_CHANNEL = 32
+_STREAMS = 8
+
+
+class PlanError(ValueError):
+    """A plan that cannot be meant; the message names the field, what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """A fixed number of callers, each of which sends when it has its answer.
+
+    A slow server is asked less often: latencies of a closed loop say nothing of what callers meet
+    who come on their own time.
+    """
+
+    concurrency: int
+    """Requests in flight, over all client processes."""
+
+    def __post_init__(self) -> None:
+        _at_least("concurrency", self.concurrency, 1)
+
+    @property
+    def value(self) -> float:
+        """What a sweep varies."""
+        return self.concurrency
+
+    @property
+    def in_flight(self) -> int:
+        """Most requests in flight."""
+        return self.concurrency
+
+    def of_value(self, value: float) -> ClosedLoop:
+        """Returns the same kind of load at another concurrency."""
+        if value != int(value):
+            raise PlanError(f"concurrency: expected a whole number, got {value:g}")
+        return ClosedLoop(int(value))
+
+    def __str__(self) -> str:
+        return f"concurrency {self.concurrency}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLoop:
+    """Callers who come on their own time: a Poisson process, whatever the server does.
+
+    Latency counts from the moment at which a request was due. One that finds `max_outstanding`
+    requests in flight waits for its turn, at longest until its deadline, and that wait is part of
+    its latency; what could not leave by then is reported as unsent.
+    """
+
+    rate: float
+    """Requests due in a second on average, over all client processes."""
+    max_outstanding: int = 1024
+    """Most requests in flight, over all client processes."""
+
+    def __post_init__(self) -> None:
+        _positive("rate", self.rate)
+        _at_least("max_outstanding", self.max_outstanding, 1)
+
+    @property
+    def value(self) -> float:
+        """What a sweep varies."""
+        return self.rate
+
+    @property
+    def in_flight(self) -> int:
+        """Most requests in flight."""
+        return self.max_outstanding
+
+    def of_value(self, value: float) -> OpenLoop:
+        """Returns the same kind of load at another rate."""
+        return replace(self, rate=value)
+
+    def __str__(self) -> str:
+        return f"rate {self.rate:g}/s"
+
+
+Load = ClosedLoop | OpenLoop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchPlan:
+    """One load test.
+
+    Raises:
+        PlanError: A field is out of range, or two of them contradict each other.
+    """
+
+    connection: Connection
+    """The server."""
+    model: str
+    """Name of the model."""
+    version: str = ""
+    """Version number as text; empty lets the server choose."""
+    load: Load = field(default_factory=lambda: ClosedLoop(1))
+    """How requests come."""
+    streaming: bool = False
+    """ModelStreamInfer in place of ModelInfer."""
+    batch_size: int | None = None
+    """Items in a request, for models with a batch axis; None for 1."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Sizes of inputs whose metadata leave some open, by name and without the batch axis."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Where random numbers lie, by input: lowest and highest value, for integers both included."""
+    recording: Path | None = None
+    """Inputs in perf_analyzer's JSON format, in place of random ones."""
+    seed: int = 0
+    """Makes random inputs and arrivals repeatable."""
+    warm_up_seconds: float = 1.0
+    """How long the load runs before anything counts."""
+    duration_seconds: float | None = 5.0
+    """How long the load then is measured; None with `requests`."""
+    requests: int | None = None
+    """How many requests are measured; None with `duration_seconds`."""
+    timeout_seconds: float = 10.0
+    """Deadline of a request, from the moment at which it is due."""
+    processes: int = 1
+    """Client processes; 1 sends from this process."""
+    channels: int | None = None
+    """Connections, over all processes; by default one for each 32 requests in flight."""
+    streams: int | None = None
+    """Streams, over all processes, if `streaming`; by default 8, never more than in flight."""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise PlanError("model: expected a name, got nothing")
+        if (self.duration_seconds is None) == (self.requests is None):
+            raise PlanError("duration_seconds, requests: expected one of the two")
+        if self.duration_seconds is not None:
+            _positive("duration_seconds", self.duration_seconds)
+        _positive("timeout_seconds", self.timeout_seconds)
+        if not 0 <= self.warm_up_seconds < math.inf:
+            raise PlanError(f"warm_up_seconds: expected 0 or more, got {self.warm_up_seconds}")
+        _at_least("seed", self.seed, 0)
+        for name in ("requests", "batch_size", "channels", "streams", "processes"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 1)
+        if self.streams is not None and not self.streaming:
+            raise PlanError("streams: expected only together with streaming")
+        self._check_division()
+        for name, sizes in self.shapes.items():
+            if any(size < 0 for size in sizes):
+                raise PlanError(f"shapes: {name}: expected sizes of 0 or more, got {list(sizes)}")
+        for name, (low, high) in self.ranges.items():
+            if not low <= high:
+                raise PlanError(f"ranges: {name}: expected LOW <= HIGH, got {low:g},{high:g}")
+
+    def _check_division(self) -> None:
+        """Checks that each process gets a part of everything."""
+        for name, most in (
+            ("in flight", self.load.in_flight),
+            ("requests", self.requests),
+            ("channels", self.channels),
+            ("streams", self.streams),
+        ):
+            if most is not None and self.processes > most:
+                raise PlanError(
+                    f"processes: expected at most one for each of the {most} {name},"
+                    f" got {self.processes}"
+                )
+
+    @property
+    def channel_count(self) -> int:
+        """Connections, over all processes."""
+        wanted = self.channels or -(-self.load.in_flight // _CALLS_PER_CHANNEL)
+        return max(wanted, self.processes)
+
+    @property
+    def stream_count(self) -> int:
+        """Streams, over all processes; 0 for unary calls."""
+        if not self.streaming:
+            return 0
+        return max(self.streams or min(_STREAMS, self.load.in_flight), self.processes)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise PlanError(f"{name}: expected {least} or more, got {value}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise PlanError(f"{name}: expected more than 0, got {value}")

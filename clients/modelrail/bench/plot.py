@@ -1,0 +1,91 @@
+"""A picture of a sweep: latency against throughput."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from modelrail.bench.report import BenchReport, SweepReport
+
+__all__ = ["PlotError", "check_plot", "plot_sweep"]
+
+_ENDINGS = (".png", ".svg")
+_LOG_SPAN = 20.0
+_CURVES = (("p50", "p50_seconds", "o"), ("p99", "p99_seconds", "s"), ("p99.9", "p999_seconds", "^"))
+
+
+class PlotError(ValueError):
+    """A picture that cannot be drawn; the message says what is missing."""
+
+
+def check_plot(path: Path) -> None:
+    """Returns when a picture can be drawn at `path`, without drawing one.
+
+    Raises:
+        PlotError: The ending is neither PNG nor SVG, the folder is missing, or matplotlib is.
+    """
+    if path.suffix.lower() not in _ENDINGS:
+        raise PlotError(f"{path}: expected a name that ends in {' or '.join(_ENDINGS)}")
+    if not path.parent.is_dir():
+        raise PlotError(f"{path}: the folder {path.parent} does not exist")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PlotError(
+            "plots need the package matplotlib, which is not installed:"
+            " pip install 'modelrail[bench]'"
+        )
+
+
+def plot_sweep(sweep: SweepReport, path: Path) -> None:
+    """Draws latency against throughput, with a mark for each load, and saves the picture.
+
+    Loads under which nothing was answered are left out.
+
+    Args:
+        sweep: What to draw.
+        path: Where to save; its ending says whether PNG or SVG.
+
+    Raises:
+        PlotError: See `check_plot`; or nothing was answered under any load.
+        OSError: The file cannot be written.
+    """
+    check_plot(path)
+    points = [point for point in sweep.points if point.latency is not None]
+    if not points:
+        raise PlotError(f"{path}: no request succeeded, so there is nothing to draw")
+    # Here, so that only who draws needs it. A Figure of its own touches no state of pyplot.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    rates = [point.requests_per_second for point in points]
+    lowest, highest = float("inf"), 0.0
+    for label, name, marker in _CURVES:
+        values = [_milliseconds(point, name) for point in points]
+        axes.plot(rates, values, marker=marker, label=label)
+        lowest, highest = min(lowest, *values), max(highest, *values)
+        if name == "p99_seconds":
+            for point, rate, value in zip(points, rates, values, strict=True):
+                axes.annotate(
+                    f"{point.load_value:g}",
+                    (rate, value),
+                    xytext=(6, -12),
+                    textcoords="offset points",
+                    fontsize=8,
+                )
+    if highest > _LOG_SPAN * lowest:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("throughput (requests/s)")
+    axes.set_ylabel("latency (ms)")
+    first = points[0]
+    kind = "ModelStreamInfer" if first.streaming else "ModelInfer"
+    axes.set_title(f"{first.model}: {kind}, by {sweep.varies}")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+
+
+def _milliseconds(point: BenchReport, name: str) -> float:
+    return float(getattr(point.latency, name)) * 1e3

@@ -1,0 +1,275 @@
+"""What a load test found, as data that programs read and people are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from modelrail.bench.load.histogram import LatencyHistogram
+from modelrail.bench.load.tally import Tally
+from modelrail.bench.plan import BenchPlan, ClosedLoop
+
+__all__ = ["BenchReport", "ClientFigures", "LatencySummary", "ServerFigures", "SweepReport"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySummary:
+    """A distribution of durations in seconds. Quantiles are right to 0.4 %, the rest is exact."""
+
+    count: int
+    mean_seconds: float
+    least_seconds: float
+    p50_seconds: float
+    p90_seconds: float
+    p99_seconds: float
+    p999_seconds: float
+    greatest_seconds: float
+
+    @classmethod
+    def of(cls, histogram: LatencyHistogram) -> Self | None:
+        """Summarises a histogram; None when it is empty."""
+        if not histogram.count:
+            return None
+        p50, p90, p99, p999 = (histogram.quantile(q) / 1e9 for q in (0.5, 0.9, 0.99, 0.999))
+        return cls(
+            count=histogram.count,
+            mean_seconds=histogram.mean / 1e9,
+            least_seconds=histogram.least / 1e9,
+            p50_seconds=p50,
+            p90_seconds=p90,
+            p99_seconds=p99,
+            p999_seconds=p999,
+            greatest_seconds=histogram.greatest / 1e9,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFigures:
+    """The server's own statistics of the model, after the run less before it.
+
+    Requests of other callers, and those of the run's last moments of warm-up, are among them.
+    A field is None where the server counted nothing that it could be computed from.
+    """
+
+    succeeded: int
+    failed: int
+    items: int
+    """Batch items that the model computed."""
+    executions: int
+    """Runs of the model, each over one batch."""
+    mean_batch_size: float | None
+    """Items in a run of the model."""
+    queue_seconds: float | None
+    """Mean wait for the model, for each request."""
+    compute_input_seconds: float | None
+    """Mean time to prepare the inputs, for each request."""
+    compute_infer_seconds: float | None
+    """Mean time in which the model ran, for each request."""
+    compute_output_seconds: float | None
+    """Mean time to take the outputs, for each request."""
+    request_seconds: float | None
+    """Mean time from arrival to response, for each request that succeeded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFigures:
+    """How hard the load was for the client itself."""
+
+    processes: int
+    cpu_cores: float
+    """Processor seconds in a second, of all client processes."""
+    busiest_loop_share: float
+    """Part of the time for which the busiest process's event loop was at work, up to 1."""
+    loop_lag: LatencySummary | None
+    """How late the event loop noticed timers."""
+    lateness: LatencySummary | None
+    """How late requests of an open loop left, for reasons of the client alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchReport:
+    """One load test."""
+
+    address: str
+    server: str
+    """Name and version of the server program, where it says them."""
+    model: str
+    version: str
+    """The version asked for; empty when the server chose."""
+    load: Mapping[str, Any]
+    """`{"kind": "closed", "concurrency": N}`, or
+    `{"kind": "open", "rate": R, "max_outstanding": M}`."""
+    streaming: bool
+    seed: int
+    window_seconds: float
+    """How long was measured."""
+    succeeded: int
+    errors: Mapping[str, int]
+    """Failed requests by status code; STREAM_ERROR for the error messages of streams, which have no
+    code."""
+    error_examples: Mapping[str, str]
+    """A message of each code."""
+    delayed: int
+    """Requests that waited because `max_outstanding` were in flight; the wait is in the latency."""
+    unsent: int
+    """Requests that were due and could not leave before their deadline or the end."""
+    unfinished: int
+    """Requests that were broken off when the run was stopped."""
+    requests_per_second: float
+    """Good answers in a second."""
+    items_per_second: float
+    latency: LatencySummary | None
+    """Of requests that succeeded; None when none did."""
+    failure_latency: LatencySummary | None
+    """Of requests that failed."""
+    client: ClientFigures
+    server_figures: ServerFigures | None
+    """None where the server offers no statistics."""
+    interrupted: bool
+    """Whether the run was stopped before its time."""
+    warnings: Sequence[str] = field(default_factory=tuple)
+    """Why the figures may say less about the server than they seem to."""
+    notes: Sequence[str] = field(default_factory=tuple)
+    """What the server did not offer, and what was done instead."""
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return sum(self.errors.values())
+
+    @property
+    def error_rate(self) -> float:
+        """Part of the requests that failed or could not be sent; 0 when there were none."""
+        lost = self.failed + self.unsent
+        return lost / (self.succeeded + lost) if lost else 0.0
+
+    @property
+    def load_value(self) -> float:
+        """Concurrency or rate."""
+        return float(self.load["concurrency" if self.load["kind"] == "closed" else "rate"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as JSON."""
+        return asdict(self) | {
+            "failed": self.failed,
+            "error_rate": self.error_rate,
+            "warnings": list(self.warnings),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def of(
+        cls,
+        plan: BenchPlan,
+        tally: Tally,
+        *,
+        server: str,
+        server_figures: ServerFigures | None,
+        interrupted: bool,
+        notes: Sequence[str],
+    ) -> Self:
+        """Makes the report of what was counted."""
+        seconds = tally.window_seconds
+        client = ClientFigures(
+            processes=plan.processes,
+            cpu_cores=tally.cpu_seconds / seconds if seconds else 0.0,
+            busiest_loop_share=tally.busiest_loop_share,
+            loop_lag=LatencySummary.of(tally.loop_lag),
+            lateness=LatencySummary.of(tally.lateness),
+        )
+        load = plan.load
+        return cls(
+            address=plan.connection.address,
+            server=server,
+            model=plan.model,
+            version=plan.version,
+            load={"kind": "closed", "concurrency": load.concurrency}
+            if isinstance(load, ClosedLoop)
+            else {"kind": "open", "rate": load.rate, "max_outstanding": load.max_outstanding},
+            streaming=plan.streaming,
+            seed=plan.seed,
+            window_seconds=seconds,
+            succeeded=tally.succeeded,
+            errors=dict(sorted(tally.errors.items())),
+            error_examples=dict(sorted(tally.error_examples.items())),
+            delayed=tally.delayed,
+            unsent=tally.unsent,
+            unfinished=tally.unfinished,
+            requests_per_second=tally.answers / seconds if seconds else 0.0,
+            items_per_second=tally.items / seconds if seconds else 0.0,
+            latency=LatencySummary.of(tally.latency),
+            failure_latency=LatencySummary.of(tally.failure_latency),
+            client=client,
+            server_figures=server_figures,
+            interrupted=interrupted,
+            warnings=tuple(_warnings(plan, tally, client)),
+            notes=tuple(notes),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """Load tests of one model, each under another load."""
+
+    points: Sequence[BenchReport]
+    """In the order in which they were run."""
+    interrupted: bool
+    """Whether the sweep was stopped before its time."""
+
+    @property
+    def varies(self) -> str:
+        """`concurrency` or `rate`."""
+        return "concurrency" if self.points[0].load["kind"] == "closed" else "rate"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the reports as JSON."""
+        return {
+            "points": [point.to_json() for point in self.points],
+            "interrupted": self.interrupted,
+        }
+
+
+# Above this part of its time an event loop makes requests wait for it.
+_BUSY_LOOP_SHARE = 0.85
+# A client that is this much of the latency hides the server's.
+_CLIENT_PART = 0.2
+_NEGLIGIBLE_SECONDS = 0.001
+_OFFERED_PART = 0.95
+
+
+def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
+    more = "; more --processes, or a machine for the client alone, show what the server can do"
+    found = []
+    if client.busiest_loop_share > _BUSY_LOOP_SHARE:
+        found.append(
+            f"the client was the limit: its event loop was busy for"
+            f" {client.busiest_loop_share:.0%} of the time{more}"
+        )
+    p99 = tally.latency.quantile(0.99) / 1e9
+    if client.lateness is not None:
+        what, waits = "left late, for reasons of the client", client.lateness
+    else:
+        what, waits = "were noticed late by the client's event loop", client.loop_lag
+    if waits is not None and waits.p99_seconds > max(_CLIENT_PART * p99, _NEGLIGIBLE_SECONDS):
+        found.append(
+            f"the client is part of the latencies: one in 100 requests {what}, by"
+            f" {waits.p99_seconds * 1e3:.2f} ms or more (p99 {p99 * 1e3:.2f} ms){more}"
+        )
+    due = tally.succeeded + tally.failed + tally.unsent
+    if tally.unsent:
+        found.append(
+            f"{tally.unsent} of {due} requests that were due could not be sent:"
+            f" {plan.load.in_flight} were in flight already. Latencies leave them out; the"
+            " error rate holds them"
+        )
+    if isinstance(plan.load, ClosedLoop) or not tally.window_seconds or tally.unfinished:
+        return found
+    rate = tally.answers / tally.window_seconds
+    expected = due / tally.window_seconds
+    if rate < _OFFERED_PART * expected:
+        found.append(
+            f"{rate:.1f} good answers a second came back of {expected:.1f} requests a second that"
+            " were due: latencies grow with the length of the run"
+        )
+    return found

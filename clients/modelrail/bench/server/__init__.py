@@ -1,0 +1,1 @@
+"""What a server tells of itself and its model before and after a load test."""
