@@ -110,10 +110,8 @@ class BenchReport:
     code."""
     error_examples: Mapping[str, str]
     """A message of each code."""
-    delayed: int
-    """Requests that waited because `max_outstanding` were in flight; the wait is in the latency."""
     unsent: int
-    """Requests that were due and could not leave before their deadline or the end."""
+    """Requests that were due and did not leave, because `max_outstanding` were in flight."""
     unfinished: int
     """Requests that were broken off when the run was stopped."""
     requests_per_second: float
@@ -193,7 +191,6 @@ class BenchReport:
             succeeded=tally.succeeded,
             errors=dict(sorted(tally.errors.items())),
             error_examples=dict(sorted(tally.error_examples.items())),
-            delayed=tally.delayed,
             unsent=tally.unsent,
             unfinished=tally.unfinished,
             requests_per_second=tally.answers / seconds if seconds else 0.0,
@@ -247,10 +244,11 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
             f" {client.busiest_loop_share:.0%} of the time{more}"
         )
     p99 = tally.latency.quantile(0.99) / 1e9
+    waits = client.lateness or client.loop_lag
     if client.lateness is not None:
-        what, waits = "left late, for reasons of the client", client.lateness
+        what = "left late, for reasons of the client"
     else:
-        what, waits = "were noticed late by the client's event loop", client.loop_lag
+        what = "met an event loop of the client that was late"
     if waits is not None and waits.p99_seconds > max(_CLIENT_PART * p99, _NEGLIGIBLE_SECONDS):
         found.append(
             f"the client is part of the latencies: one in 100 requests {what}, by"
@@ -260,8 +258,8 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
     if tally.unsent:
         found.append(
             f"{tally.unsent} of {due} requests that were due could not be sent:"
-            f" {plan.load.in_flight} were in flight already. Latencies leave them out; the"
-            " error rate holds them"
+            f" {plan.load.in_flight} were in flight already. They have no latency; the error rate"
+            " holds them"
         )
     if isinstance(plan.load, ClosedLoop) or not tally.window_seconds or tally.unfinished:
         return found
@@ -269,7 +267,7 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
     expected = due / tally.window_seconds
     if rate < _OFFERED_PART * expected:
         found.append(
-            f"{rate:.1f} good answers a second came back of {expected:.1f} requests a second that"
-            " were due: latencies grow with the length of the run"
+            f"of {expected:.1f} requests a second that were due, {rate:.1f} a second were answered"
+            " well: latencies may grow with the length of the run"
         )
     return found
