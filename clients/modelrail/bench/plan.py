@@ -167,7 +167,7 @@ class BenchPlan:
     def _check_division(self) -> None:
         """Checks that each process gets a part of everything."""
         for name, most in (
-            ("in flight", self.load.in_flight),
+            ("requests in flight", self.load.in_flight),
             ("requests", self.requests),
             ("channels", self.channels),
             ("streams", self.streams),
