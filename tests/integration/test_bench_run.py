@@ -410,9 +410,10 @@ async def test_a_stopped_run_reports_what_was_measured_by_then(
             stop=stop,
         )
     assert report.interrupted
-    assert report.succeeded == 30
+    # Answers that were on their way to the client just then are not counted any more.
+    assert 1 <= report.succeeded <= 30
     assert report.failed == 0
-    assert report.unfinished >= 1
+    assert report.succeeded + report.unfinished >= 31
     assert 0 < report.window_seconds < 60
     assert not psutil.Process().children()
 
