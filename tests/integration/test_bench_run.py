@@ -6,6 +6,7 @@ The servers answer when a test lets them, so nothing here depends on how fast th
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -487,6 +488,26 @@ async def test_every_client_process_uses_tls_and_the_key(tmp_path: Path, process
     assert report.succeeded == 40
     assert model.keys == {"Bearer secret"}
     assert len(model.peers) == 4, "four connections, and not four channels on one"
+
+
+async def test_the_command_fails_when_no_request_succeeds(address: str) -> None:
+    async def answer(number: int) -> str:
+        del number
+        return "RESOURCE_EXHAUSTED: too much of it"
+
+    async with serving(Model(answer), address) as where:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "modelrail.cli", "bench", "m", "--inference", where,
+            "--requests", "20", "--warm-up", "0", "--slo", "p99<20ms",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await command.communicate()
+    assert command.returncode == 1
+    assert "0 succeeded, 20 failed" in output.decode()
+    assert "20 x RESOURCE_EXHAUSTED: too much of it" in output.decode()
+    assert "p99<20ms: no request succeeded, missed" in output.decode()
+    assert errors.decode() == "error: no request succeeded: RESOURCE_EXHAUSTED\n"
 
 
 async def test_a_server_that_is_not_there_is_an_error(address: str) -> None:

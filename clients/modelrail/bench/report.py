@@ -229,6 +229,7 @@ class SweepReport:
 
 # Above this part of its time an event loop makes requests wait for it.
 _BUSY_LOOP_SHARE = 0.85
+_WORKING_LOOP_SHARE = 0.5
 # A client that is this much of the latency hides the server's.
 _CLIENT_PART = 0.2
 _NEGLIGIBLE_SECONDS = 0.001
@@ -236,15 +237,19 @@ _OFFERED_PART = 0.95
 
 
 def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
-    more = "; more --processes, or a machine for the client alone, show what the server can do"
     found = []
     if client.busiest_loop_share > _BUSY_LOOP_SHARE:
         found.append(
             f"the client was the limit: its event loop was busy for"
-            f" {client.busiest_loop_share:.0%} of the time{more}"
+            f" {client.busiest_loop_share:.0%} of the time; more --processes show what the server"
+            " can do"
         )
     p99 = tally.latency.quantile(0.99) / 1e9
     waits = client.lateness or client.loop_lag
+    if client.busiest_loop_share > _WORKING_LOOP_SHARE:
+        cure = "more --processes send in time"
+    else:
+        cure = "other work kept it from the processor: a machine of its own sends in time"
     if client.lateness is not None:
         what = "left late, for reasons of the client"
     else:
@@ -252,7 +257,7 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
     if waits is not None and waits.p99_seconds > max(_CLIENT_PART * p99, _NEGLIGIBLE_SECONDS):
         found.append(
             f"the client is part of the latencies: one in 100 requests {what}, by"
-            f" {waits.p99_seconds * 1e3:.2f} ms or more (p99 {p99 * 1e3:.2f} ms){more}"
+            f" {waits.p99_seconds * 1e3:.2f} ms or more (p99 {p99 * 1e3:.2f} ms); {cure}"
         )
     due = tally.succeeded + tally.failed + tally.unsent
     if tally.unsent:
