@@ -33,7 +33,9 @@ from modelrail.bench import (
     run_sweep,
 )
 from modelrail.bench.load.arrivals import poisson_arrivals
-from modelrail.client import Connection, Unavailable
+from modelrail.bench.load.failure import RequestFailed
+from modelrail.bench.load.stream import RequestStream
+from modelrail.client import Connection, Unavailable, open_channel
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 
@@ -197,6 +199,14 @@ async def test_a_closed_loop_sends_so_many_requests_and_never_more_at_once(addre
     assert figures.compute_input_seconds is None
 
 
+async def test_every_channel_is_a_connection_of_its_own() -> None:
+    model = Model(well)
+    async with serving(model, "127.0.0.1:0") as where:
+        report = await run_bench(plan(where, load=ClosedLoop(4), channels=4))
+    assert report.succeeded == 40
+    assert len(model.peers) == 4
+
+
 async def test_failures_are_counted_by_code_and_end_nothing(address: str) -> None:
     async with serving(Model(every_fourth_fails), address) as where:
         report = await run_bench(plan(where, load=ClosedLoop(3)))
@@ -321,6 +331,22 @@ async def test_warm_up_counts_nowhere(address: str) -> None:
     assert model.arrivals > 10
     assert report.server_figures is not None
     assert report.server_figures.items <= 11
+
+
+async def test_a_reply_of_a_stream_answers_the_request_with_its_id(address: str) -> None:
+    async def answer(number: int) -> str:
+        return "bad" if number == 1 else ""
+
+    async with serving(Streams(answer), address) as where, open_channel(where) as channel:
+        stream = RequestStream(channel, ())
+        # The reply to the second one comes first.
+        first, second = await asyncio.gather(
+            stream.send(b"", 10.0), stream.send(b"", 10.0), return_exceptions=True
+        )
+        await stream.aclose()
+    assert isinstance(first, RequestFailed)
+    assert (first.code, first.message) == ("STREAM_ERROR", "bad")
+    assert second is None
 
 
 @pytest.mark.parametrize("echoes_ids", [True, False])
@@ -487,7 +513,6 @@ async def test_every_client_process_uses_tls_and_the_key(tmp_path: Path, process
         )
     assert report.succeeded == 40
     assert model.keys == {"Bearer secret"}
-    assert len(model.peers) == 4, "four connections, and not four channels on one"
 
 
 async def test_the_command_fails_when_no_request_succeeds(address: str) -> None:
