@@ -251,13 +251,13 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
     else:
         cure = "other work kept it from the processor: a machine of its own sends in time"
     if client.lateness is not None:
-        what = "left late, for reasons of the client"
+        what = "of its requests left"
     else:
-        what = "met an event loop of the client that was late"
+        what = "of its event loop's timers came"
     if waits is not None and waits.p99_seconds > max(_CLIENT_PART * p99, _NEGLIGIBLE_SECONDS):
         found.append(
-            f"the client is part of the latencies: one in 100 requests {what}, by"
-            f" {waits.p99_seconds * 1e3:.2f} ms or more (p99 {p99 * 1e3:.2f} ms); {cure}"
+            f"the client is part of the latencies: one in 100 {what}"
+            f" {waits.p99_seconds * 1e3:.2f} ms late or later (p99 {p99 * 1e3:.2f} ms); {cure}"
         )
     due = tally.succeeded + tally.failed + tally.unsent
     if tally.unsent:
