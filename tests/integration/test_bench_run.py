@@ -33,8 +33,8 @@ from modelrail.bench import (
     run_sweep,
 )
 from modelrail.bench.load.arrivals import poisson_arrivals
-from modelrail.bench.load.failure import RequestFailed
 from modelrail.bench.load.stream import RequestStream
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.client import Connection, Unavailable, open_channel
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelrail.bench.load.histogram import LatencyHistogram
-from modelrail.bench.load.tally import Tally
+from modelrail.bench.measurement.histogram import LatencyHistogram
+from modelrail.bench.measurement.tally import Tally
 
 QUANTILES = (0.0, 0.01, 0.5, 0.9, 0.99, 0.999, 1.0)
 # Half of the widest bucket, against its lowest value.

@@ -15,10 +15,10 @@ from modelrail.bench import BenchPlan, ClosedLoop, OpenLoop, PlanError
 from modelrail.bench.inputs.request import Payload
 from modelrail.bench.load.arrivals import poisson_arrivals
 from modelrail.bench.load.assignment import Assignment
-from modelrail.bench.load.failure import RequestFailed
-from modelrail.bench.load.tally import Tally
 from modelrail.bench.load.timer import PreciseTimer
-from modelrail.bench.load.window import Window
+from modelrail.bench.measurement.failure import RequestFailed
+from modelrail.bench.measurement.tally import Tally
+from modelrail.bench.measurement.window import Window
 from modelrail.client import Connection
 
 RATE = 500.0

@@ -21,7 +21,7 @@ from modelrail.bench import (
     SweepReport,
     plot_sweep,
 )
-from modelrail.bench.load.tally import Tally
+from modelrail.bench.measurement.tally import Tally
 from modelrail.client import Connection
 
 MS = 1_000_000

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from modelrail.bench.load.histogram import LatencyHistogram
-from modelrail.bench.load.tally import Tally
+from modelrail.bench.measurement.histogram import LatencyHistogram
+from modelrail.bench.measurement.tally import Tally
 from modelrail.bench.plan import BenchPlan, ClosedLoop
 
 __all__ = ["BenchReport", "ClientFigures", "LatencySummary", "ServerFigures", "SweepReport"]

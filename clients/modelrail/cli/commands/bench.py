@@ -130,7 +130,10 @@ async def bench(
     processes: Annotated[int, typer.Option(help="Client processes that share the load.")] = 1,
     channels: Annotated[
         int | None,
-        typer.Option(help="Connections. Default: about one for each 32 requests in flight."),
+        typer.Option(
+            help="Connections. Default: about one for each 32 requests in flight. Servers refuse"
+            " requests of a fresh connection beyond some number in flight, often 100."
+        ),
     ] = None,
     sweep: Annotated[
         str | None,

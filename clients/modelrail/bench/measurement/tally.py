@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from modelrail.bench.load.histogram import LatencyHistogram
+from modelrail.bench.measurement.histogram import LatencyHistogram
 
 __all__ = ["Tally"]
 
