@@ -41,9 +41,13 @@ def encode(
     _check_sizes(specs, sizes, max_bytes)
     outputs = []
     for index, (spec, array) in enumerate(zip(specs, arrays, strict=True)):
-        raw = to_raw(array, "BYTES") if spec.datatype == "BYTES" else _view(array)
-        sizes[index] = _around(spec, array) + len(raw)
-        _check_sizes(specs, sizes, max_bytes)
+        raw: bytes | memoryview
+        if spec.datatype == "BYTES":
+            raw = to_raw(array, "BYTES")
+            sizes[index] = _around(spec, array) + len(raw)
+            _check_sizes(specs, sizes, max_bytes)
+        else:
+            raw = _view(array)
         outputs.append(OutputTensor(spec.name, spec.datatype, array.shape, raw))
     return tuple(outputs)
 

@@ -793,3 +793,25 @@ async def test_loads_of_one_file_at_the_same_time_do_not_meet(tmp_path: Path) ->
 
 async def copies(folder: Path) -> list[str]:
     return [path.name for path in (folder / "data" / "files" / "m").iterdir() if path.is_dir()]
+
+
+async def test_a_model_that_finds_any_number_of_things_answers_with_what_it_finds(
+    tmp_path: Path,
+) -> None:
+    """Its output has a first dimension of any size that is no batch: nobody's rows are mixed."""
+    save(
+        tmp_path / "found.onnx",
+        [
+            helper.make_node("NonZero", ["x"], ["i"]),
+            helper.make_node("Transpose", ["i"], ["y"], perm=[1, 0]),
+        ],
+        [value("x", FLOAT, ["n", 4])],
+        [value("y", INT64, ["found", 2])],
+    )
+    async with serving(configured(tmp_path, model=tmp_path / "found.onnx"), tmp_path) as server:
+        rows = np.array([[0, 5, 0, 6]], np.float32)
+        found = await server.infer(request_for("found", x=rows))
+        assert found["y"].tolist() == [[0, 1], [0, 3]]
+        config = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="found"))).config
+        assert not config.HasField("dynamic_batching")
+        assert config.parameters["batching_off"].string_value

@@ -142,7 +142,7 @@ def test_padded_inputs_of_one_request_have_one_length() -> None:
 
 
 def test_an_output_without_a_row_for_each_item_belongs_to_nobody() -> None:
-    feeds = [feed(model(X), x=np.zeros((2, 3), "<f4"))]
+    feeds = [feed(model(X), x=np.zeros((1, 3), "<f4")) for _ in range(2)]
     layout = BatchLayout(batchable=True)
     for output in (np.zeros((1, 3)), np.zeros(())):
         with pytest.raises(RunError, match="expected a first dimension"):

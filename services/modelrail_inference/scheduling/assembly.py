@@ -181,9 +181,11 @@ def take_apart(
         RunError: An output does not have a row for each row that went in, so nobody can tell
             which rows belong to whom.
     """
-    if not layout.batchable:
+    items = sum(feed.batch_size for feed in feeds)
+    rows = layout.rows_of(items) if layout.batchable else items
+    if len(feeds) == 1 and rows == items and layout.padding is None:
+        # All of it belongs to the one request, whatever its shape: a detector finds what it finds.
         return [{spec.name: array for spec, array in zip(specs, outputs, strict=True)}]
-    rows = layout.rows_of(sum(feed.batch_size for feed in feeds))
     for spec, array in zip(specs, outputs, strict=True):
         if array.ndim == 0 or array.shape[0] != rows:
             raise RunError(
