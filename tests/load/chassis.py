@@ -1,11 +1,11 @@
 """What the chassis adds to one unary RPC: server CPU time and requests/s beside a bare echo.
 
     python tests/load/chassis.py
-    python tests/load/chassis.py --against ../other-checkout --rounds 9
+    python tests/load/chassis.py --against ../other-checkout --kinds chassis
 
 Every kind of server is a process of its own, idle while another is measured; client processes of
-their own keep a fixed number of requests in flight (closed loop). The kinds take turns, so that a
-change of the machine's mood meets all of them; the table shows medians over the rounds.
+their own keep a fixed number of requests in flight (closed loop). The kinds take turns in many
+short rounds, so that a change of the machine's mood meets all of them; the table shows medians.
 
     bare      grpc.aio alone, bytes in and out: the floor
     options   bare with the chassis' limits of connections, streams and calls
@@ -260,8 +260,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--rounds", type=int, default=7, help="measured rounds")
-    parser.add_argument("--requests", type=int, default=4000, help="requests in one round")
+    parser.add_argument("--rounds", type=int, default=30, help="measured rounds")
+    parser.add_argument("--requests", type=int, default=500, help="requests in one round")
     parser.add_argument("--clients", type=int, default=2, help="client processes")
     parser.add_argument("--in-flight", type=int, default=32, help="requests in flight, of all")
     parser.add_argument("--json", action="store_true", help="print the rounds too")
