@@ -39,13 +39,22 @@ from modelrail_inference.scheduling.batch import Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.scheduler import Scheduler, expired
-from modelrail_inference.statistics import Failure
+from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
     Unavailable,
 )
+
+_REFUSALS = {
+    "QUEUE_FULL": Refusal.QUEUE_FULL,
+    "QUEUE_BYTES_FULL": Refusal.BYTES_FULL,
+    "DEADLINE_UNREACHABLE": Refusal.DEADLINE_UNREACHABLE,
+    "REQUEST_TOO_LARGE": Refusal.TOO_LARGE,
+    "SERVER_EXITING": Refusal.SHUTTING_DOWN,
+}
+"""Reasons of the scheduler's errors, as they are counted."""
 
 
 class DataPlane:
@@ -79,18 +88,21 @@ class DataPlane:
             raise named(error, request.id) from None
         statistics = serving.model.statistics
         statistics.pending += 1
+        queued = None
         try:
-            outcome = await self._outcome(request, call, serving)
+            queued = self._admitted(request, call, serving)
+            outcome = await self._outcome(queued)
         except BaseException as error:
             error = _told(error, serving.model)
-            statistics.failed(_failure(error), time.perf_counter_ns() - started)
+            ran = queued is not None and queued.batch is not None
+            elapsed_ns = time.perf_counter_ns() - started
+            _count_failure(statistics, error, elapsed_ns, call=call, ran=ran)
             if isinstance(error, ServiceError):
                 raise named(error, request.id) from error.__cause__
             raise
         finally:
             statistics.pending -= 1
-        queued, execution = outcome.request, outcome.execution
-        batch = queued.batch
+        execution, batch = outcome.execution, queued.batch
         if execution is None or batch is None:
             raise AssertionError("an answer came from no run")
         statistics.answered(
@@ -103,13 +115,17 @@ class DataPlane:
         )
         return InferenceReply(request.model, serving.model.number, request.id, outcome.outputs)
 
-    async def _outcome(self, request: InferenceRequest, call: Call, serving: Serving) -> Outcome:
+    def _admitted(self, request: InferenceRequest, call: Call, serving: Serving) -> QueuedRequest:
+        """Returns the request as it waits for a session or runs."""
         try:
             queued = self._queued(request, call, serving)
             self._scheduler.submit(queued)
         except BaseException:
             serving.release()
             raise
+        return queued
+
+    async def _outcome(self, queued: QueuedRequest) -> Outcome:
         try:
             return await queued.future
         except asyncio.CancelledError:
@@ -176,11 +192,24 @@ def named(error: ServiceError, request_id: str) -> ServiceError:
     return error
 
 
-def _failure(error: BaseException) -> Failure:
-    if isinstance(error, asyncio.CancelledError):
-        return Failure.CANCELED
-    if isinstance(error, Unavailable):
-        return Failure.REJECTED
-    if isinstance(error, ServiceError) and error.reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY"):
-        return Failure.BACKEND
-    return Failure.OTHER
+def _count_failure(
+    statistics: Statistics, error: BaseException, elapsed_ns: int, *, call: Call, ran: bool
+) -> None:
+    """Counts a request that got an error, or whose caller went away, after `elapsed_ns`.
+
+    A transport that knows the deadline cancels the call when it passes: that is no caller's wish.
+    """
+    cancelled = isinstance(error, asyncio.CancelledError)
+    reason = error.reason if isinstance(error, ServiceError) else ""
+    if not ran and (reason == "REQUEST_TIMEOUT" or (cancelled and call.expired())):
+        statistics.expired(elapsed_ns)
+    elif cancelled:
+        statistics.cancelled(elapsed_ns)
+    elif reason in _REFUSALS:
+        statistics.refused(_REFUSALS[reason], elapsed_ns)
+    elif isinstance(error, Unavailable):
+        statistics.failed(Failure.REJECTED, elapsed_ns)
+    elif reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY"):
+        statistics.failed(Failure.BACKEND, elapsed_ns)
+    else:
+        statistics.failed(Failure.OTHER, elapsed_ns)

@@ -86,6 +86,9 @@ class Version:
     def become_ready(self, serving: Serving, fingerprint: str) -> Serving | None:
         """The loaded model takes over; returns the one that it replaces."""
         replaced, self.serving = self.serving, serving
+        if replaced is not None:
+            # What is in flight on the old file still counts, and no counter steps back.
+            serving.model.statistics = replaced.model.statistics
         self.state, self.reason, self.fingerprint = State.READY, "", fingerprint
         return replaced
 

@@ -199,7 +199,7 @@ class Scheduler:
             self._held_bytes + request.size_bytes > limits.max_bytes
             or queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
-            raise self._full(lane, now)
+            raise self._full(lane, now, "QUEUE_BYTES_FULL")
         if self._takes_at_once(lane):
             return  # no bound on waiting concerns what does not wait
         max_level_items = queue.batching.policy_of(request.level).max_items
@@ -208,7 +208,7 @@ class Scheduler:
             or queue.count >= limits.max_model_items
             or (max_level_items and queue.count_of(request.level) >= max_level_items)
         ):
-            raise self._full(lane, now)
+            raise self._full(lane, now, "QUEUE_FULL")
         if request.deadline is None:
             return
         run_seconds = lane.run_time.seconds(request.feed.batch_size)
@@ -221,10 +221,10 @@ class Scheduler:
                 retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted),
             )
 
-    def _full(self, lane: Lane, now: float) -> Unavailable:
+    def _full(self, lane: Lane, now: float, reason: str) -> Unavailable:
         return Unavailable(
             "Exceeds maximum queue size",
-            reason="QUEUE_FULL",
+            reason=reason,
             retry_after_seconds=max(_LEAST_RETRY_SECONDS, self._wait_seconds(lane, now)),
         )
 

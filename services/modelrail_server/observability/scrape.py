@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from modelrail_server.address import Address
+from modelrail_server.observability.exposition import CONTENT_TYPE, render
 
 __all__ = ["MetricsServer"]
 
@@ -98,14 +98,13 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _TIMEOUT_SECONDS
 
     def do_GET(self) -> None:
-        """Answers the metrics in the format that the scraper prefers."""
+        """Answers the metrics in the text format, which every scraper reads."""
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        body = encode(self.server.registry)
+        body = render(self.server.registry)
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
