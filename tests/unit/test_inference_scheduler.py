@@ -29,6 +29,7 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
+from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
@@ -605,3 +606,84 @@ async def test_ten_thousand_requests_with_cancels_and_bad_inputs_hurt_nobody(
     assert house.scheduler.waiting == 0
     assert house.scheduler.held_bytes == 0
     assert [model.statistics.pending for model in house.repository.serving()] == [0, 0, 0]
+
+
+def counted(house: House) -> Statistics:
+    return next(house.repository.serving()).statistics
+
+
+async def test_refusals_are_counted_by_their_reason(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, max_model_items=2, max_bytes=60)  # 8 bytes a row
+    version = house.repository.find("m", "1")
+    assert version.serving is not None
+    version.serving.lane = house.scheduler.open_lane(version.serving.model)
+    version.serving.lane.run_time.add(1, 10.0)  # what ten seconds of running would have taught
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        tasks.append(house.ask(1.0, 1.0, 1.0))
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted):
+            await house.ask(2.0, seconds=1.0)
+        tasks.append(house.ask(2.0))
+        await queued(house, 2)
+        for rows in (1, 3, 8):
+            with pytest.raises(ServiceError):
+                await house.ask(*[3.0] * rows)
+    await asyncio.gather(*tasks)
+    house.scheduler.close()
+    with pytest.raises(Unavailable, match="Server exiting"):
+        await house.ask(4.0)
+    statistics = counted(house)
+    assert statistics.refusals == dict.fromkeys(Refusal, 1)
+    assert statistics.failures[Failure.REJECTED] == statistics.fail.count == len(Refusal)
+
+
+async def test_time_that_runs_out_in_the_queue_is_told_from_callers_who_leave(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make(
+        {"m": session},
+        settings=declared(policy=QueuePolicy(timeout_seconds=0.01)),
+    )
+    with held(session):
+        running = house.ask(0.0)
+        await began(session)
+        late, left = house.ask(1.0), house.ask(2.0)
+        await queued(house, 2)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        with pytest.raises(Unavailable, match="Request timeout expired"):
+            await late
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    statistics = counted(house)
+    assert statistics.expired_count == 1
+    assert statistics.failures[Failure.CANCELED] == 2
+    assert statistics.failures[Failure.REJECTED] == 1
+
+
+async def test_a_transport_that_cancels_at_the_deadline_is_no_caller_who_leaves(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session})
+    with held(session):
+        running = house.ask(0.0)
+        await began(session)
+        moment = asyncio.get_running_loop().time()
+        waiting = house.ask(1.0, seconds=0.02)
+        await queued(house, 1)
+        # The event loop is busy until then, so that its timer has no say before the transport.
+        while asyncio.get_running_loop().time() < moment + 0.03:
+            pass
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, Unavailable)):
+            await waiting
+    await running
+    statistics = counted(house)
+    assert (statistics.expired_count, statistics.failures[Failure.CANCELED]) == (1, 0)
