@@ -27,6 +27,7 @@ from modelrail_inference.repository.definition import (
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
+from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
@@ -73,8 +74,9 @@ class Session:
 class Loader:
     """Loads sessions of the test."""
 
-    def __init__(self, sessions: Mapping[str, Session]) -> None:
+    def __init__(self, sessions: Mapping[str, Session], *, is_bounded: bool) -> None:
         self.sessions = sessions
+        self.is_bounded = is_bounded
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         return LoadedModel(
@@ -87,6 +89,7 @@ class Loader:
             provider=Provider.CPU,
             session=self.sessions[definition.model],
             settings=definition.settings,
+            is_bounded=self.is_bounded,
         )
 
 
@@ -130,12 +133,13 @@ class Houses:
         max_items: int = 1000,
         max_model_items: int = 1000,
         max_bytes: int = 1 << 20,
+        is_bounded: bool = False,
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
         )
-        repository = Repository(Loader(sessions))
+        repository = Repository(Loader(sessions, is_bounded=is_bounded))
         for name in sessions:
             definition = VersionDefinition(
                 name, 1, Path("unused"), fingerprint="1", settings=settings or ModelSettings()
@@ -170,6 +174,13 @@ async def queued(house: House, count: int) -> None:
             return
         await asyncio.sleep(0)
     assert house.scheduler.waiting == count
+
+
+def serving_lane(house: House) -> Lane:
+    serving = house.repository.find("m", "1").serving
+    assert serving is not None
+    assert serving.lane is not None
+    return serving.lane
 
 
 def numbers(reply: InferenceReply) -> list[float]:
@@ -572,13 +583,59 @@ async def test_closing_answers_what_waits(houses: Houses) -> None:
         await house.ask(2.0)
 
 
+async def test_a_quick_model_runs_on_the_event_loop_what_came_in_one_step(houses: Houses) -> None:
+    threads: list[str] = []
+
+    class Watched(Session):
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            threads.append(threading.current_thread().name)
+            return super().run(inputs, outputs, run)
+
+    session = Watched()
+    house = await houses.make({"m": session}, is_bounded=True)
+    for value in range(3):  # on a thread it shows how quick it is
+        await house.ask(float(value))
+    lane = serving_lane(house)
+    for _ in range(20):  # a thread that had to wait for the interpreter is forgotten
+        lane.learn(MAX_BATCH, 0.0001)
+    tasks = [house.ask(float(i), float(i)) for i in range(10)]
+    left = house.ask(77.0)
+    broken = house.ask(NAN)
+    await asyncio.sleep(0)
+    left.cancel()
+    replies = await asyncio.gather(*tasks)
+    assert [numbers(reply) for reply in replies] == [[i + 1.0] * 2 for i in range(10)]
+    with pytest.raises(InvalidArgument):
+        await broken
+    assert threads[:3] == ["session-0"] * 3
+    assert set(threads[3:]) == {threading.current_thread().name}
+    assert max(map(len, session.batches)) == MAX_BATCH
+    assert [77.0] not in session.batches
+    assert house.scheduler.held_bytes == 0
+
+
+async def test_a_quick_model_that_becomes_slow_leaves_the_event_loop(houses: Houses) -> None:
+    house = await houses.make({"m": Session()}, is_bounded=True)
+    await house.ask(1.0)
+    lane = serving_lane(house)
+    for _ in range(20):
+        lane.learn(1, 0.0001)
+    was_quick = lane.is_quick
+    lane.learn(1, 0.2)
+    assert (was_quick, lane.is_quick) == (True, False)
+    assert numbers(await house.ask(2.0)) == [3.0]
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
 async def test_ten_thousand_requests_with_cancels_and_bad_inputs_hurt_nobody(
-    houses: Houses,
+    houses: Houses, is_bounded: bool
 ) -> None:
     """Marker values: whoever gets an answer gets its own, whatever the neighbours do."""
     chance = random.Random(20261125)  # noqa: S311
     sessions = {name: Session() for name in ("a", "b", "c")}
-    house = await houses.make(sessions, threads=2, max_items=100_000, max_model_items=100_000)
+    house = await houses.make(
+        sessions, threads=2, max_items=100_000, max_model_items=100_000, is_bounded=is_bounded
+    )
     tasks: list[tuple[str, float, asyncio.Task[InferenceReply]]] = []
     for marker in range(10_000):
         kind = chance.choices(("good", "cancelled", "broken"), (8, 1, 1))[0]

@@ -113,10 +113,18 @@ class Version:
 
 @dataclass(slots=True)
 class Model:
-    """A model's versions, and the lock that lets one load or unload happen at a time."""
+    """A model's versions, and the lock that lets one load or unload happen at a time.
+
+    Attributes:
+        name: Name of the model.
+        versions: All versions that were ever asked for, by number.
+        latest: The newest that serves; kept, because nearly every request asks for it.
+        changes: Held by whoever loads or unloads.
+    """
 
     name: str
     versions: dict[int, Version] = field(default_factory=dict)
+    latest: Version | None = None
     changes: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def version(self, definition: VersionDefinition) -> Version:

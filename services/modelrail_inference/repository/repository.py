@@ -162,7 +162,9 @@ class Repository:
             task = asyncio.get_running_loop().create_task(_drain(model.name, version, serving))
             self._draining.add(task)
             task.add_done_callback(self._drained)
-        self._on_change(model.name, bool(model.ready()))
+        ready = model.ready()
+        model.latest = ready[-1] if ready else None
+        self._on_change(model.name, bool(ready))
 
     def _drained(self, task: asyncio.Task[None]) -> None:
         self._draining.discard(task)
@@ -177,9 +179,13 @@ class Repository:
             NotFound: There is no such model or version.
             Unavailable: It is there, and not ready.
         """
-        serving = self.find(name, version).serving
+        model = self._models.get(name) if version == "" else None
+        found = model.latest if model else None
+        if found is None:
+            found = self.find(name, version)
+        serving = found.serving
         if serving is None:
-            raise not_ready(self.find(name, version), name)
+            raise not_ready(found, name)
         serving.acquire()
         return serving
 

@@ -61,7 +61,8 @@ class RequestChecker:
             items = rows
         if items > self._model.max_batch_size:
             return None
-        return Feed(tuple(zip(request.inputs, self._specs, strict=True)), self._outputs, items)
+        inputs = tuple(zip(request.inputs, self._specs, strict=True))
+        return Feed(inputs, self._outputs, items, is_exact=True)
 
     def _check_all(self, request: InferenceRequest) -> Feed:
         model = self._model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
@@ -10,7 +12,11 @@ from modelrail_inference.scheduling.ordering import Ordering
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
-_QUICK_SECONDS = 0.0005
+if TYPE_CHECKING:
+    from modelrail_inference.scheduling.queued import QueuedRequest
+
+_QUICK_SECONDS = 0.001
+"""Longest run on the event loop, in seconds, of the largest batch that there was."""
 _TRIALS = 3
 """Runs on a thread by which a model shows how quick it is."""
 
@@ -25,15 +31,20 @@ class Lane:
 
     __slots__ = (
         "_buffers",
+        "_largest",
+        "_may_be_quick",
         "checker",
         "in_flight",
         "instances",
+        "is_quick",
         "layout",
         "max_rows",
         "model",
         "ordering",
         "queue",
         "run_time",
+        "step",
+        "step_buffers",
         "virtual_seconds",
     )
 
@@ -50,6 +61,19 @@ class Lane:
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.max_batch_size if batching is not None else 1
         self.ordering = Ordering() if _keeps_order(batching) and instances > 1 else None
+        self._largest = 1
+        self.is_quick = False
+        """Whether the next batch runs on the event loop."""
+        self.step: list[QueuedRequest] = []
+        """Requests of a quick model that run in the next step of the event loop."""
+        self.step_buffers = BatchBuffers()
+        self._may_be_quick = (
+            model.is_bounded
+            and self.ordering is None
+            and self.layout.padding is None
+            and not self.queue.delay_seconds
+            and not self.queue.batching.priority_levels
+        )
         self._buffers: list[BatchBuffers] = []
 
     def lend_buffers(self) -> BatchBuffers:
@@ -60,17 +84,19 @@ class Lane:
         """Takes the memory back for the next batch."""
         self._buffers.append(buffers)
 
-    def is_quick(self) -> bool:
-        """Whether the next batch runs on the event loop.
+    def learn(self, items: int, seconds: float) -> None:
+        """Learns from a run, and decides where the next batch runs.
 
-        Handing it to a thread and back costs more than such a run takes. It must be certain that it
-        ends: nothing but the sizes of the inputs may decide about its time.
+        Handing a batch to a thread and back costs more than the run of a quick model takes, so that
+        runs on the event loop. It must be certain that it ends: nothing but the sizes of the inputs
+        may decide about its time.
         """
-        return (
-            self.model.is_bounded
-            and not self.queue.delay_seconds
+        self.run_time.add(items, seconds)
+        self._largest = max(self._largest, items)
+        self.is_quick = (
+            self._may_be_quick
             and self.run_time.runs >= _TRIALS
-            and self.batch_seconds() < _QUICK_SECONDS
+            and self.run_time.seconds(self._largest) < _QUICK_SECONDS
         )
 
     def batch_seconds(self) -> float:

@@ -192,3 +192,17 @@ def is_late(request: QueuedRequest, now: float) -> bool:
     """Whether a request has waited too long at a moment of `time.monotonic()`."""
     timeout = request.next_timeout()
     return timeout is not None and timeout <= now
+
+
+def chunks(requests: list[QueuedRequest], max_rows: int) -> Iterator[list[QueuedRequest]]:
+    """Yields the requests in batches of at most `max_rows` items; one alone may have more."""
+    chosen: list[QueuedRequest] = []
+    rows = 0
+    for request in requests:
+        if chosen and rows + request.feed.batch_size > max_rows:
+            yield chosen
+            chosen, rows = [], 0
+        chosen.append(request)
+        rows += request.feed.batch_size
+    if chosen:
+        yield chosen

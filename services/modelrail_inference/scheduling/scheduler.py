@@ -8,9 +8,10 @@
 
 Threads take batches by themselves: the queue is looked at in the very moment in which a session is
 free, so batches grow until then, and between two batches no thread waits for the event loop.
-Batches of models that take less than half a millisecond, whatever the values of their inputs, run
-on the event loop: the way to a thread and back would cost more. One lock guards the queues; it is
-held for the length of a few list operations.
+The requests of quick models, which take less than a millisecond whatever the values of their
+inputs, do not wait at all: those that come in one step of the event loop run together in the next,
+because the way to a thread and back would cost more. One lock guards the queues; it is held for the
+length of a few list operations.
 
 Promises: the queues are bounded in items and bytes, for each model and for all together. What
 cannot be answered before its deadline is refused at once. What is late or left by its caller does
@@ -22,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.scheduling.batch import Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_inference.scheduling.request_queue import chunks, is_late
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 THREAD_NAME = "session"
@@ -88,6 +89,7 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
+        self._steps: list[Lane] = []
 
     @property
     def waiting(self) -> int:
@@ -113,9 +115,18 @@ class Scheduler:
                 its deadline.
         """
         lane = request.lane
+        request.queued_ns = time.perf_counter_ns()
+        if lane.is_quick and lane.in_flight == 0 and lane.queue.count == 0:
+            # It waits for a step of the event loop at most: no bound on waiting concerns it.
+            if self._closed:
+                raise _exiting()
+            if not lane.step:
+                self._steps.append(lane)
+            lane.step.append(request)
+            self._look_soon()
+            return
         now = time.monotonic()
         request.queued_at = now
-        request.queued_ns = time.perf_counter_ns()
         with self._changed:
             self._admit(request, now)
             self._push(request)
@@ -165,19 +176,35 @@ class Scheduler:
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        """Runs the batches of quick models here, and has a thread look after the others."""
+        """Runs what quick models have got, and has a thread look after the others."""
         self._looks = False
-        now = time.monotonic()
-        batches: list[Batch] = []
+        steps, self._steps = self._steps, []
+        for lane in steps:
+            self._run_step(lane)
         with self._changed:
-            for lane in list(self._active):
-                if not lane.is_quick():
-                    if self._idle:
-                        self._changed.notify()
-                elif not lane.in_flight and (batch := self._take_from(lane, now)):
-                    batches.append(batch)
-        for batch in batches:
-            self._deliver(batch, self._run(batch))
+            if self._idle and self._active:
+                self._changed.notify()
+
+    def _run_step(self, lane: Lane) -> None:
+        """Runs the requests that came for a quick model in one step, here on the event loop."""
+        requests, lane.step = lane.step, []
+        by_key: dict[Hashable, list[QueuedRequest]] = {}
+        for request in requests:
+            if request.future.done():  # the caller has gone
+                request.release()
+            else:
+                by_key.setdefault(request.feed.key, []).append(request)
+        for group in by_key.values():
+            for chosen in chunks(group, lane.max_rows):
+                batch = Batch(lane, chosen, time.monotonic())
+                for request in chosen:
+                    request.batch = batch
+                runner = BatchRunner(batch, lane.step_buffers)
+                runner.run()
+                seconds = time.monotonic() - batch.started_at
+                lane.virtual_seconds += seconds
+                lane.learn(batch.items, seconds)
+                self._deliver(batch, runner)
 
     # --- with the lock held -----------------------------------------------------------------------
 
@@ -316,7 +343,7 @@ class Scheduler:
             self._held_bytes -= request.size_bytes
         # What was stopped tells nothing about the time of a run.
         if not batch.run.terminated:
-            lane.run_time.add(batch.items, seconds)
+            lane.learn(batch.items, seconds)
             self._mean_batch_seconds += _MEAN_WEIGHT * (seconds - self._mean_batch_seconds)
 
     def _take(self) -> Batch | None:
@@ -339,7 +366,7 @@ class Scheduler:
         best: Lane | None = None
         wake: float | None = None
         for lane in self._active:
-            if lane.in_flight >= lane.instances or lane.is_quick():
+            if lane.in_flight >= lane.instances:
                 continue
             if best is not None and lane.virtual_seconds >= best.virtual_seconds:
                 continue
@@ -394,8 +421,6 @@ class Scheduler:
                 _answer(outcome)
             else:
                 ordering.done(request.sequence, partial(_answer, outcome))
-        if batch.lane.queue.count:
-            self._look_soon()  # a thread leaves a quick model's next batch to the event loop
 
     def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
         """Answers a request that has left the queue without having run."""
