@@ -1,4 +1,4 @@
-"""The measurements run as README.md shows them, in short; their times are nobody's business here."""
+"""The measurements run as README.md shows them, in short; nothing here depends on a time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.load.generator import Generator, is_available
 from tests.load.models import MODELS, TOKENS
 from tests.load.process import inference_flags
 from tests.load.profile import profiler
+from tests.load.ratios import BATCHED, ECHO, SINGLE
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = re.compile(r"^    python -m (tests\.load\..*)$", re.MULTILINE)
@@ -60,57 +61,68 @@ def test_the_readme_shows_every_program() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Path) -> None:
     """With the tiny model in place of the others, which take minutes to measure."""
-    arguments = shlex.split(command, comments=True)
+    program, *arguments = shlex.split(command, comments=True)
     if "h2load" in arguments and not is_available(Generator.H2LOAD):
         pytest.skip("needs h2load, which is in Debian's package nghttp2-client")
-    if arguments[0] == "tests.load.profile" and profiler() is None:
+    if program == "tests.load.profile" and profiler() is None:
         pytest.skip("needs py-spy: pip install --no-deps -r deploy/load.txt")
-    large = [name for name in MODELS if name != "mlp"]
-    arguments = [argument for argument in arguments if argument not in large]
-    if arguments[0] == "tests.load.speed" and "mlp" not in arguments:
-        arguments.insert(1, "mlp")
-    run(arguments, models, tmp_path / "figures.json")
+    if program == "tests.load.speed":
+        arguments = ["mlp", *(word for word in arguments if word not in MODELS)]
+    document = run([program, *arguments], models, tmp_path / "figures.json")
+    if program == "tests.load.speed":
+        check_speed(document, streaming="h2load" not in arguments)
+    elif program == "tests.load.memory":
+        check_memory(document)
+    elif program == "tests.load.scale":
+        check_scale(document)
+    else:
+        check_profile(document)
 
 
-def test_speed_measures_every_host_and_every_kind_of_call(models: Path, tmp_path: Path) -> None:
-    document = run(["tests.load.speed", "mlp"], models, tmp_path / "figures.json")
+def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
     served = document["figures"]["mlp"]["served"]
-    assert {(cell["host"], cell["streaming"]) for cell in served} == {
-        ("bare grpc.aio echo", False),
-        ("server", False),
-        ("server", True),
-        ("server, batching off", False),
-        ("server, batching off", True),
-    }
+    unary = {(host, False) for host in (ECHO, BATCHED, SINGLE)}
+    streams = {(host, True) for host in (BATCHED, SINGLE)}
+    assert {(cell["host"], cell["streaming"]) for cell in served} == (
+        unary | streams if streaming else unary
+    )
     for cell in served:
         for figures in cell["rounds"]:
             assert figures["requests_per_second"] > 0
             assert figures["cpu_seconds_per_request"] > 0
-            if cell["host"] == "server, batching off":
-                assert figures["mean_batch_size"] == 1
+            if cell["host"] == SINGLE:
+                # Less when a caller gave up on what then ran all the same, as h2load does at its end.
+                assert figures["mean_batch_size"] <= 1
 
 
-def test_memory_is_sampled_over_good_and_bad_requests(models: Path, tmp_path: Path) -> None:
-    document = run(["tests.load.memory"], models, tmp_path / "figures.json")
+def check_memory(document: Mapping[str, Any]) -> None:
     samples = document["figures"]["samples"]
     assert samples[-1]["requests"] == 2000
     assert all(sample["resident_bytes"] > 1_000_000 for sample in samples)
     (ended,) = [t["rows"] for t in document["tables"] if t["title"].startswith("what was sent")]
-    assert {(row["request"], row["status"]) for row in ended} >= {
+    counts = {(row["request"], row["status"]): int(row["count"]) for row in ended}
+    assert sum(counts.values()) == 2000
+    # A caller who gives up may have been answered before.
+    counts.pop(("cancelled", "OK"), None)
+    assert set(counts) == {
         ("good", "OK"),
         ("cancelled", "CANCELLED"),
         ("wrong shape", "INVALID_ARGUMENT"),
         ("unknown model", "NOT_FOUND"),
     }
-    assert sum(int(row["count"]) for row in ended) == 2000
 
 
-def test_scale_measures_what_the_server_has(models: Path, tmp_path: Path) -> None:
-    figures = run(["tests.load.scale"], models, tmp_path / "figures.json")["figures"]
+def check_scale(document: Mapping[str, Any]) -> None:
+    figures = document["figures"]
     assert list(figures["models"]) == ["1", "3"]
     assert list(figures["connections"]) == ["1", "20"]
     has_workers = "--workers" in inference_flags()
     assert list(figures["workers"]) == (["1", "2"] if has_workers else [])
+
+
+def check_profile(document: Mapping[str, Any]) -> None:
+    assert sum(place["samples"] for place in document["figures"]["places"]) > 0
+    assert document["figures"]["threads"]["MainThread"] > 0
 
 
 @pytest.mark.skipif(
@@ -132,8 +144,8 @@ def test_the_exported_minilm_computes_what_its_package_computes(models: Path) ->
     (embeddings,) = session.run(
         [MODELS["minilm"].output],
         {
-            "input_ids": np.int64([tokens + [0] * padding] * 3),
-            "attention_mask": np.int64([[1] * len(tokens) + [0] * padding] * 3),
+            "input_ids": np.array([tokens + [0] * padding] * 3),
+            "attention_mask": np.array([[1] * len(tokens) + [0] * padding] * 3),
         },
     )
     assert embeddings.shape == (3, 384)
