@@ -137,6 +137,7 @@ async def _source(
         ModelCache(config.data_dir),
         repository,
         files,
+        read_settings=read_settings,
         max_models=config.max_models,
     )
 

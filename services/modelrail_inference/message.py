@@ -1,4 +1,8 @@
-"""The messages of the data plane: what a caller sends and what it gets back. No gRPC here."""
+"""The messages of the data plane: what a caller sends and what it gets back. No gRPC here.
+
+Nothing changes a message once it is made; the classes are not frozen because that would double the
+time to make one, and there are several for each request.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class TypedContents:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InputTensor:
     """One input as it came: nothing in it is checked against a model yet.
 
@@ -63,7 +67,7 @@ class InputTensor:
         return len(self.data) + _BYTES_ELEMENT_BYTES * max(0, elements)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceRequest:
     """One request for one model.
 
@@ -93,7 +97,7 @@ class InferenceRequest:
         return sum(tensor.size_bytes for tensor in self.inputs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutputTensor:
     """One output as it travels: `raw` is in the protocol's raw encoding.
 
@@ -106,7 +110,7 @@ class OutputTensor:
     raw: bytes | memoryview
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceReply:
     """The answer to one request: which version gave it, and the outputs in the order asked for."""
 

@@ -23,7 +23,7 @@ class Application:
     """A service, ready to be served."""
 
     register: Callable[[grpc.aio.Server], None]
-    """Adds the servicers to the server."""
+    """Adds the servicers, by generated code, to what stands there for the server."""
     services: tuple[str, ...]
     """Full names of the services, for health and reflection."""
     policy: Policy
@@ -31,6 +31,9 @@ class Application:
     descriptors: tuple[FileDescriptor | FileDescriptorProto, ...] = ()
     """The services' proto files as reflection shall show them; what they import is added by itself
     unless a file of that name is given here."""
+    raw_methods: frozenset[str] = frozenset()
+    """Paths of the methods whose servicers take and give bytes in place of messages; malformed ones
+    are theirs to refuse, with `message_parser` of `rpc/handlers.py`."""
     close_streams: asyncio.Event | None = None
     """Set together with `Runtime.stopping`, for services that own such an event already."""
 

@@ -23,7 +23,7 @@ else:
 
 
 class Call:
-    """One RPC in flight, as the interceptor sees it."""
+    """One RPC in flight, as the dispatcher sees it."""
 
     __slots__ = ("context", "identity", "method", "request_id")
 
@@ -43,7 +43,7 @@ def current_call() -> Call | None:
 
 
 def enter_call(call: Call) -> None:
-    """Makes `call` the current one for the rest of this task; only the interceptor does that."""
+    """Makes `call` the current one for the rest of this task; only the dispatcher does that."""
     _call.set(call)
 
 

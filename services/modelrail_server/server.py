@@ -1,6 +1,8 @@
-"""Wires an application into a `grpc.aio` server: interceptor, credentials, limits, health."""
+"""Wires an application into a `grpc.aio` server: dispatcher, credentials, limits, health."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import grpc.aio
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -11,7 +13,8 @@ from modelrail_server.access.tls import server_credentials
 from modelrail_server.address import Address
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
-from modelrail_server.rpc.interceptor import RpcInterceptor
+from modelrail_server.rpc.dispatcher import Dispatcher
+from modelrail_server.rpc.methods import MethodTable
 from modelrail_server.standard.health import HEALTH_POLICY, HEALTH_SERVICE, HealthServicer
 from modelrail_server.standard.reflection import (
     REFLECTION_POLICY,
@@ -40,32 +43,13 @@ async def start_server(
         ConfigError: The certificates or the keys cannot be used.
         BindError: The address cannot be listened on.
     """
-    metrics = runtime.server_metrics
-    services = {*application.services, HEALTH_SERVICE}
-    policy = {**application.policy, **HEALTH_POLICY}
-    if config.reflection:
-        services.add(REFLECTION_SERVICE)
-        policy.update(REFLECTION_POLICY)
     credentials = _credentials(config, runtime)
     server = grpc.aio.server(
-        interceptors=[
-            RpcInterceptor(
-                service=runtime.service,
-                policy=policy,
-                metrics=metrics,
-                keys=_api_keys(config, runtime),
-            )
-        ],
+        handlers=(_dispatcher(application, config, runtime),),
         options=_options(config),
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
     try:
-        application.register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(runtime.health), server)
-        if config.reflection:
-            health_file = FileDescriptorProto()
-            health_pb2.DESCRIPTOR.CopyToProto(health_file)
-            add_reflection(server, services, [*application.descriptors, health_file])
         address = _bind(server, Address.parse(config.grpc_address), credentials)
         for name in ("", *application.services):
             runtime.health.set(name, True)
@@ -74,6 +58,30 @@ async def start_server(
         await server.stop(None)
         raise
     return server, str(address)
+
+
+def _dispatcher(application: Application, config: ServerConfig, runtime: Runtime) -> Dispatcher:
+    """Collects the services, and returns what answers for all of them."""
+    methods = MethodTable()
+    # Typed as the server whose two methods for registering it has: generated code asks for one.
+    registrar = cast(grpc.aio.Server, methods)
+    application.register(registrar)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(runtime.health), registrar)
+    policy = {**application.policy, **HEALTH_POLICY}
+    if config.reflection:
+        health_file = FileDescriptorProto()
+        health_pb2.DESCRIPTOR.CopyToProto(health_file)
+        services = {*application.services, HEALTH_SERVICE, REFLECTION_SERVICE}
+        add_reflection(registrar, services, [*application.descriptors, health_file])
+        policy.update(REFLECTION_POLICY)
+    return Dispatcher(
+        service=runtime.service,
+        policy=policy,
+        methods=methods,
+        metrics=runtime.server_metrics,
+        raw_methods=application.raw_methods,
+        keys=_api_keys(config, runtime),
+    )
 
 
 def _bind(

@@ -130,7 +130,11 @@ def test_an_image_installs_nothing_that_belongs_to_another(name: str, absent: se
         ("modelrail_registry.__main__", ["torch", "onnxruntime", "onnx", "sklearn"]),
         ("modelrail_trainer.__main__", ["torch", "onnxruntime", "onnx", "sklearn"]),
         ("modelrail_inference.__main__", ["torch", "onnx", "sqlalchemy", "sklearn"]),
-        ("modelrail.cli.__main__", ["torch", "onnxruntime", "onnx", "sqlalchemy", "sklearn"]),
+        (
+            "modelrail.cli.__main__",
+            ["torch", "onnxruntime", "onnx", "sqlalchemy", "sklearn", "matplotlib"],
+        ),
+        ("modelrail.bench", ["torch", "onnxruntime", "onnx", "sqlalchemy", "typer", "matplotlib"]),
         ("modelrail.client", ["torch", "onnxruntime", "onnx", "sqlalchemy", "typer", "structlog"]),
     ],
 )

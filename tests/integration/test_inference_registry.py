@@ -93,12 +93,21 @@ def save(path: Path, added: float) -> Path:
 
 
 async def publish(
-    client: AsyncRegistryClient, folder: Path, added: float, model: str = "line", alias: str = ""
+    client: AsyncRegistryClient,
+    folder: Path,
+    added: float,
+    model: str = "line",
+    alias: str = "",
+    *,
+    config: str = "",
 ) -> str:
     path = save(folder / "model.onnx", added)
-    file = await client.upload_file(path, version_path="model.onnx")
+    files = [await client.upload_file(path, version_path="model.onnx")]
+    if config:
+        (folder / "config.pbtxt").write_text(config)
+        files.append(await client.upload_file(folder / "config.pbtxt", version_path="config.pbtxt"))
     version = await client.create_model_version(
-        f"models/{model}", registry_pb2.ModelVersion(files=[file]), create_model=True
+        f"models/{model}", registry_pb2.ModelVersion(files=files), create_model=True
     )
     if alias:
         await client.set_alias(f"models/{model}/aliases/{alias}", version.name)
@@ -159,6 +168,24 @@ async def test_an_alias_is_waited_for_followed_and_outlives_the_registry(tmp_pat
     async with registry(tmp_path), inference(tmp_path) as stub:
         await until_version(stub, 2)
         assert await answer(stub) == 2
+
+
+async def test_a_version_brings_its_configuration(tmp_path: Path) -> None:
+    async with registry(tmp_path) as client:
+        await publish(
+            client, tmp_path, 1, alias="production",
+            config="max_batch_size: 4 dynamic_batching { preferred_batch_size: 2 }",
+        )  # fmt: skip
+        async with inference(tmp_path) as stub:
+            await until_version(stub, 1)
+            shown = (await stub.ModelConfig(pb.ModelConfigRequest(name="line"))).config
+            assert shown.max_batch_size == 4
+            assert shown.dynamic_batching.preferred_batch_size == [2]
+            # One that is wrong is refused with its field, and the last good version serves on.
+            await publish(client, tmp_path, 2, alias="production", config="max_batch_size: -1")
+            reason = await until_reason(stub, "line")
+            assert "config.pbtxt: max_batch_size: expected a number from 0, got -1" in reason
+            assert await answer(stub) == 1
 
 
 async def test_every_model_with_the_alias_is_served_now_and_later(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import structlog
 from modelrail.client.errors import ModelrailError
 from modelrail.client.errors import Unavailable as ClientUnavailable
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
+from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
@@ -105,6 +106,7 @@ class Harness:
             self.cache,
             self.repository,
             self.files,
+            read_settings=read_settings,
             max_models=10_000,
         )
 

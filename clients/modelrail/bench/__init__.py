@@ -18,7 +18,7 @@
 from modelrail.bench.load.clients import ClientProcessDied
 from modelrail.bench.objective import Objective, ObjectiveError
 from modelrail.bench.plan import BenchPlan, ClosedLoop, Load, OpenLoop, PlanError
-from modelrail.bench.plot import PlotError, plot_sweep
+from modelrail.bench.plot import PlotError, check_plot, plot_sweep
 from modelrail.bench.report import (
     BenchReport,
     ClientFigures,
@@ -43,6 +43,7 @@ __all__ = [
     "PlotError",
     "ServerFigures",
     "SweepReport",
+    "check_plot",
     "plot_sweep",
     "run_bench",
     "run_sweep",

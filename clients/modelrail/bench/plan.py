@@ -14,6 +14,8 @@ __all__ = ["BenchPlan", "ClosedLoop", "Load", "OpenLoop", "PlanError"]
 # A fresh connection may refuse more calls at once than the server's limit of streams, 100 by habit,
 # before it has learned of the limit.
 _CALLS_PER_CHANNEL = 32
+_CHANNELS = 16
+_MOST_CALLS_PER_CHANNEL = 100
 _STREAMS = 8
 
 
@@ -60,8 +62,7 @@ class OpenLoop:
     """Callers who come on their own time: a Poisson process, whatever the server does.
 
     Latency counts from the moment at which a request was due. One that finds `max_outstanding`
-    requests in flight waits for its turn, at longest until its deadline, and that wait is part of
-    its latency; what could not leave by then is reported as unsent.
+    requests in flight is not sent; how many these were is reported.
     """
 
     rate: float
@@ -133,7 +134,8 @@ class BenchPlan:
     processes: int = 1
     """Client processes; 1 sends from this process."""
     channels: int | None = None
-    """Connections, over all processes; by default one for each 32 requests in flight."""
+    """Connections, over all processes; by default one for each 32 requests in flight, up
+    to 16, and never fewer than one for each 100."""
     streams: int | None = None
     """Streams, over all processes, if `streaming`; by default 8, never more than in flight."""
 
@@ -165,7 +167,7 @@ class BenchPlan:
     def _check_division(self) -> None:
         """Checks that each process gets a part of everything."""
         for name, most in (
-            ("in flight", self.load.in_flight),
+            ("requests in flight", self.load.in_flight),
             ("requests", self.requests),
             ("channels", self.channels),
             ("streams", self.streams),
@@ -179,8 +181,10 @@ class BenchPlan:
     @property
     def channel_count(self) -> int:
         """Connections, over all processes."""
-        wanted = self.channels or -(-self.load.in_flight // _CALLS_PER_CHANNEL)
-        return max(wanted, self.processes)
+        calls = self.load.in_flight
+        few = min(-(-calls // _CALLS_PER_CHANNEL), _CHANNELS)
+        enough = max(few, -(-calls // _MOST_CALLS_PER_CHANNEL))
+        return max(self.channels or enough, self.processes)
 
     @property
     def stream_count(self) -> int:

@@ -76,7 +76,7 @@ def plot_sweep(sweep: SweepReport, path: Path) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.08 * max(rates))
     axes.set_xlabel("throughput (requests/s)")
     axes.set_ylabel("latency (ms)")
     first = points[0]

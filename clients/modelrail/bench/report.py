@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from modelrail.bench.load.histogram import LatencyHistogram
-from modelrail.bench.load.tally import Tally
+from modelrail.bench.measurement.histogram import LatencyHistogram
+from modelrail.bench.measurement.tally import Tally
 from modelrail.bench.plan import BenchPlan, ClosedLoop
 
 __all__ = ["BenchReport", "ClientFigures", "LatencySummary", "ServerFigures", "SweepReport"]
@@ -110,10 +110,8 @@ class BenchReport:
     code."""
     error_examples: Mapping[str, str]
     """A message of each code."""
-    delayed: int
-    """Requests that waited because `max_outstanding` were in flight; the wait is in the latency."""
     unsent: int
-    """Requests that were due and could not leave before their deadline or the end."""
+    """Requests that were due and did not leave, because `max_outstanding` were in flight."""
     unfinished: int
     """Requests that were broken off when the run was stopped."""
     requests_per_second: float
@@ -193,7 +191,6 @@ class BenchReport:
             succeeded=tally.succeeded,
             errors=dict(sorted(tally.errors.items())),
             error_examples=dict(sorted(tally.error_examples.items())),
-            delayed=tally.delayed,
             unsent=tally.unsent,
             unfinished=tally.unfinished,
             requests_per_second=tally.answers / seconds if seconds else 0.0,
@@ -232,6 +229,7 @@ class SweepReport:
 
 # Above this part of its time an event loop makes requests wait for it.
 _BUSY_LOOP_SHARE = 0.85
+_WORKING_LOOP_SHARE = 0.5
 # A client that is this much of the latency hides the server's.
 _CLIENT_PART = 0.2
 _NEGLIGIBLE_SECONDS = 0.001
@@ -239,29 +237,34 @@ _OFFERED_PART = 0.95
 
 
 def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
-    more = "; more --processes, or a machine for the client alone, show what the server can do"
     found = []
     if client.busiest_loop_share > _BUSY_LOOP_SHARE:
         found.append(
             f"the client was the limit: its event loop was busy for"
-            f" {client.busiest_loop_share:.0%} of the time{more}"
+            f" {client.busiest_loop_share:.0%} of the time; more --processes show what the server"
+            " can do"
         )
     p99 = tally.latency.quantile(0.99) / 1e9
-    if client.lateness is not None:
-        what, waits = "left late, for reasons of the client", client.lateness
+    waits = client.lateness or client.loop_lag
+    if client.busiest_loop_share > _WORKING_LOOP_SHARE:
+        cure = "more --processes send in time"
     else:
-        what, waits = "were noticed late by the client's event loop", client.loop_lag
+        cure = "other work kept it from the processor: a machine of its own sends in time"
+    if client.lateness is not None:
+        what = "of its requests left"
+    else:
+        what = "of its event loop's timers came"
     if waits is not None and waits.p99_seconds > max(_CLIENT_PART * p99, _NEGLIGIBLE_SECONDS):
         found.append(
-            f"the client is part of the latencies: one in 100 requests {what}, by"
-            f" {waits.p99_seconds * 1e3:.2f} ms or more (p99 {p99 * 1e3:.2f} ms){more}"
+            f"the client is part of the latencies: one in 100 {what}"
+            f" {waits.p99_seconds * 1e3:.2f} ms late or later (p99 {p99 * 1e3:.2f} ms); {cure}"
         )
     due = tally.succeeded + tally.failed + tally.unsent
     if tally.unsent:
         found.append(
             f"{tally.unsent} of {due} requests that were due could not be sent:"
-            f" {plan.load.in_flight} were in flight already. Latencies leave them out; the"
-            " error rate holds them"
+            f" {plan.load.in_flight} were in flight already. They have no latency; the error rate"
+            " holds them"
         )
     if isinstance(plan.load, ClosedLoop) or not tally.window_seconds or tally.unfinished:
         return found
@@ -269,7 +272,7 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
     expected = due / tally.window_seconds
     if rate < _OFFERED_PART * expected:
         found.append(
-            f"{rate:.1f} good answers a second came back of {expected:.1f} requests a second that"
-            " were due: latencies grow with the length of the run"
+            f"of {expected:.1f} requests a second that were due, {rate:.1f} a second were answered"
+            " well: latencies may grow with the length of the run"
         )
     return found

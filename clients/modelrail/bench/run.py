@@ -42,12 +42,15 @@ async def run_bench(plan: BenchPlan, *, stop: asyncio.Event | None = None) -> Be
         begin: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         async def before_window() -> Snapshot | str:
-            window_ns = await begin + round(plan.warm_up_seconds * 1e9)
-            await asyncio.sleep(max(window_ns - time.monotonic_ns(), 0) / 1e9)
+            if plan.warm_up_seconds:
+                window_ns = await begin + round(plan.warm_up_seconds * 1e9)
+                await asyncio.sleep(max(window_ns - time.monotonic_ns(), 0) / 1e9)
             return await take(client, plan.model, plan.version)
 
         snapshot = asyncio.create_task(before_window())
         try:
+            if not plan.warm_up_seconds:
+                await snapshot  # Before the first request, so that all of them are counted.
             tally = await run_clients(assignments, begin.set_result, stop)
             before: Snapshot | str = "the run was stopped during its warm-up"
             if snapshot.done():

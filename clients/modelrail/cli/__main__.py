@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelrail.cli.commands import demo, jobs, models, predict, serve, train, transfer, up
+from modelrail.cli.commands import bench, demo, jobs, models, predict, serve, train, transfer, up
 from modelrail.cli.console import say
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def root(
     """From a training set to a served prediction over gRPC."""
 
 
-for _commands in (up, demo, train, transfer, predict, serve):
+for _commands in (up, demo, train, transfer, predict, serve, bench):
     app.add_typer(_commands.app)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")

@@ -44,7 +44,16 @@ _CaCertificate = Annotated[
 
 
 class Failure(Exception):
-    """Something went wrong in a way that the message explains to the user; exit status 1."""
+    """Something went wrong in a way that the message explains to the user.
+
+    Args:
+        message: What went wrong.
+        status: Exit status.
+    """
+
+    def __init__(self, message: str, *, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def _address_option(service: str) -> Any:
@@ -122,7 +131,7 @@ def execute(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         return 1
     except (Failure, InvalidName, TensorError) as error:
         note(f"error: {error}", style="red")
-        return 1
+        return error.status if isinstance(error, Failure) else 1
     except UsageError as error:
         note(f"error: {error}", style="red")
         return 2

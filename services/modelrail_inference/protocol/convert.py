@@ -8,7 +8,6 @@ from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail_inference.dataplane import named
 from modelrail_inference.message import (
-    InferenceReply,
     InferenceRequest,
     InputTensor,
     Parameter,
@@ -72,8 +71,8 @@ def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
         inputs=inputs,
         outputs=tuple(output.name for output in request.outputs),
         parameters=_parameters(request.parameters),
-        input_parameters={t.name: _parameters(t.parameters) for t in request.inputs},
-        output_parameters={t.name: _parameters(t.parameters) for t in request.outputs},
+        input_parameters=_of_tensors(request.inputs),
+        output_parameters=_of_tensors(request.outputs),
     )
 
 
@@ -113,6 +112,14 @@ def _contents(field: str, tensor: pb.ModelInferRequest.InferInputTensor) -> Type
     return TypedContents(filled[0][0].name, filled[0][1], tensor.contents.ByteSize())
 
 
+def _of_tensors(
+    tensors: Iterable[
+        pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor
+    ],
+) -> dict[str, dict[str, Parameter]]:
+    return {t.name: _parameters(t.parameters) for t in tensors if t.parameters}
+
+
 def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
     values: dict[str, Parameter] = {}
     for key, parameter in parameters.items():
@@ -123,24 +130,6 @@ def _parameters(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Parame
         else:
             values[key] = choice[1]
     return values
-
-
-def reply_to_pb(reply: InferenceReply) -> pb.ModelInferResponse:
-    """Writes a reply, with one raw entry per output, also for empty ones."""
-    response = pb.ModelInferResponse(
-        model_name=reply.model, model_version=str(reply.version), id=reply.id
-    )
-    for output in reply.outputs:
-        response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-        response.raw_output_contents.append(bytes(output.raw))
-    return response
-
-
-def stream_reply_to_pb(reply: InferenceReply) -> pb.ModelStreamInferResponse:
-    """Writes a reply on a stream; it is the request's first and last."""
-    response = pb.ModelStreamInferResponse(infer_response=reply_to_pb(reply))
-    response.infer_response.parameters["triton_final_response"].bool_param = True
-    return response
 
 
 def stream_error_to_pb(request: pb.ModelInferRequest, message: str) -> pb.ModelStreamInferResponse:

@@ -22,11 +22,15 @@ from modelrail_inference.protocol.batching_config import (
     read_padding,
 )
 from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
-from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionPolicy
+from modelrail_inference.repository.definition import (
+    CONFIG_FILE,
+    LoadError,
+    ModelSettings,
+    VersionPolicy,
+)
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import DYNAMIC, TensorSpec
 
-CONFIG_FILE = "config.pbtxt"
 _MAX_BYTES = 1 << 20
 _MAX_THREADS = 1024
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
+import grpc
 import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol import convert
+from modelrail_inference.protocol.policy import SERVICE
 from modelrail_inference.protocol.stream import Streams
+from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.sources.source import Source
@@ -61,7 +66,15 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._dataplane = dataplane
         self._source = source
         self._stopping = stopping
-        self._streams = Streams(dataplane, max_in_flight=max_stream_in_flight, stopping=stopping)
+        self._decoder = RequestDecoder()
+        self._encoder = ReplyEncoder()
+        self._streams = Streams(
+            dataplane,
+            self._decoder,
+            self._encoder,
+            max_in_flight=max_stream_in_flight,
+            stopping=stopping,
+        )
 
     async def ServerLive(  # noqa: N802
         self, request: pb.ServerLiveRequest, context: Context
@@ -109,18 +122,19 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         """Answers the configuration, completed."""
         return convert.config_to_pb(self._loaded(request.name, request.version))
 
-    async def ModelInfer(  # noqa: N802
-        self, request: pb.ModelInferRequest, context: Context
-    ) -> pb.ModelInferResponse:
-        """Runs a model."""
+    async def ModelInfer(  # type: ignore[override]  # noqa: N802
+        self, request: bytes, context: Context
+    ) -> bytes:
+        """Runs a model. Takes and gives serialised messages: this is the hot path."""
         call = Call.within(context.time_remaining(), identity=identity().name)
-        reply = await self._dataplane.infer(convert.request_from_pb(request), call)
-        return convert.reply_to_pb(reply)
+        return self._encoder.encode(
+            await self._dataplane.infer(self._decoder.decode(request), call)
+        )
 
-    async def ModelStreamInfer(  # noqa: N802
-        self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """Runs models for many requests on one stream, answered in their order."""
+    async def ModelStreamInfer(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[bytes], context: Context
+    ) -> AsyncIterator[bytes]:
+        """Runs models for many requests on one stream, answered in their order; serialised too."""
         async for response in self._streams.answer(request_iterator, context):
             yield response
 
@@ -217,8 +231,30 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
 
 def register(servicer: InferenceServicer, server: grpc.aio.Server) -> None:
-    """Adds the servicer under the protocol's own name."""
-    pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    """Adds the servicer under the protocol's own name.
+
+    Not by the generated function: the two methods of the hot path read and write their messages by
+    themselves.
+    """
+    raw: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(servicer.ModelInfer),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(servicer.ModelStreamInfer),
+    }
+    handlers = {
+        method.name: raw.get(method.name) or _handler(servicer, method)
+        for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+
+def _handler(
+    servicer: InferenceServicer, method: MethodDescriptor
+) -> grpc.RpcMethodHandler[Any, Any]:
+    return grpc.unary_unary_rpc_method_handler(
+        getattr(servicer, method.name),
+        request_deserializer=GetMessageClass(method.input_type).FromString,
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
 
 
 def _refuse(method: str) -> NoReturn:

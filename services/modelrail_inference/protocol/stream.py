@@ -6,19 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
-from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
-from modelrail_inference.protocol.convert import (
-    request_from_pb,
-    stream_error_to_pb,
-    stream_reply_to_pb,
-)
+from modelrail_inference.protocol.convert import stream_error_to_pb
+from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, parse
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError, Unavailable
 
-Answer = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelStreamInferResponse]]
-_Answers = asyncio.Queue["asyncio.Task[pb.ModelStreamInferResponse] | None"]
+Answer = Callable[[bytes], Awaitable[bytes]]
+_Answers = asyncio.Queue["asyncio.Task[bytes] | None"]
 
 
 class Streams:
@@ -26,28 +22,37 @@ class Streams:
 
     Args:
         dataplane: Answers one request.
+        decoder: Reads requests.
+        encoder: Writes replies.
         max_in_flight: Requests in flight on one stream.
         stopping: Set when streams have to end.
     """
 
     def __init__(
-        self, dataplane: DataPlane, *, max_in_flight: int, stopping: asyncio.Event
+        self,
+        dataplane: DataPlane,
+        decoder: RequestDecoder,
+        encoder: ReplyEncoder,
+        *,
+        max_in_flight: int,
+        stopping: asyncio.Event,
     ) -> None:
         self._dataplane = dataplane
+        self._decoder = decoder
+        self._encoder = encoder
         self._max_in_flight = max_in_flight
         self._stopping = stopping
 
-    def answer(
-        self, requests: AsyncIterator[pb.ModelInferRequest], context: Context
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+    def answer(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answers one stream; its deadline and caller are those of every request on it.
 
         With the metadatum `triton_grpc_error: true` the first error ends the stream, as in Triton.
         """
         call = Call.within(context.time_remaining(), identity=identity().name)
 
-        async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            return stream_reply_to_pb(await self._dataplane.infer(request_from_pb(request), call))
+        async def answer(request: bytes) -> bytes:
+            reply = await self._dataplane.infer(self._decoder.decode(request), call)
+            return self._encoder.encode_on_stream(reply)
 
         metadata = dict(context.invocation_metadata() or ())
         return answer_stream(
@@ -60,21 +65,21 @@ class Streams:
 
 
 async def answer_stream(
-    requests: AsyncIterator[pb.ModelInferRequest],
+    requests: AsyncIterator[bytes],
     answer: Answer,
     *,
     max_in_flight: int,
     stopping: asyncio.Event,
     end_on_error: bool,
-) -> AsyncIterator[pb.ModelStreamInferResponse]:
+) -> AsyncIterator[bytes]:
     """Answers the requests of a stream in their order.
 
     The reader stops reading while `max_in_flight` requests are unanswered, so that flow control
     slows the caller down and nothing piles up here.
 
     Args:
-        requests: What the caller sends, until it half-closes.
-        answer: Answers one request.
+        requests: What the caller sends, serialised, until it half-closes.
+        answer: Answers one request with a serialised response.
         max_in_flight: Requests at a time.
         stopping: Ends the stream, after the answers in flight, when set.
         end_on_error: The first error ends the stream, in place of a message on it.
@@ -88,15 +93,15 @@ async def answer_stream(
     """
     answers: _Answers = asyncio.Queue()
     room = asyncio.Semaphore(max_in_flight)
-    tasks: set[asyncio.Task[pb.ModelStreamInferResponse]] = set()
+    tasks: set[asyncio.Task[bytes]] = set()
 
-    async def one(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    async def one(request: bytes) -> bytes:
         try:
             return await answer(request)
         except ServiceError as error:
             if end_on_error:
                 raise
-            return stream_error_to_pb(request, error.message)
+            return stream_error_to_pb(parse(request), error.message).SerializeToString()
 
     async def read() -> None:
         try:

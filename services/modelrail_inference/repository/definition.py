@@ -14,6 +14,9 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Statistics
 
+CONFIG_FILE = "config.pbtxt"
+"""Name of a model's configuration, in a folder of Triton's layout and among a version's files."""
+
 
 class LoadError(Exception):
     """A version cannot be served; the message says why and may be shown to callers."""
@@ -88,6 +91,7 @@ class VersionDefinition:
         fingerprint: Changes when the file or the settings do; a version whose fingerprint is
             loaded already is not loaded again.
         settings: What the configuration says.
+        problem: Why the version cannot be served, where that is known already; empty otherwise.
     """
 
     model: str
@@ -95,6 +99,7 @@ class VersionDefinition:
     path: Path
     fingerprint: str
     settings: ModelSettings = field(default_factory=ModelSettings)
+    problem: str = ""
 
 
 class RunHandle(Protocol):
@@ -134,6 +139,7 @@ class LoadedModel:
         metadata: What the exporter wrote into the file.
         statistics: What the version has done.
         mask: The input that the server fills and callers do not see; None without one.
+        is_bounded: Whether the sizes of its inputs bound the time of a run, whatever their values.
         batching_reason: Why requests are not put together although nobody has forbidden it; empty
             when they are, or when the configuration decides.
     """
@@ -150,6 +156,7 @@ class LoadedModel:
     metadata: Mapping[str, str] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=Statistics)
     mask: TensorSpec | None = None
+    is_bounded: bool = False
     batching_reason: str = ""
 
     def batching(self) -> DynamicBatching | None:

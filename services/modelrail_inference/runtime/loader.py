@@ -19,8 +19,10 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
+from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.session import (
     ModelFileError,
     OutOfMemory,
@@ -62,6 +64,8 @@ class SessionLoader:
         """
         started = time.monotonic()
         settings = definition.settings
+        if definition.problem:
+            raise LoadError(definition.problem)
         try:
             file_bytes = definition.path.stat().st_size
         except OSError as error:
@@ -78,6 +82,13 @@ class SessionLoader:
         declared = _served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
         self._warm_up(session, declared, max_batch_size)
+        batching_reason = ""
+        if settings.max_batch_size is None and max_batch_size > 1:
+            batching_reason = why_rows_may_mix(session, declared)
+            if batching_reason:
+                _log.warning(
+                    "requests are not put together", model=definition.model, reason=batching_reason
+                )
         return LoadedModel(
             model=definition.model,
             number=definition.number,
@@ -90,6 +101,8 @@ class SessionLoader:
             file_bytes=file_bytes,
             metadata=session.metadata,
             mask=mask,
+            batching_reason=batching_reason,
+            is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
         )
 
     def _options(self, settings: ModelSettings) -> SessionOptions:

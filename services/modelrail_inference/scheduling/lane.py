@@ -10,6 +10,10 @@ from modelrail_inference.scheduling.ordering import Ordering
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
+_QUICK_SECONDS = 0.0005
+_TRIALS = 3
+"""Runs on a thread by which a model shows how quick it is."""
+
 
 class Lane:
     """One loaded model's queue, the sessions that may run at a time, and what its runs take.
@@ -55,6 +59,19 @@ class Lane:
     def return_buffers(self, buffers: BatchBuffers) -> None:
         """Takes the memory back for the next batch."""
         self._buffers.append(buffers)
+
+    def is_quick(self) -> bool:
+        """Whether the next batch runs on the event loop.
+
+        Handing it to a thread and back costs more than such a run takes. It must be certain that it
+        ends: nothing but the sizes of the inputs may decide about its time.
+        """
+        return (
+            self.model.is_bounded
+            and not self.queue.delay_seconds
+            and self.run_time.runs >= _TRIALS
+            and self.batch_seconds() < _QUICK_SECONDS
+        )
 
     def batch_seconds(self) -> float:
         """Returns the expected time of the largest batch that waits, in seconds."""

@@ -67,7 +67,7 @@ class RequestQueue:
         self._max_rows = max_batch_size if self._together else 1
         preferred = [size for size in self.batching.preferred_sizes if size < max_batch_size]
         self._preferred = frozenset(preferred)
-        self._delay_seconds = self.batching.max_queue_delay_seconds if self._together else 0.0
+        self.delay_seconds = self.batching.max_queue_delay_seconds if self._together else 0.0
         # Levels 1 to n, and one more for what the action DELAY has put behind everything else.
         self._levels = [_Level() for _ in range(max(1, self.batching.priority_levels) + 1)]
         self.count = 0
@@ -122,7 +122,7 @@ class RequestQueue:
 
         A moment in the past means now.
         """
-        if self._delay_seconds <= 0:
+        if self.delay_seconds <= 0:
             return 0.0 if self.count else None
         chosen = self._choose()
         if not chosen:
@@ -130,7 +130,7 @@ class RequestQueue:
         rows, closed = self._measure(chosen)
         if closed or rows in self._preferred:
             return 0.0
-        return min(request.queued_at for request in chosen) + self._delay_seconds
+        return min(request.queued_at for request in chosen) + self.delay_seconds
 
     def take(self, now: float) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
         """Takes the next batch out.

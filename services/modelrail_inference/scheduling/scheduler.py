@@ -7,8 +7,10 @@
     answers  ◀── one call for each batch ──
 
 Threads take batches by themselves: the queue is looked at in the very moment in which a session is
-free, so batches grow until then, and between two batches no thread waits for the event loop. One
-lock guards the queues; it is held for the length of a few list operations.
+free, so batches grow until then, and between two batches no thread waits for the event loop.
+Batches of models that take less than half a millisecond, whatever the values of their inputs, run
+on the event loop: the way to a thread and back would cost more. One lock guards the queues; it is
+held for the length of a few list operations.
 
 Promises: the queues are bounded in items and bytes, for each model and for all together. What
 cannot be answered before its deadline is refused at once. What is late or left by its caller does
@@ -85,6 +87,7 @@ class Scheduler:
         # Of the event loop alone:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._looks = False
 
     @property
     def waiting(self) -> int:
@@ -116,6 +119,7 @@ class Scheduler:
         with self._changed:
             self._admit(request, now)
             self._push(request)
+        self._look_soon()
         if lane.ordering is not None:
             request.sequence = lane.ordering.ticket()
         if len(self._threads) < self._thread_count:
@@ -149,6 +153,31 @@ class Scheduler:
         latest = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
+
+    def _look_soon(self) -> None:
+        """Has the queues looked at in the next step of the event loop.
+
+        Not here and now: what comes in the same step shall be taken too, and waking a thread for
+        each request costs more than many a run.
+        """
+        if not self._looks:
+            self._looks = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Runs the batches of quick models here, and has a thread look after the others."""
+        self._looks = False
+        now = time.monotonic()
+        batches: list[Batch] = []
+        with self._changed:
+            for lane in list(self._active):
+                if not lane.is_quick():
+                    if self._idle:
+                        self._changed.notify()
+                elif not lane.in_flight and (batch := self._take_from(lane, now)):
+                    batches.append(batch)
+        for batch in batches:
+            self._deliver(batch, self._run(batch))
 
     # --- with the lock held -----------------------------------------------------------------------
 
@@ -230,8 +259,6 @@ class Scheduler:
             # A model that had nothing to do has saved nothing: it begins with the others.
             lane.virtual_seconds = max(lane.virtual_seconds, self._virtual_now)
             self._active.add(lane)
-        if self._idle:
-            self._changed.notify()
 
     def _drop(self, request: QueuedRequest) -> bool:
         """Takes a request out of the queue; returns whether it waited there."""
@@ -259,17 +286,22 @@ class Scheduler:
     def _serve(self) -> None:
         """Takes one batch after the other and runs it, until the scheduler is closed."""
         while (batch := self._take()) is not None:
-            lane = batch.lane
-            buffers = lane.lend_buffers()
-            runner = BatchRunner(batch, buffers)
-            runner.run()
-            seconds = time.monotonic() - batch.started_at
-            with self._changed:
-                lane.return_buffers(buffers)
-                self._ended(batch, seconds)
-            self._call(self._deliver, batch, runner)
+            self._call(self._deliver, batch, self._run(batch))
             # What the batch held must not live until the next comes.
-            del batch, lane, runner
+            del batch
+
+    def _run(self, batch: Batch) -> BatchRunner:
+        """Runs a batch, on a thread or on the event loop."""
+        lane = batch.lane
+        with self._changed:
+            buffers = lane.lend_buffers()
+        runner = BatchRunner(batch, buffers)
+        runner.run()
+        seconds = time.monotonic() - batch.started_at
+        with self._changed:
+            lane.return_buffers(buffers)
+            self._ended(batch, seconds)
+        return runner
 
     def _ended(self, batch: Batch, seconds: float) -> None:
         lane = batch.lane
@@ -307,7 +339,7 @@ class Scheduler:
         best: Lane | None = None
         wake: float | None = None
         for lane in self._active:
-            if lane.in_flight >= lane.instances:
+            if lane.in_flight >= lane.instances or lane.is_quick():
                 continue
             if best is not None and lane.virtual_seconds >= best.virtual_seconds:
                 continue
@@ -362,6 +394,8 @@ class Scheduler:
                 _answer(outcome)
             else:
                 ordering.done(request.sequence, partial(_answer, outcome))
+        if batch.lane.queue.count:
+            self._look_soon()  # a thread leaves a quick model's next batch to the event loop
 
     def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
         """Answers a request that has left the queue without having run."""

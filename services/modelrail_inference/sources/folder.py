@@ -12,6 +12,7 @@ import structlog
 from modelrail.client.backoff import Backoff
 from modelrail.names import InvalidName, check_id
 from modelrail_inference.repository.definition import (
+    CONFIG_FILE,
     LoadError,
     ModelSettings,
     TransientLoadError,
@@ -24,7 +25,6 @@ from modelrail_server.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 
-_CONFIG_FILE = "config.pbtxt"
 _FIRST_RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 60.0
 
@@ -167,7 +167,7 @@ class FolderSource:
 
     def _definitions(self, name: str) -> list[VersionDefinition]:
         folder = self._folder / name
-        config = folder / _CONFIG_FILE
+        config = folder / CONFIG_FILE
         settings = self._read_settings(config, name) if config.exists() else ModelSettings()
         numbers = sorted(_version_numbers(folder))
         chosen = settings.version_policy.choose(numbers)

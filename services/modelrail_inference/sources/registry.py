@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 
 from modelrail.client.backoff import Backoff
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_inference.repository.definition import (
+    CONFIG_FILE,
     LoadError,
+    ModelSettings,
     TransientLoadError,
     VersionDefinition,
 )
@@ -52,6 +55,7 @@ class RegistrySource:
         cache: Where it is kept.
         repository: Where it goes.
         files: Runs the cache's work.
+        read_settings: Reads the configuration file of a version that has one.
         max_models: Most models followed; `*@ALIAS` finds no more than that.
     """
 
@@ -63,8 +67,10 @@ class RegistrySource:
         repository: Repository,
         files: FileWork,
         *,
+        read_settings: Callable[[Path, str], ModelSettings],
         max_models: int,
     ) -> None:
+        self._read_settings = read_settings
         self._registry = registry
         self._cache = cache
         self._repository = repository
@@ -370,7 +376,10 @@ class RegistrySource:
             return
         failure: LoadError | None = None
         try:
-            definitions = [self._definition(manifests[number]) for number in sorted(manifests)]
+            definitions = [
+                await self._files.run(self._definition, manifests[number])
+                for number in sorted(manifests)
+            ]
             await self._repository.reconcile(model.name, definitions, reason="replaced")
         except LoadError as error:
             failure = error
@@ -381,13 +390,23 @@ class RegistrySource:
             raise failure
 
     def _definition(self, manifest: Manifest) -> VersionDefinition:
-        # Without a graph the loader says so, and the model's other versions are loaded anyway.
+        # Without a graph, or with a wrong configuration, the loader says so, and the model's other
+        # versions are loaded anyway.
         graph = manifest.model_file() or _MODEL_FILE
+        folder, name = self._cache.folder(manifest.version), manifest.version.model
+        settings, problem = ModelSettings(), ""
+        if any(file.path == CONFIG_FILE for file in manifest.files):
+            try:
+                settings = self._read_settings(folder / CONFIG_FILE, name)
+            except LoadError as error:
+                problem = str(error)
         return VersionDefinition(
-            model=manifest.version.model,
+            model=name,
             number=manifest.version.number,
-            path=self._cache.folder(manifest.version) / graph,
+            path=folder / graph,
             fingerprint="-".join(file.sha256 for file in manifest.files),
+            settings=settings,
+            problem=problem,
         )
 
     async def _prune(self, model: FollowedModel, before: set[int]) -> None:

@@ -1,1 +1,1 @@
-"""What stands around every RPC: interceptor, wrapped handlers, table of status codes."""
+"""What stands around every RPC: dispatcher, wrapped handlers, table of status codes."""

@@ -2,7 +2,7 @@
 
 The request is parsed here rather than by gRPC, which answers bytes that are no message with
 INTERNAL; they are the caller's mistake. Servicers therefore read request streams through their
-iterator: `context.read()` would return bytes.
+iterator: `context.read()` would return bytes. A servicer that takes bytes parses them by itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from google.protobuf.message import DecodeError
 from modelrail_server.context import Call, Context, current_call
 from modelrail_server.errors import InvalidArgument, ServiceError
 from modelrail_server.observability.metrics import MethodMetrics
+from modelrail_server.rpc.methods import Handler
 from modelrail_server.rpc.status import Reply, code_of, internal_reply, reply_to
 
-__all__ = ["Outcome", "wrap_handler"]
+__all__ = ["Outcome", "message_parser", "wrap_handler"]
 
 _Parser = Callable[[bytes], Any]
 
@@ -53,10 +54,10 @@ class Outcome:
         """Counts the call and makes it answer with its request id."""
         call = current_call()
         if call is None:
-            raise RuntimeError("a handler ran outside of the interceptor")
+            raise RuntimeError("a handler ran outside of the dispatcher")
         call.context = context
         context.set_trailing_metadata((("x-request-id", call.request_id),))
-        self._metrics.started.inc()
+        self._metrics.started += 1
         return call
 
     def succeed(self, context: Context, began: float) -> None:
@@ -140,32 +141,39 @@ def _service_error(error: BaseException) -> ServiceError | None:
     return None
 
 
-def wrap_handler(
-    handler: grpc.RpcMethodHandler[Any, Any], outcome: Outcome
-) -> grpc.RpcMethodHandler[Any, Any]:
+def wrap_handler(handler: Handler, outcome: Outcome, *, raw: bool = False) -> Handler:
     """Returns a handler that does what `handler` does, with `outcome` around it.
+
+    Args:
+        handler: What the service registered.
+        outcome: Begins and ends the calls.
+        raw: The servicer takes and gives bytes: neither deserializer nor serializer is used.
 
     Raises:
         TypeError: The method is neither a coroutine function nor an asynchronous generator.
     """
-    parse = _parser(handler.request_deserializer)
-    serialize = handler.response_serializer
+    deserializer = None if raw else handler.request_deserializer
+    serialize = None if raw else handler.response_serializer
+    parse = None if deserializer is None else message_parser(deserializer)
     if not handler.response_streaming:
         if handler.request_streaming:
-            method = _single(handler.stream_unary, parse, outcome, streaming=True)
+            method = _single(handler.stream_unary, _stream_parser(parse), outcome)
             return grpc.stream_unary_rpc_method_handler(method, None, serialize)
-        method = _single(handler.unary_unary, parse, outcome, streaming=False)
+        method = _single(handler.unary_unary, parse, outcome)
         return grpc.unary_unary_rpc_method_handler(method, None, serialize)
     if handler.request_streaming:
-        method = _stream(handler.stream_stream, parse, outcome, streaming=True)
+        method = _stream(handler.stream_stream, _stream_parser(parse), outcome)
         return grpc.stream_stream_rpc_method_handler(method, None, serialize)
-    method = _stream(handler.unary_stream, parse, outcome, streaming=False)
+    method = _stream(handler.unary_stream, parse, outcome)
     return grpc.unary_stream_rpc_method_handler(method, None, serialize)
 
 
-def _parser(deserializer: _Parser | None) -> _Parser:
-    if deserializer is None:
-        return bytes
+def message_parser(deserializer: _Parser) -> _Parser:
+    """Returns what parses a message and raises InvalidArgument for bytes that are none.
+
+    Args:
+        deserializer: `FromString` of the message's class.
+    """
 
     def parse(raw: bytes) -> Any:
         try:
@@ -178,12 +186,18 @@ def _parser(deserializer: _Parser | None) -> _Parser:
     return parse
 
 
-async def _parsed(raw_requests: AsyncIterator[bytes], parse: _Parser) -> AsyncIterator[Any]:
-    async for raw in raw_requests:
-        yield parse(raw)
+def _stream_parser(parse: _Parser | None) -> Callable[[AsyncIterator[bytes]], Any] | None:
+    if parse is None:
+        return None
+
+    async def parse_each(raw_requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for raw in raw_requests:
+            yield parse(raw)
+
+    return parse_each
 
 
-def _single(behavior: Any, parse: _Parser, outcome: Outcome, *, streaming: bool) -> Any:
+def _single(behavior: Any, parse: Callable[[Any], Any] | None, outcome: Outcome) -> Any:
     """Wraps a method that answers once."""
     if not inspect.iscoroutinefunction(behavior):
         raise TypeError(f"{behavior} is not a coroutine function")
@@ -192,8 +206,9 @@ def _single(behavior: Any, parse: _Parser, outcome: Outcome, *, streaming: bool)
         began = perf_counter()
         call = outcome.begin(context)
         try:
-            parsed = _parsed(request, parse) if streaming else parse(request)
-            response = await behavior(parsed, context)
+            if parse is not None:
+                request = parse(request)
+            response = await behavior(request, context)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 fail() tells them apart
             await outcome.fail(error, context, call, began)
         outcome.succeed(context, began)
@@ -202,7 +217,7 @@ def _single(behavior: Any, parse: _Parser, outcome: Outcome, *, streaming: bool)
     return handle
 
 
-def _stream(behavior: Any, parse: _Parser, outcome: Outcome, *, streaming: bool) -> Any:
+def _stream(behavior: Any, parse: Callable[[Any], Any] | None, outcome: Outcome) -> Any:
     """Wraps a method that answers many times: a generator, or a coroutine that writes."""
     generates = inspect.isasyncgenfunction(behavior)
     if not generates and not inspect.iscoroutinefunction(behavior):
@@ -212,15 +227,16 @@ def _stream(behavior: Any, parse: _Parser, outcome: Outcome, *, streaming: bool)
         began = perf_counter()
         call = outcome.begin(context)
         try:
-            parsed = _parsed(request, parse) if streaming else parse(request)
+            if parse is not None:
+                request = parse(request)
             if generates:
                 # Closed here and now, so that the servicer's `finally` runs when the caller leaves,
                 # not when the garbage collector comes by.
-                async with aclosing(behavior(parsed, context)) as responses:
+                async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
                         await context.write(response)
             else:
-                await behavior(parsed, context)
+                await behavior(request, context)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 fail() tells them apart
             await outcome.fail(error, context, call, began)
         outcome.succeed(context, began)

@@ -1,1 +1,1 @@
-"""Sends requests and measures: arrivals, calls, histograms, client processes."""
+"""Sends requests: arrivals, calls and streams, client processes."""

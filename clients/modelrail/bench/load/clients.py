@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from modelrail.bench.load.assignment import Assignment
 from modelrail.bench.load.run import run_assignment
-from modelrail.bench.load.tally import Tally
+from modelrail.bench.measurement.tally import Tally
 
 __all__ = ["ClientProcessDied", "run_clients"]
 

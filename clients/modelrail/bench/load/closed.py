@@ -7,10 +7,10 @@ import itertools
 import time
 
 from modelrail.bench.load.assignment import Assignment
-from modelrail.bench.load.failure import RequestFailed
 from modelrail.bench.load.sender import Send
-from modelrail.bench.load.tally import Tally
-from modelrail.bench.load.window import Window
+from modelrail.bench.measurement.failure import RequestFailed
+from modelrail.bench.measurement.tally import Tally
+from modelrail.bench.measurement.window import Window
 
 __all__ = ["send_closed_loop"]
 

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from modelrail.bench.load.assignment import Assignment
 from modelrail.bench.load.closed import send_closed_loop
-from modelrail.bench.load.monitor import ClientMonitor
 from modelrail.bench.load.open import OpenLoopSender
 from modelrail.bench.load.sender import Send, open_sender
-from modelrail.bench.load.tally import Tally
-from modelrail.bench.load.window import Window
+from modelrail.bench.measurement.monitor import ClientMonitor
+from modelrail.bench.measurement.tally import Tally
+from modelrail.bench.measurement.window import Window
 
 __all__ = ["run_assignment"]
 

@@ -14,8 +14,8 @@ import grpc.aio
 
 from modelrail.bench.inputs.request import Payload
 from modelrail.bench.load.assignment import Assignment
-from modelrail.bench.load.failure import RequestFailed
 from modelrail.bench.load.stream import RequestStream
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.client.channel import open_channel
 
 __all__ = ["Send", "open_sender"]

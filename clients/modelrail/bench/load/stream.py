@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from modelrail.bench.load.failure import RequestFailed
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 
 __all__ = ["RequestStream"]

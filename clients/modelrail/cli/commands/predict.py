@@ -39,7 +39,7 @@ async def predict(
 ) -> None:
     """Ask a served model for a prediction."""
     values = read_inputs(inputs or [], input_json)
-    name, version = await _target(session, model)
+    name, version = await target_of(session, model)
     async with session.inference() as inference:
         metadata = await inference.model_metadata(name, version)
         arrays = {
@@ -66,8 +66,13 @@ async def predict(
         stdout().print(output_table(key, array, labels.get(key, [])))
 
 
-async def _target(session: Session, reference: str) -> tuple[str, str]:
-    """Returns the model and the version to ask for; aliases are looked up in the registry."""
+async def target_of(session: Session, reference: str) -> tuple[str, str]:
+    """Returns the model and the version to ask for; aliases are looked up in the registry.
+
+    Raises:
+        InvalidName: The reference is none.
+        ModelrailError: The registry cannot be asked, or has no such alias.
+    """
     name = parse_model_reference(reference)
     if isinstance(name, ModelVersionName):
         return name.model, str(name.number)

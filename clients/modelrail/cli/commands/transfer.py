@@ -18,6 +18,7 @@ from modelrail.registry.v1 import registry_pb2 as pb
 app = typer.Typer()
 
 _MODEL_FILE = "model.onnx"
+_CONFIG_FILE = "config.pbtxt"
 _NOT_IN_IDS = re.compile(r"[^a-z0-9._-]+")
 
 
@@ -30,6 +31,14 @@ async def push(
         str | None, typer.Option(help="Model to publish to; by default named after the file.")
     ] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to point at the new version.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Configuration in Triton's format: batches, queues, warm-up.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     description: Annotated[str, typer.Option(help="What is particular about it.")] = "",
     json: AsJson = False,
 ) -> None:
@@ -44,10 +53,17 @@ async def push(
                 media_type="application/onnx",
                 on_progress=on_progress,
             )
+        files = [entry]
+        if config is not None:
+            files.append(
+                await registry.upload_file(
+                    config, version_path=_CONFIG_FILE, media_type="text/plain"
+                )
+            )
         with waiting("the registry examines the file"):
             version = await registry.with_timeout(150.0).create_model_version(
                 str(name),
-                pb.ModelVersion(files=[entry], description=description),
+                pb.ModelVersion(files=files, description=description),
                 create_model=True,
             )
         if alias_name is not None:

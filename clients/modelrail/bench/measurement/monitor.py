@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from modelrail.bench.load.tally import Tally
 from modelrail.bench.load.timer import PreciseTimer
+from modelrail.bench.measurement.tally import Tally
 
 __all__ = ["ClientMonitor"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from modelrail.bench.load.histogram import LatencyHistogram
+from modelrail.bench.measurement.histogram import LatencyHistogram
 
 __all__ = ["Tally"]
 
@@ -25,8 +25,7 @@ class Tally:
     failure_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Of requests that failed, until the failure was known."""
     lateness: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """How long after they were due the requests of an open loop left, where nothing but the
-    client itself held them up."""
+    """How long after they were due the requests of an open loop left: the client's own part."""
     loop_lag: LatencyHistogram = field(default_factory=LatencyHistogram)
     """How late the event loop noticed a timer."""
     errors: Counter[str] = field(default_factory=Counter)
@@ -37,10 +36,8 @@ class Tally:
     """Good answers that arrived within the window, whenever their requests were sent."""
     items: int = 0
     """Batch items of those answers."""
-    delayed: int = 0
-    """Requests that waited because as many as allowed were in flight."""
     unsent: int = 0
-    """Requests that were due and could not leave, for the same reason."""
+    """Requests that were due and did not leave, because as many as allowed were in flight."""
     unfinished: int = 0
     """Requests that were broken off when the run was stopped."""
     cpu_seconds: float = 0.0
@@ -91,4 +88,4 @@ class Tally:
 
 
 _HISTOGRAMS = ("latency", "failure_latency", "lateness", "loop_lag")
-_SUMS = ("answers", "items", "delayed", "unsent", "unfinished", "cpu_seconds")
+_SUMS = ("answers", "items", "unsent", "unfinished", "cpu_seconds")

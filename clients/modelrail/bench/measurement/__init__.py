@@ -1,0 +1,1 @@
+"""What is counted while a load runs: latencies, failures, the window, the client itself."""

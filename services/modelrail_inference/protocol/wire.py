@@ -1,0 +1,204 @@
+"""ModelInfer's messages as bytes, without building protobuf objects for what is always the same.
+
+Requests of one client differ in their id and in their raw contents; the rest of the message, its
+head, comes again and again. So a request is split at its top-level fields, the head is parsed once
+and remembered, and raw contents stay where they are: large ones are views of the message. Replies
+are put together from parts that are made once per model and shape. The encoding is protobuf's
+(https://protobuf.dev/programming-guides/encoding/); tests compare it with the library's.
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError
+
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail_inference.message import InferenceReply, InferenceRequest, InputTensor, OutputTensor
+from modelrail_inference.protocol.convert import request_from_pb
+from modelrail_server.errors import InvalidArgument
+
+# Tags of length-delimited fields: the field's number and the wire type 2.
+_ID, _RAW_INPUT = 0x1A, 0x3A
+_MAX_HEADS = 1024
+_MAX_HEAD_BYTES = 4096
+_VIEW_BYTES = 4096
+"""Raw contents of this size and more are not copied out of the message."""
+
+
+class RequestDecoder:
+    """Reads requests, and remembers the heads that it has seen: a bounded number of them."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, InferenceRequest] = {}
+
+    def decode(self, data: bytes) -> InferenceRequest:
+        """Reads a serialised `ModelInferRequest`.
+
+        Raises:
+            InvalidArgument: The bytes are no such message, or one that contradicts itself.
+        """
+        parts = _split(data)
+        if parts is None:
+            return request_from_pb(parse(data))
+        head, request_id, raw = parts
+        known = self._heads.get(head)
+        if known is None:
+            message = parse(head)
+            if any(tensor.HasField("contents") for tensor in message.inputs):
+                return request_from_pb(parse(data))
+            known = request_from_pb(message)
+            if len(head) <= _MAX_HEAD_BYTES:
+                if len(self._heads) >= _MAX_HEADS:
+                    self._heads.clear()
+                self._heads[head] = known
+        inputs = known.inputs
+        if len(raw) < len(inputs):
+            inputs = (*map(_with_data, inputs, raw), *inputs[len(raw) :])
+        else:
+            inputs = tuple(map(_with_data, inputs, raw))
+        return InferenceRequest(
+            known.model,
+            known.version,
+            request_id,
+            inputs,
+            known.outputs,
+            known.parameters,
+            known.output_parameters,
+            known.input_parameters,
+        )
+
+
+def parse(data: bytes) -> pb.ModelInferRequest:
+    """Parses a whole message.
+
+    Raises:
+        InvalidArgument: The bytes are no such message.
+    """
+    try:
+        return pb.ModelInferRequest.FromString(data)
+    except DecodeError:
+        raise _malformed() from None
+
+
+def _malformed() -> InvalidArgument:
+    return InvalidArgument(
+        "the request is not a message of the expected type", reason="MALFORMED_MESSAGE"
+    )
+
+
+def _with_data(tensor: InputTensor, data: bytes | memoryview) -> InputTensor:
+    return InputTensor(tensor.name, tensor.datatype, tensor.shape, data)
+
+
+def _split(data: bytes) -> tuple[bytes, str, list[bytes | memoryview]] | None:
+    """Returns the head, the id and the raw contents; None for bytes that need a closer look."""
+    head: list[bytes] = []
+    request_id = b""
+    raw: list[bytes | memoryview] = []
+    position, end = 0, len(data)
+    while position < end - 1:
+        start = position
+        tag = data[position]
+        if tag & 0x87 != 2:  # a long tag, or no length: a field that this protocol does not have
+            return None
+        length = data[position + 1]
+        position += 2
+        if length & 0x80:
+            length &= 0x7F
+            shift = 7
+            while True:
+                if position >= end or shift > 28:
+                    return None
+                byte = data[position]
+                position += 1
+                length |= (byte & 0x7F) << shift
+                if not byte & 0x80:
+                    break
+                shift += 7
+        stop = position + length
+        if stop > end:
+            return None
+        if tag == _RAW_INPUT:
+            part = data if length < _VIEW_BYTES else memoryview(data)
+            raw.append(part[position:stop])
+        elif tag == _ID:
+            request_id = data[position:stop]
+        else:
+            head.append(data[start:stop])
+        position = stop
+    if position != end:
+        return None
+    try:
+        return b"".join(head), request_id.decode(), raw
+    except UnicodeDecodeError:
+        raise _malformed() from None
+
+
+class ReplyEncoder:
+    """Writes replies; what depends only on model and shapes is kept, for a bounded number."""
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[object, ...], bytes] = {}
+
+    def encode(self, reply: InferenceReply) -> bytes:
+        """Writes a `ModelInferResponse`, with one raw entry per output, also for empty ones."""
+        return b"".join(self._parts(reply))
+
+    def encode_on_stream(self, reply: InferenceReply) -> bytes:
+        """Writes a `ModelStreamInferResponse`; it is the request's first and last."""
+        parts = self._parts(reply)
+        parts.append(_FINAL)
+        size = sum(map(len, parts))
+        return b"".join((b"\x12", varint(size), *parts))
+
+    def _parts(self, reply: InferenceReply) -> list[bytes | memoryview]:
+        outputs = reply.outputs
+        key = (reply.model, reply.version, *[(o.name, o.shape) for o in outputs])
+        head = self._heads.get(key)
+        if head is None:
+            head = _head(reply)
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            self._heads[key] = head
+        parts: list[bytes | memoryview] = [head]
+        if reply.id:
+            encoded = reply.id.encode()
+            parts += (b"\x1a", varint(len(encoded)), encoded)
+        for output in outputs:
+            raw = output.raw
+            parts += (b"\x32", varint(len(raw)), raw)
+        return parts
+
+
+def _head(reply: InferenceReply) -> bytes:
+    message = pb.ModelInferResponse(model_name=reply.model, model_version=str(reply.version))
+    for output in reply.outputs:
+        _add_output(message, output)
+    return message.SerializeToString()
+
+
+def _add_output(message: pb.ModelInferResponse, output: OutputTensor) -> None:
+    message.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+
+
+def _final() -> bytes:
+    message = pb.ModelInferResponse()
+    message.parameters["triton_final_response"].bool_param = True
+    return message.SerializeToString()
+
+
+_FINAL = _final()
+
+
+def varint(number: int) -> bytes:
+    """Returns a number from 0 in protobuf's variable length."""
+    if number < 0x80:
+        return _SHORT[number]
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+_SHORT = [bytes((number,)) for number in range(0x80)]

@@ -1,0 +1,175 @@
+"""Where every RPC begins: identity, policy and request id, before its message is read.
+
+gRPC asks one generic handler for the method of each call. `Dispatcher.service` is a plain function:
+it knows path and metadata, and a caller without permission is refused there, so that its request
+never gets into memory. gRPC then runs the handler that it returns in the same task, hence in the
+same context, with the message.
+
+What is the same for every call of a method (counters, parser, wrapped handler) is made once, when
+the server starts: this is the hot path of an inference server.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import grpc
+import structlog
+
+from modelrail_server.access.api_keys import ApiKeys
+from modelrail_server.context import Call, Context, enter_call
+from modelrail_server.errors import (
+    PermissionDenied,
+    ServiceError,
+    Unauthenticated,
+    Unimplemented,
+)
+from modelrail_server.observability.metrics import ServerMetrics
+from modelrail_server.policy import ANONYMOUS, OWNER, Identity, Permission, Policy
+from modelrail_server.rpc.handlers import Outcome, wrap_handler
+from modelrail_server.rpc.methods import Handler, MethodTable
+
+__all__ = ["Dispatcher"]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_AUTHORIZATION = "authorization"
+_X_REQUEST_ID = "x-request-id"
+
+_log = structlog.get_logger()
+
+
+class _Row(NamedTuple):
+    """A row of the policy table with what serves it."""
+
+    permission: Permission
+    identity: Identity | None
+    """The caller, where credentials are not looked at; None where the keys decide."""
+    handler: Handler | None
+    """None for a method that the policy knows and that nobody serves."""
+
+
+class Dispatcher(grpc.GenericRpcHandler):
+    """Finds the handler of every RPC of a server; nothing is served past it.
+
+    Args:
+        service: Short name of the service, for the domain of errors.
+        policy: One row for each RPC; no row means no.
+        methods: The handlers of all services.
+        metrics: Counters.
+        raw_methods: Paths of the methods whose servicers take and give bytes.
+        keys: Keys of the callers; None lets everybody be the owner.
+
+    Raises:
+        ValueError: A raw method is not served, or has no row.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        policy: Policy,
+        methods: MethodTable,
+        metrics: ServerMetrics,
+        raw_methods: Collection[str] = (),
+        keys: ApiKeys | None = None,
+    ) -> None:
+        self._domain = f"modelrail.{service}"
+        self._methods = methods
+        self._metrics = metrics
+        self._keys = keys
+        self._rows: dict[str, _Row] = {}
+        for path, permission in policy.items():
+            found = methods.find(path)
+            handler = None
+            if found is not None:
+                handler = wrap_handler(found, self._outcome(path), raw=path in raw_methods)
+            self._rows[path] = _Row(permission, self._known_identity(permission), handler)
+        for path in raw_methods:
+            row = self._rows.get(path)
+            if row is None or row.handler is None:
+                raise ValueError(f"expected a method that is served, got the raw method {path!r}")
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Identifies the caller and returns the wrapped handler, or one that refuses the call."""
+        path = handler_call_details.method
+        authorization = sent_id = None
+        for name, value in handler_call_details.invocation_metadata:
+            if name == _AUTHORIZATION:
+                authorization = value
+            elif name == _X_REQUEST_ID:
+                sent_id = value
+        if not isinstance(sent_id, str) or _REQUEST_ID.fullmatch(sent_id) is None:
+            sent_id = os.urandom(16).hex()
+        call = Call(path, sent_id, ANONYMOUS)
+        enter_call(call)
+
+        row = self._rows.get(path)
+        try:
+            if row is None:
+                raise self._without_row(path, authorization)
+            identity = row.identity
+            if identity is None:
+                identity = self._permitted(row.permission, authorization)
+            call.identity = identity
+            if row.handler is None:
+                raise _unimplemented()
+        except ServiceError as error:
+            return self._refusal(error, None if row is None else path)
+        return row.handler
+
+    def _known_identity(self, permission: Permission) -> Identity | None:
+        if permission is Permission.PUBLIC:
+            return ANONYMOUS
+        return OWNER if self._keys is None else None
+
+    def _permitted(self, permission: Permission, authorization: object) -> Identity:
+        """Returns the caller, who may do this."""
+        identity = self._authenticate(authorization)
+        if permission not in identity.permissions:
+            self._metrics.refused("PERMISSION_DENIED")
+            raise PermissionDenied(
+                f"this call needs the permission {permission.value!r}", permission=permission.value
+            )
+        return identity
+
+    def _authenticate(self, authorization: object) -> Identity:
+        if self._keys is None:
+            return OWNER
+        try:
+            return self._keys.authenticate(authorization)
+        except Unauthenticated as error:
+            self._metrics.refused(error.reason)
+            raise
+
+    def _without_row(self, path: str, authorization: object) -> ServiceError:
+        """Returns what a caller with good credentials is told of a path that nobody may call.
+
+        Permission comes before existence.
+        """
+        self._authenticate(authorization)
+        if self._methods.find(path) is None:
+            return _unimplemented()
+        # A method that is served but has no row is a mistake of ours, which must not become a hole.
+        _log.error("rpc without a row in the policy table is denied", rpc=path)
+        self._metrics.refused("NO_POLICY")
+        return PermissionDenied("this call is not allowed to anybody", reason="NO_POLICY")
+
+    def _outcome(self, path: str | None) -> Outcome:
+        metrics = self._metrics
+        return Outcome(self._domain, metrics.method(path) if path else metrics.unknown)
+
+    def _refusal(self, error: ServiceError, path: str | None) -> Handler:
+        """Returns a handler that answers without reading a message, for methods of any kind."""
+        outcome = self._outcome(path)
+
+        async def refuse(requests: object, context: Context) -> Any:
+            await outcome.refuse(error, context)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _unimplemented() -> Unimplemented:
+    return Unimplemented("this server has no such method", reason="UNKNOWN_METHOD")

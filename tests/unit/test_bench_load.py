@@ -1,0 +1,182 @@
+"""Arrivals are a Poisson process; the timer, the window and the division among processes hold."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelrail.bench import BenchPlan, ClosedLoop, OpenLoop, PlanError
+from modelrail.bench.inputs.request import Payload
+from modelrail.bench.load.arrivals import poisson_arrivals
+from modelrail.bench.load.assignment import Assignment
+from modelrail.bench.load.timer import PreciseTimer
+from modelrail.bench.measurement.failure import RequestFailed
+from modelrail.bench.measurement.tally import Tally
+from modelrail.bench.measurement.window import Window
+from modelrail.client import Connection
+
+RATE = 500.0
+COUNT = 20_000
+HERE = Connection(address="unix:nowhere")
+
+
+def arrivals(
+    seed: tuple[int, ...], rate: float = RATE
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    times = itertools.islice(poisson_arrivals(rate, seed=seed), COUNT)
+    return np.fromiter(times, dtype=np.float64) / 1e9
+
+
+@pytest.mark.parametrize("seed", [(0,), (1, 2), (9,)])
+def test_gaps_between_arrivals_are_exponential(seed: tuple[int, ...]) -> None:
+    gaps = np.diff(arrivals(seed), prepend=0.0)
+    assert (gaps >= 0).all()
+    # The mean of n exponential gaps strays by 1/sqrt(n) of itself; four times that is rare.
+    assert gaps.mean() == pytest.approx(1 / RATE, rel=4 / COUNT**0.5)
+    # Kolmogorov-Smirnov at the level 0.001.
+    ranks = np.arange(1, COUNT + 1) / COUNT
+    expected = 1 - np.exp(-np.sort(gaps) * RATE)
+    assert np.abs(expected - ranks).max() < 1.95 / COUNT**0.5
+    # Memoryless: a long gap says nothing of the next.
+    assert abs(np.corrcoef(gaps[:-1], gaps[1:])[0, 1]) < 4 / COUNT**0.5
+
+
+def test_two_processes_together_are_a_poisson_process_of_the_whole_rate() -> None:
+    both = np.concatenate([arrivals((0, 1, part), RATE / 2) for part in range(2)])
+    seconds = int(both.max() * 0.9)
+    counts = np.histogram(both, bins=seconds, range=(0, seconds))[0]
+    assert counts.mean() == pytest.approx(RATE, rel=0.03)
+    # Variance and mean of a Poisson count are equal; evenly spaced arrivals would have none.
+    assert 0.5 < counts.var() / counts.mean() < 2.0
+
+
+def test_a_seed_repeats_its_arrivals_and_another_does_not() -> None:
+    assert (arrivals((3, 1)) == arrivals((3, 1))).all()
+    assert not (arrivals((3, 1)) == arrivals((3, 2))).any()
+
+
+async def test_the_timer_fires_at_its_time_and_not_before() -> None:
+    fired = asyncio.Event()
+    timer = PreciseTimer(fired.set)
+    for wait_ns in (-1, 0, 300_000, 3_000_000):
+        fired.clear()
+        at_ns = time.monotonic_ns() + wait_ns
+        timer.arm(at_ns)
+        await fired.wait()
+        assert time.monotonic_ns() >= at_ns
+    timer.close()
+
+
+def test_a_window_counts_what_was_due_in_it_and_nothing_else() -> None:
+    now_ns = time.monotonic_ns()
+    tally = Tally()
+    window = Window(tally, start_ns=now_ns - 1_000, duration_ns=10**12, requests=None)
+    assert window.admits(now_ns - 2_000), "warm-up"
+    window.answered(now_ns - 2_000, items=4)
+    assert tally.succeeded == 0
+    assert (tally.answers, tally.items) == (1, 4), "its answer came within the window"
+    window.failed(now_ns - 2_000, RequestFailed("UNAVAILABLE", "warm-up"))
+    assert tally.failed == 0
+    window.answered(now_ns, items=1)
+    window.failed(now_ns, RequestFailed("UNAVAILABLE", "busy"))
+    assert (tally.succeeded, tally.failed) == (1, 1)
+    assert tally.error_examples == {"UNAVAILABLE": "busy"}
+    assert not window.admits(window.end_ns)
+    window.settle()
+    assert tally.window_seconds == 1000.0
+
+
+def test_a_window_by_count_admits_so_many_requests_and_ends_with_the_last_answer() -> None:
+    tally = Tally()
+    start_ns = time.monotonic_ns()
+    window = Window(tally, start_ns=start_ns, duration_ns=None, requests=2)
+    assert [window.admits(start_ns - 1), *(window.admits(start_ns + i) for i in range(3))] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    window.answered(start_ns, items=1)
+    before_ns = time.monotonic_ns()
+    window.answered(start_ns + 1, items=1)
+    window.settle()
+    assert before_ns <= tally.window_end_ns <= time.monotonic_ns()
+
+
+def test_a_window_that_is_cut_before_it_opens_is_empty() -> None:
+    tally = Tally()
+    window = Window(tally, start_ns=time.monotonic_ns() + 10**12, duration_ns=10**9, requests=None)
+    window.cut()
+    window.settle()
+    assert tally.window_seconds == 0.0
+
+
+def test_the_parts_of_a_plan_add_up_to_it(tmp_path: Path) -> None:
+    plan = BenchPlan(
+        connection=Connection(address="h:1", api_key="k", ca_certificate=tmp_path / "ca.pem"),
+        model="m",
+        load=OpenLoop(rate=90.0, max_outstanding=100),
+        duration_seconds=None,
+        requests=10,
+        processes=3,
+    )
+    payloads = [Payload(bytes([n]), n) for n in range(2)]
+    parts = Assignment.of(plan, payloads)
+    assert [part.slots for part in parts] == [34, 33, 33]
+    assert [part.requests for part in parts] == [4, 3, 3]
+    assert [part.rate for part in parts] == [30.0, 30.0, 30.0]
+    assert len({part.seed for part in parts}) == 3
+    assert all(part.channels >= 1 for part in parts)
+    assert [part.payloads[0].items for part in parts] == [0, 1, 0]
+    for part in parts:
+        assert Assignment.from_json(json.loads(json.dumps(part.to_json()))) == part
+
+
+def test_no_connection_starts_with_more_calls_than_servers_take() -> None:
+    for concurrency in (1, 32, 100, 1_000, 10_000):
+        plan = BenchPlan(connection=HERE, model="m", load=ClosedLoop(concurrency))
+        assert concurrency / plan.channel_count <= 100
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": ""}, "model: expected a name"),
+        ({"duration_seconds": None}, "duration_seconds, requests: expected one"),
+        ({"requests": 5}, "duration_seconds, requests: expected one"),
+        ({"duration_seconds": 0.0}, "duration_seconds: expected more than 0, got 0.0"),
+        ({"duration_seconds": None, "requests": 0}, "requests: expected 1 or more, got 0"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds: expected more than 0, got nan"),
+        ({"warm_up_seconds": -1.0}, "warm_up_seconds: expected 0 or more"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more"),
+        (
+            {"processes": 2},
+            "processes: expected at most one for each of the 1 requests in flight, got 2",
+        ),
+        ({"streams": 2}, "streams: expected only together with streaming"),
+        ({"shapes": {"x": (-1,)}}, "shapes: x: expected sizes of 0 or more"),
+        ({"ranges": {"x": (2.0, 1.0)}}, "ranges: x: expected LOW <= HIGH"),
+    ],
+)
+def test_a_plan_that_cannot_be_meant_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(PlanError) as refused:
+        BenchPlan(**{"connection": HERE, "model": "m", **fields})  # type: ignore[arg-type]
+    assert message in str(refused.value)
+
+
+def test_a_load_that_cannot_be_is_refused() -> None:
+    for make in (
+        lambda: ClosedLoop(0),
+        lambda: OpenLoop(0.0),
+        lambda: OpenLoop(float("inf")),
+        lambda: OpenLoop(1.0, max_outstanding=0),
+        lambda: ClosedLoop(1).of_value(1.5),
+    ):
+        with pytest.raises(PlanError):
+            make()
