@@ -91,7 +91,7 @@ def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
             assert figures["requests_per_second"] > 0
             assert figures["cpu_seconds_per_request"] > 0
             if cell["host"] == SINGLE:
-                # Less when a caller gave up on what then ran all the same, as h2load does at its end.
+                # Less when a caller gave up on what then ran, as h2load does at its end.
                 assert figures["mean_batch_size"] <= 1
 
 
