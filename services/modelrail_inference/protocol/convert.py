@@ -191,7 +191,9 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
     batching = model.batching()
     if batching is not None:
         config.dynamic_batching.CopyFrom(write_batching(batching))
-    config.instance_group.add(name=model.model, kind=_KINDS[model.provider], count=1)
+    config.instance_group.add(
+        name=model.model, kind=_KINDS[model.provider], count=model.settings.instances or 1
+    )
     config.parameters["execution_provider"].string_value = model.provider.value
     if model.batching_reason:
         config.parameters["batching_off"].string_value = model.batching_reason

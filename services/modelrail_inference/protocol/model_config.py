@@ -33,6 +33,7 @@ from modelrail_inference.signature import DYNAMIC, TensorSpec
 
 _MAX_BYTES = 1 << 20
 _MAX_THREADS = 1024
+_MAX_INSTANCES = 1024
 
 _DATATYPES = {number: name for name, number in DATA_TYPES.items()}
 _HONOURED = frozenset(
@@ -115,6 +116,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         inputs=_tensors("input", config.input, config.max_batch_size),
         outputs=_tensors("output", config.output, config.max_batch_size),
         provider=_provider(config),
+        instances=_instances(config),
         version_policy=_version_policy(config.version_policy),
         file_name=_file_name(config.default_model_filename),
         batching=read_batching(config),
@@ -182,8 +184,6 @@ def _provider(config: pb.ModelConfig) -> Provider | None:
     if not config.instance_group:
         return None
     group = config.instance_group[0]
-    if group.count not in (0, 1):
-        raise _wrong("instance_group[0].count", f"expected 1, got {group.count}")
     kinds = {
         pb.ModelInstanceGroup.KIND_AUTO: None,
         pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
@@ -192,6 +192,14 @@ def _provider(config: pb.ModelConfig) -> Provider | None:
     if group.kind not in kinds:
         raise _wrong("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
     return kinds[group.kind]
+
+
+def _instances(config: pb.ModelConfig) -> int:
+    """Returns the runs at a time; 0, as without a group, for as many as the server's threads."""
+    count = config.instance_group[0].count if config.instance_group else 0
+    if not 0 <= count <= _MAX_INSTANCES:
+        raise _wrong("instance_group[0].count", f"expected 0 to {_MAX_INSTANCES}, got {count}")
+    return count
 
 
 def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:

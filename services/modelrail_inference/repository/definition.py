@@ -63,7 +63,7 @@ class ModelSettings:
             nobody has said anything, and requests are put together where that is safe.
         padding: How requests of different lengths get into one batch; None where they do not.
         batch_buckets: The only batch sizes that the session sees, ascending; empty for any.
-        instances: Runs at a time; 0 for as many as the server has threads.
+        instances: Runs at a time, of as many as the server has threads; 0 for all of these.
     """
 
     max_batch_size: int | None = None
