@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert settings.inputs[0].shape == (-1, 4)
     assert settings.provider is Provider.CPU
     assert settings.instances == 3
-    assert settings.intra_op_threads == 2
+    assert settings.session.intra_op_threads == 2
     assert settings.version_policy.choose([1, 2, 3]) == [1, 3]
 
 

@@ -14,6 +14,7 @@ from modelrail_inference.message import (
     TypedContents,
 )
 from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.session_config import write_session
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
@@ -194,6 +195,7 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
     config.instance_group.add(
         name=model.model, kind=_KINDS[model.provider], count=model.settings.instances or 1
     )
+    write_session(model.settings.session, config)
     config.parameters["execution_provider"].string_value = model.provider.value
     if model.batching_reason:
         config.parameters["batching_off"].string_value = model.batching_reason

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modelrail_inference.repository.batching import DynamicBatching, Padding
 from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.runtime.session_settings import SessionSettings
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Statistics
 
@@ -55,8 +56,7 @@ class ModelSettings:
             graph's own.
         outputs: Likewise; a subset of the graph's outputs serves only these.
         provider: Execution provider that the model asks for; None for the server's.
-        intra_op_threads: Threads that share one operator; None for the server's.
-        inter_op_threads: Operators that run at a time; None for the server's.
+        session: Parameters of the session.
         version_policy: Which versions are served.
         file_name: Name of the ONNX file in the folder of a version.
         batching: How requests are put together; None runs each alone. Without `max_batch_size`
@@ -70,8 +70,7 @@ class ModelSettings:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     provider: Provider | None = None
-    intra_op_threads: int | None = None
-    inter_op_threads: int | None = None
+    session: SessionSettings = field(default_factory=SessionSettings)
     version_policy: VersionPolicy = VersionPolicy()
     file_name: str = "model.onnx"
     batching: DynamicBatching | None = None
