@@ -26,7 +26,7 @@ from modelrail_inference.repository.load_threads import THREAD_NAME as LOAD_THRE
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
-from modelrail_inference.runtime.threads import usable_cpus
+from modelrail_inference.runtime.threads import plan, usable_cpus
 from modelrail_inference.scheduling.scheduler import THREAD_NAME as RUN_THREADS
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.sources.cache import ModelCache
@@ -60,9 +60,15 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     except ProviderError as error:
         files.close()
         raise ConfigError("provider", str(error)) from error
+    threads = plan(
+        usable_cpus(),
+        config.optimize,
+        run_threads=config.run_threads,
+        intra_op_threads=config.intra_op_threads,
+    )
     loader = SessionLoader(
         provider=provider,
-        intra_op_threads=config.intra_op_threads or usable_cpus(),
+        intra_op_threads=threads.intra_op_threads,
         default_max_batch_size=config.default_max_batch_size,
         warmup_timeout_seconds=config.warmup_timeout_seconds,
     )
@@ -75,7 +81,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             load_threads=config.load_threads,
             load_timeout_seconds=config.load_timeout_seconds,
         )
-        scheduler = Scheduler(threads=config.run_threads, limits=_limits(config))
+        scheduler = Scheduler(threads=threads.run_threads, limits=_limits(config))
         stack.callback(scheduler.close)
         stack.push_async_callback(repository.close)
         runtime.metrics.register(InferenceCollector(repository))

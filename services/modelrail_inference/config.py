@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelrail.names import InvalidName, check_id
 from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.runtime.threads import Optimize
 from modelrail_inference.sources.file import name_of_file
 from modelrail_inference.sources.reference import EveryModelWith, Reference, parse_reference
 from modelrail_server.config import ConfigError, ServerConfig, setting
@@ -52,13 +53,17 @@ class InferenceConfig(ServerConfig):
         minimum=0,
         maximum=1 << 20,
     )
+    optimize: Optimize = setting(
+        Optimize.LATENCY,
+        "What the CPUs are for. latency: one run at a time on all of them; throughput: as many\n"
+        "runs as CPUs, each on one thread.",
+    )
     run_threads: int = setting(
-        1, "Runs of models at a time; each uses --intra-op-threads.", minimum=1, maximum=1024
+        0, "Runs of models at a time; 0: as --optimize plans.", minimum=0, maximum=1024
     )
     intra_op_threads: int = setting(
-        0, "Threads that share one operator; 0: as many as there are usable CPUs.",
-        minimum=0, maximum=1024,
-    )  # fmt: skip
+        0, "Threads that share one operator; 0: as --optimize plans.", minimum=0, maximum=1024
+    )
     max_queue_items: int = setting(
         1000, "Requests that may wait; more are refused.", minimum=0, maximum=1_000_000
     )

@@ -19,7 +19,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         name: "m" backend: "onnxruntime" max_batch_size: 8
         input { name: "x" data_type: TYPE_FP32 dims: [4] }
         version_policy { specific { versions: [3, 1] } }
-        instance_group { kind: KIND_CPU count: 1 }
+        instance_group { kind: KIND_CPU count: 3 }
         parameters { key: "intra_op_thread_count" value { string_value: "2" } }
         model_transaction_policy { decoupled: false }
     """)
@@ -27,7 +27,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert settings.max_batch_size == 8
     assert settings.inputs[0].shape == (-1, 4)
     assert settings.provider is Provider.CPU
-    assert settings.intra_op_threads == 2
+    assert settings.instances == 3
+    assert settings.session.intra_op_threads == 2
     assert settings.version_policy.choose([1, 2, 3]) == [1, 3]
 
 
@@ -45,7 +46,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("platform: 'tensorrt_plan'", "platform"),
         ("max_batch_size: -1", "max_batch_size"),
         ("default_model_filename: '../secret'", "default_model_filename"),
-        ("instance_group { count: 3 }", r"instance_group\[0\].count"),
+        ("instance_group { count: -1 }", r"instance_group\[0\].count"),
         ("parameters { key: 'optimized_model_filepath' value { string_value: '/x' } }", "optim"),
         ("parameters { key: 'intra_op_thread_count' value { string_value: 'x' } }", "intra_op"),
         ("input { name: 'x' dims: [1] }", r"input\[0\].data_type"),

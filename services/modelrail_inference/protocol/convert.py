@@ -14,6 +14,7 @@ from modelrail_inference.message import (
     TypedContents,
 )
 from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.session_config import write_session
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
@@ -191,7 +192,10 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
     batching = model.batching()
     if batching is not None:
         config.dynamic_batching.CopyFrom(write_batching(batching))
-    config.instance_group.add(name=model.model, kind=_KINDS[model.provider], count=1)
+    config.instance_group.add(
+        name=model.model, kind=_KINDS[model.provider], count=model.settings.instances or 1
+    )
+    write_session(model.settings.session, config)
     config.parameters["execution_provider"].string_value = model.provider.value
     if model.batching_reason:
         config.parameters["batching_off"].string_value = model.batching_reason

@@ -22,6 +22,7 @@ from modelrail_inference.protocol.batching_config import (
     read_padding,
 )
 from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
+from modelrail_inference.protocol.session_config import read_session
 from modelrail_inference.repository.definition import (
     CONFIG_FILE,
     LoadError,
@@ -32,7 +33,7 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import DYNAMIC, TensorSpec
 
 _MAX_BYTES = 1 << 20
-_MAX_THREADS = 1024
+_MAX_INSTANCES = 1024
 
 _DATATYPES = {number: name for name, number in DATA_TYPES.items()}
 _HONOURED = frozenset(
@@ -72,6 +73,7 @@ _HONOURED = frozenset(
         ),
         "dynamic_batching.default_queue_policy",
         "dynamic_batching.priority_queue_policy.key",
+        "optimization.graph.level",
         "parameters.key",
         "parameters.value.string_value",
     }
@@ -79,12 +81,14 @@ _HONOURED = frozenset(
 # Messages that say nothing when they are there and empty; an empty `dynamic_batching` says
 # something.
 _HARMLESS_EMPTY = frozenset(
-    {"model_transaction_policy", "response_cache", "optimization", "version_policy.latest"}
+    {
+        "model_transaction_policy",
+        "response_cache",
+        "optimization",
+        "optimization.graph",
+        "version_policy.latest",
+    }
 )
-_THREAD_PARAMETERS = {
-    "intra_op_thread_count": "intra_op_threads",
-    "inter_op_thread_count": "inter_op_threads",
-}
 
 
 def read_settings(path: Path, model: str) -> ModelSettings:
@@ -115,6 +119,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         inputs=_tensors("input", config.input, config.max_batch_size),
         outputs=_tensors("output", config.output, config.max_batch_size),
         provider=_provider(config),
+        instances=_instances(config),
         version_policy=_version_policy(config.version_policy),
         file_name=_file_name(config.default_model_filename),
         batching=read_batching(config),
@@ -124,7 +129,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         batch_buckets=read_buckets(parameters[BATCH_BUCKETS].string_value, config.max_batch_size)
         if BATCH_BUCKETS in parameters
         else (),
-        **_thread_counts(config),
+        session=read_session(config, (PADDING, BATCH_BUCKETS)),
     )
 
 
@@ -182,8 +187,6 @@ def _provider(config: pb.ModelConfig) -> Provider | None:
     if not config.instance_group:
         return None
     group = config.instance_group[0]
-    if group.count not in (0, 1):
-        raise _wrong("instance_group[0].count", f"expected 1, got {group.count}")
     kinds = {
         pb.ModelInstanceGroup.KIND_AUTO: None,
         pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
@@ -192,6 +195,14 @@ def _provider(config: pb.ModelConfig) -> Provider | None:
     if group.kind not in kinds:
         raise _wrong("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
     return kinds[group.kind]
+
+
+def _instances(config: pb.ModelConfig) -> int:
+    """Returns the runs at a time; 0, as without a group, for as many as the server's threads."""
+    count = config.instance_group[0].count if config.instance_group else 0
+    if not 0 <= count <= _MAX_INSTANCES:
+        raise _wrong("instance_group[0].count", f"expected 0 to {_MAX_INSTANCES}, got {count}")
+    return count
 
 
 def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
@@ -211,21 +222,6 @@ def _file_name(name: str) -> str:
     if "/" in name or "\0" in name or name in (".", ".."):
         raise _wrong("default_model_filename", f"expected a plain file name, got {name[:80]!r}")
     return name or "model.onnx"
-
-
-def _thread_counts(config: pb.ModelConfig) -> dict[str, Any]:
-    counts = {}
-    for key, value in config.parameters.items():
-        if key in (PADDING, BATCH_BUCKETS):
-            continue
-        if key not in _THREAD_PARAMETERS:
-            expected = " or ".join(_THREAD_PARAMETERS)
-            raise _wrong(f"parameters['{key}']", f"expected {expected}")
-        text = value.string_value
-        if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_THREADS):
-            raise _wrong(f"parameters['{key}']", f"expected 1 to {_MAX_THREADS}, got {text[:20]!r}")
-        counts[_THREAD_PARAMETERS[key]] = int(text)
-    return counts
 
 
 def _at_least_zero(field: str, value: int) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modelrail_inference.repository.batching import DynamicBatching, Padding
 from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.runtime.session_settings import SessionSettings
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Statistics
 
@@ -55,23 +56,21 @@ class ModelSettings:
             graph's own.
         outputs: Likewise; a subset of the graph's outputs serves only these.
         provider: Execution provider that the model asks for; None for the server's.
-        intra_op_threads: Threads that share one operator; None for the server's.
-        inter_op_threads: Operators that run at a time; None for the server's.
+        session: Parameters of the session.
         version_policy: Which versions are served.
         file_name: Name of the ONNX file in the folder of a version.
         batching: How requests are put together; None runs each alone. Without `max_batch_size`
             nobody has said anything, and requests are put together where that is safe.
         padding: How requests of different lengths get into one batch; None where they do not.
         batch_buckets: The only batch sizes that the session sees, ascending; empty for any.
-        instances: Runs at a time; 0 for as many as the server has threads.
+        instances: Runs at a time, of as many as the server has threads; 0 for all of these.
     """
 
     max_batch_size: int | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     provider: Provider | None = None
-    intra_op_threads: int | None = None
-    inter_op_threads: int | None = None
+    session: SessionSettings = field(default_factory=SessionSettings)
     version_policy: VersionPolicy = VersionPolicy()
     file_name: str = "model.onnx"
     batching: DynamicBatching | None = None

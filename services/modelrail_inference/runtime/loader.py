@@ -106,11 +106,11 @@ class SessionLoader:
         )
 
     def _options(self, settings: ModelSettings) -> SessionOptions:
-        return SessionOptions(
-            provider=resolve(settings.provider or self.provider),
-            intra_op_threads=settings.intra_op_threads or self.intra_op_threads,
-            inter_op_threads=settings.inter_op_threads or 1,
-        )
+        provider = resolve(settings.provider or self.provider)
+        try:
+            return SessionOptions(provider, self.intra_op_threads, settings.session)
+        except ValueError as error:
+            raise LoadError(f"parameters: {error}") from error
 
     def _warm_up(self, session: Session, signature: Signature, max_batch_size: int) -> None:
         run = Run()
