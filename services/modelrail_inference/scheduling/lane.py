@@ -13,6 +13,7 @@ from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
 if TYPE_CHECKING:
+    from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.queued import QueuedRequest
 
 _QUICK_SECONDS = 0.001
@@ -97,6 +98,22 @@ class Lane:
             self._may_be_quick
             and self.run_time.runs >= _TRIALS
             and self.run_time.seconds(self._largest) < _QUICK_SECONDS
+        )
+
+    def takes_in_step(self, feed: Feed) -> bool:
+        """Whether a request runs in the next step of the event loop.
+
+        Not when others wait, nor when it has to be decoded or is larger than what was quick so far.
+        """
+        return (
+            self.is_quick
+            and feed.is_exact
+            and self.in_flight == 0
+            and self.queue.count == 0
+            and (
+                feed.batch_size <= self._largest
+                or self.run_time.seconds(feed.batch_size) < _QUICK_SECONDS
+            )
         )
 
     def batch_seconds(self) -> float:

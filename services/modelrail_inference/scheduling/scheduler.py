@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -116,16 +116,18 @@ class Scheduler:
         """
         lane = request.lane
         request.queued_ns = time.perf_counter_ns()
-        if lane.is_quick and lane.in_flight == 0 and lane.queue.count == 0:
+        now = time.monotonic()
+        if lane.takes_in_step(request.feed):
             # It waits for a step of the event loop at most: no bound on waiting concerns it.
             if self._closed:
                 raise _exiting()
+            if request.deadline is not None and request.deadline <= now:
+                raise expired()
             if not lane.step:
                 self._steps.append(lane)
             lane.step.append(request)
             self._look_soon()
             return
-        now = time.monotonic()
         request.queued_at = now
         with self._changed:
             self._admit(request, now)
@@ -188,23 +190,22 @@ class Scheduler:
     def _run_step(self, lane: Lane) -> None:
         """Runs the requests that came for a quick model in one step, here on the event loop."""
         requests, lane.step = lane.step, []
-        by_key: dict[Hashable, list[QueuedRequest]] = {}
+        waiting: list[QueuedRequest] = []
         for request in requests:
             if request.future.done():  # the caller has gone
                 request.release()
             else:
-                by_key.setdefault(request.feed.key, []).append(request)
-        for group in by_key.values():
-            for chosen in chunks(group, lane.max_rows):
-                batch = Batch(lane, chosen, time.monotonic())
-                for request in chosen:
-                    request.batch = batch
-                runner = BatchRunner(batch, lane.step_buffers)
-                runner.run()
-                seconds = time.monotonic() - batch.started_at
-                lane.virtual_seconds += seconds
-                lane.learn(batch.items, seconds)
-                self._deliver(batch, runner)
+                waiting.append(request)
+        for chosen in chunks(waiting, lane.max_rows):
+            batch = Batch(lane, chosen, time.monotonic())
+            for request in chosen:
+                request.batch = batch
+            runner = BatchRunner(batch, lane.step_buffers)
+            runner.run()
+            seconds = time.monotonic() - batch.started_at
+            lane.virtual_seconds += seconds
+            lane.learn(batch.items, seconds)
+            self._deliver(batch, runner)
 
     # --- with the lock held -----------------------------------------------------------------------
 
