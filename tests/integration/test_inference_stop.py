@@ -26,7 +26,7 @@ from modelrail_inference.runtime.session import Session
 run = Session.run
 
 def stuck(session, inputs, outputs, options):
-    if inputs["x"].any():  # not the run that warms up
+    if inputs["x"][0] == 1:  # the request's run, none of those that a load takes
         print("stuck", flush=True)
         threading.Event().wait()
     return run(session, inputs, outputs, options)
