@@ -152,7 +152,10 @@ class Houses:
 @pytest.fixture
 async def houses() -> Any:
     houses = Houses()
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     yield houses
+    assert failures == []
     for house in houses.made:
         house.scheduler.close()
         assert house.scheduler.waiting == 0
@@ -433,6 +436,33 @@ async def test_a_deadline_that_passes_during_the_run_stops_it(houses: Houses) ->
         await house.ask(1.0, seconds=0.02)
     await house.ask(2.0)
     assert session.terminated == 1
+
+
+async def test_a_run_outlasts_the_patience_of_the_queue(houses: Houses) -> None:
+    gates = [threading.Event(), threading.Event()]
+
+    class Gated(Session):
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            gate = gates[int(inputs["x"][0, 0])]
+            self.started.release()
+            assert gate.wait(10)
+            return [inputs["x"] + 1]
+
+    session = Gated()
+    policy = QueuePolicy(timeout_seconds=0.05)
+    house = await houses.make({"m": session}, settings=declared(policy=policy))
+    first = house.ask(0.0)
+    await began(session)
+    waits = house.ask(1.0)
+    await queued(house, 1)
+    gates[0].set()
+    await began(session)
+    for _ in range(10_000):
+        if house.scheduler._timer is None:  # it has fired, and found nothing that is late
+            break
+        await asyncio.sleep(0.001)
+    gates[1].set()
+    assert [numbers(await task) for task in (first, waits)] == [[1.0], [2.0]]
 
 
 async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses) -> None:

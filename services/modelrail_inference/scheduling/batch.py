@@ -42,6 +42,11 @@ class Execution:
     infer_ns: int
     output_ns: int
 
+    @property
+    def seconds(self) -> float:
+        """Time of all of it, in seconds."""
+        return (self.input_ns + self.infer_ns + self.output_ns) / 1e9
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

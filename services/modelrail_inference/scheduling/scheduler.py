@@ -202,9 +202,9 @@ class Scheduler:
                 request.batch = batch
             runner = BatchRunner(batch, lane.step_buffers)
             runner.run()
-            seconds = time.monotonic() - batch.started_at
-            lane.virtual_seconds += seconds
-            lane.learn(batch.items, seconds)
+            for execution in runner.executions:
+                lane.virtual_seconds += execution.seconds
+                lane.learn(execution.items, execution.seconds)
             self._deliver(batch, runner)
 
     # --- with the lock held -----------------------------------------------------------------------
@@ -325,14 +325,14 @@ class Scheduler:
             buffers = lane.lend_buffers()
         runner = BatchRunner(batch, buffers)
         runner.run()
-        seconds = time.monotonic() - batch.started_at
         with self._changed:
             lane.return_buffers(buffers)
-            self._ended(batch, seconds)
+            self._ended(batch, runner)
         return runner
 
-    def _ended(self, batch: Batch, seconds: float) -> None:
+    def _ended(self, batch: Batch, runner: BatchRunner) -> None:
         lane = batch.lane
+        seconds = time.monotonic() - batch.started_at
         lane.in_flight -= 1
         lane.virtual_seconds += seconds
         self._running_count -= 1
@@ -342,10 +342,12 @@ class Scheduler:
             del self._running[lane]
         for request in batch.requests:
             self._held_bytes -= request.size_bytes
-        # What was stopped tells nothing about the time of a run.
-        if not batch.run.terminated:
-            lane.learn(batch.items, seconds)
-            self._mean_batch_seconds += _MEAN_WEIGHT * (seconds - self._mean_batch_seconds)
+        # Only runs that gave an answer tell how long a run takes.
+        for execution in runner.executions:
+            lane.learn(execution.items, execution.seconds)
+            self._mean_batch_seconds += _MEAN_WEIGHT * (
+                execution.seconds - self._mean_batch_seconds
+            )
 
     def _take(self) -> Batch | None:
         """Waits for the next batch; None when the scheduler is closed."""
@@ -444,9 +446,11 @@ class Scheduler:
         now = time.monotonic()
         for request in [r for r in self._timed if is_late(r, now)]:
             self._time_out(request, now)
-        if self._timed:
-            timeouts = (request.next_timeout() for request in self._timed)
-            self._arm(min(timeout for timeout in timeouts if timeout is not None))
+        # A request that runs has no patience to lose any more, and perhaps no deadline either.
+        timeouts = (request.next_timeout() for request in self._timed)
+        earliest = min((moment for moment in timeouts if moment is not None), default=None)
+        if earliest is not None:
+            self._arm(earliest)
 
     def _time_out(self, request: QueuedRequest, now: float) -> None:
         with self._changed:
