@@ -19,6 +19,7 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.repository.warmup import WARMUP_FOLDER
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, os_reason, unknown_model
 from modelrail_server.errors import Unavailable
@@ -198,7 +199,9 @@ def _fingerprint(config: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     if config.exists():
         digest.update(config.read_bytes())
-    for path in sorted(folder.iterdir()):
+    samples = config.with_name(WARMUP_FOLDER)
+    files = [*sorted(folder.iterdir()), *(sorted(samples.iterdir()) if samples.is_dir() else ())]
+    for path in files:
         status = path.stat()
         digest.update(
             f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode()
