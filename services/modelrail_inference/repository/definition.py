@@ -94,6 +94,7 @@ class VersionDefinition:
             loaded already is not loaded again.
         settings: What the configuration says.
         problem: Why the version cannot be served, where that is known already; empty otherwise.
+        vouched: Whether somebody has shown that the file can be loaded without harm.
     """
 
     model: str
@@ -102,6 +103,7 @@ class VersionDefinition:
     fingerprint: str
     settings: ModelSettings = field(default_factory=ModelSettings)
     problem: str = ""
+    vouched: bool = True
 
 
 class RunHandle(Protocol):

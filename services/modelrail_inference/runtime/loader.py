@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -22,6 +22,7 @@ from modelrail_inference.runtime.session import (
     Session,
     SessionOptions,
 )
+from modelrail_inference.runtime.trials import Trials
 from modelrail_inference.runtime.warmup import warm_up
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
@@ -38,12 +39,14 @@ class SessionLoader:
         default_max_batch_size: Largest batch of models without configuration whose inputs and
             outputs all have a dynamic first dimension.
         warmup_timeout_seconds: Longest first runs; a model that takes longer is not served.
+        trials: Loads what nobody vouched for in a throw-away process first; None to trust all.
     """
 
     provider: Provider
     intra_op_threads: int
     default_max_batch_size: int
     warmup_timeout_seconds: float
+    trials: Trials | None = None
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         """Loads, checks against the settings, and warms up.
@@ -63,6 +66,8 @@ class SessionLoader:
             raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
         if file_bytes == 0:
             raise LoadError(f"model file '{definition.path.name}' is empty")
+        if self.trials is not None and not definition.vouched:
+            self._try_in_child(definition, self.trials)
         try:
             session = Session(definition.path, self._options(settings))
         except (ModelFileError, ProviderError) as error:
@@ -100,6 +105,23 @@ class SessionLoader:
             mask=mask,
             batching_reason=batching_reason,
             is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
+        )
+
+    def _try_in_child(self, definition: VersionDefinition, trials: Trials) -> None:
+        """Does the same load on the CPU, where a crash hurts nobody.
+
+        Raises:
+            LoadError: The file must not be loaded here.
+        """
+        settings = definition.settings
+        on_cpu = replace(
+            settings, provider=Provider.CPU, session=replace(settings.session, cuda=None)
+        )
+        trials.check(
+            replace(self, provider=Provider.CPU, trials=None),
+            replace(definition, settings=on_cpu),
+            threads=(settings.session.intra_op_threads or self.intra_op_threads)
+            + settings.session.inter_op_threads,
         )
 
     def _options(self, settings: ModelSettings) -> SessionOptions:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from numpy.random import default_rng  # numpy imports it late, and each trial would do it again
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
@@ -183,13 +184,13 @@ def _decoded(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _filled(datatype: str, shape: tuple[int, ...], fill: Fill) -> NDArray[Any]:
-    random = np.random.default_rng(_SEED)
     if datatype == "BYTES":
         text: NDArray[Any] = np.full(shape, "" if fill is Fill.ZERO else "a", dtype=object)
         return text
     dtype = NUMPY_TYPES[datatype]
     if fill is Fill.ZERO:
         return np.zeros(shape, dtype)
+    random = default_rng(_SEED)
     if dtype.kind in "biu":  # 0 and 1 are tokens, classes, flags and pixels of every model
         return random.integers(0, 2, shape).astype(dtype)
     return random.normal(size=shape).astype(dtype)

@@ -40,6 +40,7 @@ class FolderSource:
         repository: Where the models go.
         read_settings: Reads a configuration file of the model that is named.
         files: Reads the folder.
+        vouched: Whether the operator vouches for the models.
     """
 
     def __init__(
@@ -48,11 +49,14 @@ class FolderSource:
         repository: Repository,
         read_settings: Callable[[Path, str], ModelSettings],
         files: FileWork,
+        *,
+        vouched: bool,
     ) -> None:
         self._folder = folder
         self._repository = repository
         self._read_settings = read_settings
         self._files = files
+        self._vouched = vouched
         self._wanted: set[str] = set()
         self._failed: set[str] = set()
         self._problems: dict[str, str] = {}
@@ -182,6 +186,7 @@ class FolderSource:
                 path=folder / str(number) / settings.file_name,
                 fingerprint=_fingerprint(config, folder / str(number)),
                 settings=settings,
+                vouched=self._vouched,
             )
             for number in chosen
         ]
