@@ -1,4 +1,4 @@
-"""The process of trial loads: `python -m modelrail_inference.runtime.trial PARENT`.
+"""The process of trial loads: `python -m modelrail_inference.runtime.trial PARENT SECONDS`.
 
 It imports ONNX Runtime once and forks a child for each model, so a trial costs a fork and a load.
 No session and no other thread exists in it, so a fork copies nothing that is half done; nothing
@@ -8,7 +8,7 @@ Standard input is a socket. Each message on it carries two descriptors: a file w
 `TrialJob`, and a socket for what comes of it. There the child says how the load went, and then this
 process how the child ended: JSON, one message each. When the other end of a socket closes, the
 trial is of no use any more and the child is killed; when that of standard input does, everything
-ends.
+ends, and so it does after so many seconds without a trial.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from modelrail_inference.runtime.trial_job import TrialJob, end_with
 
 __all__ = ["SessionLoader", "main"]  # the loader is what jobs hold: it is imported before the forks
 
-_IDLE_SECONDS = 30.0
 _MAX_REASON = 1000
 
 
@@ -54,12 +53,13 @@ class _Child:
 def main() -> None:
     """Serves until the other end closes or there was nothing to do for a while."""
     end_with(int(sys.argv[1]))
+    idle_seconds = float(sys.argv[2])
     prepare()
     control = socket.socket(fileno=os.dup(0))
     children: set[_Child] = set()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
-        while events := selector.select(None if children else _IDLE_SECONDS):
+        while events := selector.select(None if children else idle_seconds):
             for key, _ in events:
                 child: _Child | None = key.data
                 if child is None:

@@ -55,10 +55,12 @@ class Trials:
 
     Args:
         limits: What one load may take.
+        idle_seconds: Time without trials after which the process ends.
     """
 
-    def __init__(self, limits: TrialLimits) -> None:
+    def __init__(self, limits: TrialLimits, *, idle_seconds: float = 30.0) -> None:
         self._limits = limits
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._process: _TrialProcess | None = None
         self._closed = False
@@ -105,8 +107,11 @@ class Trials:
         with self._lock:
             if self._closed:
                 raise _ProcessGoneError
-            if self._process is None or self._process.ended:
-                self._process = _TrialProcess()
+            if self._process is not None and self._process.ended:
+                self._process.close()
+                self._process = None
+            if self._process is None:
+                self._process = _TrialProcess(self._idle_seconds)
             return self._process
 
     def _attempt(self, job: bytes) -> tuple[dict[str, Any], int]:
@@ -184,8 +189,11 @@ class _TrialProcess:
     and threads that load models do not live long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float) -> None:
+        self._arguments = [str(os.getpid()), str(idle_seconds)]
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_JOIN_SECONDS)  # a message is taken at once, unless it hangs
+        self._sending = threading.Lock()
         self._started = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(
@@ -213,15 +221,19 @@ class _TrialProcess:
         Raises:
             _ProcessGoneError: It has ended.
         """
-        try:
-            socket.send_fds(self._control, [b"t"], [job, answers])
-        except ConnectionError:
-            self._thread.join(_JOIN_SECONDS)  # it is ending
-            raise _ProcessGoneError from None
+        with self._sending:
+            if self._control.fileno() < 0:
+                raise _ProcessGoneError
+            try:
+                socket.send_fds(self._control, [b"t"], [job, answers])
+            except ConnectionError:
+                self._thread.join(_JOIN_SECONDS)  # it is ending
+                raise _ProcessGoneError from None
 
     def close(self) -> None:
         """Lets the process end by itself, and kills it if it does not."""
-        self._control.close()
+        with self._sending:
+            self._control.close()
         self._thread.join(_JOIN_SECONDS)
         if self._process is not None and not self.ended:
             self._process.kill()
@@ -231,7 +243,7 @@ class _TrialProcess:
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-                [sys.executable, "-P", "-m", "modelrail_inference.runtime.trial", str(os.getpid())],
+                [sys.executable, "-P", "-m", "modelrail_inference.runtime.trial", *self._arguments],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=inherited | _ENVIRONMENT,
