@@ -27,6 +27,8 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import plan, usable_cpus
+from modelrail_inference.runtime.trial_job import TrialLimits
+from modelrail_inference.runtime.trials import Trials
 from modelrail_inference.scheduling.scheduler import THREAD_NAME as RUN_THREADS
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.sources.cache import ModelCache
@@ -54,6 +56,13 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     Raises:
         ConfigError: The execution provider does not load, or the one model file cannot be served.
     """
+    trials = Trials(
+        TrialLimits(
+            cpu_seconds=config.trial_cpu_seconds,
+            memory_bytes=config.trial_memory_bytes,
+            timeout_seconds=config.trial_timeout_seconds,
+        )
+    )
     files = FileWork()
     try:
         provider = await files.run(resolve, config.provider)
@@ -71,6 +80,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         intra_op_threads=threads.intra_op_threads,
         default_max_batch_size=config.default_max_batch_size,
         warmup_timeout_seconds=config.warmup_timeout_seconds,
+        trials=trials,
     )
     async with AsyncExitStack() as stack:
         stack.callback(files.close)
@@ -84,6 +94,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         scheduler = Scheduler(threads=threads.run_threads, limits=_limits(config))
         stack.callback(scheduler.close)
         stack.push_async_callback(repository.close)
+        stack.callback(trials.close)  # before the repository waits for its loads
         runtime.metrics.register(InferenceCollector(repository))
         source = await _source(config, repository, files, stack)
         for name in await source.names():
@@ -133,9 +144,12 @@ async def _source(
 ) -> Source:
     if config.model is not None:
         name = config.served_name()
-        return FileSource(config.model, name, config.data_dir / "files" / name, repository, files)
+        folder = config.data_dir / "files" / name
+        return FileSource(config.model, name, folder, repository, files, vouched=config.vouched)
     if config.model_repository is not None:
-        return FolderSource(config.model_repository, repository, read_settings, files)
+        return FolderSource(
+            config.model_repository, repository, read_settings, files, vouched=config.vouched
+        )
     client = await stack.enter_async_context(AsyncRegistryClient(_connection(config)))
     return RegistrySource(
         config.references(),

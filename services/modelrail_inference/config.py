@@ -96,6 +96,23 @@ class InferenceConfig(ServerConfig):
     warmup_timeout_seconds: float = setting(
         60.0, "Longest first run of a model before it is refused.", minimum=0.1, maximum=3600
     )
+    vouched: bool = setting(
+        False,
+        "Load models of --model and --model-repository without a trial in a throw-away process:\n"
+        "the operator vouches for them. Those of a registry were tried when they came to it.",
+    )
+    trial_cpu_seconds: int = setting(
+        10, "Longest trial load in seconds of CPU time.", minimum=1, maximum=3600
+    )
+    trial_memory_bytes: int = setting(
+        2 << 30,
+        "Memory of a trial load in bytes, beyond three times the size of the model's files.",
+        minimum=1 << 20,
+        maximum=1 << 50,
+    )
+    trial_timeout_seconds: float = setting(
+        30.0, "Longest trial load in seconds.", minimum=0.1, maximum=3600
+    )
 
     def __post_init__(self) -> None:
         """Checks what one field alone cannot tell."""

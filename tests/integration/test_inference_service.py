@@ -154,6 +154,7 @@ def configured(tmp_path: Path, **settings: Any) -> InferenceConfig:
         "grpc_address": f"unix:{tmp_path}/s",
         "data_dir": tmp_path / "data",
         "provider": Provider.CPU,
+        "vouched": True,  # trial loads have tests of their own
         **settings,
     }
     return InferenceConfig(**values)

@@ -14,7 +14,9 @@ from modelrail_inference.message import (
     TypedContents,
 )
 from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.datatypes import DATA_TYPES
 from modelrail_inference.protocol.session_config import write_session
+from modelrail_inference.protocol.warmup_config import write_warmup
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
@@ -26,22 +28,6 @@ from modelrail_server.errors import InvalidArgument
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
-DATA_TYPES: Mapping[str, config_pb.DataType] = {
-    "BOOL": config_pb.TYPE_BOOL,
-    "UINT8": config_pb.TYPE_UINT8,
-    "UINT16": config_pb.TYPE_UINT16,
-    "UINT32": config_pb.TYPE_UINT32,
-    "UINT64": config_pb.TYPE_UINT64,
-    "INT8": config_pb.TYPE_INT8,
-    "INT16": config_pb.TYPE_INT16,
-    "INT32": config_pb.TYPE_INT32,
-    "INT64": config_pb.TYPE_INT64,
-    "FP16": config_pb.TYPE_FP16,
-    "FP32": config_pb.TYPE_FP32,
-    "FP64": config_pb.TYPE_FP64,
-    "BF16": config_pb.TYPE_BF16,
-    "BYTES": config_pb.TYPE_STRING,
-}
 _KINDS = {
     Provider.CPU: config_pb.ModelInstanceGroup.KIND_CPU,
     Provider.CUDA: config_pb.ModelInstanceGroup.KIND_GPU,
@@ -196,6 +182,7 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
         name=model.model, kind=_KINDS[model.provider], count=model.settings.instances or 1
     )
     write_session(model.settings.session, config)
+    write_warmup(model.settings.warmup, config)
     config.parameters["execution_provider"].string_value = model.provider.value
     if model.batching_reason:
         config.parameters["batching_off"].string_value = model.batching_reason

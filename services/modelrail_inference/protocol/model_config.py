@@ -21,8 +21,10 @@ from modelrail_inference.protocol.batching_config import (
     read_buckets,
     read_padding,
 )
-from modelrail_inference.protocol.convert import BACKEND, DATA_TYPES, PLATFORM
+from modelrail_inference.protocol.convert import BACKEND, PLATFORM
+from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
 from modelrail_inference.protocol.session_config import read_session
+from modelrail_inference.protocol.warmup_config import read_warmup
 from modelrail_inference.repository.definition import (
     CONFIG_FILE,
     LoadError,
@@ -35,7 +37,6 @@ from modelrail_inference.signature import DYNAMIC, TensorSpec
 _MAX_BYTES = 1 << 20
 _MAX_INSTANCES = 1024
 
-_DATATYPES = {number: name for name, number in DATA_TYPES.items()}
 _HONOURED = frozenset(
     {
         "name",
@@ -73,6 +74,15 @@ _HONOURED = frozenset(
         ),
         "dynamic_batching.default_queue_policy",
         "dynamic_batching.priority_queue_policy.key",
+        "model_warmup.name",
+        "model_warmup.batch_size",
+        "model_warmup.count",
+        "model_warmup.inputs.key",
+        "model_warmup.inputs.value.data_type",
+        "model_warmup.inputs.value.dims",
+        "model_warmup.inputs.value.zero_data",
+        "model_warmup.inputs.value.random_data",
+        "model_warmup.inputs.value.input_data_file",
         "optimization.graph.level",
         "parameters.key",
         "parameters.value.string_value",
@@ -129,6 +139,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         batch_buckets=read_buckets(parameters[BATCH_BUCKETS].string_value, config.max_batch_size)
         if BATCH_BUCKETS in parameters
         else (),
+        warmup=read_warmup(config, path.parent),
         session=read_session(config, (PADDING, BATCH_BUCKETS)),
     )
 
@@ -167,7 +178,7 @@ def _check_backend(config: pb.ModelConfig, model: str) -> None:
 def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec, ...]:
     specs = []
     for index, tensor in enumerate(tensors):
-        datatype = _DATATYPES.get(tensor.data_type)
+        datatype = DATATYPE_NAMES.get(tensor.data_type)
         if not tensor.name:
             raise _wrong(f"{field}[{index}].name", "expected a name, got none")
         if datatype is None:

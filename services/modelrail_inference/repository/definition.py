@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from modelrail_inference.repository.batching import DynamicBatching, Padding
+from modelrail_inference.repository.warmup import WarmupSample
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session_settings import SessionSettings
 from modelrail_inference.signature import Signature, TensorSpec
@@ -64,6 +65,7 @@ class ModelSettings:
         padding: How requests of different lengths get into one batch; None where they do not.
         batch_buckets: The only batch sizes that the session sees, ascending; empty for any.
         instances: Runs at a time, of as many as the server has threads; 0 for all of these.
+        warmup: Sample requests that run before a version is ready; empty for a guess.
     """
 
     max_batch_size: int | None = None
@@ -77,6 +79,7 @@ class ModelSettings:
     padding: Padding | None = None
     batch_buckets: tuple[int, ...] = ()
     instances: int = 0
+    warmup: tuple[WarmupSample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class VersionDefinition:
             loaded already is not loaded again.
         settings: What the configuration says.
         problem: Why the version cannot be served, where that is known already; empty otherwise.
+        vouched: Whether somebody has shown that the file can be loaded without harm.
     """
 
     model: str
@@ -99,6 +103,7 @@ class VersionDefinition:
     fingerprint: str
     settings: ModelSettings = field(default_factory=ModelSettings)
     problem: str = ""
+    vouched: bool = True
 
 
 class RunHandle(Protocol):

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from modelrail.tensor import NUMPY_TYPES
 from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
-    TransientLoadError,
     VersionDefinition,
 )
 from modelrail_inference.runtime.graph import is_bounded
@@ -25,13 +19,11 @@ from modelrail_inference.runtime.provider import Provider, ProviderError, resolv
 from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.session import (
     ModelFileError,
-    OutOfMemory,
-    Run,
-    RunError,
-    RunTerminatedError,
     Session,
     SessionOptions,
 )
+from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.runtime.warmup import warm_up
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)
@@ -46,16 +38,18 @@ class SessionLoader:
         intra_op_threads: Threads that share one operator.
         default_max_batch_size: Largest batch of models without configuration whose inputs and
             outputs all have a dynamic first dimension.
-        warmup_timeout_seconds: Longest first run; a model that takes longer is not served.
+        warmup_timeout_seconds: Longest first runs; a model that takes longer is not served.
+        trials: Loads what nobody vouched for in a throw-away process first; None to trust all.
     """
 
     provider: Provider
     intra_op_threads: int
     default_max_batch_size: int
     warmup_timeout_seconds: float
+    trials: Trials | None = None
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
-        """Loads, checks against the settings, and runs once.
+        """Loads, checks against the settings, and warms up.
 
         Raises:
             LoadError: The file is missing or invalid, the provider does not load, the settings
@@ -72,6 +66,8 @@ class SessionLoader:
             raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
         if file_bytes == 0:
             raise LoadError(f"model file '{definition.path.name}' is empty")
+        if self.trials is not None and not definition.vouched:
+            self._try_in_child(definition, self.trials)
         try:
             session = Session(definition.path, self._options(settings))
         except (ModelFileError, ProviderError) as error:
@@ -81,7 +77,13 @@ class SessionLoader:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
         declared = _served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
-        self._warm_up(session, declared, max_batch_size)
+        warm_up(
+            session,
+            declared,
+            settings,
+            max_batch_size=max_batch_size,
+            timeout_seconds=self.warmup_timeout_seconds,
+        )
         batching_reason = ""
         if settings.max_batch_size is None and max_batch_size > 1:
             batching_reason = why_rows_may_mix(session, declared)
@@ -105,44 +107,29 @@ class SessionLoader:
             is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
         )
 
+    def _try_in_child(self, definition: VersionDefinition, trials: Trials) -> None:
+        """Does the same load on the CPU, where a crash hurts nobody.
+
+        Raises:
+            LoadError: The file must not be loaded here.
+        """
+        settings = definition.settings
+        on_cpu = replace(
+            settings, provider=Provider.CPU, session=replace(settings.session, cuda=None)
+        )
+        trials.check(
+            replace(self, provider=Provider.CPU, trials=None),
+            replace(definition, settings=on_cpu),
+            threads=(settings.session.intra_op_threads or self.intra_op_threads)
+            + settings.session.inter_op_threads,
+        )
+
     def _options(self, settings: ModelSettings) -> SessionOptions:
         provider = resolve(settings.provider or self.provider)
         try:
             return SessionOptions(provider, self.intra_op_threads, settings.session)
         except ValueError as error:
             raise LoadError(f"parameters: {error}") from error
-
-    def _warm_up(self, session: Session, signature: Signature, max_batch_size: int) -> None:
-        run = Run()
-        timer = threading.Timer(self.warmup_timeout_seconds, run.terminate)
-        timer.daemon = True
-        timer.start()
-        try:
-            inputs = {spec.name: _smallest(spec) for spec in signature.inputs}
-            session.run(inputs, [spec.name for spec in signature.outputs], run)
-        except RunTerminatedError as error:
-            raise TransientLoadError(
-                f"the warm-up run took longer than {self.warmup_timeout_seconds:g} s"
-            ) from error
-        except OutOfMemory as error:
-            raise TransientLoadError(f"the warm-up run failed: {error}") from error
-        except RunError as error:
-            sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
-            if not any(DYNAMIC in shape for shape in sizes):
-                raise LoadError(f"the warm-up run failed: {error}") from error
-            # The sizes are a guess; a model that takes only even lengths is not broken.
-            _log.warning(
-                "warm-up skipped: the model refuses the smallest shapes", reason=str(error)
-            )
-        finally:
-            timer.cancel()
-
-
-def _smallest(spec: TensorSpec) -> NDArray[Any]:
-    shape = [1 if size == DYNAMIC else size for size in spec.shape]
-    if spec.datatype == "BYTES":
-        return np.full(shape, "", dtype=object)
-    return np.zeros(shape, dtype=NUMPY_TYPES[spec.datatype])
 
 
 def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size: int) -> Signature:

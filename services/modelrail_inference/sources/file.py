@@ -38,16 +38,25 @@ class FileSource:
             it, and not the one that holds `path`, if it should lie there.
         repository: Where the model goes.
         files: Copies the file.
+        vouched: Whether the operator vouches for the file.
     """
 
     def __init__(
-        self, path: Path, name: str, folder: Path, repository: Repository, files: FileWork
+        self,
+        path: Path,
+        name: str,
+        folder: Path,
+        repository: Repository,
+        files: FileWork,
+        *,
+        vouched: bool,
     ) -> None:
         self._path = path
         self._name = check_id(name, what="model name")
         self._folder = folder
         self._repository = repository
         self._files = files
+        self._vouched = vouched
         self._wanted = True
         self._changes = asyncio.Lock()
         self._copied: VersionDefinition | None = None
@@ -112,7 +121,11 @@ class FileSource:
             _log.warning("file not copied", model=self._name, reason=str(error))
             raise LoadError(f"'{self._path.name}' cannot be copied: {os_reason(error)}") from error
         return VersionDefinition(
-            model=self._name, number=_NUMBER, path=copy / _MODEL_FILE, fingerprint=fingerprint
+            model=self._name,
+            number=_NUMBER,
+            path=copy / _MODEL_FILE,
+            fingerprint=fingerprint,
+            vouched=self._vouched,
         )
 
     def _sources(self) -> dict[str, Path]:

@@ -19,6 +19,7 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.repository.warmup import WARMUP_FOLDER
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, os_reason, unknown_model
 from modelrail_server.errors import Unavailable
@@ -39,6 +40,7 @@ class FolderSource:
         repository: Where the models go.
         read_settings: Reads a configuration file of the model that is named.
         files: Reads the folder.
+        vouched: Whether the operator vouches for the models.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class FolderSource:
         repository: Repository,
         read_settings: Callable[[Path, str], ModelSettings],
         files: FileWork,
+        *,
+        vouched: bool,
     ) -> None:
         self._folder = folder
         self._repository = repository
         self._read_settings = read_settings
         self._files = files
+        self._vouched = vouched
         self._wanted: set[str] = set()
         self._failed: set[str] = set()
         self._problems: dict[str, str] = {}
@@ -181,6 +186,7 @@ class FolderSource:
                 path=folder / str(number) / settings.file_name,
                 fingerprint=_fingerprint(config, folder / str(number)),
                 settings=settings,
+                vouched=self._vouched,
             )
             for number in chosen
         ]
@@ -198,7 +204,9 @@ def _fingerprint(config: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     if config.exists():
         digest.update(config.read_bytes())
-    for path in sorted(folder.iterdir()):
+    samples = config.with_name(WARMUP_FOLDER)
+    files = [*sorted(folder.iterdir()), *(sorted(samples.iterdir()) if samples.is_dir() else ())]
+    for path in files:
         status = path.stat()
         digest.update(
             f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode()
