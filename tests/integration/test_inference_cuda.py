@@ -221,11 +221,12 @@ def test_a_loaded_model_replays_and_can_be_stopped(
     bound: list[object] = []
     native = loaded.session._session
     run = native.run_with_iobinding
-    monkeypatch.setattr(
-        native,
-        "run_with_iobinding",
-        lambda binding, options: (bound.append(binding), run(binding, options)),
-    )
+
+    def watched(binding: object, options: object) -> None:
+        bound.append(binding)
+        run(binding, options)
+
+    monkeypatch.setattr(native, "run_with_iobinding", watched)
     for count, value in ((1, 2.0), (4, 3.0), (1, 0.5), (3, 1.0)):
         (y,) = loaded.session.run(rows(count, value), ["y"], Run())
         assert np.all(y == 2 * value)

@@ -16,7 +16,6 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
-from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import provider_chain, why_idle
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ONNX_NAMES, Provider, ProviderError, loads, resolve
@@ -120,7 +119,7 @@ def test_a_model_that_finds_too_little_memory_can_be_loaded_later(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
 
-    monkeypatch.setattr(session_module.onnxruntime, "InferenceSession", fail)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     loader = SessionLoader(Provider.CPU, 1, 64, 60.0)
     with pytest.raises(TransientLoadError, match="more memory than there is"):
         loader.load(VersionDefinition("m", 1, model, "1"))
