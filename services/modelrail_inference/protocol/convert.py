@@ -31,6 +31,7 @@ BACKEND = "onnxruntime"
 _KINDS = {
     Provider.CPU: config_pb.ModelInstanceGroup.KIND_CPU,
     Provider.CUDA: config_pb.ModelInstanceGroup.KIND_GPU,
+    Provider.TENSORRT: config_pb.ModelInstanceGroup.KIND_GPU,
 }
 
 _MAX_PARTS = 4096

@@ -23,6 +23,7 @@ from modelrail_inference.protocol.batching_config import (
 )
 from modelrail_inference.protocol.convert import BACKEND, PLATFORM
 from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
+from modelrail_inference.protocol.gpu_config import GPU_FIELDS, read_gpu, read_provider
 from modelrail_inference.protocol.session_config import read_session
 from modelrail_inference.protocol.warmup_config import read_warmup
 from modelrail_inference.repository.definition import (
@@ -31,7 +32,6 @@ from modelrail_inference.repository.definition import (
     ModelSettings,
     VersionPolicy,
 )
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import DYNAMIC, TensorSpec
 
 _MAX_BYTES = 1 << 20
@@ -55,6 +55,7 @@ _HONOURED = frozenset(
         "instance_group.name",
         "instance_group.kind",
         "instance_group.count",
+        *GPU_FIELDS,
         "default_model_filename",
         "dynamic_batching",
         "dynamic_batching.preferred_batch_size",
@@ -95,6 +96,8 @@ _HARMLESS_EMPTY = frozenset(
         "model_transaction_policy",
         "response_cache",
         "optimization",
+        "optimization.cuda",
+        "optimization.execution_accelerators",
         "optimization.graph",
         "version_policy.latest",
     }
@@ -128,7 +131,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         max_batch_size=_at_least_zero("max_batch_size", config.max_batch_size),
         inputs=_tensors("input", config.input, config.max_batch_size),
         outputs=_tensors("output", config.output, config.max_batch_size),
-        provider=_provider(config),
+        provider=read_provider(config),
         instances=_instances(config),
         version_policy=_version_policy(config.version_policy),
         file_name=_file_name(config.default_model_filename),
@@ -140,7 +143,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         if BATCH_BUCKETS in parameters
         else (),
         warmup=read_warmup(config, path.parent),
-        session=read_session(config, (PADDING, BATCH_BUCKETS)),
+        session=read_gpu(config, read_session(config, (PADDING, BATCH_BUCKETS))),
     )
 
 
@@ -190,22 +193,6 @@ def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec,
         leading = (DYNAMIC,) if max_batch_size else ()
         specs.append(TensorSpec(tensor.name, datatype, (*leading, *tensor.dims)))
     return tuple(specs)
-
-
-def _provider(config: pb.ModelConfig) -> Provider | None:
-    if len(config.instance_group) > 1:
-        raise _wrong("instance_group", f"expected at most one, got {len(config.instance_group)}")
-    if not config.instance_group:
-        return None
-    group = config.instance_group[0]
-    kinds = {
-        pb.ModelInstanceGroup.KIND_AUTO: None,
-        pb.ModelInstanceGroup.KIND_CPU: Provider.CPU,
-        pb.ModelInstanceGroup.KIND_GPU: Provider.CUDA,
-    }
-    if group.kind not in kinds:
-        raise _wrong("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
-    return kinds[group.kind]
 
 
 def _instances(config: pb.ModelConfig) -> int:

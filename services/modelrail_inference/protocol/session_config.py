@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.protocol.gpu_config import write_gpu
 from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.runtime.session_settings import (
     ArenaGrowth,
@@ -100,6 +101,8 @@ def write_session(settings: SessionSettings, config: pb.ModelConfig) -> None:
             config.parameters[key].string_value = value
     if settings.graph_level is not GraphLevel.ALL:
         config.optimization.graph.level = _key_of(_LEVELS, settings.graph_level)
+    if settings.cuda is not None:
+        write_gpu(settings.cuda, config)
 
 
 def _parameters(settings: SessionSettings) -> dict[str, str | None]:

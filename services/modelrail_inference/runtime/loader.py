@@ -11,14 +11,18 @@ from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
+    TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime.cuda import GraphError, graph_shapes
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.session import (
     ModelFileError,
+    OutOfMemory,
+    RunError,
     Session,
     SessionOptions,
 )
@@ -72,6 +76,8 @@ class SessionLoader:
             session = Session(definition.path, self._options(settings))
         except (ModelFileError, ProviderError) as error:
             raise LoadError(str(error)) from error
+        except OutOfMemory as error:
+            raise TransientLoadError(str(error)) from error
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
@@ -84,6 +90,10 @@ class SessionLoader:
             max_batch_size=max_batch_size,
             timeout_seconds=self.warmup_timeout_seconds,
         )
+        if settings.session.cuda is not None and settings.session.cuda.records_graphs:
+            _record(session, declared, settings, max_batch_size)
+        if session.operators:
+            _log.info("operators placed", model=definition.model, operators=dict(session.operators))
         batching_reason = ""
         if settings.max_batch_size is None and max_batch_size > 1:
             batching_reason = why_rows_may_mix(session, declared)
@@ -130,6 +140,26 @@ class SessionLoader:
             return SessionOptions(provider, self.intra_op_threads, settings.session)
         except ValueError as error:
             raise LoadError(f"parameters: {error}") from error
+
+
+def _record(
+    session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
+) -> None:
+    """Records the runs of all batch buckets.
+
+    Raises:
+        LoadError: The shapes are not few and fixed, or the model cannot be recorded.
+        TransientLoadError: There is too little memory for the recordings.
+    """
+    try:
+        shapes = graph_shapes(
+            signature, settings.batch_buckets, settings.padding, batched=max_batch_size > 0
+        )
+        session.record(shapes, signature)
+    except OutOfMemory as error:
+        raise TransientLoadError(f"optimization.cuda.graphs: {error}") from error
+    except (GraphError, RunError) as error:
+        raise LoadError(f"optimization.cuda.graphs: {error}") from error
 
 
 def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size: int) -> Signature:

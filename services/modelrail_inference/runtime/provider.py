@@ -11,10 +11,15 @@ class Provider(enum.Enum):
 
     CPU = "cpu"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
     AUTO = "auto"
 
 
-ONNX_NAMES = {Provider.CPU: "CPUExecutionProvider", Provider.CUDA: "CUDAExecutionProvider"}
+ONNX_NAMES = {
+    Provider.CPU: "CPUExecutionProvider",
+    Provider.CUDA: "CUDAExecutionProvider",
+    Provider.TENSORRT: "TensorrtExecutionProvider",
+}
 
 
 class ProviderError(Exception):
@@ -22,47 +27,51 @@ class ProviderError(Exception):
 
 
 @functools.cache
-def loadable_providers() -> frozenset[Provider]:
-    """Returns the providers that really load: the library is there and so is the device.
+def loads(provider: Provider) -> bool:
+    """Whether a provider really loads: the library is there and so is the device.
 
-    A build of ONNX Runtime names CUDA among its providers whether or not the CUDA libraries and a
-    GPU exist. Only a session shows the truth, so the smallest model there is is loaded on it.
+    A build of ONNX Runtime names CUDA and TensorRT among its providers whether or not the libraries
+    and a GPU exist. Only a session shows the truth, so the smallest model there is is loaded on it.
     """
+    if provider is Provider.CPU:  # every build of ONNX Runtime has it
+        return True
     import onnxruntime
 
-    found = {Provider.CPU}
-    if ONNX_NAMES[Provider.CUDA] not in onnxruntime.get_available_providers():
-        return frozenset(found)
+    name = ONNX_NAMES[provider]
+    if name not in onnxruntime.get_available_providers():
+        return False
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the answer is the result; a missing library is no news
     try:
         session = onnxruntime.InferenceSession(
-            _IDENTITY, options, providers=[ONNX_NAMES[Provider.CUDA]], enable_fallback=0
+            _IDENTITY, options, providers=[name], enable_fallback=0
         )
-    except Exception:  # noqa: BLE001 - whatever is wrong with CUDA, the answer is that it does not load
-        return frozenset(found)
-    if ONNX_NAMES[Provider.CUDA] in session.get_providers():
-        found.add(Provider.CUDA)
-    return frozenset(found)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, the answer is that it does not load
+        return False
+    return name in session.get_providers()
+
+
+def loadable_providers() -> frozenset[Provider]:
+    """Returns the providers that really load."""
+    return frozenset(provider for provider in ONNX_NAMES if loads(provider))
 
 
 def resolve(requested: Provider) -> Provider:
     """Returns the provider to run on: what was asked for, or for AUTO the best that loads.
 
+    AUTO is never TensorRT, which takes minutes to build its engines.
+
     Raises:
         ProviderError: The requested provider does not load. It is never replaced silently.
     """
-    if requested is Provider.CPU:
-        return requested  # every build of ONNX Runtime has it
-    loadable = loadable_providers()
     if requested is Provider.AUTO:
-        return Provider.CUDA if Provider.CUDA in loadable else Provider.CPU
-    if requested not in loadable:
-        names = ", ".join(sorted(provider.value for provider in loadable))
+        return Provider.CUDA if loads(Provider.CUDA) else Provider.CPU
+    if not loads(requested):
+        names = ", ".join(sorted(provider.value for provider in loadable_providers()))
         raise ProviderError(
             f"execution provider '{requested.value}' does not load on this machine "
-            f"(what loads: {names}). Choose --provider cpu or auto, or install the CUDA libraries "
-            "and onnxruntime-gpu"
+            f"(what loads: {names}). Choose --provider cpu or auto, or install the libraries of "
+            "the provider and onnxruntime-gpu"
         )
     return requested
 

@@ -15,7 +15,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES
-from modelrail_inference.runtime.provider import ONNX_NAMES, Provider
+from modelrail_inference.runtime.cuda import (
+    PLACEMENT_ENTRY,
+    CudaGraphs,
+    GraphError,
+    Shapes,
+    operators_by_provider,
+    provider_chain,
+    why_idle,
+)
+from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session_settings import GraphLevel, SessionSettings
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
@@ -35,6 +44,15 @@ _DATATYPES = {
     "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
+# What allocators of ONNX Runtime, CUDA, cuBLAS and cuDNN say when there is too little memory.
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "is smaller than requested bytes of",
+    "out of memory",
+    "_ALLOC_FAILED",
+)
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _GRAPH_LEVELS = {
     GraphLevel.NONE: onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -81,7 +99,7 @@ class SessionOptions:
             ValueError: Settings of a GPU on another provider.
         """
         cuda = self.settings.cuda
-        if cuda is not None and self.provider is not Provider.CUDA:
+        if cuda is not None and self.provider is Provider.CPU:
             raise ValueError(
                 f"{', '.join(cuda.provider_options())}: expected execution provider 'cuda', got "
                 f"'{self.provider.value}'"
@@ -115,37 +133,49 @@ class Session:
         options: Run parameters.
 
     Raises:
-        ModelFileError: The file is no ONNX model, the model is not valid, or an input or output
-        is
-            no tensor that the protocol can carry.
+        ModelFileError: The file is no ONNX model, the model is not valid, an input or output is
+            no tensor that the protocol can carry, or the provider runs nothing of it.
+        OutOfMemory: There is too little memory for the model.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
-        name = ONNX_NAMES[options.provider]
         cuda = options.settings.cuda
+        chain = provider_chain(options.provider, cuda)
         try:
             # The wrapper's fallback would retry on another provider and print to stdout.
             self._session = onnxruntime.InferenceSession(
                 str(path),
                 _session_options(options),
-                providers=[name],
-                provider_options=[cuda.provider_options() if cuda else {}],
+                providers=chain,
                 enable_fallback=0,
             )
+        except MemoryError as error:
+            raise OutOfMemory("the model needs more memory than there is") from error
         except (RuntimeError, ValueError, TypeError, UnicodeDecodeError) as error:
-            raise ModelFileError(_load_message(error, path)) from error
+            raise _load_error(error, path) from error
         except Exception as error:  # ONNX Runtime's classes derive from Exception itself
             if type(error).__module__.startswith("onnxruntime."):
-                raise ModelFileError(_load_message(error, path)) from error
+                raise _load_error(error, path) from error
             raise
         self._session.disable_fallback()
-        providers = self._session.get_providers()
-        if providers[0] != name:
+        missing = {wanted for wanted, _ in chain} - set(self._session.get_providers())
+        if missing:
             raise ModelFileError(
                 f"execution provider '{options.provider.value}' was requested, but the session "
-                f"runs on {providers[0]}"
+                f"runs without {', '.join(sorted(missing))}"
             )
         self.provider = options.provider
+        self.operators: Mapping[str, int] = {}
+        """How many operators each provider took; not counted where the CPU runs all."""
+        if options.provider is not Provider.CPU:
+            self.operators = operators_by_provider(self._session)
+            if reason := why_idle(self.operators, options.provider):
+                raise ModelFileError(reason)
+        self._graphs = (
+            CudaGraphs(self._session, device_id=cuda.device or 0)
+            if cuda is not None and cuda.records_graphs
+            else None
+        )
         self._shrinks_arena = options.settings.shrinks_arena
         try:
             self.signature = Signature(
@@ -177,6 +207,8 @@ class Session:
         try:
             if self._has_bfloat16:
                 return self._run_values(inputs, outputs, run)
+            if self._graphs is not None:
+                return self._graphs.run(inputs, outputs, run._options)
             return list(self._session.run(list(outputs), dict(inputs), run._options))
         except UnicodeDecodeError as error:
             strings = [
@@ -193,6 +225,26 @@ class Session:
             if not _from_onnxruntime(error):
                 raise
             raise _run_error(error) from error
+
+    def record(self, shapes: Sequence[Shapes], signature: Signature) -> None:
+        """Records runs of these shapes as CUDA graphs, which later runs of the same replay.
+
+        Raises:
+            RunError: The model cannot be run with these shapes, or not be recorded.
+        """
+        if self._graphs is None:
+            raise RunError("the session was not made to record runs")
+        for one in shapes:
+            try:
+                self._graphs.record(one, signature)
+            except GraphError as error:
+                raise RunError(str(error)) from error
+            except MemoryError as error:
+                raise OutOfMemory("a recording needs more memory than there is") from error
+            except Exception as error:
+                if not _from_onnxruntime(error):
+                    raise
+                raise _run_error(error) from error
 
     def _run_values(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Run
@@ -219,6 +271,8 @@ def _session_options(options: SessionOptions) -> Any:
     # run that came 1 ms after the last, on CPUs that decode and answer requests meanwhile.
     native.add_session_config_entry("session.intra_op.allow_spinning", "0")
     native.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if options.provider is not Provider.CPU:
+        native.add_session_config_entry(PLACEMENT_ENTRY, "1")
     native.log_severity_level = 3  # errors; warnings about graphs help nobody who only serves them
     return native
 
@@ -256,14 +310,17 @@ def _from_onnxruntime(error: Exception) -> bool:
     return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
 
 
-def _load_message(error: Exception, path: Path) -> str:
-    text = _clean(str(error).replace(str(path), "the file"))
-    return f"not a model that ONNX Runtime can load: {text}"
+def _load_error(error: Exception, path: Path) -> ModelFileError | OutOfMemory:
+    text = str(error)
+    if any(sign in text for sign in _OUT_OF_MEMORY):
+        return OutOfMemory("the model needs more memory than there is")
+    text = _clean(text.replace(str(path), "the file"))
+    return ModelFileError(f"not a model that ONNX Runtime can load: {text}")
 
 
 def _run_error(error: Exception) -> RunError:
     text = str(error)
-    if "bad_alloc" in text or "Failed to allocate memory" in text or "bad allocation" in text:
+    if any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory("the run needs more memory than there is")
     _, found, reason = text.partition("Status Message: ")
     return RunError(_clean(reason if found else text))

@@ -31,6 +31,19 @@ class ConvolutionSearch(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class TensorRtSettings:
+    """How TensorRT builds its engines; None leaves a choice to it.
+
+    Attributes:
+        half_precision: Whether operators may compute in 16 bits.
+        workspace_bytes: Most memory that it may try algorithms with.
+    """
+
+    half_precision: bool = False
+    workspace_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CudaSettings:
     """What applies on a GPU alone; None leaves a choice to ONNX Runtime.
 
@@ -39,12 +52,18 @@ class CudaSettings:
         arena_growth: By how much it grows.
         convolution_search: How the algorithm of a convolution is found.
         copies_in_default_stream: Whether copies share the stream of the computation.
+        device: Number of the GPU.
+        records_graphs: Whether runs of the model's batch buckets are recorded as CUDA graphs.
+        tensorrt: How TensorRT builds; None when nothing was said, or it does not run the model.
     """
 
     memory_limit_bytes: int | None = None
     arena_growth: ArenaGrowth | None = None
     convolution_search: ConvolutionSearch | None = None
     copies_in_default_stream: bool | None = None
+    device: int | None = None
+    records_graphs: bool = False
+    tensorrt: TensorRtSettings | None = None
 
     def provider_options(self) -> dict[str, str]:
         """Returns what was chosen as options of the CUDA execution provider."""
@@ -57,6 +76,10 @@ class CudaSettings:
             options["cudnn_conv_algo_search"] = self.convolution_search.value
         if self.copies_in_default_stream is not None:
             options["do_copy_in_default_stream"] = str(int(self.copies_in_default_stream))
+        if self.device is not None:
+            options["device_id"] = str(self.device)
+        if self.records_graphs:
+            options["enable_cuda_graph"] = "1"
         return options
 
 

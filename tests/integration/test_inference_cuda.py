@@ -1,0 +1,303 @@
+"""Recorded runs compute what plain ones do; on a GPU, graphs and memory limits do what they say.
+
+The recordings' memory, numbers and locks are the same on the CPU, which ignores the numbers; what
+the GPU does with them is tested where there is one.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionDefinition
+from modelrail_inference.runtime import loader as loader_module
+from modelrail_inference.runtime import session as session_module
+from modelrail_inference.runtime.cuda import (
+    PLACEMENT_ENTRY,
+    CudaGraphs,
+    GraphError,
+    graph_shapes,
+    operators_by_provider,
+    provider_chain,
+)
+from modelrail_inference.runtime.loader import SessionLoader
+from modelrail_inference.runtime.provider import Provider, loads
+from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError
+from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+
+FLOAT = TensorProto.FLOAT
+SIGNATURE = Signature(
+    inputs=(TensorSpec("x", "FP32", (DYNAMIC, 4)),),
+    outputs=(TensorSpec("y", "FP32", (DYNAMIC, 4)), TensorSpec("z", "FP32", (DYNAMIC, 4))),
+)
+needs_gpu = pytest.mark.skipif(not loads(Provider.CUDA), reason="CUDA does not load here")
+
+
+def model(nodes: list[Any] | None = None) -> bytes:
+    """y = x + x and z = exp(x) for rows of 4, or what else `nodes` say."""
+    nodes = nodes or [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Exp", ["x"], ["z"]),
+    ]
+    values = [helper.make_tensor_value_info(name, FLOAT, ["n", 4]) for name in "xyz"]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    opset = [helper.make_opsetid("", 18)]
+    content: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return content
+
+
+def on_cpu(content: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(PLACEMENT_ENTRY, "1")
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def rows(count: int, value: float) -> dict[str, np.ndarray[Any, Any]]:
+    return {"x": np.full((count, 4), value, np.float32)}
+
+
+def recorded(session: Any, *sizes: int) -> CudaGraphs:
+    graphs = CudaGraphs(session, device="cpu")
+    for size in sizes:
+        graphs.record({"x": (size, 4)}, SIGNATURE)
+    return graphs
+
+
+def test_replays_of_each_size_compute_their_own_inputs() -> None:
+    graphs = recorded(on_cpu(model()), 1, 3)
+    for count, value in ((1, 2.0), (3, 5.0), (1, 7.0), (3, -1.0)):
+        y, z = graphs.run(rows(count, value), ["y", "z"], onnxruntime.RunOptions())
+        assert y.shape == z.shape == (count, 4)
+        assert np.all(y == 2 * value)
+        assert np.allclose(z, np.exp(value))
+
+
+def test_a_reply_is_not_changed_by_the_next_replay() -> None:
+    graphs = recorded(on_cpu(model()), 2)
+    (first,) = graphs.run(rows(2, 1.0), ["y"], onnxruntime.RunOptions())
+    graphs.run(rows(2, 9.0), ["y"], onnxruntime.RunOptions())
+    assert np.all(first == 2.0)
+
+
+def test_outputs_come_in_the_order_in_which_they_were_asked_for() -> None:
+    graphs = recorded(on_cpu(model()), 2)
+    z, y = graphs.run(rows(2, 0.0), ["z", "y"], onnxruntime.RunOptions())
+    assert np.all(z == 1.0)
+    assert np.all(y == 0.0)
+
+
+def test_sizes_without_a_recording_run_plainly() -> None:
+    graphs = recorded(on_cpu(model()), 2)
+    (y,) = graphs.run(rows(5, 3.0), ["y"], onnxruntime.RunOptions())
+    assert y.shape == (5, 4)
+    assert np.all(y == 6.0)
+
+
+def test_threads_that_replay_at_once_get_their_own_answers() -> None:
+    graphs = recorded(on_cpu(model()), 1, 2)
+    wrong: list[float] = []
+
+    def ask(value: float) -> None:
+        for turn in range(200):
+            (y,) = graphs.run(rows(1 + turn % 2, value), ["y"], onnxruntime.RunOptions())
+            if not np.all(y == 2 * value):
+                wrong.append(value)
+
+    threads = [threading.Thread(target=ask, args=(float(value),)) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_run_that_was_stopped_while_it_waited_is_not_replayed() -> None:
+    graphs = recorded(on_cpu(model()), 1)
+    options = onnxruntime.RunOptions()
+    options.terminate = True
+    with pytest.raises(RuntimeError, match="stopped"):
+        graphs.run(rows(1, 1.0), ["y"], options)
+
+
+def test_a_model_that_draws_at_random_is_not_recorded() -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["y"]),
+        helper.make_node("Exp", ["x"], ["z"]),
+    ]
+    with pytest.raises(GraphError, match="output 'y' of a replay differs"):
+        recorded(on_cpu(model(nodes)), 2)
+
+
+def test_operators_are_counted_by_the_provider_that_took_them() -> None:
+    assert operators_by_provider(on_cpu(model())) == {"CPUExecutionProvider": 2}
+
+
+def shapes_of(
+    signature: Signature, buckets: tuple[int, ...], padding: Padding | None = None
+) -> list[dict[str, tuple[int, ...]]]:
+    return [dict(one) for one in graph_shapes(signature, buckets, padding, batched=True)]
+
+
+def test_every_batch_bucket_is_recorded() -> None:
+    assert shapes_of(SIGNATURE, (1, 4)) == [{"x": (1, 4)}, {"x": (4, 4)}]
+
+
+def test_every_length_of_padded_inputs_is_recorded_with_its_mask() -> None:
+    signature = Signature(
+        inputs=(
+            TensorSpec("ids", "INT64", (DYNAMIC, DYNAMIC)),
+            TensorSpec("mask", "INT64", (DYNAMIC, DYNAMIC)),
+        ),
+        outputs=(TensorSpec("y", "FP32", (DYNAMIC, 4)),),
+    )
+    padding = Padding(edges=(8, 16), inputs={"ids": PaddedInput(axis=1)}, mask="mask")
+    assert shapes_of(signature, (2,), padding) == [
+        {"ids": (2, 8), "mask": (2, 8)},
+        {"ids": (2, 16), "mask": (2, 16)},
+    ]
+
+
+def test_a_model_without_batches_is_recorded_once() -> None:
+    signature = Signature((TensorSpec("x", "FP32", (3,)),), (TensorSpec("y", "FP32", (3,)),))
+    assert graph_shapes(signature, (), None, batched=False) == [{"x": (3,)}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "buckets", "named"),
+    [
+        ((TensorSpec("x", "FP32", (DYNAMIC, 4)),), (), "expected the parameter batch_buckets"),
+        ((TensorSpec("x", "FP32", (DYNAMIC, DYNAMIC)),), (1,), r"'x' has shape \[-1, -1\]"),
+        ((TensorSpec("x", "BYTES", (DYNAMIC, 4)),), (1,), "'x' is BYTES"),
+        ((TensorSpec("x", "FP32", (DYNAMIC, 4)),), tuple(range(1, 66)), "at most 64 shapes"),
+    ],
+)
+def test_shapes_without_an_end_are_refused(
+    inputs: tuple[TensorSpec, ...], buckets: tuple[int, ...], named: str
+) -> None:
+    with pytest.raises(GraphError, match=named):
+        shapes_of(Signature(inputs, SIGNATURE.outputs), buckets)
+
+
+def load(path: Path, content: bytes, settings: ModelSettings) -> Any:
+    path.write_bytes(content)
+    loader = SessionLoader(Provider.CUDA, 1, 64, 60.0)
+    return loader.load(VersionDefinition("m", 1, path, "1", settings))
+
+
+def with_graphs(*buckets: int) -> ModelSettings:
+    return ModelSettings(
+        max_batch_size=buckets[-1],
+        batch_buckets=buckets,
+        session=SessionSettings(cuda=CudaSettings(records_graphs=True)),
+    )
+
+
+@pytest.fixture
+def _cpu_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the CPU take what would go to the GPU; all else is as it is there."""
+    monkeypatch.setattr(loader_module, "resolve", lambda provider: provider)
+    monkeypatch.setattr(
+        session_module, "provider_chain", lambda *_: provider_chain(Provider.CPU, None)
+    )
+    monkeypatch.setattr(session_module, "why_idle", lambda *_: "")
+    monkeypatch.setattr(
+        session_module, "CudaGraphs", lambda session, device_id: CudaGraphs(session, device="cpu")
+    )
+
+
+@pytest.mark.usefixtures("_cpu_for_gpu")
+def test_a_loaded_model_replays_and_can_be_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), with_graphs(1, 4))
+    bound: list[object] = []
+    native = loaded.session._session
+    run = native.run_with_iobinding
+
+    def watched(binding: object, options: object) -> None:
+        bound.append(binding)
+        run(binding, options)
+
+    monkeypatch.setattr(native, "run_with_iobinding", watched)
+    for count, value in ((1, 2.0), (4, 3.0), (1, 0.5), (3, 1.0)):
+        (y,) = loaded.session.run(rows(count, value), ["y"], Run())
+        assert np.all(y == 2 * value)
+    assert len(bound) == 3  # of three items there is no recording
+    assert len(set(map(id, bound))) == 2
+    stopped = Run()
+    stopped.terminate()
+    with pytest.raises(RunTerminatedError):
+        loaded.session.run(rows(1, 1.0), ["y"], stopped)
+
+
+@pytest.mark.usefixtures("_cpu_for_gpu")
+def test_a_model_that_cannot_be_recorded_is_not_served(tmp_path: Path) -> None:
+    settings = ModelSettings(
+        max_batch_size=4, session=SessionSettings(cuda=CudaSettings(records_graphs=True))
+    )
+    with pytest.raises(LoadError, match=r"optimization.cuda.graphs: expected .* batch_buckets"):
+        load(tmp_path / "m.onnx", model(), settings)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_graphs_on_the_gpu_compute_what_the_cpu_does(tmp_path: Path) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), with_graphs(1, 4))
+    for count, value in ((1, 2.0), (4, 3.0), (1, 0.5), (3, 1.0), (4, -2.0)):
+        y, z = loaded.session.run(rows(count, value), ["y", "z"], Run())
+        assert np.all(y == 2 * value)
+        assert np.allclose(z, np.exp(value), rtol=1e-3)
+    stopped = Run()
+    stopped.terminate()
+    with pytest.raises(RunTerminatedError):
+        loaded.session.run(rows(1, 1.0), ["y"], stopped)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_model_that_needs_the_cpu_is_not_recorded(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Acosh", ["x"], ["z"]),
+    ]
+    with pytest.raises(LoadError, match="graph capture"):
+        load(tmp_path / "m.onnx", model(nodes), with_graphs(4))
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_too_little_memory_on_the_gpu_fails_one_run_and_no_more(tmp_path: Path) -> None:
+    settings = ModelSettings(
+        max_batch_size=1 << 20,
+        session=SessionSettings(cuda=CudaSettings(memory_limit_bytes=8 << 20)),
+    )
+    loaded = load(tmp_path / "m.onnx", model(), settings)
+    with pytest.raises(OutOfMemory):
+        loaded.session.run(rows(1 << 20, 1.0), ["y", "z"], Run())
+    (y,) = loaded.session.run(rows(1, 1.0), ["y"], Run())
+    assert np.all(y == 2.0)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    settings = ModelSettings(session=SessionSettings(cuda=CudaSettings(device=99)))
+    with pytest.raises(LoadError):
+        load(tmp_path / "m.onnx", model(), settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not loads(Provider.TENSORRT), reason="TensorRT does not load here")
+def test_tensorrt_runs_the_model_and_says_so(tmp_path: Path) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), ModelSettings(provider=Provider.TENSORRT))
+    assert loaded.provider is Provider.TENSORRT
+    (y,) = loaded.session.run(rows(2, 1.0), ["y"], Run())
+    assert np.all(y == 2.0)

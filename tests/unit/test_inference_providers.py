@@ -1,0 +1,156 @@
+"""The provider that runs a model is the one that was asked for, or the model is not served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from modelrail_inference.repository.definition import (
+    LoadError,
+    TransientLoadError,
+    VersionDefinition,
+)
+from modelrail_inference.runtime.cuda import provider_chain, why_idle
+from modelrail_inference.runtime.loader import SessionLoader
+from modelrail_inference.runtime.provider import ONNX_NAMES, Provider, ProviderError, loads, resolve
+from modelrail_inference.runtime.session import ModelFileError, Session, SessionOptions
+from modelrail_inference.runtime.session_settings import (
+    CudaSettings,
+    SessionSettings,
+    TensorRtSettings,
+)
+
+CPU, CUDA, TENSORRT = (
+    ONNX_NAMES[provider] for provider in (Provider.CPU, Provider.CUDA, Provider.TENSORRT)
+)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    loads.cache_clear()
+    yield
+    loads.cache_clear()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+def build_with(monkeypatch: pytest.MonkeyPatch, *loading: str) -> None:
+    """Makes ONNX Runtime a build that names all providers, of which only `loading` load."""
+
+    class FakeSession:
+        def __init__(self, *_: Any, providers: list[str], **__: Any) -> None:
+            self._providers = [name for name in providers if name in loading]
+
+        def get_providers(self) -> list[str]:
+            return [*self._providers, CPU]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+
+
+def test_a_provider_that_is_only_named_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    build_with(monkeypatch)
+    with pytest.raises(ProviderError, match=r"'cuda' does not load .*\(what loads: cpu\)"):
+        resolve(Provider.CUDA)
+    assert resolve(Provider.AUTO) is Provider.CPU
+
+
+def test_a_provider_whose_session_fails_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("libcudnn.so.9: cannot open shared object file")
+
+    build_with(monkeypatch)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ProviderError, match="'tensorrt' does not load"):
+        resolve(Provider.TENSORRT)
+
+
+def test_auto_takes_cuda_where_it_loads_and_never_tensorrt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build_with(monkeypatch, CUDA, TENSORRT)
+    assert resolve(Provider.AUTO) is Provider.CUDA
+    assert resolve(Provider.TENSORRT) is Provider.TENSORRT
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("provider", [Provider.CUDA, Provider.TENSORRT])
+def test_a_session_that_fell_back_to_the_cpu_is_refused(model: Path, provider: Provider) -> None:
+    if loads(provider):
+        pytest.skip(f"{provider.value} loads on this machine")
+    with pytest.raises(ModelFileError, match=rf"'{provider.value}' was requested, .* without"):
+        Session(model, SessionOptions(provider))
+
+
+def test_a_model_that_asks_for_a_provider_that_does_not_load_is_not_served(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_with(monkeypatch)
+    loader = SessionLoader(Provider.CUDA, 1, 64, 60.0)
+    with pytest.raises(LoadError, match="'cuda' does not load"):
+        loader.load(VersionDefinition("m", 1, model, "1"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to allocate memory for requested buffer of size 1073741824",
+        "Available memory of 0 is smaller than requested bytes of 97517568",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_a_model_that_finds_too_little_memory_can_be_loaded_later(
+    model: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    loader = SessionLoader(Provider.CPU, 1, 64, 60.0)
+    with pytest.raises(TransientLoadError, match="more memory than there is"):
+        loader.load(VersionDefinition("m", 1, model, "1"))
+
+
+def test_a_provider_that_takes_no_operator_is_named_and_the_others_counted() -> None:
+    assert why_idle({CUDA: 3, CPU: 2}, Provider.CUDA) == ""
+    assert why_idle({}, Provider.CUDA) == ""  # nothing is left to compute
+    assert "'cuda' takes no operator of the model (5 on CPU" in why_idle({CPU: 5}, Provider.CUDA)
+    assert "'tensorrt' takes no operator" in why_idle({CUDA: 3}, Provider.TENSORRT)
+
+
+def test_the_cpu_has_no_options() -> None:
+    assert provider_chain(Provider.CPU, None) == [(CPU, {})]
+
+
+def test_tensorrt_leaves_the_rest_to_cuda_on_the_same_device() -> None:
+    settings = CudaSettings(
+        memory_limit_bytes=1000,
+        device=1,
+        tensorrt=TensorRtSettings(half_precision=True, workspace_bytes=2000),
+    )
+    assert provider_chain(Provider.TENSORRT, settings) == [
+        (
+            TENSORRT,
+            {"device_id": "1", "trt_fp16_enable": "True", "trt_max_workspace_size": "2000"},
+        ),
+        (CUDA, {"gpu_mem_limit": "1000", "device_id": "1"}),
+    ]
+
+
+def test_settings_of_a_gpu_are_refused_on_the_cpu() -> None:
+    with pytest.raises(ValueError, match="device_id: expected execution provider 'cuda'"):
+        SessionOptions(Provider.CPU, 1, SessionSettings(cuda=CudaSettings(device=1)))
