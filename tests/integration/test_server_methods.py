@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from modelrail.registry.v1.registry_pb2 import GetModelRequest, Model
+from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceServicer
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ServerConfig
 from modelrail_server.context import Context, request_id
@@ -149,3 +150,20 @@ async def test_a_raw_method_that_nobody_serves_stops_the_start(serve: Serve) -> 
     with pytest.raises(ValueError, match=r"raw method '/test.v1.Raw/Missing'"):
         async with serve(raw_methods=frozenset({f"/{SERVICE}/Missing"})):
             pass
+
+
+async def test_a_method_that_a_servicer_left_out_is_one_that_this_server_does_not_have(
+    serve: Serve,
+) -> None:
+    """Generated servicers come with a plain function for each method, which only refuses."""
+
+    def left_out(server: Any) -> None:
+        inherited = RegistryServiceServicer.GetModel
+        handler = messages(grpc.unary_unary_rpc_method_handler, inherited)
+        server.add_registered_method_handlers(SERVICE, {**HANDLERS, "Parsed": handler})
+
+    async with serve(left_out) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await channel.unary_unary(f"/{SERVICE}/Parsed")(REQUEST)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert reason(refused.value) == "UNKNOWN_METHOD"

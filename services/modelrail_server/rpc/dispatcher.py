@@ -30,7 +30,7 @@ from modelrail_server.errors import (
 from modelrail_server.observability.metrics import ServerMetrics
 from modelrail_server.policy import ANONYMOUS, OWNER, Identity, Permission, Policy
 from modelrail_server.rpc.handlers import Outcome, wrap_handler
-from modelrail_server.rpc.methods import Handler, MethodTable
+from modelrail_server.rpc.methods import Handler, MethodTable, is_left_out
 
 __all__ = ["Dispatcher"]
 
@@ -84,7 +84,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         for path, permission in policy.items():
             found = methods.find(path)
             handler = None
-            if found is not None:
+            if found is not None and not is_left_out(found):
                 handler = wrap_handler(found, self._outcome(path), raw=path in raw_methods)
             self._rows[path] = _Row(permission, self._known_identity(permission), handler)
         for path in raw_methods:

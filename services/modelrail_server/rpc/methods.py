@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
-__all__ = ["Handler", "MethodTable"]
+__all__ = ["Handler", "MethodTable", "is_left_out"]
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
@@ -56,3 +56,18 @@ class MethodTable:
                 break
             found = generic.service(_Details(path))  # type: ignore[arg-type]
         return found
+
+
+def is_left_out(handler: Handler) -> bool:
+    """Whether the servicer has inherited a method from generated code, which only refuses."""
+    behaviors = (
+        handler.unary_unary,
+        handler.unary_stream,
+        handler.stream_unary,
+        handler.stream_stream,
+    )
+    return any(
+        (getattr(behavior, "__module__", None) or "").endswith("_pb2_grpc")
+        for behavior in behaviors
+        if behavior is not None
+    )
