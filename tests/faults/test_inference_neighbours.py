@@ -1,0 +1,382 @@
+"""A real server whose callers leave, are late or send nonsense: nobody else notices.
+
+Rows 32, 39, 40 and 42 of the acceptance table, through gRPC on a unix socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import onnx
+import psutil
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from modelrail.tensor import datatype_of, from_raw, to_raw
+from modelrail_inference.__main__ import build
+from modelrail_inference.config import InferenceConfig
+from modelrail_inference.runtime.provider import Provider
+from modelrail_server.application import Runtime
+from modelrail_server.server import start_server
+
+FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+CHANNELS = 6
+BATCHED = "max_batch_size: 32 dynamic_batching { max_queue_delay_microseconds: 2000 }"
+TABLE_ROWS = 10
+
+
+def save(
+    folder: Path,
+    config: str,
+    nodes: list[Any],
+    *,
+    inputs: dict[str, tuple[int, list[Any]]],
+    output: tuple[int, list[Any]],
+    weights: dict[str, NDArray[Any]] | None = None,
+) -> None:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
+        [helper.make_tensor_value_info("y", *output)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(config)
+    onnx.save(model, folder / "1" / "model.onnx")
+
+
+def doubling(folder: Path, factor: float = 2.0) -> None:
+    """y = factor · x, row by row."""
+    save(
+        folder, BATCHED, [helper.make_node("Mul", ["x", "c"], ["y"])],
+        inputs={"x": (FLOAT, ["n", 4])}, output=(FLOAT, ["n", 4]),
+        weights={"c": np.array([factor], np.float32)},
+    )  # fmt: skip
+
+
+def table(folder: Path) -> None:
+    """y = row x of a table; an index outside of it fails the whole run."""
+    rows = np.arange(TABLE_ROWS * 3, dtype=np.float32).reshape(TABLE_ROWS, 3)
+    save(
+        folder, BATCHED, [helper.make_node("Gather", ["w", "x"], ["y"])],
+        inputs={"x": (INT64, ["n", 1])}, output=(FLOAT, ["n", 1, 3]), weights={"w": rows},
+    )  # fmt: skip
+
+
+def text(folder: Path) -> None:
+    """y = x for strings."""
+    save(
+        folder, BATCHED, [helper.make_node("Identity", ["x"], ["y"])],
+        inputs={"x": (STRING, ["n", 1])}, output=(STRING, ["n", 1]),
+    )  # fmt: skip
+
+
+def counting(folder: Path) -> None:
+    """Counts to the number given, one loop step after the other: as slow as the caller wants."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["v", "one"], ["w"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", FLOAT, [1]),
+        ],
+        initializer=[helper.make_tensor("one", FLOAT, [1], [1.0])],
+    )
+    save(
+        folder, "max_batch_size: 0",
+        [helper.make_node("Loop", ["x", "yes", "z"], ["y"], body=body)],
+        inputs={"x": (INT64, [])}, output=(FLOAT, [1]),
+        weights={"yes": np.array(True), "z": np.zeros(1, np.float32)},
+    )  # fmt: skip
+
+
+class Server:
+    """A running server and stubs on several connections."""
+
+    def __init__(self, stubs: list[Any], runtime: Runtime, folder: Path) -> None:
+        self.stubs = stubs
+        self.runtime = runtime
+        self.folder = folder
+
+    def counters(self, name: str) -> dict[tuple[str, ...], float]:
+        """Returns the samples of one metric by their label values."""
+        families = text_string_to_metric_families(generate_latest(self.runtime.metrics).decode())
+        return {
+            tuple(v for k, v in sorted(sample.labels.items()) if k != "version"): sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name
+        }
+
+    async def until_nothing_is_pending(self) -> None:
+        async with asyncio.timeout(30):
+            while any(self.counters("nv_inference_pending_request_count").values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    folder = tmp_path / "models"
+    for make in (doubling, table, text, counting):
+        make(folder / make.__name__)
+    config = InferenceConfig(
+        grpc_address=f"unix:{tmp_path}/s",
+        data_dir=tmp_path / "data",
+        provider=Provider.CPU,
+        model_repository=folder,
+        vouched=True,
+        max_queue_items=5000,
+        # Streams that were reset a moment ago still count: the bound has tests of its own.
+        max_concurrent_streams=1000,
+    )
+    runtime = Runtime("inference")
+    async with AsyncExitStack() as stack:
+        application = await stack.enter_async_context(build(config, runtime))
+        started, address = await start_server(application, config, runtime)
+        stack.push_async_callback(started.stop, 0)
+        stack.callback(runtime.stopping.set)
+        stubs: list[Any] = []
+        for number in range(CHANNELS):
+            options = [("grpc.use_local_subchannel_pool", 1), ("modelrail.channel", number)]
+            channel = grpc.aio.insecure_channel(address, options=options)
+            stubs.append(GRPCInferenceServiceStub(await stack.enter_async_context(channel)))
+        async with asyncio.timeout(60):
+            while not (await stubs[0].ServerReady(pb.ServerReadyRequest())).ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        yield Server(stubs, runtime, folder)
+
+
+def request_for(model: str, x: NDArray[Any]) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype=datatype_of(x), shape=x.shape)
+    request.raw_input_contents.append(to_raw(x, datatype_of(x)))
+    return request
+
+
+def output(response: pb.ModelInferResponse) -> Any:
+    tensor = response.outputs[0]
+    return from_raw(response.raw_output_contents[0], tensor.datatype, tensor.shape).tolist()
+
+
+def good(marker: int, chance: random.Random) -> tuple[pb.ModelInferRequest, Any]:
+    """Returns a request that carries its marker, and the only right answer."""
+    rows = chance.randint(1, 4)
+    match chance.choice(("doubling", "table", "text")):
+        case "doubling":
+            x = np.full((rows, 4), marker, np.float32)
+            return request_for("doubling", x), (2 * x).tolist()
+        case "table":
+            index = marker % TABLE_ROWS
+            y = [[[3.0 * index, 3.0 * index + 1, 3.0 * index + 2]]] * rows
+            return request_for("table", np.full((rows, 1), index, np.int64)), y
+        case _:
+            word = f"{marker}ž\0".encode()
+            return request_for("text", np.array([[word]] * rows, object)), [[word]] * rows
+
+
+def bad(chance: random.Random) -> pb.ModelInferRequest:
+    """Returns a request that is wrong in one of the ways that only show late or early."""
+    match chance.choice(("shape", "index", "utf-8", "size", "too many")):
+        case "shape":
+            return request_for("doubling", np.zeros((1, 5), np.float32))
+        case "index":
+            return request_for("table", np.full((1, 1), TABLE_ROWS + 5, np.int64))
+        case "utf-8":
+            return request_for("text", np.array([[b"\xff\xfe"]], object))
+        case "size":
+            request = request_for("doubling", np.zeros((1, 4), np.float32))
+            request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+            return request
+        case _:
+            return request_for("doubling", np.zeros((33, 4), np.float32))
+
+
+async def test_ten_thousand_callers_get_their_own_answer_beside_bad_and_leaving_ones(
+    server: Server,
+) -> None:
+    chance = random.Random(32)  # noqa: S311
+    room = asyncio.Semaphore(400)
+    outcomes: Counter[str] = Counter()
+
+    async def one(marker: int) -> None:
+        kind = chance.choices(("good", "bad", "leaves"), (7, 2, 1))[0]
+        request, expected = good(marker, chance)
+        if kind == "bad":
+            request = bad(chance)
+        call = server.stubs[marker % CHANNELS].ModelInfer(request, timeout=60)
+        if kind == "leaves":
+            asyncio.get_running_loop().call_later(chance.random() * 0.01, call.cancel)
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            outcomes[f"{kind}: {error.code().name}"] += 1
+        except asyncio.CancelledError:
+            outcomes[f"{kind}: left"] += 1
+        else:
+            outcomes[f"{kind}: {'right' if output(response) == expected else 'WRONG'}"] += 1
+
+    async def bounded(marker: int) -> None:
+        async with room:
+            await one(marker)
+
+    async with asyncio.TaskGroup() as tasks:
+        for marker in range(10_000):
+            tasks.create_task(bounded(marker))
+    assert set(outcomes) <= {
+        "good: right", "bad: INVALID_ARGUMENT", "leaves: left", "leaves: right",
+    }, outcomes  # fmt: skip
+    assert outcomes["good: right"] > 6_000, outcomes
+    assert outcomes["bad: INVALID_ARGUMENT"] > 1_500, outcomes
+    assert outcomes["leaves: left"] > 100, outcomes
+    await server.until_nothing_is_pending()
+    executed = server.counters("nv_inference_exec_count")
+    answered = server.counters("nv_inference_request_success")
+    assert sum(executed.values()) < sum(answered.values()), "nothing was put together"
+
+
+async def test_a_thousand_callers_who_leave_in_any_phase_leave_nothing_behind(
+    server: Server,
+) -> None:
+    chance = random.Random(39)  # noqa: S311
+    process = psutil.Process()
+
+    async def leave() -> None:
+        """Leaves while it waits, runs, is put together or is answered: nobody knows when."""
+        steps = chance.choice((100, 2_000, 10**12))
+        request = request_for("counting", np.array(steps, np.int64))
+        if chance.random() < 0.5:
+            request = good(7, chance)[0]
+        async with room:
+            call = chance.choice(server.stubs).ModelInfer(request, timeout=60)
+            asyncio.get_running_loop().call_later(chance.random() * 0.03, call.cancel)
+            try:
+                await call
+            except asyncio.CancelledError:
+                left["left"] += 1
+
+    left: Counter[str] = Counter()
+    room = asyncio.Semaphore(30)
+    memory: list[int] = []
+    for _ in range(5):
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(200):
+                tasks.create_task(leave())
+        await server.until_nothing_is_pending()
+        memory.append(process.memory_info().rss)
+    print("left", left["left"], "of 1000; resident MB", [rss >> 20 for rss in memory])
+    assert left["left"] > 300, left
+    failures = server.counters("nv_inference_request_failure")
+    counted = sum(value for (*_, reason), value in failures.items() if reason == "CANCELED")
+    # Others left before their message was read, or after their answer was written.
+    assert 0 < counted <= left["left"]
+    # The session is free again, and whoever stays is answered.
+    for marker in range(20):
+        request, expected = good(marker, chance)
+        assert output(await server.stubs[0].ModelInfer(request, timeout=30)) == expected
+    step = request_for("counting", np.array(3, np.int64))
+    assert output(await server.stubs[0].ModelInfer(step, timeout=30)) == [3.0]
+
+
+async def test_whoever_is_late_is_told_and_does_not_hold_up_the_others(server: Server) -> None:
+    """Deadlines of 1 ms to 10 s on a model that runs for some milliseconds, one at a time."""
+    chance = random.Random(40)  # noqa: S311
+    late = {"DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}
+    deadlines = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
+    outcomes: Counter[tuple[float, str]] = Counter()
+
+    async def one(deadline: float) -> None:
+        request = request_for("counting", np.array(1_000, np.int64))
+        try:
+            response = await chance.choice(server.stubs).ModelInfer(request, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            outcomes[deadline, error.code().name] += 1
+        else:
+            outcomes[deadline, "OK" if output(response) == [1_000.0] else "WRONG"] += 1
+
+    for _ in range(10):
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(40):
+                tasks.create_task(one(chance.choice(deadlines)))
+        await server.until_nothing_is_pending()
+    for key, count in sorted(outcomes.items()):
+        print(*key, count)
+    assert {code for _, code in outcomes} <= {"OK", *late}, outcomes
+    assert outcomes[10.0, "OK"] == sum(n for (d, _), n in outcomes.items() if d == 10.0)
+    answered = sum(count for (_, code), count in outcomes.items() if code == "OK")
+    assert answered < 400, "nobody was late, so nothing was tested"
+    # What was not answered did not run to its end: a run whose caller has gone is stopped.
+    completed = server.counters("nv_inference_exec_count")["counting",]
+    assert answered <= completed <= answered + 40, (answered, completed)
+
+
+async def test_a_model_that_comes_and_goes_never_answers_as_another_version(
+    server: Server,
+) -> None:
+    """Loads anew 100 times under traffic; each file has a factor of its own."""
+    stub = server.stubs[0]
+    process = psutil.Process()
+    stop = asyncio.Event()
+    seen: set[float] = set()
+    gone: Counter[str] = Counter()
+
+    async def ask(mine: Any) -> None:
+        request = request_for("doubling", np.ones((1, 4), np.float32))
+        while not stop.is_set():
+            try:
+                row = output(await mine.ModelInfer(request, timeout=30))[0]
+            except grpc.aio.AioRpcError as error:
+                gone[error.code().name] += 1
+                continue
+            assert len(set(row)) == 1
+            seen.add(row[0])
+
+    file = server.folder / "doubling" / "1" / "model.onnx"
+    memory: list[int] = []
+    async with asyncio.TaskGroup() as tasks:
+        for other in server.stubs[1:]:
+            tasks.create_task(ask(other))
+        for factor in range(3, 103):
+            model = onnx.load(file)
+            model.graph.initializer[0].CopyFrom(
+                onnx.numpy_helper.from_array(np.array([factor], np.float32), "c")
+            )
+            onnx.save(model, f"{file}.new")
+            os.replace(f"{file}.new", file)  # noqa: PTH105 - a rename takes no time
+            if factor % 10 == 0:
+                await stub.RepositoryModelUnload(
+                    pb.RepositoryModelUnloadRequest(model_name="doubling")
+                )
+            await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="doubling"))
+            request = request_for("doubling", np.ones((1, 4), np.float32))
+            assert output(await stub.ModelInfer(request, timeout=30)) == [[float(factor)] * 4]
+            memory.append(process.memory_info().rss)
+        stop.set()
+    print("resident MB", [rss >> 20 for rss in memory[::10]], "factors seen", len(seen))
+    assert seen <= {float(factor) for factor in range(2, 103)}
+    assert len(seen) > 20
+    # Only while the model was unloaded was anybody refused.
+    assert set(gone) <= {"UNAVAILABLE", "NOT_FOUND"}, gone
