@@ -205,6 +205,8 @@ class ProcessLauncher:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
+            # Official builds of ONNX Runtime from 1.32 on report their use otherwise.
+            "ORT_DISABLE_TELEMETRY": self._environ.get("ORT_DISABLE_TELEMETRY", "1"),
         }
 
     def spawn(self, directory: Path) -> JobProcess:
