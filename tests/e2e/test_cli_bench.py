@@ -94,7 +94,9 @@ def test_the_figures_are_printed(address: str) -> None:
     )
     for name in ("p50", "p90", "p99", "p99.9", "mean", "max"):
         assert re.search(rf"\b{name} [\d.]+", rows["latency"])
-    assert "2.00 items a run (50 runs)" in rows["server"]
+    per_run, runs = re.findall(r"([\d.]+) items a run \((\d+) runs\)", rows["server"])[0]
+    assert float(per_run) * int(runs) == pytest.approx(100, abs=1)
+    assert int(runs) <= 50
     assert "1 process" in rows["client"]
 
 
