@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from modelrail_inference.scheduling.queued import QueuedRequest
 
 _QUICK_SECONDS = 0.001
-"""Longest run on the event loop, in seconds, of the largest batch that there was."""
+"""Longest runs on the event loop, in seconds, on average."""
+_LINGER_SHARE = 0.05
+"""How long a session waits for callers that were just answered, as a share of their batch's run."""
+_LINGER_SECONDS = (0.0002, 0.005)
+"""Shortest wait that is worth it, and the longest, in seconds."""
+_BUSY_GAP_SECONDS = 0.0005
+"""Requests of a model that come faster than this keep the event loop busy."""
+_GAP_WEIGHT = 0.05
 _TRIALS = 3
 """Runs on a thread by which a model shows how quick it is."""
 
@@ -32,6 +39,10 @@ class Lane:
 
     __slots__ = (
         "_buffers",
+        "_came_at",
+        "_expected_rows",
+        "_expected_until",
+        "_gap_seconds",
         "_largest",
         "_may_be_quick",
         "checker",
@@ -62,7 +73,11 @@ class Lane:
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.max_batch_size if batching is not None else 1
         self.ordering = Ordering() if _keeps_order(batching) and instances > 1 else None
+        self._expected_rows = 0
+        self._expected_until = 0.0
         self._largest = 1
+        self._came_at = 0.0
+        self._gap_seconds = 1.0
         self.is_quick = False
         """Whether the next batch runs on the event loop."""
         self.step: list[QueuedRequest] = []
@@ -97,16 +112,21 @@ class Lane:
         self.is_quick = (
             self._may_be_quick
             and self.run_time.runs >= _TRIALS
-            and self.run_time.seconds(self._largest) < _QUICK_SECONDS
+            and self.run_time.mean_seconds() < _QUICK_SECONDS
         )
 
-    def takes_in_step(self, feed: Feed) -> bool:
-        """Whether a request runs in the next step of the event loop.
+    def takes_in_step(self, feed: Feed, now: float) -> bool:
+        """Whether a request that comes now runs in the next step of the event loop.
 
-        Not when others wait, nor when it has to be decoded or is larger than what was quick so far.
+        Not when others wait, nor when it has to be decoded or is larger than what was quick so far;
+        and not while requests come so fast that the event loop is what they wait for: a thread then
+        runs them beside it.
         """
+        self._gap_seconds += _GAP_WEIGHT * (now - self._came_at - self._gap_seconds)
+        self._came_at = now
         return (
             self.is_quick
+            and self._gap_seconds > _BUSY_GAP_SECONDS
             and feed.is_exact
             and self.in_flight == 0
             and self.queue.count == 0
@@ -115,6 +135,32 @@ class Lane:
                 or self.run_time.seconds(feed.batch_size) < _QUICK_SECONDS
             )
         )
+
+    def answered(self, items: int, now: float) -> None:
+        """A batch has ended: whoever waits for answers asks again when they come.
+
+        Without that a busy model's callers split into ever smaller batches: the first to come back
+        would run alone, and the others would find the session taken.
+        """
+        shortest, longest = _LINGER_SECONDS
+        linger = min(longest, _LINGER_SHARE * self.run_time.seconds(items))
+        if self.max_rows > 1 and items > 1 and linger >= shortest:
+            self._expected_rows = min(items, self.max_rows)
+            self._expected_until = now + linger
+
+    def ready_at(self, now: float) -> float | None:
+        """Returns when a batch can be taken: a moment of `time.monotonic()`; None for no requests.
+
+        A moment in the past means now.
+        """
+        ready_at = self.queue.ready_at()
+        if (
+            ready_at is not None
+            and now < self._expected_until
+            and self.queue.rows < self._expected_rows
+        ):
+            return max(ready_at, self._expected_until)
+        return ready_at
 
     def batch_seconds(self) -> float:
         """Returns the expected time of the largest batch that waits, in seconds."""

@@ -117,7 +117,7 @@ class Scheduler:
         lane = request.lane
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
-        if lane.takes_in_step(request.feed):
+        if lane.takes_in_step(request.feed, now):
             # It waits for a step of the event loop at most: no bound on waiting concerns it.
             if self._closed:
                 raise _exiting()
@@ -342,6 +342,7 @@ class Scheduler:
             del self._running[lane]
         for request in batch.requests:
             self._held_bytes -= request.size_bytes
+        lane.answered(batch.items, time.monotonic())
         # Only runs that gave an answer tell how long a run takes.
         for execution in runner.executions:
             lane.learn(execution.items, execution.seconds)
@@ -373,7 +374,7 @@ class Scheduler:
                 continue
             if best is not None and lane.virtual_seconds >= best.virtual_seconds:
                 continue
-            ready_at = lane.queue.ready_at()
+            ready_at = lane.ready_at(now)
             if ready_at is None:
                 continue
             if ready_at <= now:
