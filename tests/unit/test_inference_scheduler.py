@@ -27,7 +27,9 @@ from modelrail_inference.repository.definition import (
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
+from modelrail_inference.scheduling.batch import Outcome
 from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
@@ -186,6 +188,15 @@ def serving_lane(house: House) -> Lane:
     return serving.lane
 
 
+def request_of(lane: Lane) -> QueuedRequest:
+    """Returns a request of one row that nobody sent."""
+    rows = np.zeros((1, 2), "<f4")
+    tensor = InputTensor("x", "FP32", rows.shape, rows.tobytes())
+    feed = lane.checker.check(InferenceRequest("m", inputs=(tensor,)))
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    return QueuedRequest(lane, feed, future, lambda: None, size_bytes=8)
+
+
 def numbers(reply: InferenceReply) -> list[float]:
     array = np.frombuffer(reply.outputs[0].raw, "<f4").reshape(reply.outputs[0].shape)
     return [float(value) for value in array[:, 0]]
@@ -233,6 +244,41 @@ async def test_a_batch_is_never_larger_than_the_model_takes(houses: Houses) -> N
         await queued(house, 6)
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in session.batches] == [1, 6, 6, 6]
+
+
+async def test_what_waits_is_shared_among_the_sessions(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, threads=2)
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        tasks.append(house.ask(0.0))
+        await began(session)
+        tasks += [house.ask(float(i)) for i in range(6)]
+        await queued(house, 6)
+    await asyncio.gather(*tasks)
+    assert sum(map(len, session.batches)) == 8
+    assert max(map(len, session.batches)) <= 4
+
+
+async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
+    houses: Houses,
+) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.learn(4, 0.08)
+    lane.answered(4, now=100.0)
+    assert lane.ready_at(100.0) is None  # nobody is there
+    lane.queue.push(request_of(lane))
+    assert lane.ready_at(100.0) == pytest.approx(100.004)
+    assert lane.ready_at(100.005) == 0.0  # they do not come
+    for _ in range(3):
+        lane.queue.push(request_of(lane))
+    assert lane.ready_at(100.0) == 0.0  # they are all there
+    for request in list(lane.queue.requests()):
+        lane.queue.discard(request)
 
 
 async def test_a_model_whose_configuration_does_not_batch_runs_each_request_alone(

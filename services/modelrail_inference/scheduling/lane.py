@@ -55,6 +55,7 @@ class Lane:
         "ordering",
         "queue",
         "run_time",
+        "running_rows",
         "step",
         "step_buffers",
         "virtual_seconds",
@@ -69,6 +70,7 @@ class Lane:
         self.queue = RequestQueue(batching, model.max_batch_size)
         self.run_time = RunTime()
         self.in_flight = 0
+        self.running_rows = 0
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.max_batch_size if batching is not None else 1
@@ -136,8 +138,19 @@ class Lane:
             )
         )
 
+    def share(self, answered: int = 0) -> int:
+        """Returns the items of one batch when all that are under way are shared evenly.
+
+        A batch of everything that waits would leave the other sessions idle.
+
+        Args:
+            answered: Items that were just answered, whose callers may ask again.
+        """
+        under_way = self.queue.rows + self.running_rows + answered
+        return min(self.max_rows, -(-under_way // self.instances))
+
     def answered(self, items: int, now: float) -> None:
-        """A batch has ended: whoever waits for answers asks again when they come.
+        """A batch has ended: whoever waited for it may ask again as soon as the answers come.
 
         Without that a busy model's callers split into ever smaller batches: the first to come back
         would run alone, and the others would find the session taken.
@@ -145,7 +158,7 @@ class Lane:
         shortest, longest = _LINGER_SECONDS
         linger = min(longest, _LINGER_SHARE * self.run_time.seconds(items))
         if self.max_rows > 1 and items > 1 and linger >= shortest:
-            self._expected_rows = min(items, self.max_rows)
+            self._expected_rows = self.share(items)
             self._expected_until = now + linger
 
     def ready_at(self, now: float) -> float | None:

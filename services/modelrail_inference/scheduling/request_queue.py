@@ -132,46 +132,50 @@ class RequestQueue:
             return 0.0
         return min(request.queued_at for request in chosen) + self.delay_seconds
 
-    def take(self, now: float) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
+    def take(
+        self, now: float, most_rows: int | None = None
+    ) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
         """Takes the next batch out.
 
         Args:
             now: Moment of `time.monotonic()`.
+            most_rows: Items that the batch shall have at most; None for what the model takes.
 
         Returns:
             The requests of the batch, none if nothing is left; and those that have waited too long
             and will not run.
         """
         late: list[QueuedRequest] = []
-        chosen = self._choose()
+        chosen = self._choose(most_rows)
         while any(is_late(request, now) for request in chosen):
             expired = [request for request in chosen if is_late(request, now)]
             late.extend(request for request in expired if self.lose_patience(request, now))
-            chosen = self._choose()
+            chosen = self._choose(most_rows)
         for request in chosen:
             self.discard(request)
         return chosen, late
 
-    def _choose(self) -> list[QueuedRequest]:
+    def _choose(self, most_rows: int | None = None) -> list[QueuedRequest]:
         """Returns the requests that the next batch would hold; they stay in the queue."""
         first = next((o for level in self._levels if (o := level.oldest()) is not None), None)
         if first is None:
             return []
         rows = first.feed.batch_size
         chosen = [first]
-        if not self._together or rows >= self._max_rows:
+        largest = min(self._max_rows, most_rows or self._max_rows)
+        if not self._together or rows >= largest:
             return chosen
         best = 1 if rows in self._preferred else 0
         for level in self._levels:
             for request in level.groups.get(first.feed.key, ()):
                 if request is first:
                     continue
-                if rows + request.feed.batch_size > self._max_rows:
+                if rows + request.feed.batch_size > largest:
                     # The order is kept: nothing overtakes a request for being smaller.
                     return chosen[:best] if best else chosen
                 rows += request.feed.batch_size
                 chosen.append(request)
-                if rows == self._max_rows:
+                if rows == largest:
                     return chosen
                 if rows in self._preferred:
                     best = len(chosen)

@@ -334,6 +334,7 @@ class Scheduler:
         lane = batch.lane
         seconds = time.monotonic() - batch.started_at
         lane.in_flight -= 1
+        lane.running_rows -= batch.items
         lane.virtual_seconds += seconds
         self._running_count -= 1
         running = self._running[lane]
@@ -384,7 +385,9 @@ class Scheduler:
         return best, wake
 
     def _take_from(self, lane: Lane, now: float) -> Batch | None:
-        requests, late = lane.queue.take(now)
+        # Other models' batches are as good for the other threads as the rest of this one.
+        alone = len(self._active) == 1
+        requests, late = lane.queue.take(now, lane.share() if alone else None)
         for request in late:
             self._left_queue(request)
             self._call(self._fail, request, expired())
@@ -400,6 +403,7 @@ class Scheduler:
         for request in requests:
             request.batch = batch
         lane.in_flight += 1
+        lane.running_rows += batch.items
         self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
         self._running_count += 1
         self._running.setdefault(lane, []).append(batch)
