@@ -295,10 +295,11 @@ async def test_a_model_whose_configuration_does_not_batch_runs_each_request_alon
     assert [len(batch) for batch in session.batches] == [1, 1, 1, 1]
 
 
-async def test_a_queue_delay_waits_for_a_preferred_size(houses: Houses) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_a_queue_delay_waits_for_a_preferred_size(houses: Houses, threads: int) -> None:
     session = Session()
     settings = declared(preferred_sizes=(4,), max_queue_delay_seconds=3600)
-    house = await houses.make({"m": session}, settings=settings)
+    house = await houses.make({"m": session}, settings=settings, threads=threads)
     tasks = [house.ask(float(i)) for i in range(3)]
     await queued(house, 3)
     assert session.batches == []

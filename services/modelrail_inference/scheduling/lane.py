@@ -141,11 +141,14 @@ class Lane:
     def share(self, answered: int = 0) -> int:
         """Returns the items of one batch when all that are under way are shared evenly.
 
-        A batch of everything that waits would leave the other sessions idle.
+        A batch of everything that waits would leave the other sessions idle. Where the configuration
+        says which sizes it wants, or how long to wait for them, that counts.
 
         Args:
             answered: Items that were just answered, whose callers may ask again.
         """
+        if self.queue.delay_seconds or self.queue.batching.preferred_sizes:
+            return self.max_rows
         under_way = self.queue.rows + self.running_rows + answered
         return min(self.max_rows, -(-under_way // self.instances))
 
