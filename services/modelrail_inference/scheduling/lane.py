@@ -141,8 +141,8 @@ class Lane:
     def share(self, answered: int = 0) -> int:
         """Returns the items of one batch when all that are under way are shared evenly.
 
-        A batch of everything that waits would leave the other sessions idle. Where the configuration
-        says which sizes it wants, or how long to wait for them, that counts.
+        A batch of everything that waits would leave the other sessions idle. Where the
+        configuration says which sizes it wants, or how long to wait for them, that counts.
 
         Args:
             answered: Items that were just answered, whose callers may ask again.
