@@ -19,99 +19,27 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from modelrail.tensor import datatype_of, from_raw, to_raw
 from modelrail_inference.__main__ import build
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.runtime.provider import Provider
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server
+from tests.faults.models import (
+    TABLE_ROWS,
+    counting,
+    doubling,
+    output,
+    request_for,
+    table,
+    text,
+)
 
-FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 CHANNELS = 6
-BATCHED = "max_batch_size: 32 dynamic_batching { max_queue_delay_microseconds: 2000 }"
-TABLE_ROWS = 10
-
-
-def save(
-    folder: Path,
-    config: str,
-    nodes: list[Any],
-    *,
-    inputs: dict[str, tuple[int, list[Any]]],
-    output: tuple[int, list[Any]],
-    weights: dict[str, NDArray[Any]] | None = None,
-) -> None:
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(name, *spec) for name, spec in inputs.items()],
-        [helper.make_tensor_value_info("y", *output)],
-        [onnx.numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (folder / "1").mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(config)
-    onnx.save(model, folder / "1" / "model.onnx")
-
-
-def doubling(folder: Path, factor: float = 2.0) -> None:
-    """y = factor · x, row by row."""
-    save(
-        folder, BATCHED, [helper.make_node("Mul", ["x", "c"], ["y"])],
-        inputs={"x": (FLOAT, ["n", 4])}, output=(FLOAT, ["n", 4]),
-        weights={"c": np.array([factor], np.float32)},
-    )  # fmt: skip
-
-
-def table(folder: Path) -> None:
-    """y = row x of a table; an index outside of it fails the whole run."""
-    rows = np.arange(TABLE_ROWS * 3, dtype=np.float32).reshape(TABLE_ROWS, 3)
-    save(
-        folder, BATCHED, [helper.make_node("Gather", ["w", "x"], ["y"])],
-        inputs={"x": (INT64, ["n", 1])}, output=(FLOAT, ["n", 1, 3]), weights={"w": rows},
-    )  # fmt: skip
-
-
-def text(folder: Path) -> None:
-    """y = x for strings."""
-    save(
-        folder, BATCHED, [helper.make_node("Identity", ["x"], ["y"])],
-        inputs={"x": (STRING, ["n", 1])}, output=(STRING, ["n", 1]),
-    )  # fmt: skip
-
-
-def counting(folder: Path) -> None:
-    """Counts to the number given, one loop step after the other: as slow as the caller wants."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Add", ["v", "one"], ["w"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", FLOAT, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", FLOAT, [1]),
-        ],
-        initializer=[helper.make_tensor("one", FLOAT, [1], [1.0])],
-    )
-    save(
-        folder, "max_batch_size: 0",
-        [helper.make_node("Loop", ["x", "yes", "z"], ["y"], body=body)],
-        inputs={"x": (INT64, [])}, output=(FLOAT, [1]),
-        weights={"yes": np.array(True), "z": np.zeros(1, np.float32)},
-    )  # fmt: skip
 
 
 class Server:
@@ -168,18 +96,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
             while not (await stubs[0].ServerReady(pb.ServerReadyRequest())).ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         yield Server(stubs, runtime, folder)
-
-
-def request_for(model: str, x: NDArray[Any]) -> pb.ModelInferRequest:
-    request = pb.ModelInferRequest(model_name=model)
-    request.inputs.add(name="x", datatype=datatype_of(x), shape=x.shape)
-    request.raw_input_contents.append(to_raw(x, datatype_of(x)))
-    return request
-
-
-def output(response: pb.ModelInferResponse) -> Any:
-    tensor = response.outputs[0]
-    return from_raw(response.raw_output_contents[0], tensor.datatype, tensor.shape).tolist()
 
 
 def good(marker: int, chance: random.Random) -> tuple[pb.ModelInferRequest, Any]:
