@@ -131,4 +131,4 @@ def _number(text: str) -> _Number:
 
 
 def _text(number: _Number) -> str:
-    return str(number) if isinstance(number, int) else floatToGoString(number)
+    return str(number if isinstance(number, int) else floatToGoString(number))  # type: ignore[no-untyped-call]

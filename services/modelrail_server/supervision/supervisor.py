@@ -60,11 +60,12 @@ def supervise(
     Returns:
         0 after a signal; 1 if an address is taken; that of the first worker if it cannot start.
     """
+
+    async def main() -> int:
+        return await _Supervisor(config, service, command, workers, heartbeat_timeout_seconds).run()
+
     configure_logging(config.log_level, service=service)
-    return run_to_exit_status(
-        lambda: _Supervisor(config, service, command, workers, heartbeat_timeout_seconds).run(),
-        service=service,
-    )
+    return run_to_exit_status(main, service=service)
 
 
 class _Supervisor(Collector):
