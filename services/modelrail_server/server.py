@@ -121,7 +121,7 @@ def _api_keys(config: ServerConfig, runtime: Runtime) -> ApiKeys | None:
         raise ConfigError("api_keys_file", str(error)) from error
 
 
-def _options(config: ServerConfig, *, share_port: bool) -> list[tuple[str, int]]:
+def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
