@@ -24,10 +24,15 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from modelrail.client import AsyncInferenceClient
+from modelrail.client import AsyncInferenceClient, AsyncRegistryClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from modelrail.registry.v1 import registry_pb2
 from modelrail.tensor import to_raw
+from modelrail_registry.__main__ import build as build_registry
+from modelrail_registry.config import RegistryConfig
+from modelrail_server.application import Runtime
+from modelrail_server.server import start_server
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 SECONDS = 30
@@ -441,6 +446,50 @@ async def test_a_file_is_served_by_workers_with_a_copy_each(start: Start, tmp_pa
         assert "is in use by another inference" in rival.stderr
     server.process.send_signal(signal.SIGINT)
     assert await server.end() == 0
+
+
+async def test_workers_follow_a_registry_with_a_cache_each(start: Start, tmp_path: Path) -> None:
+    config = RegistryConfig(grpc_address=f"unix:{tmp_path}/r", data_dir=tmp_path / "registry")
+    runtime = Runtime("registry")
+    async with AsyncExitStack() as stack:
+        application = await stack.enter_async_context(build_registry(config, runtime))
+        registry, registry_address = await start_server(application, config, runtime)
+        stack.push_async_callback(registry.stop, 0)
+        stack.callback(runtime.stopping.set)
+        client = await stack.enter_async_context(AsyncRegistryClient(registry_address))
+
+        async def publish(name: str) -> None:
+            file = await client.upload_file(same(tmp_path / "file.onnx"), version_path="model.onnx")
+            version = await client.create_model_version(
+                f"models/{name}", registry_pb2.ModelVersion(files=[file]), create_model=True
+            )
+            await client.set_alias(f"models/{name}/aliases/production", version.name)
+
+        await publish("one")
+        await publish("two")
+        server = await start("--registry", registry_address, "--serve", "*@production")
+        stubs = await stubs_of_both(server, stack)
+        await ready(stubs[0])
+        await stubs[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="two"))
+        os.kill(await server.pid(0), signal.SIGKILL)
+        await server.until("worker serves", worker=0, times=2)
+        late = [stub_of((await server.addresses())["grpc_address"], stack) for _ in range(8)]
+        for stub in late:
+            await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.ModelInfer(request_for("two", ONE), timeout=SECONDS)
+        await publish("one")
+        second = pb.ModelReadyRequest(name="one", version="2")
+        async with asyncio.timeout(SECONDS):
+            # Ready in both: one of them alone is not enough.
+            while not (await late[0].ModelReady(second)).ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for stub in late:
+            response = await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
+            assert response.model_version == "2"
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert {path.name for path in (tmp_path / "data" / "workers").iterdir()} == {"0", "1"}
 
 
 async def test_what_cannot_start_says_why_once(start: Start, models: Path, tmp_path: Path) -> None:

@@ -39,9 +39,6 @@ async def test_messages_come_out_as_they_went_in() -> None:
         {"method": "load", "arguments": {"subject": "ž\n"}},
         {"id": 1, "result": [1.5]},
     ]
-        {"method": "load", "arguments": {"subject": "ž\n"}},
-        {"id": 1, "result": [1.5]},
-    ]
     reader = reader_of(b"".join(encode_frame(message) for message in messages))
     assert [await read_frame(reader), await read_frame(reader)] == messages
     assert await read_frame(reader) is None

@@ -127,8 +127,8 @@ class _Supervisor(Collector):
                 metrics=metrics_address,
                 workers=self._count,
             )
-            await self._stop.wait()
-            return 0
+            await self._until_end_or(())
+            return self._failed.result() if self._failed.done() else 0
         finally:
             await self._end_workers()
             _log.info("stopped")
@@ -139,23 +139,27 @@ class _Supervisor(Collector):
             self._keepers += [asyncio.create_task(self._keep(n)) for n in range(first, last)]
             for keeper in self._keepers[first:last]:
                 keeper.add_done_callback(self._on_keeper_done)
-            if not await self._first_of(self._served[first:last]):
+            if not await self._until_end_or(self._served[first:last]):
                 return False
         return True
 
-    async def _first_of(self, served: Sequence[asyncio.Event]) -> bool:
+    async def _until_end_or(self, served: Sequence[asyncio.Event]) -> bool:
+        """Returns whether all of these, at least one, were set before a signal or a failure."""
+
         async def all_serve() -> None:
             for event in served:
                 await event.wait()
 
-        serving, stopping = asyncio.create_task(all_serve()), asyncio.create_task(self._stop.wait())
-        ends: set[asyncio.Future[Any]] = {serving, stopping, self._failed}
+        stopping = asyncio.create_task(self._stop.wait())
+        serving = asyncio.create_task(all_serve()) if served else None
+        ends: list[asyncio.Future[Any]] = [stopping, self._failed, *([serving] if serving else [])]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            return serving.done() and not self._stop.is_set()
+            return serving is not None and serving.done() and not self._stop.is_set()
         finally:
-            serving.cancel()
-            stopping.cancel()
+            for task in (stopping, serving):
+                if task is not None:
+                    task.cancel()
 
     def _on_keeper_done(self, keeper: asyncio.Task[None]) -> None:
         if keeper.cancelled() or (error := keeper.exception()) is None:
@@ -172,13 +176,20 @@ class _Supervisor(Collector):
         restarts = Restarts()
         while not self._stop.is_set():
             began = self._loop.time()
-            worker = await WorkerProcess.start(
-                number,
-                self._command,
-                grpc_address=self._grpc_address,
-                heartbeat_timeout_seconds=self._heartbeat_timeout_seconds,
-                answer=self._answer,
-            )
+            try:
+                worker = await WorkerProcess.start(
+                    number,
+                    self._command,
+                    grpc_address=self._grpc_address,
+                    heartbeat_timeout_seconds=self._heartbeat_timeout_seconds,
+                    answer=self._answer,
+                )
+            except OSError as error:  # for now there is no process, memory or descriptor left
+                if not self._started:
+                    raise
+                _log.error("worker not started", worker=number, reason=str(error))
+                await self._sleep_unless_stopped(max(0.1, restarts.delay_seconds(0.0)))
+                continue
             self._siblings.workers[number] = worker
             if self._stop.is_set():  # the signal went round before this one was there
                 worker.signal(signal.SIGTERM)
