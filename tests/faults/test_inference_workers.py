@@ -183,13 +183,15 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     yield begin
     for server in servers:
-        children = server.processes() if server.process.returncode is None else []
         with suppress(ProcessLookupError):
             server.process.kill()
         await server.process.wait()
-        for child in children:
+        # They end by themselves; where that fails, the test has failed, and nothing may stay.
+        for event in server.events("worker started"):
             with suppress(psutil.NoSuchProcess):
-                child.kill()
+                worker = psutil.Process(event["pid"])
+                if "modelrail_inference" in worker.cmdline():
+                    worker.kill()
         await server.reading
         # Lets the pipes' transports close before the loop does.
         server.process._transport.close()  # type: ignore[attr-defined]
@@ -321,6 +323,8 @@ async def test_killed_workers_are_replaced_and_no_retried_request_is_lost(
                 seen = time.perf_counter()
                 shown.append(await server.metrics())
                 await server.until("worker serves", worker=victim, times=2)
+                # It does not listen before it can answer.
+                assert len(server.events("version loaded", worker=victim, model="same")) == 2
                 print(
                     f"death seen after {(seen - began) * 1e3:.0f} ms, replacement served after "
                     f"{(time.perf_counter() - began) * 1e3:.0f} ms"
