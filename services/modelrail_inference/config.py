@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelrail.names import InvalidName, check_id
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.threads import Optimize
-from modelrail_inference.sources.file import name_of_file
+from modelrail_inference.sources.file_name import name_of_file
 from modelrail_inference.sources.reference import EveryModelWith, Reference, parse_reference
+from modelrail_server.address import Address
 from modelrail_server.config import ConfigError, ServerConfig, setting
 
 
@@ -53,6 +54,17 @@ class InferenceConfig(ServerConfig):
         minimum=0,
         maximum=1 << 20,
     )
+    workers: int = setting(
+        1,
+        "Processes that serve on one port. From 2 on, a supervisor starts and replaces them;\n"
+        "limits of queues, memory and connections are those of each.",
+        minimum=1,
+        maximum=64,
+    )
+    worker_heartbeat_timeout_seconds: float = setting(
+        10.0, "A worker that is silent for so long is killed and replaced.",
+        minimum=0.5, maximum=600,
+    )  # fmt: skip
     optimize: Optimize = setting(
         Optimize.LATENCY,
         "What the CPUs are for. latency: one run at a time on all of them; throughput: as many\n"
@@ -136,6 +148,12 @@ class InferenceConfig(ServerConfig):
             raise ConfigError("model_repository", f"{self.model_repository} is no folder")
         if self.model is not None and not self.model.is_file():
             raise ConfigError("model", f"{self.model} is no file")
+        if self.workers > 1 and Address.parse(self.grpc_address).path:
+            raise ConfigError(
+                "workers",
+                f"expected 1 with --grpc-address {self.grpc_address}, got {self.workers}: "
+                "processes can share a port, but no unix socket",
+            )
         named = {r.model for r in self.references() if not isinstance(r, EveryModelWith)}
         if len(named) > self.max_models:
             raise ConfigError(
@@ -143,6 +161,31 @@ class InferenceConfig(ServerConfig):
             )
         if self.model is not None:
             self.served_name()
+
+    def owned_folder(self) -> Path | None:
+        """Returns the folder that no other inference service may use at the same time.
+
+        Others would delete what this one serves. Models in Triton's layout are only read, so any
+        number of processes can share them: None.
+        """
+        if self.registry is not None:
+            return self.data_dir.absolute()
+        if self.model is not None:
+            return self.data_dir.absolute() / "files" / self.served_name()
+        return None
+
+    def of_worker(self, number: int, grpc_address: str) -> InferenceConfig:
+        """Returns the settings of one of several workers.
+
+        Each keeps copies of its own: two processes that download, verify and delete in one folder
+        would have to agree on every step.
+
+        Args:
+            number: Which of the workers it is.
+            grpc_address: The address that all of them share.
+        """
+        folder = self.data_dir / "workers" / str(number)
+        return replace(self, grpc_address=grpc_address, data_dir=folder)
 
     def references(self) -> list[Reference | EveryModelWith]:
         """Returns what --serve names.

@@ -11,7 +11,8 @@ import enum
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 LATENCY_EDGES_US = (
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -55,6 +56,9 @@ class Duration:
 
     count: int = 0
     ns: int = 0
+
+    def __add__(self, other: Duration) -> Duration:
+        return Duration(self.count + other.count, self.ns + other.ns)
 
 
 class Latency:
@@ -246,3 +250,83 @@ class Statistics:
             buckets[bisect_left(BATCH_SIZE_EDGES, size)] += count
             items += size * count
         return buckets, items
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatistics:
+    """The counters of one version at one moment, of one process or of several.
+
+    Attributes:
+        model: Name of the model.
+        number: Number of the version.
+        last_inference_ms: Time of the last run, in milliseconds since 1970; 0: there was none.
+        inference_count: Answered batch items.
+        execution_count: Runs of the session that gave an answer.
+        success: Answered requests, from arrival to answer. The other durations are those of
+            `Statistics`.
+        batches: Runs by batch size.
+    """
+
+    model: str
+    number: int
+    last_inference_ms: int
+    inference_count: int
+    execution_count: int
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    batches: Mapping[int, BatchStatistics]
+
+    @classmethod
+    def of(cls, model: str, number: int, counters: Statistics) -> Self:
+        """Returns the counters of a version as they are now."""
+        return cls(
+            model,
+            number,
+            counters.last_inference_ms,
+            counters.inference_count,
+            counters.execution_count,
+            counters.success,
+            counters.fail,
+            counters.queue,
+            counters.compute_input,
+            counters.compute_infer,
+            counters.compute_output,
+            {size: replace(batch) for size, batch in counters.batches.items()},
+        )
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Reads what `dataclasses.asdict` made of one, also after a way through JSON."""
+        batches = {
+            int(size): BatchStatistics(**batch) for size, batch in document["batches"].items()
+        }
+        durations = {name: Duration(**document[name]) for name in _DURATIONS}
+        return cls(**{**document, **durations, "batches": batches})
+
+    def __add__(self, other: VersionStatistics) -> VersionStatistics:
+        batches = {size: replace(batch) for size, batch in self.batches.items()}
+        for size, batch in other.batches.items():
+            total = batches.setdefault(size, BatchStatistics())
+            for part in fields(BatchStatistics):
+                setattr(total, part.name, getattr(total, part.name) + getattr(batch, part.name))
+        return VersionStatistics(
+            self.model,
+            self.number,
+            max(self.last_inference_ms, other.last_inference_ms),
+            self.inference_count + other.inference_count,
+            self.execution_count + other.execution_count,
+            self.success + other.success,
+            self.fail + other.fail,
+            self.queue + other.queue,
+            self.compute_input + other.compute_input,
+            self.compute_infer + other.compute_infer,
+            self.compute_output + other.compute_output,
+            batches,
+        )
+
+
+_DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")

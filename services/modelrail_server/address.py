@@ -7,9 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-__all__ = ["Address"]
+__all__ = ["Address", "BindError"]
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(?P<port>[0-9]{1,5})")
+
+
+class BindError(OSError):
+    """An address cannot be listened on: it is taken, or is not one of this machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from modelrail_server.observability.metrics import ServerMetrics
 from modelrail_server.policy import Policy
 from modelrail_server.standard.health import Health
+from modelrail_server.supervision.link import Link
 
 __all__ = ["Application", "Runtime"]
 
@@ -55,3 +56,5 @@ class Runtime:
         self.stopping = asyncio.Event()
         """Set after the drain delay: watch streams end now, so that callers reconnect elsewhere."""
         self.server_metrics = ServerMetrics(self.metrics)
+        self.link: Link | None = None
+        """How a worker reaches its siblings; None: this process is the whole server."""

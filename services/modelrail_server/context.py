@@ -9,17 +9,17 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
-
 from modelrail_server.policy import Identity
 
 __all__ = ["Call", "Context", "current_call", "identity", "request_id", "time_remaining"]
 
 if TYPE_CHECKING:
+    import grpc.aio
+
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
-    # The class is generic only in its type stubs.
-    Context = grpc.aio.ServicerContext
+    # For annotations only: processes that log without serving do without gRPC.
+    Context = Any
 
 
 class Call:

@@ -9,14 +9,10 @@ second signal ends it at once, with status 128 + signal.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
-import tempfile
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 
 import structlog
 from prometheus_client import (
@@ -26,13 +22,17 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from modelrail_server.address import Address
+from modelrail_server.address import Address, BindError
+from modelrail_server.address_file import remove_address_file, write_address_file
 from modelrail_server.application import Application, Runtime
-from modelrail_server.config import ConfigError, ServerConfig
+from modelrail_server.config import ServerConfig
 from modelrail_server.data_directory import make_data_directory
+from modelrail_server.exit_status import run_to_exit_status
 from modelrail_server.observability.logs import configure_logging
 from modelrail_server.observability.scrape import MetricsServer
-from modelrail_server.server import BindError, start_server
+from modelrail_server.server import start_server
+from modelrail_server.supervision.link import open_link
+from modelrail_server.supervision.seat import Seat
 
 __all__ = ["Application", "Runtime", "run", "start_server"]
 
@@ -41,51 +41,39 @@ Build = Callable[[Runtime], AbstractAsyncContextManager[Application]]
 _log = structlog.get_logger()
 
 
-def run(config: ServerConfig, *, service: str, build: Build) -> int:
+def run(config: ServerConfig, *, service: str, build: Build, seat: Seat | None = None) -> int:
     """Runs a service until a signal ends it, and returns the exit status of the process.
 
     Args:
         config: The settings.
         service: Short name, like `registry`.
         build: Makes the application; its context is left after the last call has ended.
+        seat: The place of a worker among others, whose supervisor has the metrics address and
+            writes the address file; None: this process is all there is.
 
     Returns:
         0 after a signal; 1 if the service failed or an address is taken; 2 if a file that the
         configuration names cannot be used.
     """
-    configure_logging(config.log_level, service=service)
+    configure_logging(config.log_level, service=service, worker=seat.number if seat else None)
     # A second series for each counter, which nobody asks for.
     disable_created_metrics()  # type: ignore[no-untyped-call]
-    try:
-        asyncio.run(_Process(config, service, build).run())
-    except ConfigError as error:
-        print(f"modelrail-{service}: --{_flag(error)}: {error.problem}", file=sys.stderr)
-        return 2
-    except BindError as error:
-        print(f"modelrail-{service}: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:  # noqa: BLE001 the last place where a failure can be told
-        _log.error("server failed", exc_info=error)
-        return 1
-    return 0
-
-
-def _flag(error: ConfigError) -> str:
-    return error.field.replace("_", "-")
+    return run_to_exit_status(_Process(config, service, build, seat).run, service=service)
 
 
 class _Process:
     """One run of a server."""
 
-    def __init__(self, config: ServerConfig, service: str, build: Build) -> None:
+    def __init__(self, config: ServerConfig, service: str, build: Build, seat: Seat | None) -> None:
+        self._seat = seat
         self._config = config
         self._service = service
         self._build = build
         self._stop = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Serves until a signal comes."""
+    async def run(self) -> int:
+        """Serves until a signal comes; returns 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -97,8 +85,7 @@ class _Process:
             if not self._stop.is_set():
                 raise
             _log.info("stopped before the start was complete")
-        finally:
-            self._remove_address_file()
+        return 0
 
     async def _serve(self) -> None:
         config = self._config
@@ -106,19 +93,19 @@ class _Process:
         runtime = Runtime(self._service)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=runtime.metrics)
-        async with self._build(runtime) as application:
+        async with AsyncExitStack() as stack:
+            if self._seat is not None:
+                runtime.link = await stack.enter_async_context(
+                    open_link(self._seat, runtime.metrics)
+                )
+            application = await stack.enter_async_context(self._build(runtime))
             server, grpc_address = await start_server(application, config, runtime)
             try:
-                metrics = self._start_metrics(runtime)
-                try:
-                    self._write_address_file(grpc_address, str(metrics.address))
+                with self._told(runtime, grpc_address):
                     self._starting = None
-                    _log.info("serving", grpc_address=grpc_address, metrics=str(metrics.address))
                     await self._stop.wait()
                     await self._drain(application, runtime)
                     await server.stop(config.shutdown_grace_seconds)
-                finally:
-                    metrics.close()
             finally:
                 await server.stop(None)
         _log.info("stopped")
@@ -131,6 +118,27 @@ class _Process:
         if application.close_streams is not None:
             application.close_streams.set()
         runtime.health.close()
+
+    @contextmanager
+    def _told(self, runtime: Runtime, grpc_address: str) -> Iterator[None]:
+        """Says where this process serves: to its supervisor, or to everybody."""
+        if runtime.link is not None:
+            runtime.link.serving()
+            yield
+            return
+        metrics = self._start_metrics(runtime)
+        try:
+            write_address_file(
+                self._config.address_file,
+                service=self._service,
+                grpc_address=grpc_address,
+                metrics_address=str(metrics.address),
+            )
+            _log.info("serving", grpc_address=grpc_address, metrics=str(metrics.address))
+            yield
+        finally:
+            metrics.close()
+            remove_address_file(self._config.address_file)
 
     def _start_metrics(self, runtime: Runtime) -> MetricsServer:
         try:
@@ -151,30 +159,5 @@ class _Process:
 
     def _force(self, number: int, frame: object) -> None:
         # Everything that is kept is safe against a crash, so the fastest end is a good one.
-        self._remove_address_file()
+        remove_address_file(self._config.address_file)
         os._exit(128 + number)
-
-    def _write_address_file(self, grpc_address: str, metrics_address: str) -> None:
-        file = self._config.address_file
-        if file is None:
-            return
-        content = {
-            "service": self._service,
-            "pid": os.getpid(),
-            "grpc_address": grpc_address,
-            "metrics_address": metrics_address,
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(content, stream)
-        Path(temporary).replace(file)
-
-    def _remove_address_file(self) -> None:
-        file = self._config.address_file
-        if file is None:
-            return
-        # A successor that was started with the same file has written its own by now.
-        with suppress(OSError, ValueError):
-            if json.loads(file.read_text())["pid"] == os.getpid():
-                file.unlink()

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelrail_server.access.api_keys import ApiKeys
 from modelrail_server.access.tls import server_credentials
-from modelrail_server.address import Address
+from modelrail_server.address import Address, BindError
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
 from modelrail_server.rpc.dispatcher import Dispatcher
@@ -22,13 +22,9 @@ from modelrail_server.standard.reflection import (
     add_reflection,
 )
 
-__all__ = ["BindError", "start_server"]
+__all__ = ["start_server"]
 
 _NEVER_MILLISECONDS = 2**31 - 1
-
-
-class BindError(OSError):
-    """An address cannot be listened on: it is taken, or is not one of this machine."""
 
 
 async def start_server(
@@ -46,7 +42,7 @@ async def start_server(
     credentials = _credentials(config, runtime)
     server = grpc.aio.server(
         handlers=(_dispatcher(application, config, runtime),),
-        options=_options(config),
+        options=_options(config, share_port=runtime.link is not None),
         maximum_concurrent_rpcs=config.max_concurrent_rpcs,
     )
     try:
@@ -125,7 +121,7 @@ def _api_keys(config: ServerConfig, runtime: Runtime) -> ApiKeys | None:
         raise ConfigError("api_keys_file", str(error)) from error
 
 
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
+def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
@@ -152,7 +148,8 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
             round(config.min_ping_interval_seconds * 1000),
         ),
         # Otherwise a second process shares the port without a word and takes half of the calls.
-        ("grpc.so_reuseport", 0),
+        # Workers of one supervisor share theirs on purpose.
+        ("grpc.so_reuseport", int(share_port)),
     ]
 
 

@@ -129,7 +129,12 @@ def test_an_image_installs_nothing_that_belongs_to_another(name: str, absent: se
     [
         ("modelrail_registry.__main__", ["torch", "onnxruntime", "onnx", "sklearn"]),
         ("modelrail_trainer.__main__", ["torch", "onnxruntime", "onnx", "sklearn"]),
-        ("modelrail_inference.__main__", ["torch", "onnx", "sqlalchemy", "sklearn"]),
+        ("modelrail_inference.service", ["torch", "onnx", "sqlalchemy", "sklearn"]),
+        ("modelrail_inference.__main__", ["grpc", "numpy", "google.protobuf", "onnxruntime"]),
+        (
+            "modelrail_server.supervision.supervisor",
+            ["grpc", "numpy", "google.protobuf", "onnxruntime"],
+        ),
         (
             "modelrail.cli.__main__",
             ["torch", "onnxruntime", "onnx", "sqlalchemy", "sklearn", "matplotlib"],

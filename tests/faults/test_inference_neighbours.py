@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from modelrail_inference.__main__ import build
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server
 from tests.faults.models import (

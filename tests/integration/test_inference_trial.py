@@ -19,7 +19,6 @@ import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_inference.__main__ import build
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.repository.definition import (
     LoadError,
@@ -32,6 +31,7 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import Run
 from modelrail_inference.runtime.trial_job import TrialLimits
 from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
 

@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 
 from modelrail.registry.v1.registry_pb2 import GetModelRequest, Model
 from modelrail_server.access.api_keys import new_key, write_keys
+from modelrail_server.address import BindError
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ServerConfig
 from modelrail_server.context import Context, identity, request_id, time_remaining
@@ -29,7 +30,7 @@ from modelrail_server.errors import (
     Unavailable,
 )
 from modelrail_server.policy import Permission
-from modelrail_server.server import BindError, start_server
+from modelrail_server.server import start_server
 
 SERVICE = "test.v1.Echo"
 METHODS = ("Unary", "ServerStream", "ClientStream", "Bidi", "Writer", "Unlisted")

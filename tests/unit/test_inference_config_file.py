@@ -10,7 +10,7 @@ from modelrail.names import InvalidName
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.sources.file import name_of_file
+from modelrail_inference.sources.file_name import name_of_file
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import TensorSpec
-from modelrail_inference.statistics import Duration, Statistics
+from modelrail_inference.statistics import Duration, VersionStatistics
 from modelrail_server.errors import InvalidArgument
 
 PLATFORM = "onnxruntime_onnx"
@@ -193,16 +193,15 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
     return pb.ModelConfigResponse(config=config)
 
 
-def statistics_to_pb(models: Iterable[LoadedModel]) -> pb.ModelStatisticsResponse:
+def statistics_to_pb(versions: Iterable[VersionStatistics]) -> pb.ModelStatisticsResponse:
     """Writes the counters of versions."""
-    return pb.ModelStatisticsResponse(model_stats=[_model_statistics(model) for model in models])
+    return pb.ModelStatisticsResponse(model_stats=[_model_statistics(one) for one in versions])
 
 
-def _model_statistics(model: LoadedModel) -> pb.ModelStatistics:
-    counters = model.statistics
+def _model_statistics(counters: VersionStatistics) -> pb.ModelStatistics:
     return pb.ModelStatistics(
-        name=model.model,
-        version=str(model.number),
+        name=counters.model,
+        version=str(counters.number),
         last_inference=counters.last_inference_ms,
         inference_count=counters.inference_count,
         execution_count=counters.execution_count,
@@ -219,7 +218,7 @@ def _model_statistics(model: LoadedModel) -> pb.ModelStatistics:
     )
 
 
-def _inference_statistics(counters: Statistics) -> pb.InferStatistics:
+def _inference_statistics(counters: VersionStatistics) -> pb.InferStatistics:
     return pb.InferStatistics(
         success=_duration(counters.success),
         fail=_duration(counters.fail),

@@ -16,15 +16,15 @@ from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
+from modelrail_inference.fleet.fleet import Fleet
 from modelrail_inference.protocol import convert
 from modelrail_inference.protocol.policy import SERVICE
 from modelrail_inference.protocol.stream import Streams
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
-from modelrail_inference.sources.source import Source
 from modelrail_server.context import Context, identity
-from modelrail_server.errors import NotFound, Unavailable, Unimplemented
+from modelrail_server.errors import Unavailable, Unimplemented
 
 EXTENSIONS: Final = (
     "model_repository",
@@ -48,7 +48,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     Args:
         repository: The loaded models.
         dataplane: Answers requests.
-        source: Where models come from.
+        fleet: Answers what is asked of all processes that serve together.
         stopping: Set when streams have to end.
         max_stream_in_flight: Requests in flight on one stream.
     """
@@ -57,14 +57,14 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self,
         repository: Repository,
         dataplane: DataPlane,
-        source: Source,
+        fleet: Fleet,
         *,
         stopping: asyncio.Event,
         max_stream_in_flight: int,
     ) -> None:
         self._repository = repository
         self._dataplane = dataplane
-        self._source = source
+        self._fleet = fleet
         self._stopping = stopping
         self._decoder = RequestDecoder()
         self._encoder = ReplyEncoder()
@@ -88,17 +88,14 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ServerReadyResponse:
         """Answers whether every model that this server was started for is loaded."""
         self._check_not_stopping()
-        return pb.ServerReadyResponse(ready=self._source.ready())
+        return pb.ServerReadyResponse(ready=await self._fleet.ready())
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Context
     ) -> pb.ModelReadyResponse:
         """Answers whether a model takes requests; an unknown one does not."""
-        try:
-            found = self._repository.find(request.name, request.version)
-        except NotFound:
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=found.serving is not None)
+        ready = await self._fleet.model_ready(request.name, request.version)
+        return pb.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(  # noqa: N802
         self, request: pb.ServerMetadataRequest, context: Context
@@ -142,16 +139,16 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
         """Answers the counters of one version, of a model's versions, or of all."""
-        models = self._repository.taking_requests(request.name, request.version)
-        return convert.statistics_to_pb(models)
+        statistics = await self._fleet.statistics(request.name, request.version)
+        return convert.statistics_to_pb(statistics)
 
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         """Answers every version with its state and the reason of it."""
         _check_repository_name(request.repository_name)
-        problems = {name: self._source.problem(name) for name in await self._source.names()}
-        return convert.index_to_pb(self._repository.index(), problems, ready=request.ready)
+        index = await self._fleet.index()
+        return convert.index_to_pb(index.entries, index.problems, ready=request.ready)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -159,7 +156,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         """Loads a model that the source knows, or loads it anew. Answers when it is ready."""
         _check_repository_name(request.repository_name)
         convert.check_repository_parameters(request.parameters, frozenset())
-        await self._source.load(request.model_name)
+        await self._fleet.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -168,7 +165,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         """Takes a model away until it is loaded again. Requests in flight are still answered."""
         _check_repository_name(request.repository_name)
         convert.check_repository_parameters(request.parameters, _UNLOAD_PARAMETERS)
-        await self._source.unload(request.model_name)
+        await self._fleet.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryUnregister(  # noqa: N802

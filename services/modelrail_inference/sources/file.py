@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -39,6 +38,7 @@ class FileSource:
         repository: Where the model goes.
         files: Copies the file.
         vouched: Whether the operator vouches for the file.
+        unloaded: Whether somebody took the model away before this process began.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class FileSource:
         files: FileWork,
         *,
         vouched: bool,
+        unloaded: bool = False,
     ) -> None:
         self._path = path
         self._name = check_id(name, what="model name")
@@ -57,17 +58,18 @@ class FileSource:
         self._repository = repository
         self._files = files
         self._vouched = vouched
-        self._wanted = True
+        self._wanted = not unloaded
         self._changes = asyncio.Lock()
         self._copied: VersionDefinition | None = None
 
     async def run(self) -> None:
-        """Loads the file.
+        """Loads the file, unless it was taken away.
 
         Raises:
             LoadError: It cannot be served, so there is nothing to serve.
         """
-        await self._reconcile()
+        if self._wanted:
+            await self._reconcile()
 
     def ready(self) -> bool:
         """Whether the model is loaded, or was unloaded on purpose."""
@@ -146,14 +148,3 @@ def _fingerprint(sources: Mapping[str, Path]) -> str:
     """Returns what changes when a file does; contents are not read, as files can be large."""
     stats = [(name, source.stat()) for name, source in sources.items()]
     return "/".join(f"{n}-{s.st_size}-{s.st_mtime_ns}-{s.st_ino}" for n, s in stats)
-
-
-def name_of_file(path: Path) -> str:
-    """Returns the model name that a file gets: its stem in the form of an id.
-
-    Raises:
-        InvalidName: Nothing of the stem is left.
-    """
-    name = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower())
-    name = re.sub(r"\.{2,}", ".", name).strip("._-")[:64].strip("._-")
-    return check_id(name, what="model name")

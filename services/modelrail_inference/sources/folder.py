@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import structlog
@@ -41,6 +41,7 @@ class FolderSource:
         read_settings: Reads a configuration file of the model that is named.
         files: Reads the folder.
         vouched: Whether the operator vouches for the models.
+        unloaded: Models that somebody took away before this process began.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class FolderSource:
         files: FileWork,
         *,
         vouched: bool,
+        unloaded: Collection[str] = (),
     ) -> None:
+        self._unloaded = set(unloaded)
         self._folder = folder
         self._repository = repository
         self._read_settings = read_settings
@@ -67,8 +70,9 @@ class FolderSource:
         names, skipped = await self._files.run(self._look)
         for name, reason in skipped.items():
             _log.warning("folder skipped", folder=name, reason=reason)
-        self._wanted.update(names)
-        again = [name for name in names if await self._try(name)]
+        self._wanted.update(name for name in names if name not in self._unloaded)
+        # Meanwhile somebody may unload it.
+        again = [name for name in names if name in self._wanted and await self._try(name)]
         self._started = True
         backoff = Backoff(
             initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
@@ -130,6 +134,7 @@ class FolderSource:
         """Loads a model with its present files."""
         if not await self._files.run(self._has, name):
             raise unknown_model(name)
+        self._unloaded.discard(name)
         self._wanted.add(name)
         try:
             await self._reconcile(name)
@@ -140,11 +145,13 @@ class FolderSource:
         """Takes all versions of a model away."""
         if name not in self._wanted and not await self._files.run(self._has, name):
             raise unknown_model(name)
+        self._unloaded.add(name)
         self._wanted.discard(name)
         self._failed.discard(name)
         self._problems.pop(name, None)
         await self._repository.reconcile(name, ())
         if not await self._files.run(self._has, name):
+            self._unloaded.discard(name)
             self._repository.remove(name)
 
     async def _reconcile(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class RegistrySource:
         files: Runs the cache's work.
         read_settings: Reads the configuration file of a version that has one.
         max_models: Most models followed; `*@ALIAS` finds no more than that.
+        unloaded: Models that somebody took away before this process began.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class RegistrySource:
         *,
         read_settings: Callable[[Path, str], ModelSettings],
         max_models: int,
+        unloaded: Collection[str] = (),
     ) -> None:
+        self._unloaded = frozenset(unloaded)
         self._read_settings = read_settings
         self._registry = registry
         self._cache = cache
@@ -176,7 +179,9 @@ class RegistrySource:
         if model is None:
             if len(self._models) >= self._max_models:
                 return False
-            model = self._models[reference.model] = FollowedModel(reference.model)
+            model = self._models[reference.model] = FollowedModel(
+                reference.model, unloaded=reference.model in self._unloaded
+            )
             if self._followers is not None:
                 self._followers.create_task(self._follow(model))
         if reference not in model.references:
@@ -298,6 +303,8 @@ class RegistrySource:
     async def _restore(self, model: FollowedModel) -> None:
         """Loads the versions of the last time, as far as their files are there and unchanged."""
         async with model.changes:
+            if model.unloaded:
+                return
             wanted: dict[Reference, int] = {}
             manifests: dict[int, Manifest] = {}
             try:

@@ -19,14 +19,22 @@ from modelrail_server.context import current_call
 __all__ = ["configure_logging"]
 
 
-def configure_logging(level: LogLevel, *, service: str) -> None:
-    """Sends the log lines of this process to stderr; `__main__` calls it through `run`, once."""
+def configure_logging(level: LogLevel, *, service: str, worker: int | None = None) -> None:
+    """Sends the log lines of this process to stderr; `__main__` calls it through `run`, once.
+
+    Args:
+        level: Least important lines to write.
+        service: Short name, shown in each line.
+        worker: Likewise, which of several processes this is; None: there is one.
+    """
     number = logging.getLevelName(level.value.upper())
 
     def add_origin(
         logger: Any, method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         event["service"] = service
+        if worker is not None:
+            event["worker"] = worker
         if (call := current_call()) is not None:
             event.setdefault("request_id", call.request_id)
             event.setdefault("rpc", call.method)

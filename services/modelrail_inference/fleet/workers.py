@@ -1,0 +1,186 @@
+"""This process among equal ones of the same supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import structlog
+
+from modelrail_inference.fleet.fleet import Fleet, Index
+from modelrail_inference.repository.lifecycle import State
+from modelrail_inference.repository.repository import IndexEntry
+from modelrail_inference.statistics import VersionStatistics
+from modelrail_server.errors import ServiceError, Unavailable
+
+_log = structlog.get_logger(__name__)
+
+_QUESTION_SECONDS = 1.0
+_READY_SECONDS = 0.5  # Kubernetes waits one second for a probe
+_CATCH_UP_SECONDS = 0.1
+
+
+class Siblings(Protocol):
+    """The way to the workers of the same supervisor, this one included."""
+
+    async def ask_all(
+        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
+    ) -> list[Any]:
+        """Returns the answers of the workers that serve; an exception stands for an error."""
+
+    async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
+        """Has all workers do something about a subject."""
+
+
+class Workers:
+    """All workers of a supervisor.
+
+    A worker that does not answer within a second is left out: it ended, or is about to. Where the
+    supervisor does not answer either, this process speaks for itself.
+
+    Args:
+        own: What this process answers for itself.
+        siblings: The way to all of them.
+        order_timeout_seconds: Longest load or unload.
+    """
+
+    def __init__(self, own: Fleet, siblings: Siblings, *, order_timeout_seconds: float) -> None:
+        self._own = own
+        self._siblings = siblings
+        self._order_timeout_seconds = order_timeout_seconds
+
+    async def answer(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        """Answers for this process what a sibling asks or orders."""
+        match method:
+            case "load":
+                await self._own.load(arguments["subject"])
+            case "unload":
+                await self._own.unload(arguments["subject"])
+            case "statistics":
+                return [asdict(one) for one in await self._own.statistics(**arguments)]
+            case "index":
+                return _index_document(await self._own.index())
+            case "ready":
+                return await self._own.ready()
+            case "model_ready":
+                return await self._own.model_ready(**arguments)
+            case _:
+                raise ValueError(f"unknown method {method!r}")
+        return None
+
+    async def load(self, name: str) -> None:
+        """Loads a model in all workers."""
+        await self._order(name, "load")
+
+    async def unload(self, name: str) -> None:
+        """Takes a model away from all workers, also from those that come later."""
+        await self._order(name, "unload")
+
+    async def statistics(self, name: str, version: str) -> list[VersionStatistics]:
+        """Returns the sums over all workers."""
+        arguments = {"name": name, "version": version}
+        answers = await self._ask("statistics", arguments, _QUESTION_SECONDS)
+        if not answers:
+            return list(await self._own.statistics(name, version))
+        sums: dict[tuple[str, int], VersionStatistics] = {}
+        for document in (row for rows in answers for row in rows):
+            one = VersionStatistics.from_document(document)
+            key = one.model, one.number
+            sums[key] = sums[key] + one if key in sums else one
+        return [sums[key] for key in sorted(sums)]
+
+    async def index(self) -> Index:
+        """Returns the rows of all workers; where they differ, the one that is not ready."""
+        answers = await self._ask("index", {}, _QUESTION_SECONDS)
+        if not answers:
+            return await self._own.index()
+        entries: dict[tuple[str, int], IndexEntry] = {}
+        problems: dict[str, str] = {}
+        for index in map(_index_of, answers):
+            for entry in index.entries:
+                known = entries.setdefault((entry.model, entry.number), entry)
+                if known.state is State.READY:
+                    entries[entry.model, entry.number] = entry
+            for name, problem in index.problems.items():
+                problems[name] = problems.get(name) or problem
+        return Index([entries[key] for key in sorted(entries)], problems)
+
+    async def ready(self) -> bool:
+        """Whether every worker is ready."""
+        answers = await self._ask("ready", {}, _READY_SECONDS)
+        return all(answers) if answers else await self._own.ready()
+
+    async def model_ready(self, name: str, version: str) -> bool:
+        """Whether the model takes requests in every worker."""
+        arguments = {"name": name, "version": version}
+        answers = await self._ask("model_ready", arguments, _READY_SECONDS)
+        return all(answers) if answers else await self._own.model_ready(name, version)
+
+    async def catch_up(self, *, timeout_seconds: float) -> None:
+        """Waits until this process serves every model that its siblings serve.
+
+        Only then may a worker that comes in another's place listen: until then a caller would get
+        "not ready" from it and an answer from the others.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while missing := await self._missing():
+                    _log.debug("models to load before this worker serves", models=sorted(missing))
+                    await asyncio.sleep(_CATCH_UP_SECONDS)
+        except TimeoutError:
+            _log.warning("serving before every model is loaded that the other workers serve")
+
+    async def _missing(self) -> set[str]:
+        own = _ready_models(await self._own.index())
+        answers = await self._ask("index", {}, _QUESTION_SECONDS)
+        theirs = set[str]().union(*(_ready_models(_index_of(answer)) for answer in answers))
+        return theirs - own
+
+    async def _order(self, name: str, method: str) -> None:
+        try:
+            await self._siblings.order(name, method, timeout_seconds=self._order_timeout_seconds)
+        except (TimeoutError, ConnectionError):
+            raise Unavailable(
+                f"{method} failed for model '{name[:80]}': not every worker was done in time",
+                reason="WORKER_SLOW",
+                retry_after_seconds=1.0,
+            ) from None
+
+    async def _ask(
+        self, method: str, arguments: Mapping[str, Any], timeout_seconds: float
+    ) -> Sequence[Any]:
+        """Returns the answers that are none of errors; none when nobody answers.
+
+        Raises:
+            ServiceError: All workers answer with an error; the first one.
+        """
+        try:
+            answers = await self._siblings.ask_all(
+                method, arguments, timeout_seconds=timeout_seconds
+            )
+        except (TimeoutError, ConnectionError, ServiceError) as error:
+            _log.warning("siblings not asked", method=method, reason=str(error))
+            return []
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if errors and len(errors) == len(answers):
+            raise errors[0]
+        return [answer for answer in answers if not isinstance(answer, Exception)]
+
+
+def _ready_models(index: Index) -> set[str]:
+    return {entry.model for entry in index.entries if entry.state is State.READY}
+
+
+def _index_document(index: Index) -> dict[str, Any]:
+    rows = [[e.model, e.number, e.state.value, e.reason] for e in index.entries]
+    return {"entries": rows, "problems": dict(index.problems)}
+
+
+def _index_of(document: Mapping[str, Any]) -> Index:
+    entries = [
+        IndexEntry(model, number, State(state), reason)
+        for model, number, state, reason in document["entries"]
+    ]
+    return Index(entries, document["problems"])

@@ -1,0 +1,156 @@
+"""The worker's end of the control channel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from modelrail_server.observability.exposition import render
+from modelrail_server.supervision.channel import Answer, Channel
+from modelrail_server.supervision.error_document import error_of
+from modelrail_server.supervision.seat import Seat
+
+__all__ = ["Link", "open_link"]
+
+_log = structlog.get_logger(__name__)
+
+_HELLO_SECONDS = 30.0
+_REPORT_SECONDS = 5.0
+
+
+class Link:
+    """What a worker knows of its siblings, and how it asks them. Made by `open_link`.
+
+    Attributes:
+        seat: The worker's place.
+        replacement: Whether siblings may serve already.
+        orders: The last order for each subject that was given before this worker came.
+    """
+
+    def __init__(self, seat: Seat, metrics: CollectorRegistry) -> None:
+        self.seat = seat
+        self.replacement = False
+        self.orders: Mapping[str, str] = {}
+        self._metrics = metrics
+        self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._channel: Channel | None = None
+
+    def attach(self, answer: Answer) -> None:
+        """Answers the siblings' questions and orders from now on; until then they wait."""
+        self._answer.set_result(answer)
+
+    async def ask_all(
+        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
+    ) -> list[Any]:
+        """Returns the answers of all workers that serve, this one included.
+
+        A worker that does not answer in time is left out. An answer that is an error is an
+        exception in the list.
+
+        Raises:
+            ServiceError: Too many calls wait.
+            ConnectionError: The supervisor is gone.
+            TimeoutError: The supervisor did not answer.
+        """
+        answers = await self._supervisor().call(
+            "ask_all",
+            {"method": method, "arguments": arguments, "timeout_seconds": timeout_seconds},
+            timeout_seconds=timeout_seconds + 1,
+        )
+        return [error_of(a["error"]) if "error" in a else a["result"] for a in answers]
+
+    async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
+        """Has all workers do something about a subject, also those that come later.
+
+        Raises:
+            ServiceError: The first error of a worker.
+            InternalFailure: A worker failed by a defect.
+            ConnectionError: The supervisor is gone.
+            TimeoutError: Not all workers were done in time; they go on.
+        """
+        await self._supervisor().call(
+            "order",
+            {"subject": subject, "method": method, "timeout_seconds": timeout_seconds},
+            timeout_seconds=timeout_seconds + 1,
+        )
+
+    def serving(self) -> None:
+        """Says that this worker takes requests."""
+        self._supervisor().tell("serving", {})
+
+    async def open(self) -> Channel:
+        """Connects with the supervisor; the channel is to be run by the caller."""
+        # The socket object takes the descriptor over.
+        ours = socket.socket(fileno=self.seat.descriptor)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        self._channel = Channel(reader, writer, self._serve)
+        return self._channel
+
+    async def greet(self) -> None:
+        """Says that this worker is there, and learns what happened before it came."""
+        told = await self._supervisor().call("hello", {}, timeout_seconds=_HELLO_SECONDS)
+        self.replacement, self.orders = told["replacement"], told["orders"]
+
+    async def beat(self) -> None:
+        """Says again and again that the event loop of this process turns."""
+        while True:
+            self._supervisor().tell("alive", {})
+            await asyncio.sleep(self.seat.heartbeat_seconds)
+
+    async def report(self) -> None:
+        """Reports the metrics from time to time: what a worker counted must outlive it."""
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            self._supervisor().tell("metrics", {"text": await self._text()})
+
+    async def _serve(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        if method == "metrics":
+            return await self._text()
+        answer = await asyncio.shield(self._answer)
+        return await answer(method, arguments)
+
+    async def _text(self) -> str:
+        # Like any other scrape, off the event loop.
+        return (await asyncio.to_thread(render, self._metrics)).decode()
+
+    def _supervisor(self) -> Channel:
+        if self._channel is None:
+            raise ConnectionError("the supervisor is not connected")
+        return self._channel
+
+
+@asynccontextmanager
+async def open_link(seat: Seat, metrics: CollectorRegistry) -> AsyncIterator[Link]:
+    """Connects a worker with its supervisor for the length of the context.
+
+    When the supervisor ends, this process ends at once: nobody would replace it or stop it.
+
+    Args:
+        seat: The worker's place.
+        metrics: What to report.
+    """
+    link = Link(seat, metrics)
+    channel = await link.open()
+    running = asyncio.create_task(_end_with(channel))
+    tasks = [running, asyncio.create_task(link.beat())]
+    try:
+        await link.greet()
+        tasks.append(asyncio.create_task(link.report()))
+        yield link
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _end_with(channel: Channel) -> None:
+    await channel.run()
+    _log.error("the supervisor is gone")
+    os._exit(1)

@@ -1,0 +1,106 @@
+"""Questions to all workers and orders for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+from modelrail_server.errors import ServiceError, Unavailable
+from modelrail_server.supervision.channel import ChannelClosedError
+from modelrail_server.supervision.error_document import InternalFailure, error_document
+from modelrail_server.supervision.worker_process import WorkerProcess
+
+__all__ = ["Siblings"]
+
+
+class Siblings:
+    """The workers that are there now. For the event loop's thread only.
+
+    Attributes:
+        workers: By number.
+        orders: The last order about each subject, for workers that come later.
+    """
+
+    def __init__(self) -> None:
+        self.workers: dict[int, WorkerProcess] = {}
+        self.orders: dict[str, str] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def ask_all(
+        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
+    ) -> dict[int, dict[str, Any]]:
+        """Returns the `result` or the `error` of each worker that serves and answers in time."""
+        asked = [worker for worker in self.workers.values() if worker.serving.is_set()]
+        answers = await asyncio.gather(
+            *(_ask(worker, method, arguments, timeout_seconds) for worker in asked)
+        )
+        return {
+            worker.number: answer
+            for worker, answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
+
+    async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
+        """Has every worker do something about a subject, one order about it after the other.
+
+        A worker that ends meanwhile is left out: its replacement gets the order at its start.
+
+        Raises:
+            ServiceError: The first error of a worker.
+            InternalFailure: A worker failed by a defect.
+            TimeoutError: Not all were done in time.
+        """
+        lock = self._locks.setdefault(subject, asyncio.Lock())
+        async with asyncio.timeout(timeout_seconds), lock:
+            before = self.orders.get(subject)
+            # First of all, for workers that come from now on.
+            self.orders[subject] = method
+            workers = [worker for worker in self.workers.values() if worker.greeted.is_set()]
+            outcomes = await asyncio.gather(
+                *(_order(worker, subject, method, timeout_seconds) for worker in workers),
+                return_exceptions=True,
+            )
+            errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            if errors and len(errors) == len(workers):
+                self._take_back(subject, before)
+        if errors:
+            raise _first(errors)
+
+    def _take_back(self, subject: str, before: str | None) -> None:
+        """Forgets an order that nobody could follow, such as one about an unknown subject."""
+        if before is None:
+            del self.orders[subject]
+        else:
+            self.orders[subject] = before
+
+
+async def _ask(
+    worker: WorkerProcess, method: str, arguments: Mapping[str, Any], timeout_seconds: float
+) -> dict[str, Any] | None:
+    try:
+        result = await worker.channel.call(method, arguments, timeout_seconds=timeout_seconds)
+    except ServiceError as error:
+        return {"error": error_document(error)}
+    except InternalFailure as error:
+        return {"error": {"message": str(error)}}
+    except (TimeoutError, ConnectionError):
+        return None
+    return {"result": result}
+
+
+async def _order(worker: WorkerProcess, subject: str, method: str, timeout_seconds: float) -> None:
+    try:
+        await worker.channel.call(method, {"subject": subject}, timeout_seconds=timeout_seconds)
+    except ChannelClosedError:
+        return
+    except TimeoutError:
+        raise Unavailable(
+            f"worker {worker.number} was not done in time", reason="WORKER_SLOW"
+        ) from None
+
+
+def _first(errors: Sequence[BaseException]) -> BaseException:
+    """Returns what the caller is told: an error for callers rather than a defect."""
+    return next((error for error in errors if isinstance(error, ServiceError)), errors[0])

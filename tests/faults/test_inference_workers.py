@@ -1,0 +1,518 @@
+"""`modelrail-inference --workers 2` as processes: killed, frozen, stopped and misconfigured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from modelrail.client import AsyncInferenceClient, AsyncRegistryClient
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from modelrail.registry.v1 import registry_pb2
+from modelrail.tensor import to_raw
+from modelrail_registry.__main__ import build as build_registry
+from modelrail_registry.config import RegistryConfig
+from modelrail_server.application import Runtime
+from modelrail_server.server import start_server
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+SECONDS = 30
+ONE = np.array([1], np.float32)
+
+
+def save(path: Path, nodes: list[Any], **initializers: onnx.TensorProto) -> Path:
+    """Saves a model from x to y; the type of x is that which its first node takes."""
+    scalar = nodes[0].op_type == "Loop"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", INT64 if scalar else FLOAT, [] if scalar else ["n"])],
+        [helper.make_tensor_value_info("y", FLOAT, [1] if scalar else ["n"])],
+        list(initializers.values()),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    return path
+
+
+def same(path: Path) -> Path:
+    """y = x."""
+    return save(path, [helper.make_node("Identity", ["x"], ["y"])])
+
+
+def counting(path: Path) -> Path:
+    """Counts to the number given, one loop step after the other: as slow as the caller wants."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Add", ["v", "one"], ["w"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("w", FLOAT, [1]),
+        ],
+        initializer=[helper.make_tensor("one", FLOAT, [1], [1.0])],
+    )
+    return save(
+        path,
+        [helper.make_node("Loop", ["x", "yes", "zero"], ["y"], body=body)],
+        yes=helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+        zero=helper.make_tensor("zero", FLOAT, [1], [0.0]),
+    )
+
+
+class Server:
+    """A supervisor, its workers, and what they say."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address_file: Path) -> None:
+        self.process = process
+        self.address_file = address_file
+        self.stderr = ""
+        self.seen = psutil.Process(process.pid)
+        self._events: list[dict[str, Any]] = []
+        self._said = asyncio.Condition()
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stderr
+        async for line in self.process.stderr:
+            self.stderr += line.decode()
+            with suppress(ValueError):
+                self._events.append(json.loads(line))
+            async with self._said:
+                self._said.notify_all()
+        async with self._said:
+            self._said.notify_all()
+
+    def events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        return [e for e in self._events if fields.items() <= e.items() and e["event"] == name]
+
+    async def until(self, name: str, *, times: int = 1, **fields: Any) -> dict[str, Any]:
+        """Waits until something was said so often."""
+        async with asyncio.timeout(SECONDS), self._said:
+            await self._said.wait_for(
+                lambda: len(self.events(name, **fields)) >= times or self.reading.done()
+            )
+        found = self.events(name, **fields)
+        assert len(found) >= times, self.stderr
+        return found[times - 1]
+
+    async def addresses(self) -> dict[str, Any]:
+        await self.until("serving")
+        content: dict[str, Any] = json.loads(self.address_file.read_text())
+        return content
+
+    async def pid(self, worker: int) -> int:
+        return int((await self.until("worker serves", worker=worker))["pid"])
+
+    def processes(self) -> list[psutil.Process]:
+        return self.seen.children(recursive=True)
+
+    async def metrics(self) -> dict[str, float]:
+        """The samples, by name and labels."""
+        url = f"http://{(await self.addresses())['metrics_address']}/metrics"
+
+        def fetch() -> str:
+            with urllib.request.urlopen(url, timeout=10) as response:
+                return str(response.read().decode())
+
+        lines = (await asyncio.to_thread(fetch)).splitlines()
+        pairs = [line.rsplit(" ", 1) for line in lines if not line.startswith("#")]
+        assert len({key for key, _ in pairs}) == len(pairs), "a sample is there twice"
+        return {key: float(value) for key, value in pairs}
+
+    async def end(self) -> int:
+        async with asyncio.timeout(SECONDS):
+            await self.reading
+            return await self.process.wait()
+
+
+Start = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    for name in ("same", "other"):
+        same(folder / name / "1" / "model.onnx")
+    counting(folder / "counting" / "1" / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    servers: list[Server] = []
+
+    async def begin(*arguments: object, workers: int = 2) -> Server:
+        address_file = tmp_path / "run" / "address.json"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "modelrail_inference", f"--workers={workers}",
+            "--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--provider=cpu",
+            "--vouched", f"--data-dir={tmp_path}/data", f"--address-file={address_file}",
+            *map(str, arguments),
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        servers.append(Server(process, address_file))
+        return servers[-1]
+
+    yield begin
+    for server in servers:
+        with suppress(ProcessLookupError):
+            server.process.kill()
+        await server.process.wait()
+        # They end by themselves; where that fails, the test has failed, and nothing may stay.
+        for event in server.events("worker started"):
+            with suppress(psutil.NoSuchProcess):
+                worker = psutil.Process(event["pid"])
+                if "modelrail_inference" in worker.cmdline():
+                    worker.kill()
+        await server.reading
+        # Lets the pipes' transports close before the loop does.
+        server.process._transport.close()  # type: ignore[attr-defined]
+
+
+def request_for(model: str, x: Any) -> pb.ModelInferRequest:
+    array = np.asarray(x)
+    datatype = "INT64" if array.dtype == np.int64 else "FP32"
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype=datatype, shape=array.shape)
+    request.raw_input_contents.append(to_raw(array, datatype))
+    return request
+
+
+def stub_of(address: str, stack: AsyncExitStack) -> Any:
+    """A stub on a connection of its own, which the kernel gives to either worker."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = grpc.aio.insecure_channel(address, options=options)
+    stack.push_async_callback(channel.close)
+    return GRPCInferenceServiceStub(channel)
+
+
+async def stubs_of_both(server: Server, stack: AsyncExitStack) -> list[Any]:
+    """Stubs of which some are connected with each worker."""
+    address = (await server.addresses())["grpc_address"]
+    pids = {await server.pid(0), await server.pid(1)}
+    stubs: list[Any] = []
+    connected: Counter[int] = Counter()
+    while set(connected) != pids or len(stubs) < 8:
+        assert len(stubs) < 64, "all connections went to one worker"
+        stubs.append(stub_of(address, stack))
+        await stubs[-1].ServerLive(pb.ServerLiveRequest(), timeout=SECONDS)
+        connected = Counter(
+            pid
+            for pid in pids
+            for connection in psutil.Process(pid).net_connections("tcp")
+            if connection.status == psutil.CONN_ESTABLISHED
+        )
+    return stubs
+
+
+async def ready(stub: Any) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not (await stub.ServerReady(pb.ServerReadyRequest())).ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def counted(metrics: dict[str, float], name: str, model: str) -> float:
+    return metrics[f'{name}{{model="{model}",version="1"}}']
+
+
+async def test_two_workers_answer_on_one_port_as_one_server(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models)
+    async with AsyncExitStack() as stack:
+        stubs = await stubs_of_both(server, stack)
+        await ready(stubs[0])
+        for stub in stubs:
+            for _ in range(3):
+                await stub.ModelInfer(request_for("same", ONE), timeout=SECONDS)
+        for stub in stubs:
+            (row,) = (
+                await stub.ModelStatistics(pb.ModelStatisticsRequest(name="same"))
+            ).model_stats
+            assert row.inference_stats.success.count == 3 * len(stubs)
+            assert row.inference_stats.success.ns > 0
+            assert sum(b.compute_infer.count for b in row.batch_stats) == row.execution_count
+        metrics = await server.metrics()
+        assert counted(metrics, "nv_inference_request_success", "same") == 3 * len(stubs)
+        assert metrics["modelrail_inference_workers"] == 2
+        assert metrics["modelrail_inference_worker_restarts_total"] == 0
+        assert metrics["modelrail_inference_loaded_versions"] == 3
+        assert 'process_resident_memory_bytes{worker="1"}' in metrics
+
+        # What one worker is told, all of them do.
+        await stubs[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="same"))
+        for stub in stubs:
+            assert not (await stub.ModelReady(pb.ModelReadyRequest(name="same"))).ready
+            with pytest.raises(grpc.aio.AioRpcError, match="unloaded"):
+                await stub.ModelInfer(request_for("same", ONE))
+            index = (await stub.RepositoryIndex(pb.RepositoryIndexRequest())).models
+            states = {row.name: row.state for row in index}
+            assert states == {"same": "UNAVAILABLE", "other": "READY", "counting": "READY"}
+        await stubs[-1].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="same"))
+        for stub in stubs:
+            assert (await stub.ModelReady(pb.ModelReadyRequest(name="same"))).ready
+            await stub.ModelInfer(request_for("same", ONE))
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await stubs[0].RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="no"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_killed_workers_are_replaced_and_no_retried_request_is_lost(
+    start: Start, models: Path
+) -> None:
+    server = await start("--model-repository", models)
+    address = (await server.addresses())["grpc_address"]
+    async with AsyncExitStack() as stack:
+        stub = stub_of(address, stack)
+        await ready(stub)
+        await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="other"))
+        stop, answered = asyncio.Event(), Counter[int]()
+
+        async def ask(number: int) -> None:
+            """Calls as other services do, over a new connection after some requests."""
+            while not stop.is_set():
+                async with AsyncInferenceClient(address) as client:
+                    for _ in range(20):
+                        x = np.array([number], np.float32)
+                        result = await client.infer("same", {"x": x}, timeout_seconds=SECONDS)
+                        assert result.outputs["y"] == x
+                        answered[number] += 1
+
+        async def more() -> None:
+            enough = sum(answered.values()) + 200
+            while sum(answered.values()) < enough:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+        shown = [await server.metrics()]
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(6):
+                tasks.create_task(ask(number))
+            # Whichever worker has the connections, it is killed sooner or later.
+            for victim in (0, 1):
+                await more()
+                shown.append(await server.metrics())
+                began = time.perf_counter()
+                os.kill(await server.pid(victim), signal.SIGKILL)
+                await server.until("worker ended", worker=victim, status=-signal.SIGKILL)
+                seen = time.perf_counter()
+                shown.append(await server.metrics())
+                await server.until("worker serves", worker=victim, times=2)
+                # It does not listen before it can answer.
+                assert len(server.events("version loaded", worker=victim, model="same")) == 2
+                print(
+                    f"death seen after {(seen - began) * 1e3:.0f} ms, replacement served after "
+                    f"{(time.perf_counter() - began) * 1e3:.0f} ms"
+                )
+                await more()
+            stop.set()
+        shown.append(await server.metrics())
+        print(sum(answered.values()), "requests, all answered")
+        assert counted(shown[-1], "nv_inference_request_success", "same") > 400
+        for before, after in pairwise(shown):
+            counters = [key for key in before if key.startswith(("grpc_server_", "nv_inference_"))]
+            assert not [
+                (key, before[key], after.get(key))
+                for key in counters
+                if "pending" not in key
+                if after.get(key, 0) < before[key]
+            ]
+        # The replacements serve what the others served, and no more.
+        for stub in [stub_of(address, stack) for _ in range(8)]:
+            assert (await stub.ModelReady(pb.ModelReadyRequest(name="same"))).ready
+            assert not (await stub.ModelReady(pb.ModelReadyRequest(name="other"))).ready
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.ModelInfer(request_for("other", ONE))
+        assert shown[-1]["modelrail_inference_worker_restarts_total"] == 2
+        assert shown[-1]["modelrail_inference_workers"] == 2
+
+
+async def test_a_drain_answers_every_accepted_call(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models)
+    async with AsyncExitStack() as stack:
+        stubs = await stubs_of_both(server, stack)
+        await ready(stubs[0])
+        slow = request_for("counting", np.int64(100_000))
+        calls = [stub.ModelInfer(slow, timeout=SECONDS) for stub in stubs]
+        pending = "nv_inference_pending_request_count"
+        success = "nv_inference_request_success"
+        async with asyncio.timeout(SECONDS):
+            while True:
+                metrics = await server.metrics()
+                done = counted(metrics, success, "counting")
+                if counted(metrics, pending, "counting") + done == len(stubs):
+                    break
+        assert done < len(stubs), "nothing was in flight"
+        server.process.send_signal(signal.SIGTERM)
+        for answer in await asyncio.gather(*calls):
+            assert answer.raw_output_contents == [np.array([100_000], np.float32).tobytes()]
+        assert await server.end() == 0
+    assert not server.address_file.exists()
+    assert not server.events("worker ended")
+
+
+async def test_a_second_signal_ends_everything_at_once(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models, "--shutdown-grace-seconds", 1000)
+    async with AsyncExitStack() as stack:
+        stubs = await stubs_of_both(server, stack)
+        await ready(stubs[0])
+        endless = request_for("counting", np.int64(10**12))
+        call = stubs[0].ModelInfer(endless, timeout=SECONDS)
+        async with asyncio.timeout(SECONDS):
+            while not counted(
+                await server.metrics(), "nv_inference_pending_request_count", "counting"
+            ):
+                pass
+        workers = server.processes()
+        server.process.send_signal(signal.SIGTERM)
+        await server.until("draining", signal="SIGTERM")
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.end() == 128 + signal.SIGTERM
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=SECONDS)
+    assert not alive
+    assert not server.address_file.exists()
+
+
+async def test_workers_die_with_their_supervisor(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models)
+    await server.addresses()
+    workers = server.processes()
+    assert len(workers) == 2
+    server.process.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, workers, timeout=SECONDS)
+    assert not alive
+
+
+async def test_a_frozen_worker_is_replaced(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 1)
+    address = (await server.addresses())["grpc_address"]
+    victim = await server.pid(1)
+    began = time.perf_counter()
+    os.kill(victim, signal.SIGSTOP)
+    await server.until("worker is stuck", worker=1, pid=victim)
+    await server.until("worker serves", worker=1, times=2)
+    print(f"frozen worker replaced after {time.perf_counter() - began:.2f} s")
+    assert not psutil.pid_exists(victim)
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            stub = stub_of(address, stack)
+            await stub.ModelInfer(request_for("same", ONE), timeout=SECONDS)
+
+
+async def test_a_supervisor_that_was_frozen_itself_kills_nobody(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 0.5)
+    await server.addresses()
+    before = {process.pid for process in server.processes()}
+    server.process.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(1.5)  # three times what a worker may be silent for
+    server.process.send_signal(signal.SIGCONT)
+    metrics = await server.metrics()
+    await asyncio.sleep(0.7)  # for the timers that were late
+    assert metrics["modelrail_inference_workers"] == 2
+    assert {process.pid for process in server.processes()} == before
+
+
+async def test_a_file_is_served_by_workers_with_a_copy_each(start: Start, tmp_path: Path) -> None:
+    model = same(tmp_path / "one.onnx")
+    server = await start("--model", model)
+    async with AsyncExitStack() as stack:
+        for stub in await stubs_of_both(server, stack):
+            await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
+        rival = await start("--model", model)
+        assert await rival.end() == 2
+        assert "is in use by another inference" in rival.stderr
+    server.process.send_signal(signal.SIGINT)
+    assert await server.end() == 0
+
+
+async def test_workers_follow_a_registry_with_a_cache_each(start: Start, tmp_path: Path) -> None:
+    config = RegistryConfig(grpc_address=f"unix:{tmp_path}/r", data_dir=tmp_path / "registry")
+    runtime = Runtime("registry")
+    async with AsyncExitStack() as stack:
+        application = await stack.enter_async_context(build_registry(config, runtime))
+        registry, registry_address = await start_server(application, config, runtime)
+        stack.push_async_callback(registry.stop, 0)
+        stack.callback(runtime.stopping.set)
+        client = await stack.enter_async_context(AsyncRegistryClient(registry_address))
+
+        async def publish(name: str) -> None:
+            file = await client.upload_file(same(tmp_path / "file.onnx"), version_path="model.onnx")
+            version = await client.create_model_version(
+                f"models/{name}", registry_pb2.ModelVersion(files=[file]), create_model=True
+            )
+            await client.set_alias(f"models/{name}/aliases/production", version.name)
+
+        await publish("one")
+        await publish("two")
+        server = await start("--registry", registry_address, "--serve", "*@production")
+        stubs = await stubs_of_both(server, stack)
+        await ready(stubs[0])
+        await stubs[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="two"))
+        os.kill(await server.pid(0), signal.SIGKILL)
+        await server.until("worker serves", worker=0, times=2)
+        late = [stub_of((await server.addresses())["grpc_address"], stack) for _ in range(8)]
+        for stub in late:
+            await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.ModelInfer(request_for("two", ONE), timeout=SECONDS)
+        await publish("one")
+        second = pb.ModelReadyRequest(name="one", version="2")
+        async with asyncio.timeout(SECONDS):
+            # Ready in both: one of them alone is not enough.
+            while not (await late[0].ModelReady(second)).ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for stub in late:
+            response = await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
+            assert response.model_version == "2"
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.end() == 0
+    assert {path.name for path in (tmp_path / "data" / "workers").iterdir()} == {"0", "1"}
+
+
+async def test_what_cannot_start_says_why_once(start: Start, models: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"not a model")
+    server = await start("--model", bad)
+    assert await server.end() == 2
+    assert server.stderr.count("modelrail-inference: --model:") == 1
+    assert "Traceback" not in server.stderr
+    assert not server.address_file.exists()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for flag in ("--grpc-address", "--metrics-address"):
+            server = await start("--model-repository", models, flag, address)
+            assert await server.end() == 1
+            assert f"modelrail-inference: cannot listen on {address}" in server.stderr
+            assert "Traceback" not in server.stderr
+
+    server = await start("--model-repository", models, "--grpc-address", f"unix:{tmp_path}/s")
+    assert await server.end() == 2
+    assert "--workers: expected 1 with --grpc-address unix:" in server.stderr
