@@ -534,6 +534,62 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses
     assert numbers(await house.ask(3.0, seconds=1.0)) == [4.0]
 
 
+async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
+    houses: Houses,
+) -> None:
+    """Under overload those run that can be answered; else all would, and none in time."""
+    session = Session()
+    house = await houses.make({"m": session})
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        short = house.ask(1.0, seconds=10.0)
+        long = house.ask(2.0, seconds=1000.0)
+        await queued(house, 2)
+        lane = serving_lane(house)
+        for _ in range(100):  # only now it shows that a run takes a minute, whatever its size
+            lane.learn(1, 60.0)
+            lane.learn(2, 60.0)
+        for request in lane.queue.requests():
+            request.queued_at -= 7.0  # they have waited for a while
+    with pytest.raises(ResourceExhausted) as refused:
+        await short
+    assert refused.value.reason == "DEADLINE_UNREACHABLE"
+    assert [numbers(await task) for task in (first, long)] == [[1.0], [3.0]]
+    assert session.batches == [[0.0], [2.0]]
+
+
+async def test_admission_counts_the_batch_that_a_request_joins(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session})
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        lane = serving_lane(house)
+        for _ in range(100):  # a second for each item
+            lane.learn(1, 1.0)
+            lane.learn(4, 4.0)
+        patient = house.ask(*[1.0] * 7, seconds=1000.0)
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(2.0, seconds=5.0)
+        assert refused.value.retry_after_seconds == pytest.approx(9, abs=0.5)
+    await asyncio.gather(first, patient)
+
+
+async def test_a_run_that_was_stopped_teaches_how_long_it_took_at_least(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session})
+    with held(session), pytest.raises(Unavailable):
+        await house.ask(1.0, seconds=0.05)
+    lane = serving_lane(house)
+    for _ in range(1000):
+        if lane.run_time.runs:
+            break
+        await asyncio.sleep(0.001)
+    assert lane.run_time.seconds(1) >= 0.04
+
+
 @pytest.mark.parametrize(
     ("asked", "override", "refused"), [(10_000, True, True), (10_000, False, False)]
 )

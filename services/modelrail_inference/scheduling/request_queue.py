@@ -7,6 +7,10 @@ from collections.abc import Iterator
 
 from modelrail_inference.repository.batching import DynamicBatching, TimeoutAction
 from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.run_time import RunTime
+
+_WAITED_SHARE = 0.1
+"""A wait that is shorter than this share of the run is none."""
 
 _Group = OrderedDict[QueuedRequest, None]
 """Waiting requests that fit into one batch, oldest first. A linked list: requests leave from the
@@ -133,12 +137,14 @@ class RequestQueue:
         return min(request.queued_at for request in chosen) + self.delay_seconds
 
     def take(
-        self, now: float, most_rows: int | None = None
+        self, now: float, run_time: RunTime, most_rows: int | None = None
     ) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
         """Takes the next batch out.
 
         Args:
             now: Moment of `time.monotonic()`.
+            run_time: How long batches take: one that would end after a request's deadline runs
+                without it, so that under overload those run that can be answered in time.
             most_rows: Items that the batch shall have at most; None for what the model takes.
 
         Returns:
@@ -146,11 +152,14 @@ class RequestQueue:
             and will not run.
         """
         late: list[QueuedRequest] = []
-        chosen = self._choose(most_rows)
-        while any(is_late(request, now) for request in chosen):
+        while chosen := self._choose(most_rows):
+            seconds = run_time.seconds(sum(request.feed.batch_size for request in chosen))
             expired = [request for request in chosen if is_late(request, now)]
+            hopeless = [r for r in chosen if _is_hopeless(r, now, seconds) and r not in expired]
+            if not expired and not hopeless:
+                break
             late.extend(request for request in expired if self.lose_patience(request, now))
-            chosen = self._choose(most_rows)
+            late.extend(request for request in hopeless if self.discard(request))
         for request in chosen:
             self.discard(request)
         return chosen, late
@@ -196,6 +205,19 @@ def is_late(request: QueuedRequest, now: float) -> bool:
     """Whether a request has waited too long at a moment of `time.monotonic()`."""
     timeout = request.next_timeout()
     return timeout is not None and timeout <= now
+
+
+def _is_hopeless(request: QueuedRequest, now: float, seconds: float) -> bool:
+    """Whether a run of `seconds` would end after the deadline of a request that had to wait.
+
+    One that did not wait is tried: nothing else would show that a guess was wrong.
+    """
+    waited = now - request.queued_at
+    return (
+        request.deadline is not None
+        and now + seconds > request.deadline
+        and waited > _WAITED_SHARE * seconds
+    )
 
 
 def chunks(requests: list[QueuedRequest], max_rows: int) -> Iterator[list[QueuedRequest]]:

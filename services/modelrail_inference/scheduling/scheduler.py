@@ -239,15 +239,11 @@ class Scheduler:
             raise self._full(lane, now, "QUEUE_FULL")
         if request.deadline is None:
             return
-        run_seconds = lane.run_time.seconds(request.feed.batch_size)
-        predicted = self._wait_seconds(lane, now) + run_seconds
+        # It runs together with what is there already, up to a whole batch.
+        rows = min(lane.max_rows, queue.rows + request.feed.batch_size)
+        predicted = self._wait_seconds(lane, now) + lane.run_time.seconds(rows)
         if now + predicted > request.deadline:
-            raise ResourceExhausted(
-                f"expected an answer in {predicted * 1000:.0f} ms, and the deadline is in "
-                f"{(request.deadline - now) * 1000:.0f} ms",
-                reason="DEADLINE_UNREACHABLE",
-                retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted),
-            )
+            raise unreachable(predicted, request.deadline - now)
 
     def _full(self, lane: Lane, now: float, reason: str) -> Unavailable:
         return Unavailable(
@@ -344,7 +340,9 @@ class Scheduler:
         for request in batch.requests:
             self._held_bytes -= request.size_bytes
         lane.answered(batch.items, time.monotonic())
-        # Only runs that gave an answer tell how long a run takes.
+        if batch.run.terminated and seconds > lane.run_time.seconds(batch.items):
+            # Stopped, because it took longer than its callers: that much is known about it.
+            lane.learn(batch.items, seconds)
         for execution in runner.executions:
             lane.learn(execution.items, execution.seconds)
             self._mean_batch_seconds += _MEAN_WEIGHT * (
@@ -387,10 +385,10 @@ class Scheduler:
     def _take_from(self, lane: Lane, now: float) -> Batch | None:
         # Other models' batches are as good for the other threads as the rest of this one.
         alone = len(self._active) == 1
-        requests, late = lane.queue.take(now, lane.share() if alone else None)
+        requests, late = lane.queue.take(now, lane.run_time, lane.share() if alone else None)
         for request in late:
             self._left_queue(request)
-            self._call(self._fail, request, expired())
+            self._call(self._fail, request, _too_late(request, now))
         self._items -= len(requests)
         if lane.queue.count == 0:
             self._active.discard(lane)
@@ -498,6 +496,23 @@ def _nothing() -> None:
 def expired() -> Unavailable:
     """Returns the error for a request whose time has run out, in Triton's words."""
     return Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT")
+
+
+def unreachable(predicted_seconds: float, remaining_seconds: float) -> ResourceExhausted:
+    """Returns the error for a request that could not be answered before its deadline."""
+    return ResourceExhausted(
+        f"expected an answer in {predicted_seconds * 1000:.0f} ms, and the deadline is in "
+        f"{remaining_seconds * 1000:.0f} ms",
+        reason="DEADLINE_UNREACHABLE",
+        retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted_seconds),
+    )
+
+
+def _too_late(request: QueuedRequest, now: float) -> ServiceError:
+    """Returns the error for a request that was taken out of the queue and does not run."""
+    if request.deadline is None or is_late(request, now):
+        return expired()
+    return unreachable(request.lane.batch_seconds(), request.deadline - now)
 
 
 def _exiting() -> Unavailable:
