@@ -8,9 +8,9 @@ from dataclasses import dataclass
 _NOBODY = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """What accompanies a request from the transport to the session.
+    """What accompanies a request from the transport to the session; it does not change.
 
     Cancellation is the cancellation of the asyncio task that awaits the answer: whoever goes away
     cancels the task, and the queue and the running session hear of it.

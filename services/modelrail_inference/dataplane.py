@@ -33,9 +33,10 @@ from modelrail_inference.message import InferenceReply, InferenceRequest, Parame
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Serving
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.parameters import check_parameters
 from modelrail_inference.runtime.session import OutOfMemory, RunError, RunTerminatedError
-from modelrail_inference.scheduling.batch import Outcome
+from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.scheduler import Scheduler, expired
@@ -90,8 +91,13 @@ class DataPlane:
         statistics.pending += 1
         queued = None
         try:
-            queued = self._admitted(request, call, serving)
-            outcome = await self._outcome(queued)
+            lane, feed = self._checked(request, serving)
+            came_ns = time.perf_counter_ns()
+            answer = self._scheduler.run_at_once(lane, feed, call.deadline)
+            if answer is None:
+                queued = self._submitted(request, lane, feed, call, serving)
+                answer = await self._answer(queued)
+            outputs, execution = answer
         except BaseException as error:
             error = _told(error, serving.model)
             ran = queued is not None and queued.batch is not None
@@ -102,46 +108,33 @@ class DataPlane:
             raise
         finally:
             statistics.pending -= 1
-        execution, batch = outcome.execution, queued.batch
-        if execution is None or batch is None:
-            raise AssertionError("an answer came from no run")
+            if queued is None:
+                serving.release()  # otherwise the scheduler does, once nothing runs for it any more
         statistics.answered(
-            queued.feed.batch_size,
-            queue_ns=batch.started_ns - queued.queued_ns,
+            feed.batch_size,
+            queue_ns=execution.started_ns - came_ns,
             input_ns=execution.input_ns,
             infer_ns=execution.infer_ns,
             output_ns=execution.output_ns,
             total_ns=time.perf_counter_ns() - started,
         )
-        return InferenceReply(request.model, serving.model.number, request.id, outcome.outputs)
+        return InferenceReply(request.model, serving.model.number, request.id, outputs)
 
-    def _admitted(self, request: InferenceRequest, call: Call, serving: Serving) -> QueuedRequest:
-        """Returns the request as it waits for a session or runs."""
-        try:
-            queued = self._queued(request, call, serving)
-            self._scheduler.submit(queued)
-        except BaseException:
-            serving.release()
-            raise
-        return queued
-
-    async def _outcome(self, queued: QueuedRequest) -> Outcome:
-        try:
-            return await queued.future
-        except asyncio.CancelledError:
-            self._scheduler.abandon(queued)
-            raise
-
-    def _queued(self, request: InferenceRequest, call: Call, serving: Serving) -> QueuedRequest:
-        """Checks a request and returns it as the scheduler takes it."""
+    def _checked(self, request: InferenceRequest, serving: Serving) -> tuple[Lane, Feed]:
+        """Returns the place of the model, and the request as the scheduler takes it."""
         lane = serving.lane
         if lane is None:
             lane = serving.lane = self._scheduler.open_lane(serving.model)
-        parameters = request.parameters
-        if parameters or request.output_parameters or request.input_parameters:
+        if request.parameters or request.output_parameters or request.input_parameters:
             check_parameters(request)
         feed = lane.checker.check(request)
         feed.max_reply_bytes = self._max_reply_bytes - 4 * len(request.id) - len(request.model)
+        return lane, feed
+
+    def _submitted(
+        self, request: InferenceRequest, lane: Lane, feed: Feed, call: Call, serving: Serving
+    ) -> QueuedRequest:
+        """Returns the request as it waits for a session or runs."""
         queued = QueuedRequest(
             lane,
             feed,
@@ -150,8 +143,19 @@ class DataPlane:
             size_bytes=request.size_bytes,
             deadline=call.deadline,
         )
-        _apply_queue_policy(queued, lane, parameters)
+        _apply_queue_policy(queued, lane, request.parameters)
+        self._scheduler.submit(queued)
         return queued
+
+    async def _answer(self, queued: QueuedRequest) -> Answer:
+        try:
+            outcome = await queued.future
+        except asyncio.CancelledError:
+            self._scheduler.abandon(queued)
+            raise
+        if outcome.execution is None:
+            raise AssertionError("an answer came from no run")
+        return outcome.outputs, outcome.execution
 
 
 def _apply_queue_policy(

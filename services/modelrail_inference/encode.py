@@ -20,12 +20,14 @@ _OUTPUT_BYTES = 64
 _SIZE_BYTES = 10
 """The longest size of a dimension."""
 _SHOWN = 10
+_VIEW_BYTES = 4096
+"""Outputs of this size and more are not copied."""
 
 
 def encode(
     specs: Sequence[TensorSpec], arrays: Sequence[NDArray[Any]], *, max_bytes: int
 ) -> tuple[OutputTensor, ...]:
-    """Returns the outputs as they travel: views of `arrays`, but for strings.
+    """Returns the outputs as they travel: views of `arrays`, but for strings and small ones.
 
     Strings take long, so it is called on a thread.
 
@@ -47,13 +49,15 @@ def encode(
             sizes[index] = _around(spec, array) + len(raw)
             _check_sizes(specs, sizes, max_bytes)
         else:
-            raw = _view(array)
+            raw = _bytes_of(array)
         outputs.append(OutputTensor(spec.name, spec.datatype, array.shape, raw))
     return tuple(outputs)
 
 
-def _view(array: NDArray[Any]) -> memoryview:
-    """Returns the bytes of an array of numbers; what is not contiguous is copied here."""
+def _bytes_of(array: NDArray[Any]) -> bytes | memoryview:
+    """Returns the bytes of an array of numbers: a view, unless it is small or not contiguous."""
+    if array.nbytes < _VIEW_BYTES:
+        return array.tobytes()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

@@ -86,6 +86,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         default_max_batch_size=config.default_max_batch_size,
         warmup_timeout_seconds=config.warmup_timeout_seconds,
         trials=trials,
+        plans_threads=not config.intra_op_threads,
     )
     async with AsyncExitStack() as stack:
         stack.callback(files.close)

@@ -23,13 +23,24 @@ else:
 
 
 class Call:
-    """One RPC in flight, as the dispatcher sees it."""
+    """One RPC in flight, as the dispatcher sees it.
 
-    __slots__ = ("context", "identity", "method", "request_id")
+    Attributes:
+        method: Path of the method.
+        request_id: What logs and errors call it.
+        echoes_id: Whether a reply carries the id too: the caller sent one, though perhaps not this.
+        identity: The caller.
+        context: gRPC's, once the handler runs.
+    """
 
-    def __init__(self, method: str, request_id: str, identity: Identity) -> None:
+    __slots__ = ("context", "echoes_id", "identity", "method", "request_id")
+
+    def __init__(
+        self, method: str, request_id: str, identity: Identity, *, echoes_id: bool = True
+    ) -> None:
         self.method = method
         self.request_id = request_id
+        self.echoes_id = echoes_id
         self.identity = identity
         self.context: Context | None = None
 

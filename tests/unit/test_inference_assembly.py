@@ -64,7 +64,8 @@ def feed(checked: LoadedModel, **arrays: NDArray[Any]) -> Feed:
 def test_a_batch_of_one_request_is_not_copied() -> None:
     rows = np.arange(6, dtype="<f4").reshape(2, 3)
     single = feed(model(X), x=rows)
-    batch = assemble([single], BatchLayout(batchable=True), BatchBuffers())["x"]
+    assert BatchLayout(batchable=True).is_whole(single)
+    batch = single.arrays()["x"]
     data = single.inputs[0][0].data
     assert isinstance(data, bytes)
     assert np.shares_memory(batch, np.frombuffer(data, "<f4"))

@@ -188,6 +188,16 @@ def serving_lane(house: House) -> Lane:
     return serving.lane
 
 
+def statistics_of(house: House) -> Statistics:
+    return serving_lane(house).model.statistics
+
+
+def taught(lane: Lane, cpu_seconds: float) -> None:
+    """Makes a model as quick as its runs of the last minute would have."""
+    for _ in range(100):
+        lane.quickness.learn(1, cpu_seconds)
+
+
 def request_of(lane: Lane) -> QueuedRequest:
     """Returns a request of one row that nobody sent."""
     rows = np.zeros((1, 2), "<f4")
@@ -268,7 +278,7 @@ async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
     await house.ask(0.0)
     lane = serving_lane(house)
     for _ in range(100):
-        lane.learn(4, 0.08)
+        lane.run_time.add(4, 0.08)
     lane.answered(4, now=100.0)
     assert lane.ready_at(100.0) is None  # nobody is there
     lane.queue.push(request_of(lane))
@@ -548,8 +558,8 @@ async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
         await queued(house, 2)
         lane = serving_lane(house)
         for _ in range(100):  # only now it shows that a run takes a minute, whatever its size
-            lane.learn(1, 60.0)
-            lane.learn(2, 60.0)
+            lane.run_time.add(1, 60.0)
+            lane.run_time.add(2, 60.0)
         for request in lane.queue.requests():
             request.queued_at -= 7.0  # they have waited for a while
     with pytest.raises(ResourceExhausted) as refused:
@@ -567,8 +577,8 @@ async def test_admission_counts_the_batch_that_a_request_joins(houses: Houses) -
         await began(session)
         lane = serving_lane(house)
         for _ in range(100):  # a second for each item
-            lane.learn(1, 1.0)
-            lane.learn(4, 4.0)
+            lane.run_time.add(1, 1.0)
+            lane.run_time.add(4, 4.0)
         patient = house.ask(*[1.0] * 7, seconds=1000.0)
         await queued(house, 1)
         with pytest.raises(ResourceExhausted) as refused:
@@ -716,47 +726,70 @@ async def test_closing_answers_what_waits(houses: Houses) -> None:
         await house.ask(2.0)
 
 
-async def test_a_quick_model_runs_on_the_event_loop_what_came_in_one_step(houses: Houses) -> None:
-    threads: list[str] = []
+class Watched(Session):
+    """Notes on which threads it runs."""
 
-    class Watched(Session):
-        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
-            threads.append(threading.current_thread().name)
-            return super().run(inputs, outputs, run)
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
 
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+        self.threads.append(threading.current_thread().name)
+        return super().run(inputs, outputs, run)
+
+
+async def test_a_quick_model_runs_on_the_event_loop_without_a_queue(houses: Houses) -> None:
     session = Watched()
     house = await houses.make({"m": session}, is_bounded=True)
     for value in range(3):  # on a thread it shows how quick it is
         await house.ask(float(value))
-    lane = serving_lane(house)
-    for _ in range(20):  # a thread that had to wait for the interpreter is forgotten
-        lane.learn(MAX_BATCH, 0.0001)
+    taught(serving_lane(house), 0.00005)
     tasks = [house.ask(float(i), float(i)) for i in range(10)]
     left = house.ask(77.0)
     broken = house.ask(NAN)
-    await asyncio.sleep(0)
     left.cancel()
     replies = await asyncio.gather(*tasks)
     assert [numbers(reply) for reply in replies] == [[i + 1.0] * 2 for i in range(10)]
     with pytest.raises(InvalidArgument):
         await broken
-    assert threads[:3] == ["session-0"] * 3
-    assert set(threads[3:]) == {threading.current_thread().name}
-    assert max(map(len, session.batches)) == MAX_BATCH
+    assert session.threads[:3] == ["session-0"] * 3
+    assert set(session.threads[3:]) == {threading.current_thread().name}
     assert [77.0] not in session.batches
     assert house.scheduler.held_bytes == 0
+    statistics = statistics_of(house)
+    assert (statistics.success_count, statistics.execution_count) == (13, 13)
+    assert statistics.failures[Failure.BACKEND] == 1
+    assert statistics.pending == 0
 
 
 async def test_a_quick_model_that_becomes_slow_leaves_the_event_loop(houses: Houses) -> None:
+    session = Watched()
+    house = await houses.make({"m": session}, is_bounded=True)
+    await house.ask(1.0)
+    taught(serving_lane(house), 0.2)
+    assert numbers(await house.ask(2.0)) == [3.0]
+    assert set(session.threads) == {"session-0"}
+
+
+async def test_a_late_request_does_not_run_on_the_event_loop_either(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, is_bounded=True)
+    await house.ask(1.0)
+    taught(serving_lane(house), 0.00005)
+    with pytest.raises(Unavailable, match="Request timeout expired"):
+        await house.ask(2.0, seconds=-1.0)
+    assert session.batches == [[1.0]]
+    assert statistics_of(house).expired_count == 1
+
+
+async def test_after_the_end_nothing_runs_on_the_event_loop(houses: Houses) -> None:
     house = await houses.make({"m": Session()}, is_bounded=True)
     await house.ask(1.0)
-    lane = serving_lane(house)
-    for _ in range(20):
-        lane.learn(1, 0.0001)
-    was_quick = lane.is_quick
-    lane.learn(1, 0.2)
-    assert (was_quick, lane.is_quick) == (True, False)
-    assert numbers(await house.ask(2.0)) == [3.0]
+    taught(serving_lane(house), 0.00005)
+    house.scheduler.close()
+    with pytest.raises(Unavailable, match="Server exiting"):
+        await house.ask(2.0)
+    assert statistics_of(house).refusals[Refusal.SHUTTING_DOWN] == 1
 
 
 @pytest.mark.parametrize("is_bounded", [False, True])

@@ -27,7 +27,7 @@ from modelrail_inference.runtime.session import (
     SessionOptions,
 )
 from modelrail_inference.runtime.trials import Trials
-from modelrail_inference.runtime.warmup import warm_up
+from modelrail_inference.runtime.warmup import is_tiny, warm_up
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +44,8 @@ class SessionLoader:
             outputs all have a dynamic first dimension.
         warmup_timeout_seconds: Longest first runs; a model that takes longer is not served.
         trials: Loads what nobody vouched for in a throw-away process first; None to trust all.
+        plans_threads: Whether `intra_op_threads` is a plan rather than somebody's choice: models
+            whose runs are tiny get one thread then.
     """
 
     provider: Provider
@@ -51,6 +53,7 @@ class SessionLoader:
     default_max_batch_size: int
     warmup_timeout_seconds: float
     trials: Trials | None = None
+    plans_threads: bool = False
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         """Loads, checks against the settings, and warms up.
@@ -72,24 +75,19 @@ class SessionLoader:
             raise LoadError(f"model file '{definition.path.name}' is empty")
         if self.trials is not None and not definition.vouched:
             self._try_in_child(definition, self.trials)
-        try:
-            session = Session(definition.path, self._options(settings))
-        except (ModelFileError, ProviderError) as error:
-            raise LoadError(str(error)) from error
-        except OutOfMemory as error:
-            raise TransientLoadError(str(error)) from error
+        session = self._session(definition, self.intra_op_threads)
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
         declared = _served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
-        warm_up(
-            session,
-            declared,
-            settings,
-            max_batch_size=max_batch_size,
-            timeout_seconds=self.warmup_timeout_seconds,
-        )
+        self._warm_up(session, declared, settings, max_batch_size)
+        if self._is_free(settings) and is_tiny(
+            session, declared, settings, max_batch_size=max_batch_size
+        ):
+            # Waking a second thread takes longer than such a run, and more processor time than it.
+            session = self._session(definition, 1)
+            self._warm_up(session, declared, settings, max_batch_size)
         if settings.session.cuda is not None and settings.session.cuda.records_graphs:
             _record(session, declared, settings, max_batch_size)
         if session.operators:
@@ -117,6 +115,41 @@ class SessionLoader:
             is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
         )
 
+    def _session(self, definition: VersionDefinition, intra_op_threads: int) -> Session:
+        settings = definition.settings
+        try:
+            provider = resolve(settings.provider or self.provider)
+            options = SessionOptions(provider, intra_op_threads, settings.session)
+        except ValueError as error:
+            raise LoadError(f"parameters: {error}") from error
+        except ProviderError as error:
+            raise LoadError(str(error)) from error
+        try:
+            return Session(definition.path, options)
+        except ModelFileError as error:
+            raise LoadError(str(error)) from error
+        except OutOfMemory as error:
+            raise TransientLoadError(str(error)) from error
+
+    def _warm_up(
+        self, session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
+    ) -> None:
+        warm_up(
+            session,
+            signature,
+            settings,
+            max_batch_size=max_batch_size,
+            timeout_seconds=self.warmup_timeout_seconds,
+        )
+
+    def _is_free(self, settings: ModelSettings) -> bool:
+        """Whether nobody has chosen the number of threads, and it could be less."""
+        return (
+            self.plans_threads
+            and self.intra_op_threads > 1
+            and not settings.session.intra_op_threads
+        )
+
     def _try_in_child(self, definition: VersionDefinition, trials: Trials) -> None:
         """Does the same load on the CPU, where a crash hurts nobody.
 
@@ -133,13 +166,6 @@ class SessionLoader:
             threads=(settings.session.intra_op_threads or self.intra_op_threads)
             + settings.session.inter_op_threads,
         )
-
-    def _options(self, settings: ModelSettings) -> SessionOptions:
-        provider = resolve(settings.provider or self.provider)
-        try:
-            return SessionOptions(provider, self.intra_op_threads, settings.session)
-        except ValueError as error:
-            raise LoadError(f"parameters: {error}") from error
 
 
 def _record(

@@ -1,7 +1,7 @@
 """From the inputs of several requests to one batch, and from its outputs back to each request.
 
-A batch of one request is not copied. Larger ones are copied once, into a buffer that is kept for
-the next batch. Outputs are views of what the session returned.
+Requests are copied once, into a buffer that is kept for the next batch. Outputs are views of what
+the session returned. A request that runs alone does not come here, unless it has to be padded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ class BatchLayout:
 
     def rows_of(self, items: int) -> int:
         """Returns the batch size that the session sees for a number of items."""
+        if not self.buckets:
+            return items
         return next((bucket for bucket in self.buckets if bucket >= items), items)
+
+    def is_whole(self, feed: Feed) -> bool:
+        """Whether a request that runs alone is all that the session sees."""
+        return self.padding is None and (
+            not self.batchable or self.rows_of(feed.batch_size) == feed.batch_size
+        )
 
 
 class BatchBuffers:
@@ -66,20 +74,13 @@ def assemble(
     """Returns the inputs of a run.
 
     Args:
-        feeds: Requests whose shapes fit together, at least one.
+        feeds: Requests whose shapes fit together, decoded; at least one.
         layout: The form of the model's batches.
-        buffers: Where larger batches are put together; used until the run has ended.
-
-    Raises:
-        InvalidArgument: The one request has contents that its shape and datatype do not promise.
-            Of several requests the contents were decoded before, which tells that.
+        buffers: Where the batch is put together; used until the run has ended.
     """
-    items = sum(feed.batch_size for feed in feeds)
-    rows = layout.rows_of(items) if layout.batchable else items
-    if len(feeds) == 1 and rows == items and layout.padding is None:
-        return feeds[0].arrays()
     if not layout.batchable:
         raise AssertionError("several requests for a model without batch axis")
+    rows = layout.rows_of(sum(feed.batch_size for feed in feeds))
     inputs: dict[str, NDArray[Any]] = {}
     for index, (_, spec) in enumerate(feeds[0].inputs):
         padded = layout.padding.inputs.get(spec.name) if layout.padding else None
@@ -181,11 +182,7 @@ def take_apart(
         RunError: An output does not have a row for each row that went in, so nobody can tell
             which rows belong to whom.
     """
-    items = sum(feed.batch_size for feed in feeds)
-    rows = layout.rows_of(items) if layout.batchable else items
-    if len(feeds) == 1 and rows == items and layout.padding is None:
-        # All of it belongs to the one request, whatever its shape: a detector finds what it finds.
-        return [{spec.name: array for spec, array in zip(specs, outputs, strict=True)}]
+    rows = layout.rows_of(sum(feed.batch_size for feed in feeds))
     for spec, array in zip(specs, outputs, strict=True):
         if array.ndim == 0 or array.shape[0] != rows:
             raise RunError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from modelrail_inference.encode import encode
 from modelrail_inference.message import OutputTensor
+from modelrail_inference.repository.definition import LoadedModel, Runnable
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.runtime.session import Run, RunError
 from modelrail_inference.scheduling.assembly import (
@@ -26,21 +27,25 @@ if TYPE_CHECKING:
     from modelrail_inference.scheduling.lane import Lane
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Execution:
-    """One run of a session that gave an answer.
+    """One run of a session that gave an answer. Nothing changes it once it is made.
 
     Attributes:
         items: Items in the batch.
+        started_ns: When its batch was taken: a moment of `time.perf_counter_ns()`.
         input_ns: Time to assemble it, in nanoseconds.
         infer_ns: Time of the run, in nanoseconds.
         output_ns: Time to take it apart, in nanoseconds.
+        cpu_ns: Processor time of the thread that did all of this, in nanoseconds.
     """
 
     items: int
+    started_ns: int
     input_ns: int
     infer_ns: int
     output_ns: int
+    cpu_ns: int
 
     @property
     def seconds(self) -> float:
@@ -48,9 +53,13 @@ class Execution:
         return (self.input_ns + self.infer_ns + self.output_ns) / 1e9
 
 
-@dataclass(frozen=True, slots=True)
+Answer = tuple[tuple[OutputTensor, ...], Execution]
+"""What a request gets: the outputs as they travel, and the run that gave them."""
+
+
+@dataclass(slots=True)
 class Outcome:
-    """What came of one request: outputs as they travel, or the error."""
+    """What came of one request: outputs as they travel, or the error. Nothing changes it later."""
 
     request: QueuedRequest
     outputs: tuple[OutputTensor, ...] = ()
@@ -152,31 +161,89 @@ class BatchRunner:
     def _computed(
         self, feeds: list[Feed]
     ) -> tuple[list[tuple[OutputTensor, ...] | ServiceError], Execution]:
-        session = self._model.session
-        if session is None:
-            raise AssertionError("a model was freed while a request used it")
+        if len(feeds) == 1 and self._layout.is_whole(feeds[0]):
+            part, execution = compute_alone(
+                self._model, feeds[0], self._batch.run, self._batch.started_ns
+            )
+            return [part], execution
         specs = _wanted(feeds)
+        cpu_started = time.thread_time_ns()
         started = time.perf_counter_ns()
         inputs = assemble(feeds, self._layout, self._buffers)
         assembled = time.perf_counter_ns()
-        arrays = session.run(inputs, [spec.name for spec in specs], self._batch.run)
+        arrays = _session_of(self._model).run(inputs, _names(specs), self._batch.run)
         ran = time.perf_counter_ns()
         parts = take_apart(arrays, specs, feeds, self._layout)
-        encoded = [_encoded(feed, part) for feed, part in zip(feeds, parts, strict=True)]
+        encoded = [
+            _encoded(feed, [part[spec.name] for spec in feed.outputs])
+            for feed, part in zip(feeds, parts, strict=True)
+        ]
         ended = time.perf_counter_ns()
-        items = sum(feed.batch_size for feed in feeds)
-        return encoded, Execution(items, assembled - started, ran - assembled, ended - ran)
-
-
-def _encoded(
-    feed: Feed, arrays: dict[str, NDArray[Any]]
-) -> tuple[OutputTensor, ...] | ServiceError:
-    try:
-        return encode(
-            feed.outputs,
-            [arrays[spec.name] for spec in feed.outputs],
-            max_bytes=feed.max_reply_bytes,
+        execution = Execution(
+            sum(feed.batch_size for feed in feeds),
+            self._batch.started_ns,
+            assembled - started,
+            ran - assembled,
+            ended - ran,
+            time.thread_time_ns() - cpu_started,
         )
+        return encoded, execution
+
+
+def compute_alone(
+    model: LoadedModel, feed: Feed, run: Run, started_ns: int
+) -> tuple[tuple[OutputTensor, ...] | ServiceError, Execution]:
+    """Runs one request by itself, on the calling thread.
+
+    Its inputs are not copied, and all outputs belong to it, whatever their shape: a detector finds
+    what it finds.
+
+    Args:
+        model: The model.
+        feed: The request; the session sees just its rows.
+        run: Stops it.
+        started_ns: When it was taken: a moment of `time.perf_counter_ns()`.
+
+    Returns:
+        The outputs as they travel, or why they cannot; and the run.
+
+    Raises:
+        InvalidArgument: The contents are not what shape and datatype promise.
+        RunError: The model cannot compute these inputs.
+        RunTerminatedError: `run` was told to stop.
+    """
+    cpu_started = time.thread_time_ns()
+    started = time.perf_counter_ns()
+    inputs = feed.arrays()
+    prepared = time.perf_counter_ns()
+    arrays = _session_of(model).run(inputs, _names(feed.outputs), run)
+    ran = time.perf_counter_ns()
+    outputs = _encoded(feed, arrays)
+    ended = time.perf_counter_ns()
+    execution = Execution(
+        feed.batch_size,
+        started_ns,
+        prepared - started,
+        ran - prepared,
+        ended - ran,
+        time.thread_time_ns() - cpu_started,
+    )
+    return outputs, execution
+
+
+def _session_of(model: LoadedModel) -> Runnable:
+    if model.session is None:
+        raise AssertionError("a model was freed while a request used it")
+    return model.session
+
+
+def _names(specs: Sequence[TensorSpec]) -> list[str]:
+    return [spec.name for spec in specs]
+
+
+def _encoded(feed: Feed, arrays: Sequence[NDArray[Any]]) -> tuple[OutputTensor, ...] | ServiceError:
+    try:
+        return encode(feed.outputs, arrays, max_bytes=feed.max_reply_bytes)
     except ServiceError as error:  # a reply that is too large fails alone
         return error
 

@@ -9,24 +9,18 @@ from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
 from modelrail_inference.scheduling.ordering import Ordering
+from modelrail_inference.scheduling.quickness import Quickness
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
 if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed
-    from modelrail_inference.scheduling.queued import QueuedRequest
+    from modelrail_inference.scheduling.batch import Execution
 
-_QUICK_SECONDS = 0.001
-"""Longest runs on the event loop, in seconds, on average."""
 _LINGER_SHARE = 0.05
 """How long a session waits for callers that were just answered, as a share of their batch's run."""
 _LINGER_SECONDS = (0.0002, 0.005)
 """Shortest wait that is worth it, and the longest, in seconds."""
-_BUSY_GAP_SECONDS = 0.0005
-"""Requests of a model that come faster than this keep the event loop busy."""
-_GAP_WEIGHT = 0.05
-_TRIALS = 3
-"""Runs on a thread by which a model shows how quick it is."""
 
 
 class Lane:
@@ -39,25 +33,19 @@ class Lane:
 
     __slots__ = (
         "_buffers",
-        "_came_at",
         "_expected_rows",
         "_expected_until",
-        "_gap_seconds",
-        "_largest",
-        "_may_be_quick",
         "checker",
         "in_flight",
         "instances",
-        "is_quick",
         "layout",
         "max_rows",
         "model",
         "ordering",
         "queue",
+        "quickness",
         "run_time",
         "running_rows",
-        "step",
-        "step_buffers",
         "virtual_seconds",
     )
 
@@ -77,18 +65,11 @@ class Lane:
         self.ordering = Ordering() if _keeps_order(batching) and instances > 1 else None
         self._expected_rows = 0
         self._expected_until = 0.0
-        self._largest = 1
-        self._came_at = 0.0
-        self._gap_seconds = 1.0
-        self.is_quick = False
-        """Whether the next batch runs on the event loop."""
-        self.step: list[QueuedRequest] = []
-        """Requests of a quick model that run in the next step of the event loop."""
-        self.step_buffers = BatchBuffers()
-        self._may_be_quick = (
-            model.is_bounded
+        self.quickness = Quickness(
+            is_possible=model.is_bounded
             and self.ordering is None
             and self.layout.padding is None
+            and not self.layout.buckets
             and not self.queue.delay_seconds
             and not self.queue.batching.priority_levels
         )
@@ -102,41 +83,28 @@ class Lane:
         """Takes the memory back for the next batch."""
         self._buffers.append(buffers)
 
-    def learn(self, items: int, seconds: float) -> None:
-        """Learns from a run, and decides where the next batch runs.
+    def learn(self, execution: Execution) -> None:
+        """Learns from a run that gave an answer."""
+        self.run_time.add(execution.items, execution.seconds)
+        self.quickness.learn(execution.items, execution.cpu_ns / 1e9)
 
-        Handing a batch to a thread and back costs more than the run of a quick model takes, so that
-        runs on the event loop. It must be certain that it ends: nothing but the sizes of the inputs
-        may decide about its time.
+    def runs_at_once(self, feed: Feed, now: float) -> bool:
+        """Whether a request that comes now runs on the event loop, without a queue.
+
+        Not when others wait or run, nor when it has to be decoded first.
         """
-        self.run_time.add(items, seconds)
-        self._largest = max(self._largest, items)
-        self.is_quick = (
-            self._may_be_quick
-            and self.run_time.runs >= _TRIALS
-            and self.run_time.mean_seconds() < _QUICK_SECONDS
-        )
-
-    def takes_in_step(self, feed: Feed, now: float) -> bool:
-        """Whether a request that comes now runs in the next step of the event loop.
-
-        Not when others wait, nor when it has to be decoded or is larger than what was quick so far;
-        and not while requests come so fast that the event loop is what they wait for: a thread then
-        runs them beside it.
-        """
-        self._gap_seconds += _GAP_WEIGHT * (now - self._came_at - self._gap_seconds)
-        self._came_at = now
         return (
-            self.is_quick
-            and self._gap_seconds > _BUSY_GAP_SECONDS
-            and feed.is_exact
+            feed.is_exact
             and self.in_flight == 0
             and self.queue.count == 0
-            and (
-                feed.batch_size <= self._largest
-                or self.run_time.seconds(feed.batch_size) < _QUICK_SECONDS
-            )
+            and self.quickness.allows(feed.batch_size, now)
         )
+
+    def ran_at_once(self, execution: Execution, now: float) -> None:
+        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`."""
+        self.learn(execution)
+        self.virtual_seconds += execution.seconds
+        self.quickness.ran(execution.seconds, now)
 
     def share(self, answered: int = 0) -> int:
         """Returns the items of one batch when all that are under way are shared evenly.

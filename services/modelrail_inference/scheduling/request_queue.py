@@ -218,17 +218,3 @@ def _is_hopeless(request: QueuedRequest, now: float, seconds: float) -> bool:
         and now + seconds > request.deadline
         and waited > _WAITED_SHARE * seconds
     )
-
-
-def chunks(requests: list[QueuedRequest], max_rows: int) -> Iterator[list[QueuedRequest]]:
-    """Yields the requests in batches of at most `max_rows` items; one alone may have more."""
-    chosen: list[QueuedRequest] = []
-    rows = 0
-    for request in requests:
-        if chosen and rows + request.feed.batch_size > max_rows:
-            yield chosen
-            chosen, rows = [], 0
-        chosen.append(request)
-        rows += request.feed.batch_size
-    if chosen:
-        yield chosen

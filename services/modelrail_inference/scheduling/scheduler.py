@@ -8,10 +8,9 @@
 
 Threads take batches by themselves: the queue is looked at in the very moment in which a session is
 free, so batches grow until then, and between two batches no thread waits for the event loop.
-The requests of quick models, which take less than a millisecond whatever the values of their
-inputs, do not wait at all: those that come in one step of the event loop run together in the next,
-because the way to a thread and back would cost more. One lock guards the queues; it is held for the
-length of a few list operations.
+The requests of quick models do not wait at all: they run on the event loop as they come, because
+the way to a thread and back would cost more (`run_at_once`). One lock guards the queues; it is held
+for the length of a few list operations.
 
 Promises: the queues are bounded in items and bytes, for each model and for all together. What
 cannot be answered before its deadline is refused at once. What is late or left by its caller does
@@ -29,10 +28,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from modelrail_inference.repository.definition import LoadedModel
-from modelrail_inference.scheduling.batch import Batch, BatchRunner, Outcome
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.runtime.session import Run
+from modelrail_inference.scheduling.batch import (
+    Answer,
+    Batch,
+    BatchRunner,
+    Outcome,
+    compute_alone,
+)
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.request_queue import chunks, is_late
+from modelrail_inference.scheduling.request_queue import is_late
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 THREAD_NAME = "session"
@@ -89,7 +96,6 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
-        self._steps: list[Lane] = []
 
     @property
     def waiting(self) -> int:
@@ -106,6 +112,36 @@ class Scheduler:
         instances = min(model.settings.instances or self._thread_count, self._thread_count)
         return Lane(model, instances=instances)
 
+    def run_at_once(self, lane: Lane, feed: Feed, deadline: float | None) -> Answer | None:
+        """Runs a request of a quick model, here on the event loop.
+
+        It must be certain that such a run ends soon: nothing but the sizes of the inputs decides
+        about its time.
+
+        Returns:
+            The outputs as they travel, and the run; None for a request that has to be submitted.
+
+        Raises:
+            Unavailable: The deadline has passed, or the server ends.
+            ResourceExhausted: The outputs are larger than a reply may be.
+            RunError: The model cannot compute these inputs.
+        """
+        now = time.monotonic()
+        if not lane.runs_at_once(feed, now):
+            return None
+        if self._closed:
+            raise _exiting()
+        if deadline is not None and deadline <= now:
+            raise expired()
+        outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
+        lane.ran_at_once(execution, time.monotonic())
+        lane.model.statistics.executed(
+            execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
+        )
+        if isinstance(outputs, ServiceError):
+            raise outputs
+        return outputs, execution
+
     def submit(self, request: QueuedRequest) -> None:
         """Lets a request wait for a session; its future gets the outcome.
 
@@ -117,17 +153,6 @@ class Scheduler:
         lane = request.lane
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
-        if lane.takes_in_step(request.feed, now):
-            # It waits for a step of the event loop at most: no bound on waiting concerns it.
-            if self._closed:
-                raise _exiting()
-            if request.deadline is not None and request.deadline <= now:
-                raise expired()
-            if not lane.step:
-                self._steps.append(lane)
-            lane.step.append(request)
-            self._look_soon()
-            return
         request.queued_at = now
         with self._changed:
             self._admit(request, now)
@@ -178,34 +203,11 @@ class Scheduler:
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        """Runs what quick models have got, and has a thread look after the others."""
+        """Has a thread look after the queues."""
         self._looks = False
-        steps, self._steps = self._steps, []
-        for lane in steps:
-            self._run_step(lane)
         with self._changed:
             if self._idle and self._active:
                 self._changed.notify()
-
-    def _run_step(self, lane: Lane) -> None:
-        """Runs the requests that came for a quick model in one step, here on the event loop."""
-        requests, lane.step = lane.step, []
-        waiting: list[QueuedRequest] = []
-        for request in requests:
-            if request.future.done():  # the caller has gone
-                request.release()
-            else:
-                waiting.append(request)
-        for chosen in chunks(waiting, lane.max_rows):
-            batch = Batch(lane, chosen, time.monotonic())
-            for request in chosen:
-                request.batch = batch
-            runner = BatchRunner(batch, lane.step_buffers)
-            runner.run()
-            for execution in runner.executions:
-                lane.virtual_seconds += execution.seconds
-                lane.learn(execution.items, execution.seconds)
-            self._deliver(batch, runner)
 
     # --- with the lock held -----------------------------------------------------------------------
 
@@ -342,9 +344,9 @@ class Scheduler:
         lane.answered(batch.items, time.monotonic())
         if batch.run.terminated and seconds > lane.run_time.seconds(batch.items):
             # Stopped, because it took longer than its callers: that much is known about it.
-            lane.learn(batch.items, seconds)
+            lane.run_time.add(batch.items, seconds)
         for execution in runner.executions:
-            lane.learn(execution.items, execution.seconds)
+            lane.learn(execution)
             self._mean_batch_seconds += _MEAN_WEIGHT * (
                 execution.seconds - self._mean_batch_seconds
             )

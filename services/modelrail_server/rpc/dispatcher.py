@@ -101,9 +101,10 @@ class Dispatcher(grpc.GenericRpcHandler):
                 authorization = value
             elif name == _X_REQUEST_ID:
                 sent_id = value
-        if not isinstance(sent_id, str) or _REQUEST_ID.fullmatch(sent_id) is None:
-            sent_id = os.urandom(16).hex()
-        call = Call(path, sent_id, ANONYMOUS)
+        request_id = sent_id
+        if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
+            request_id = os.urandom(16).hex()
+        call = Call(path, request_id, ANONYMOUS, echoes_id=sent_id is not None)
         enter_call(call)
 
         row = self._rows.get(path)

@@ -51,12 +51,16 @@ class Outcome:
         self._metrics = metrics
 
     def begin(self, context: Context) -> Call:
-        """Counts the call and makes it answer with its request id."""
+        """Counts the call, and makes it answer with its request id if the caller sent one.
+
+        To a caller that sent none it says nothing unless the call fails, and costs every call.
+        """
         call = current_call()
         if call is None:
             raise RuntimeError("a handler ran outside of the dispatcher")
         call.context = context
-        context.set_trailing_metadata((("x-request-id", call.request_id),))
+        if call.echoes_id:
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
         self._metrics.started += 1
         return call
 

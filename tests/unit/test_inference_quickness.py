@@ -1,0 +1,50 @@
+"""Which runs the event loop does by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelrail_inference.scheduling.quickness import Quickness
+
+
+def taught(*runs: tuple[int, float], is_possible: bool = True) -> Quickness:
+    quickness = Quickness(is_possible=is_possible)
+    for items, cpu_seconds in runs:
+        quickness.learn(items, cpu_seconds)
+    return quickness
+
+
+def test_a_model_has_to_show_how_quick_it_is() -> None:
+    quickness = taught((1, 1e-5), (1, 1e-5))
+    assert not quickness.allows(1, now=0.0)
+    quickness.learn(1, 1e-5)
+    assert quickness.allows(1, now=0.0)
+
+
+def test_tiny_runs_may_follow_each_other() -> None:
+    quickness = taught(*[(1, 5e-5)] * 3)
+    quickness.ran(5e-5, now=10.0)
+    assert quickness.allows(1, now=10.0)
+
+
+def test_quick_runs_leave_half_of_the_time() -> None:
+    quickness = taught(*[(1, 5e-4)] * 3)
+    assert quickness.allows(1, now=10.0)
+    quickness.ran(0.002, now=10.0)
+    assert not quickness.allows(1, now=10.001)
+    assert quickness.allows(1, now=10.002)
+
+
+@pytest.mark.parametrize(("items", "allowed"), [(1, True), (50, True), (100, False)])
+def test_larger_requests_are_longer_runs(items: int, allowed: bool) -> None:
+    assert taught(*[(1, 1.5e-5)] * 3).allows(items, now=0.0) is allowed
+
+
+def test_slow_models_and_those_that_nothing_bounds_are_left_to_threads() -> None:
+    assert not taught(*[(1, 2e-3)] * 3).allows(1, now=0.0)
+    assert not taught(*[(1, 1e-5)] * 3, is_possible=False).allows(1, now=0.0)
+
+
+def test_a_model_that_becomes_quick_again_is_found_out() -> None:
+    quickness = taught(*[(1, 2e-3)] * 3, *[(1, 1e-5)] * 50)
+    assert quickness.allows(1, now=0.0)
