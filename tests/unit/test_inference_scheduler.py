@@ -271,6 +271,25 @@ async def test_what_waits_is_shared_among_the_sessions(houses: Houses) -> None:
     assert max(map(len, session.batches)) <= 4
 
 
+@pytest.mark.parametrize(
+    ("fixed_seconds", "items"),
+    [(0.001, 3), (0.050, 4)],
+    ids=["some wait behind the sessions", "batches are as large as they can be"],
+)
+async def test_smaller_batches_keep_sessions_busy_where_they_cost_little(
+    houses: Houses, fixed_seconds: float, items: int
+) -> None:
+    house = await houses.make({"m": Session()}, threads=2)
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    for size in (1, 4) * 50:
+        lane.run_time.add(size, fixed_seconds + 0.008 * size)
+    lane.running_rows = 4
+    for _ in range(4):
+        lane.queue.push(request_of(lane))
+    assert lane.share() == items
+
+
 async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
     houses: Houses,
 ) -> None:

@@ -37,10 +37,17 @@ class RunTime:
         if not self.runs:
             return 0.0
         mean_x, mean_y = self._x / self._n, self._y / self._n
-        variance = self._xx / self._n - mean_x * mean_x
-        if variance <= 1e-9 * max(1.0, mean_x * mean_x):
+        if not self.has_varied():
             # Only one size was seen: a smaller batch takes at most as long, a larger one in
             # proportion.
             return mean_y * max(1.0, items / mean_x)
-        slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / variance)
+        slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / self._variance())
         return max(0.0, mean_y + slope * (items - mean_x))
+
+    def has_varied(self) -> bool:
+        """Whether the last runs were of different sizes, so that they tell the time of others."""
+        return self.runs > 1 and self._variance() > 1e-9 * (self._x / self._n) ** 2
+
+    def _variance(self) -> float:
+        mean_x = self._x / self._n
+        return self._xx / self._n - mean_x * mean_x
