@@ -55,7 +55,7 @@ def run(arguments: list[str], models: Path, json_file: Path) -> Mapping[str, Any
 
 def test_the_readme_shows_every_program() -> None:
     shown = {shlex.split(command, comments=True)[0].rpartition(".")[2] for command in COMMANDS}
-    assert shown == {"speed", "memory", "scale", "profile"}
+    assert shown == {"speed", "memory", "scale", "overload", "profile"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -68,6 +68,8 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
         pytest.skip("needs py-spy: pip install --no-deps -r deploy/load.txt")
     if program == "tests.load.speed":
         arguments = ["mlp", *(word for word in arguments if word not in MODELS)]
+    if program == "tests.load.overload":
+        arguments = ["mlp" if word in MODELS else word for word in arguments]
     document = run([program, *arguments], models, tmp_path / "figures.json")
     if program == "tests.load.speed":
         check_speed(document, streaming="h2load" not in arguments)
@@ -75,6 +77,8 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
         check_memory(document)
     elif program == "tests.load.scale":
         check_scale(document)
+    elif program == "tests.load.overload":
+        check_overload(document)
     else:
         check_profile(document)
 
@@ -118,6 +122,13 @@ def check_scale(document: Mapping[str, Any]) -> None:
     assert list(figures["connections"]) == ["1", "20"]
     has_workers = "--workers" in inference_flags()
     assert list(figures["workers"]) == (["1", "2"] if has_workers else [])
+
+
+def check_overload(document: Mapping[str, Any]) -> None:
+    (best,) = document["figures"]["best"]
+    (figures,) = document["figures"]["overloaded"]["2.0"]
+    assert figures["offered"] == pytest.approx(2 * best)
+    assert 0 < figures["good"] == pytest.approx(figures["share"] * best)
 
 
 def check_profile(document: Mapping[str, Any]) -> None:
