@@ -9,6 +9,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -56,7 +57,11 @@ def limit() -> Iterator[Limit]:
         folder.mkdir()
     except OSError as error:
         pytest.skip(f"no cgroup for processes can be made here: {error.strerror}")
-    yield Limit(folder)
+    made = Limit(folder)
+    yield made
+    end = time.monotonic() + SECONDS
+    while made.used() and time.monotonic() < end:  # what was killed takes a moment to go
+        time.sleep(0.02)
     folder.rmdir()
 
 
@@ -131,7 +136,7 @@ async def refusals_of(
 
 
 async def test_a_load_without_threads_is_refused_with_its_reason_and_later_done(
-    start: Start, limit: Limit
+    limit: Limit, start: Start
 ) -> None:
     """With each number of threads that is too small something else cannot be started."""
     service = start(models=(doubling,), wrapper=limit.wrapper)
@@ -146,7 +151,7 @@ async def test_a_load_without_threads_is_refused_with_its_reason_and_later_done(
 
 
 async def test_a_model_without_a_session_thread_refuses_and_later_answers(
-    start: Start, limit: Limit
+    limit: Limit, start: Start
 ) -> None:
     """The first request needs a thread; a scrape meanwhile needs one too."""
     service = start(models=(doubling,), wrapper=limit.wrapper)
@@ -178,7 +183,7 @@ async def test_a_model_without_a_session_thread_refuses_and_later_answers(
     ids=["no-process-of-trials", "no-child-of-it"],
 )
 async def test_a_trial_without_a_process_fails_the_load_and_the_old_version_serves(
-    start: Start, limit: Limit, killed: bool, said: str
+    limit: Limit, start: Start, killed: bool, said: str
 ) -> None:
     service = start(models=(doubling,), wrapper=limit.wrapper, vouched=False)
     os.utime(service.models / "doubling" / "1" / "model.onnx", (1, 1))
@@ -198,9 +203,9 @@ async def test_a_trial_without_a_process_fails_the_load_and_the_old_version_serv
 
 
 def test_a_start_without_threads_ends_and_says_why(
-    start: Start, limit: Limit, tmp_path: Path
+    limit: Limit, start: Start, tmp_path: Path
 ) -> None:
-    needed = threads_of_a_start(start, limit)
+    needed = threads_of_a_start(limit, start)
     limit.set(needed - 2)
     command = [
         *limit.wrapper, sys.executable, "-m", "modelrail_inference", "--vouched",
@@ -214,7 +219,7 @@ def test_a_start_without_threads_ends_and_says_why(
     assert "can't start new thread" in ended.stderr or "pthread_create failed" in ended.stderr
 
 
-def threads_of_a_start(start: Start, limit: Limit) -> int:
+def threads_of_a_start(limit: Limit, start: Start) -> int:
     service = start(models=(doubling,), wrapper=limit.wrapper)
     used = limit.used()
     assert service.stop() == 0
