@@ -10,6 +10,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+
 T = TypeVar("T")
 
 _Job = tuple[Callable[[], Any], "asyncio.Future[Any]"]
@@ -40,19 +42,26 @@ class DaemonThreads:
 
         Raises:
             RuntimeError: The threads are closed.
+            ThreadLimitReached: There is no thread, and none could be started.
         """
         if self._closed:
             raise RuntimeError("the threads are closed")
+        if len(self._threads) < self._count:
+            self._start_thread()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put((work, future))
-        if len(self._threads) < self._count:
-            thread = threading.Thread(
-                target=_serve, args=(self._jobs,), name=f"{self._name}-{len(self._threads)}"
-            )
-            thread.daemon = True
-            self._threads.append(thread)
-            thread.start()
         return future
+
+    def _start_thread(self) -> None:
+        name = f"{self._name}-{len(self._threads)}"
+        thread = threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
+        try:
+            start_thread(thread)
+        except ThreadLimitReached:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def close(self) -> None:
         """Drops what waits and ends the threads; work that goes on is not waited for."""

@@ -21,11 +21,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
     numbers = count()
 
     def begin(
-        *arguments: str, models: tuple[Maker, ...], folder: Path | None = None, **more: Any
+        *arguments: str,
+        models: tuple[Maker, ...],
+        folder: Path | None = None,
+        vouched: bool = True,
+        **more: Any,
     ) -> Service:
         where = folder or tmp_path / f"service-{next(numbers)}"
-        # Trials of models have tests of their own.
-        service = Service(where, models, ("--vouched", *arguments), **more)
+        # Trials of models take a second, and few tests are about them.
+        flags = ("--vouched",) if vouched else ()
+        service = Service(where, models, (*flags, *arguments), **more)
         started.append(service)
         return service
 

@@ -48,9 +48,9 @@ def test_a_certificate_needs_its_key() -> None:
         Connection(address="x:1", certificate=Path("c.pem"))
 
 
-def test_only_idempotent_methods_are_repeated_and_only_when_unavailable() -> None:
+def test_only_idempotent_methods_are_repeated_and_only_when_the_server_goes() -> None:
     (method,) = channel.service_config()["methodConfig"]
-    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert method["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
     repeated = {(entry["service"], entry["method"]) for entry in method["name"]}
     services = {
         service.full_name: service

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from modelrail_inference.repository.definition import LoadedModel, TransientLoadError
+from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +65,8 @@ class LoadThreads:
 
         Raises:
             LoadError: The load failed.
-            TransientLoadError: It took too long, or too many never came back.
+            TransientLoadError: It took too long, too many never came back, or the system allows no
+                thread.
         """
         if key in self._abandoned:
             raise TransientLoadError(
@@ -83,9 +85,15 @@ class LoadThreads:
         entry.overdue = loop.call_later(self._timeout_seconds, self._abandon, entry)
         self._running.add(entry)
         self._idle.clear()
-        threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(entry, load, loop), name=THREAD_NAME, daemon=True
-        ).start()
+        )
+        try:
+            start_thread(thread)
+        except ThreadLimitReached as error:
+            entry.overdue.cancel()
+            self._leave(entry)
+            raise TransientLoadError(str(error.strerror)) from error
         # A caller that leaves does not free the turn: the thread works on.
         return await entry.result
 

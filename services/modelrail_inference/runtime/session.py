@@ -53,6 +53,7 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "_ALLOC_FAILED",
 )
+_NO_THREAD = "pthread_create failed"
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _GRAPH_LEVELS = {
     GraphLevel.NONE: onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -135,7 +136,7 @@ class Session:
     Raises:
         ModelFileError: The file is no ONNX model, the model is not valid, an input or output is
             no tensor that the protocol can carry, or the provider runs nothing of it.
-        OutOfMemory: There is too little memory for the model.
+        OutOfMemory: There is too little memory for the model, or no thread for its operators.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
@@ -314,6 +315,8 @@ def _load_error(error: Exception, path: Path) -> ModelFileError | OutOfMemory:
     text = str(error)
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory("the model needs more memory than there is")
+    if _NO_THREAD in text:
+        return OutOfMemory("no thread could be started: the limit of this system is reached")
     text = _clean(text.replace(str(path), "the file"))
     return ModelFileError(f"not a model that ONNX Runtime can load: {text}")
 

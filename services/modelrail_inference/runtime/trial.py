@@ -33,6 +33,7 @@ from modelrail_inference.runtime.trial_job import TrialJob, end_with
 __all__ = ["SessionLoader", "main"]  # the loader is what jobs hold: it is imported before the forks
 
 _MAX_REASON = 1000
+_NO_PROCESS = "no process could be started for the trial: the limit of this system is reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ def main() -> None:
                         _end(children)
                         return
                     started = _start(*descriptors)
+                    if started is None:
+                        continue
                     children.add(started)
                     selector.register(started.pidfd, selectors.EVENT_READ, started)
                     selector.register(started.answers, selectors.EVENT_READ, started)
@@ -88,10 +91,18 @@ def _end(children: set[_Child]) -> None:
         os.waitpid(child.pid, 0)
 
 
-def _start(job: int, answers_fd: int) -> _Child:
+def _start(job: int, answers_fd: int) -> _Child | None:
+    """Starts a trial; None when the system allows no more processes: the other end is told."""
     answers = socket.socket(fileno=answers_fd)
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(job)
+        with suppress(OSError), answers:
+            answers.send(json.dumps({"reason": _NO_PROCESS, "transient": True}).encode())
+            answers.send(json.dumps({"ended": 1}).encode())
+        return None
     if pid == 0:
         _be_child(job, answers, parent)
     os.close(job)

@@ -26,6 +26,7 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.runtime.trial_job import TrialJob, TrialLimits
+from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -199,7 +200,12 @@ class _TrialProcess:
         self._thread = threading.Thread(
             target=self._run, args=(theirs,), name="trial-process", daemon=True
         )
-        self._thread.start()
+        try:
+            start_thread(self._thread)
+        except ThreadLimitReached:
+            theirs.close()
+            self._control.close()
+            raise
         self._started.wait()
         if self._process is None:
             self._control.close()

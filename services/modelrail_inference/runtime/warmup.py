@@ -30,6 +30,7 @@ from modelrail_inference.runtime.session import (
     Session,
 )
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 
@@ -69,12 +70,16 @@ def warm_up(
 
     Raises:
         LoadError: A sample does not fit the model, cannot be read or cannot be run.
-        TransientLoadError: The runs take too long, or find too little memory.
+        TransientLoadError: The runs take too long, find too little memory, or the system allows no
+            thread.
     """
     run = Run()
     timer = threading.Timer(timeout_seconds, run.terminate)
     timer.daemon = True
-    timer.start()
+    try:
+        start_thread(timer)
+    except ThreadLimitReached as error:
+        raise TransientLoadError(str(error.strerror)) from error
     outputs = [spec.name for spec in signature.outputs]
     try:
         for first in _first_runs(signature, settings, max_batch_size):

@@ -40,6 +40,7 @@ from modelrail_inference.scheduling.batch import (
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 THREAD_NAME = "session"
@@ -146,7 +147,8 @@ class Scheduler:
         """Lets a request wait for a session; its future gets the outcome.
 
         Raises:
-            Unavailable: The queue is full, the deadline has passed, or the server ends.
+            Unavailable: The queue is full, the deadline has passed, the server ends, or the system
+                allows it no thread.
             ResourceExhausted: The request alone is more than may wait, or cannot be answered before
                 its deadline.
         """
@@ -154,14 +156,14 @@ class Scheduler:
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
         request.queued_at = now
+        if len(self._threads) < self._thread_count and not self._closed:
+            self._start_thread()
         with self._changed:
             self._admit(request, now)
             self._push(request)
         self._look_soon()
         if lane.ordering is not None:
             request.sequence = lane.ordering.ticket()
-        if len(self._threads) < self._thread_count:
-            self._start_thread()
         if (timeout := request.next_timeout()) is not None:
             self._timed.add(request)
             self._arm(timeout)
@@ -306,8 +308,15 @@ class Scheduler:
         # Daemons, so that a run that is stuck in native code does not keep the process from ending.
         name = f"{THREAD_NAME}-{len(self._threads)}"
         thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            start_thread(thread)
+        except ThreadLimitReached as error:
+            if self._threads:
+                return  # those that there are do the work, only later
+            raise Unavailable(
+                str(error.strerror), reason="THREAD_LIMIT", retry_after_seconds=1.0
+            ) from error
         self._threads.append(thread)
-        thread.start()
 
     def _serve(self) -> None:
         """Takes one batch after the other and runs it, until the scheduler is closed."""
