@@ -144,7 +144,7 @@ def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[st
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         (
-            "grpc.http2.min_recv_ping_interval_without_data_ms",
+            "grpc.http2.min_ping_interval_without_data_ms",
             round(config.min_ping_interval_seconds * 1000),
         ),
         # Otherwise a second process shares the port without a word and takes half of the calls.

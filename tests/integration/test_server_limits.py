@@ -252,6 +252,16 @@ async def test_a_flood_of_pings_ends_the_connection() -> None:
         assert b"too_many_pings" in received[1]
 
 
+async def test_pings_at_the_pace_that_was_set_do_not_end_the_connection() -> None:
+    async with bare(min_ping_interval_seconds=0) as address, tcp(address) as (reader, writer):
+        assert await greeted(reader, writer)
+        for number in range(20):
+            writer.write(frame(PING, number.to_bytes(8)))
+            async with asyncio.timeout(SECONDS):
+                while (received := await read_frame(reader)) != (PING, number.to_bytes(8)):
+                    assert received[0] != GOAWAY
+
+
 async def test_streams_above_the_limit_of_a_connection_wait_for_their_turn() -> None:
     async with (
         bare(max_concurrent_streams=2) as address,

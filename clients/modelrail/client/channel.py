@@ -14,9 +14,6 @@ import grpc.aio
 
 __all__ = ["Connection", "open_channel"]
 
-_KEEPALIVE_TIME_SECONDS = 10
-_KEEPALIVE_TIMEOUT_SECONDS = 5
-
 # Methods whose repetition changes nothing more: reads, and mutations that carry a request_id, which
 # this client always sends. UpdateModel, DeleteModelAlias and CancelTrainingJob carry none, so a
 # repeated call could report a failure for what the first one did. Streams resume in code, which
@@ -60,12 +57,16 @@ class Connection:
     """Where a server is and how to prove who is calling.
 
     Raises:
-        ValueError: The address is empty, the certificate comes without its key, or the API key
-            would cross a network in plain text.
+        ValueError: The address is empty, the certificate comes without its key, the API key would
+            cross a network in plain text, or a time is not more than 0.
     """
 
     address: str
-    """`HOST:PORT`, `dns:///HOST:PORT` or `unix:PATH`."""
+    """`HOST:PORT`, `dns:///HOST:PORT` or `unix:PATH`.
+
+    Calls go in turn to every server behind it: all that the name of `dns:///` leads to, such as a
+    headless service of Kubernetes, or those of a list, `ipv4:IP:PORT,IP:PORT` (also `ipv6:`).
+    """
     api_key: str | None = field(default=None, repr=False)
     """Sent with every call; needs TLS unless the server is on this machine."""
     ca_certificate: Path | None = None
@@ -76,6 +77,24 @@ class Connection:
     """PEM file of the key of `certificate`."""
     tls: bool = False
     """TLS with the machine's own authorities, where no `ca_certificate` is given."""
+    keepalive_time_seconds: float = 6.0
+    """Silence of a server, during a call, after which it is asked for a sign of life.
+
+    A server cuts off whoever asks too often: this must stay above its `min_ping_interval_seconds`,
+    which is 5 unless it was set. Other servers allow less, so a call during which nothing else is
+    said is asked for twice, and then once a minute.
+    """
+    keepalive_timeout_seconds: float = 3.0
+    """Wait for that sign, after which the connection is given up.
+
+    Its calls end with `Unavailable`, and those that may be repeated are, on another server; the
+    next calls go to others until it answers again. So a frozen server costs a call at most the sum
+    of both times, which the clients' own deadline of 10 s outlasts. A call with a shorter deadline
+    fails with `DeadlineExceeded` until then: make both times shorter for such calls, and the
+    server's `min_ping_interval_seconds` with them. The price is that a network which pauses for
+    this wait cuts the connection, and with it the streams, which are not repeated. However long the
+    server works on a request, it answers the question meanwhile.
+    """
 
     def __post_init__(self) -> None:
         if not self.address:
@@ -87,6 +106,9 @@ class Connection:
                 f"api_key: refusing to send it in plain text to {self.address};"
                 " give ca_certificate or tls"
             )
+        for name in ("keepalive_time_seconds", "keepalive_timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
 
     @classmethod
     def of(cls, connection: Connection | str) -> Connection:
@@ -106,19 +128,24 @@ class Connection:
             return True
         if rest.startswith("//") and scheme != "dns":
             return False  # A resolver of another kind, such as xds, which leads anywhere.
-        target = rest if scheme in {"dns", "ipv4", "ipv6"} else self.address
-        host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        if scheme in {"ipv4", "ipv6"}:
+            return all(_is_loopback(server) for server in rest.split(","))
+        return _is_loopback(rest if scheme == "dns" else self.address)
 
     @property
     def call_metadata(self) -> tuple[tuple[str, str], ...]:
         """What every call carries to say who is calling."""
         return (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()
+
+
+def _is_loopback(target: str) -> bool:
+    host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def open_channel(
@@ -136,7 +163,8 @@ def open_channel(
         OSError: A certificate or key cannot be read.
     """
     connection = Connection.of(connection)
-    options = (*_channel_options(), *options)
+    # gRPC takes the first of two values for a number.
+    options = tuple({**dict(_channel_options(connection)), **dict(options)}.items())
     if not connection.uses_tls:
         return grpc.aio.insecure_channel(connection.address, options=options)
     credentials = grpc.ssl_channel_credentials(
@@ -151,17 +179,20 @@ def _read(path: Path | None) -> bytes | None:
     return None if path is None else path.read_bytes()
 
 
-def _channel_options() -> Sequence[tuple[str, Any]]:
+def _channel_options(connection: Connection) -> Sequence[tuple[str, Any]]:
+    keepalive_timeout_ms = round(connection.keepalive_timeout_seconds * 1000)
     return (
         # Only the three together notice a server that is frozen rather than gone.
-        ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_SECONDS * 1000),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
-        ("grpc.http2.ping_timeout_ms", _KEEPALIVE_TIMEOUT_SECONDS * 1000),
+        ("grpc.keepalive_time_ms", round(connection.keepalive_time_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
         # gRPC waits up to two minutes between connection attempts; a server that restarts is back
-        # sooner.
+        # sooner. The longest wait, 20 % of jitter included, is shorter than the attempts of a call
+        # last together: in a rollout the last server that a client knows of may stop as soon as
+        # the others are back, and before the client has looked for them.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.max_reconnect_backoff_ms", 2000),
         # The server's own limits answer with a clear error; a second limit here would only hide it.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -184,12 +215,12 @@ def service_config() -> dict[str, Any]:
                 ],
                 "retryPolicy": {
                     "maxAttempts": 5,
+                    # 0.1, 0.3, 0.9 and 2 s, each with 20 % of jitter.
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    # A server that stops answers CANCELLED to what it has not begun
-                    # yet (grpc#41785).
-                    # What the caller itself cancels is not repeated.
+                    "backoffMultiplier": 3,
+                    # CANCELLED, because gRPC's servers end like this what reached them in the
+                    # moment in which they stop. Who cancels a call by itself never gets here.
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
