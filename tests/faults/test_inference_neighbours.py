@@ -6,8 +6,11 @@ Rows 32, 39, 40 and 42 of the acceptance table, through gRPC on a unix socket.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
+import statistics
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -26,6 +29,8 @@ from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.scheduling.batch import BatchRunner
+from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server
@@ -174,11 +179,14 @@ async def test_ten_thousand_callers_get_their_own_answer_beside_bad_and_leaving_
     assert sum(executed.values()) < sum(answered.values()), "nothing was put together"
 
 
-async def test_a_thousand_callers_who_leave_in_any_phase_leave_nothing_behind(
-    server: Server,
+@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.slow)])
+async def test_callers_who_leave_in_any_phase_leave_nothing_behind(
+    server: Server, rounds: int
 ) -> None:
+    """A thousand of them, or a thousand in each of the four phases."""
     chance = random.Random(39)  # noqa: S311
     process = psutil.Process()
+    calls = 200 * rounds
 
     async def leave() -> None:
         """Leaves while it waits, runs, is put together or is answered: nobody knows when."""
@@ -197,14 +205,16 @@ async def test_a_thousand_callers_who_leave_in_any_phase_leave_nothing_behind(
     left: Counter[str] = Counter()
     room = asyncio.Semaphore(30)
     memory: list[int] = []
-    for _ in range(5):
+    for _ in range(rounds):
         async with asyncio.TaskGroup() as tasks:
             for _ in range(200):
                 tasks.create_task(leave())
         await server.until_nothing_is_pending()
         memory.append(process.memory_info().rss)
-    print("left", left["left"], "of 1000; resident MB", [rss >> 20 for rss in memory])
-    assert left["left"] > 300, left
+    print("left", left["left"], "of", calls, "resident MB", [rss >> 20 for rss in memory])
+    assert left["left"] > 0.3 * calls, left
+    assert requests_in_memory() == 0
+    assert memory[-1] < 1.05 * memory[0]
     failures = server.counters("nv_inference_request_failure")
     counted = sum(value for (*_, reason), value in failures.items() if reason == "CANCELED")
     # Others left before their message was read, or after their answer was written.
@@ -217,15 +227,50 @@ async def test_a_thousand_callers_who_leave_in_any_phase_leave_nothing_behind(
     assert output(await server.stubs[0].ModelInfer(step, timeout=30)) == [3.0]
 
 
-async def test_whoever_is_late_is_told_and_does_not_hold_up_the_others(server: Server) -> None:
-    """Deadlines of 1 ms to 10 s on a model that runs for some milliseconds, one at a time."""
+def requests_in_memory() -> int:
+    """How many requests something still holds on to."""
+    gc.collect()
+    return sum(isinstance(one, QueuedRequest) for one in gc.get_objects())
+
+
+class Watched:
+    """Every run of a model in this process, with the deadlines of those whom it is for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun_late = 0
+        self.longest_run = 0.0
+        """Of the runs that nothing stopped, in seconds."""
+        self.overshoots: list[float] = []
+        """By how much runs went on after the last of their deadlines, in seconds."""
+        run = BatchRunner.run
+
+        def watched(runner: BatchRunner) -> None:
+            batch = runner._batch
+            began = time.monotonic()
+            run(runner)
+            ended = time.monotonic()
+            if not batch.run.terminated:
+                self.longest_run = max(self.longest_run, ended - began)
+            deadlines = [request.deadline for request in batch.requests]
+            self.begun_late += sum(d is not None and batch.started_at > d for d in deadlines)
+            self.overshoots.append(max(0.0, ended - max(d for d in deadlines if d is not None)))
+
+        monkeypatch.setattr(BatchRunner, "run", watched)
+
+
+async def test_whoever_is_late_is_told_and_does_not_hold_up_the_others(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deadlines of 1 ms to 10 s on a model that runs for milliseconds or, for some, for ever."""
     chance = random.Random(40)  # noqa: S311
     late = {"DEADLINE_EXCEEDED", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}
     deadlines = (0.001, 0.003, 0.01, 0.03, 0.1, 1.0, 10.0)
     outcomes: Counter[tuple[float, str]] = Counter()
+    watched = Watched(monkeypatch)
 
     async def one(deadline: float) -> None:
-        request = request_for("counting", np.array(1_000, np.int64))
+        steps = 10**12 if deadline <= 0.1 and chance.random() < 0.3 else 1_000
+        request = request_for("counting", np.array(steps, np.int64))
         try:
             response = await chance.choice(server.stubs).ModelInfer(request, timeout=deadline)
         except grpc.aio.AioRpcError as error:
@@ -247,12 +292,23 @@ async def test_whoever_is_late_is_told_and_does_not_hold_up_the_others(server: S
     # What was not answered did not run to its end: a run whose caller has gone is stopped.
     completed = server.counters("nv_inference_exec_count")["counting",]
     assert answered <= completed <= answered + 40, (answered, completed)
+    # Nothing began after its deadline, and what had begun was stopped at it. The promise is 50 ms
+    # and the one run that is under way; a busy machine may add what it likes.
+    over = sorted(watched.overshoots)
+    print(
+        f"{len(over)} runs, the longest {watched.longest_run * 1e3:.1f} ms; "
+        f"{sum(o > 0 for o in over)} ended late, by {over[-1] * 1e3:.1f} ms at most, "
+        f"p95 {over[int(0.95 * len(over))] * 1e3:.1f} ms"
+    )
+    assert watched.begun_late == 0
+    assert over[-1] < 1.0 + watched.longest_run
 
 
+@pytest.mark.parametrize("times", [100, pytest.param(500, marks=pytest.mark.slow)])
 async def test_a_model_that_comes_and_goes_never_answers_as_another_version(
-    server: Server,
+    server: Server, times: int
 ) -> None:
-    """Loads anew 100 times under traffic; each file has a factor of its own."""
+    """Loads anew so many times under traffic; each file has a factor of its own."""
     stub = server.stubs[0]
     process = psutil.Process()
     stop = asyncio.Event()
@@ -275,7 +331,7 @@ async def test_a_model_that_comes_and_goes_never_answers_as_another_version(
     async with asyncio.TaskGroup() as tasks:
         for other in server.stubs[1:]:
             tasks.create_task(ask(other))
-        for factor in range(3, 103):
+        for factor in range(3, 3 + times):
             model = onnx.load(file)
             model.graph.initializer[0].CopyFrom(
                 onnx.numpy_helper.from_array(np.array([factor], np.float32), "c")
@@ -291,8 +347,17 @@ async def test_a_model_that_comes_and_goes_never_answers_as_another_version(
             assert output(await stub.ModelInfer(request, timeout=30)) == [[float(factor)] * 4]
             memory.append(process.memory_info().rss)
         stop.set()
+    early, late = (statistics.median(quarter) for quarter in second_and_last_quarter(memory))
     print("resident MB", [rss >> 20 for rss in memory[::10]], "factors seen", len(seen))
-    assert seen <= {float(factor) for factor in range(2, 103)}
+    print(f"resident, second quarter {early / 1e6:.1f} MB, last {late / 1e6:.1f} MB")
+    assert late < 1.05 * early
+    assert seen <= {float(factor) for factor in range(2, 3 + times)}
     assert len(seen) > 20
     # Only while the model was unloaded was anybody refused.
     assert set(gone) <= {"UNAVAILABLE", "NOT_FOUND"}, gone
+
+
+def second_and_last_quarter(memory: list[int]) -> tuple[list[int], list[int]]:
+    """Two parts of a run after its warm-up, whose medians no single reading moves."""
+    quarter = len(memory) // 4
+    return memory[quarter : 2 * quarter], memory[-quarter:]
