@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from modelrail_server.supervision.frame import encode_frame, read_frame
 from modelrail_server.supervision.seat import Parent, Seat
@@ -57,7 +58,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.pid = 1
-        self.is_ready = False
+        self.seems_well = True
         self.signals: list[signal.Signals] = []
         self.end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -114,14 +115,15 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_spare_is_started_when_all_workers_serve_and_taken_when_it_is_ready() -> None:
+async def test_a_spare_is_started_when_all_workers_serve_and_taken_when_it_is_well() -> None:
     async with spares() as those:
         await turns()
         assert not those.started
         those.wanted.set()
         first = await those.until(1)
-        assert those.spare.take() is None  # it still starts
-        first.is_ready = True
+        first.seems_well = False
+        assert those.spare.take() is None
+        first.seems_well = True
         those.wanted.clear()
         assert taken_of(those.spare) is first
         assert those.spare.take() is None
@@ -129,7 +131,6 @@ async def test_a_spare_is_started_when_all_workers_serve_and_taken_when_it_is_re
         assert len(those.started) == 1  # not before the replacement serves
         those.wanted.set()
         second = await those.until(2)
-        second.is_ready = True
         assert taken_of(those.spare) is second
     assert not first.signals
     assert not second.signals  # it belongs to the workers now
@@ -140,9 +141,19 @@ async def test_a_spare_that_ends_or_cannot_be_started_is_followed_by_another() -
         those.failures = 1
         those.wanted.set()
         first = await those.until(1)
-        first.is_ready = True
         first.end.set_result(-signal.SIGKILL)
         second = await those.until(2)
-        assert those.spare.take() is None
-        second.is_ready = True
+        assert not first.signals
     assert second.signals == [signal.SIGKILL]  # nobody is left that would wait
+
+
+async def test_spares_that_die_early_are_replaced_later_and_later() -> None:
+    with capture_logs() as logs:
+        async with spares() as those:
+            those.wanted.set()
+            for count in (1, 2):
+                (await those.until(count)).end.set_result(1)
+            await turns()
+            assert len(those.started) == 2  # the third one is not started at once
+            await those.until(3)
+    assert [entry["replaced_in_seconds"] for entry in logs] == [0.0, 0.1]

@@ -38,9 +38,12 @@ class Spare:
         self._taken = asyncio.Event()
 
     def take(self) -> WorkerProcess | None:
-        """Returns the spare for a seat; None while there is none that is ready."""
+        """Returns the spare for a seat; None while there is none, or while it may be stuck.
+
+        One that still starts is ahead of any that would be started now.
+        """
         process = self._process
-        if process is None or not process.is_ready:
+        if process is None or not process.seems_well:
             return None
         self._process = None
         self._taken.set()

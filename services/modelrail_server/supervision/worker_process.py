@@ -103,9 +103,9 @@ class WorkerProcess:
         return self._channel
 
     @property
-    def is_ready(self) -> bool:
-        """Whether it would take a seat now: it has greeted, and is neither dead nor late."""
-        return self.greeted.is_set() and not self.channel.closed and self._missed_beats <= 1
+    def seems_well(self) -> bool:
+        """Whether nothing says that it is dead or stuck."""
+        return not self.channel.closed and self._missed_beats <= 1
 
     def give_seat(
         self,
