@@ -159,9 +159,9 @@ async def test_one_of_two_workers_that_die_together_gets_the_spare(
 
 
 async def test_a_shutdown_ends_the_spare_as_well(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 600)
     spare = await server.spare()
-    spare.suspend()  # nor does it matter how it is
+    spare.suspend()  # it is not asked
     processes = server.processes()
     assert len(processes) == 3
     server.process.send_signal(signal.SIGTERM)
@@ -172,8 +172,7 @@ async def test_a_shutdown_ends_the_spare_as_well(start: Start, models: Path) -> 
 
 async def test_the_spare_dies_with_its_supervisor(start: Start, models: Path) -> None:
     server = await start("--model-repository", models)
-    spare = await server.spare()
-    spare.suspend()  # the kernel ends it, not its own look at the channel
+    await server.spare()
     processes = server.processes()
     assert len(processes) == 3
     server.process.kill()

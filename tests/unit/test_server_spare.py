@@ -21,27 +21,26 @@ from modelrail_server.supervision.spare import Spare
 async def test_a_process_says_that_it_lives_until_it_has_a_seat() -> None:
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_unix_connection(sock=ours)
+    place: dict[str, Any] = {
+        "number": 3, "grpc_address": "a:1", "replacement": True, "orders": {"m": "load"},
+    }  # fmt: skip
+    later = encode_frame({"method": "load", "arguments": {"subject": "m"}})
     with theirs:
         parent = Parent(pid=os.getpid(), descriptor=theirs.fileno(), heartbeat_seconds=0.001)
         seated = asyncio.create_task(asyncio.to_thread(parent.wait_for_seat))
-        async with asyncio.timeout(10):
-            for _ in range(3):
-                assert await read_frame(reader) == {"method": "alive", "arguments": {}}
-            place: dict[str, Any] = {
-                "number": 3,
-                "grpc_address": "a:1",
-                "replacement": True,
-                "orders": {"m": "load"},
-            }
-            later = encode_frame({"method": "load", "arguments": {"subject": "m"}})
+        try:
+            async with asyncio.timeout(10):
+                for _ in range(3):
+                    assert await read_frame(reader) == {"method": "alive", "arguments": {}}
             writer.write(encode_frame({"method": "seat", "arguments": place}) + later)
             assert await seated == Seat(
                 **place, descriptor=theirs.fileno(), heartbeat_seconds=0.001
             )
+        finally:
+            writer.close()  # a thread that waits still ends with it
+            await writer.wait_closed()
         # The event loop that takes the channel over finds what came after the seat.
         assert theirs.recv(1000) == later
-    writer.close()
-    await writer.wait_closed()
 
 
 def test_a_process_that_waits_ends_with_its_supervisor() -> None:
@@ -105,7 +104,7 @@ async def spares() -> AsyncIterator[Spares]:
     keeping = asyncio.create_task(those.spare.keep())
     yield those
     keeping.cancel()
-    await asyncio.wait([keeping])
+    await asyncio.wait([keeping], timeout=10)
     assert keeping.cancelled()
 
 
