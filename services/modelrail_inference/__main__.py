@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from modelrail_inference.config import InferenceConfig
 from modelrail_server.config import ConfigError, load_config
 from modelrail_server.data_directory import owned_data_directory
-from modelrail_server.supervision.seat import take_seat
+from modelrail_server.supervision.seat import find_parent
 
 _SERVICE = "inference"
 
@@ -28,11 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the service until it is told to stop; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     config = load_config(InferenceConfig, service=_SERVICE, argv=arguments)
-    seat = take_seat()
-    if seat is not None or config.workers == 1:
+    parent = find_parent()
+    if parent is not None or config.workers == 1:
         from modelrail_inference.service import serve
 
-        return serve(config, seat)
+        return serve(config, parent.wait_for_seat() if parent else None)
     return _supervise(config, arguments)
 
 

@@ -104,7 +104,8 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         stack.callback(trials.close)  # before the repository waits for its loads
         runtime.metrics.register(InferenceCollector(repository))
         link = runtime.link
-        unloaded = {n for n, order in link.orders.items() if order == "unload"} if link else set()
+        orders = link.seat.orders if link else {}
+        unloaded = {name for name, order in orders.items() if order == "unload"}
         source = await _source(config, repository, files, unloaded, stack)
         for name in await source.names():
             _tell(runtime, name, ready=False)
@@ -115,7 +116,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             workers = Workers(fleet, link, order_timeout_seconds=2 * config.load_timeout_seconds)
             link.attach(workers.answer)
             await _start(source, config, stack)
-            if link.replacement:
+            if link.seat.replacement:
                 await workers.catch_up(timeout_seconds=config.load_timeout_seconds)
             fleet = workers
         servicer = InferenceServicer(

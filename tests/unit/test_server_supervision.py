@@ -21,6 +21,7 @@ from modelrail_server.supervision.frame import (
     FrameError,
     encode_frame,
     read_frame,
+    receive_frame,
 )
 from modelrail_server.supervision.held_port import HeldPort
 from modelrail_server.supervision.merged_metrics import MergedMetrics
@@ -64,6 +65,23 @@ async def test_what_is_no_message_is_told(data: bytes, problem: str) -> None:
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(FrameError, match="expected at most"):
         encode_frame({"text": "x" * MAX_FRAME_BYTES})
+
+
+def test_a_process_without_an_event_loop_reads_one_message_and_nothing_after_it() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            ours.sendall(encode_frame({"n": 1}) + encode_frame({"n": 2}) + b"\0\0\0\x02[")
+            assert [receive_frame(theirs), receive_frame(theirs)] == [{"n": 1}, {"n": 2}]
+        assert receive_frame(theirs) is None  # cut off
+
+
+def test_what_is_no_message_is_told_to_a_process_without_an_event_loop() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall((MAX_FRAME_BYTES + 1).to_bytes(4, "big"))
+        with pytest.raises(FrameError, match="expected at most"):
+            receive_frame(theirs)
 
 
 @asynccontextmanager

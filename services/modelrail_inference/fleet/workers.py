@@ -19,7 +19,8 @@ _log = structlog.get_logger(__name__)
 
 _QUESTION_SECONDS = 1.0
 _READY_SECONDS = 0.5  # Kubernetes waits one second for a probe
-_CATCH_UP_SECONDS = 0.1
+_FIRST_LOOK_SECONDS = 0.005
+_LONGEST_LOOK_SECONDS = 0.1
 
 
 class Siblings(Protocol):
@@ -124,11 +125,14 @@ class Workers:
         Only then may a worker that comes in another's place listen: until then a caller would get
         "not ready" from it and an answer from the others.
         """
+        # Small models are there within milliseconds; large ones are worth fewer questions.
+        pause_seconds = _FIRST_LOOK_SECONDS
         try:
             async with asyncio.timeout(timeout_seconds):
                 while missing := await self._missing():
                     _log.debug("models to load before this worker serves", models=sorted(missing))
-                    await asyncio.sleep(_CATCH_UP_SECONDS)
+                    await asyncio.sleep(pause_seconds)
+                    pause_seconds = min(2 * pause_seconds, _LONGEST_LOOK_SECONDS)
         except TimeoutError:
             _log.warning("serving before every model is loaded that the other workers serve")
 

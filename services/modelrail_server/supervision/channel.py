@@ -58,6 +58,11 @@ class Channel:
         finally:
             self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the other process has ended, or this end was closed."""
+        return self._closed
+
     def close(self) -> None:
         """Closes this end."""
         self._closed = True

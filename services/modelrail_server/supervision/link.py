@@ -21,7 +21,6 @@ __all__ = ["Link", "open_link"]
 
 _log = structlog.get_logger(__name__)
 
-_HELLO_SECONDS = 30.0
 _REPORT_SECONDS = 5.0
 
 
@@ -30,14 +29,10 @@ class Link:
 
     Attributes:
         seat: The worker's place.
-        replacement: Whether siblings may serve already.
-        orders: The last order for each subject that was given before this worker came.
     """
 
     def __init__(self, seat: Seat, metrics: CollectorRegistry) -> None:
         self.seat = seat
-        self.replacement = False
-        self.orders: Mapping[str, str] = {}
         self._metrics = metrics
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
@@ -93,11 +88,6 @@ class Link:
         self._channel = Channel(reader, writer, self._serve)
         return self._channel
 
-    async def greet(self) -> None:
-        """Says that this worker is there, and learns what happened before it came."""
-        told = await self._supervisor().call("hello", {}, timeout_seconds=_HELLO_SECONDS)
-        self.replacement, self.orders = told["replacement"], told["orders"]
-
     async def beat(self) -> None:
         """Says again and again that the event loop of this process turns."""
         while True:
@@ -139,10 +129,8 @@ async def open_link(seat: Seat, metrics: CollectorRegistry) -> AsyncIterator[Lin
     link = Link(seat, metrics)
     channel = await link.open()
     running = asyncio.create_task(_end_with(channel))
-    tasks = [running, asyncio.create_task(link.beat())]
+    tasks = [running, asyncio.create_task(link.beat()), asyncio.create_task(link.report())]
     try:
-        await link.greet()
-        tasks.append(asyncio.create_task(link.report()))
         yield link
     finally:
         for task in tasks:

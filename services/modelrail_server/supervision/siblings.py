@@ -32,13 +32,13 @@ class Siblings:
         self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
     ) -> dict[int, dict[str, Any]]:
         """Returns the `result` or the `error` of each worker that serves and answers in time."""
-        asked = [worker for worker in self.workers.values() if worker.serving.is_set()]
+        asked = {n: worker for n, worker in self.workers.items() if worker.serving.is_set()}
         answers = await asyncio.gather(
-            *(_ask(worker, method, arguments, timeout_seconds) for worker in asked)
+            *(_ask(worker, method, arguments, timeout_seconds) for worker in asked.values())
         )
         return {
-            worker.number: answer
-            for worker, answer in zip(asked, answers, strict=True)
+            number: answer
+            for number, answer in zip(asked, answers, strict=True)
             if answer is not None
         }
 
@@ -57,7 +57,7 @@ class Siblings:
             before = self.orders.get(subject)
             # First of all, for workers that come from now on.
             self.orders[subject] = method
-            workers = [worker for worker in self.workers.values() if worker.greeted.is_set()]
+            workers = list(self.workers.values())
             outcomes = await asyncio.gather(
                 *(_order(worker, subject, method, timeout_seconds) for worker in workers),
                 return_exceptions=True,

@@ -2,7 +2,8 @@
 
 On the first SIGTERM or SIGINT every worker drains, and the supervisor exits with status 0 when all
 have ended. A second signal kills them, and the status is 128 + signal. The first worker starts
-alone: what is wrong with the configuration is then said once, and ends everything.
+alone: what is wrong with the configuration is then said once, and ends everything. When all serve,
+one process more is started, the spare, which takes the place of a worker that ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -28,6 +30,7 @@ from modelrail_server.supervision.held_port import HeldPort
 from modelrail_server.supervision.merged_metrics import MergedMetrics
 from modelrail_server.supervision.restarts import Restarts
 from modelrail_server.supervision.siblings import Siblings
+from modelrail_server.supervision.spare import Spare
 from modelrail_server.supervision.worker_process import WorkerProcess
 
 __all__ = ["supervise"]
@@ -53,7 +56,7 @@ def supervise(
     Args:
         config: The settings, of which the workers get their own copy by flags and environment.
         service: Short name, like `inference`.
-        command: Program and arguments of a worker, which calls `take_seat`.
+        command: Program and arguments of a worker, which calls `find_parent`.
         workers: Number of workers.
         heartbeat_timeout_seconds: A worker that is not heard of for so long is replaced.
 
@@ -79,9 +82,7 @@ class _Supervisor(Collector):
     ) -> None:
         self._config = config
         self._service = service
-        self._command = command
         self._count = workers
-        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._siblings = Siblings()
         self._merged = MergedMetrics()
         self._restarts = 0
@@ -90,6 +91,11 @@ class _Supervisor(Collector):
         self._loop = asyncio.get_running_loop()
         self._failed: asyncio.Future[int] = self._loop.create_future()
         self._served = [asyncio.Event() for _ in range(workers)]
+        self._all_serve = asyncio.Event()
+        self._start_process = partial(
+            WorkerProcess.start, command, heartbeat_timeout_seconds=heartbeat_timeout_seconds
+        )
+        self._spare = Spare(self._start_process, self._all_serve)
         self._keepers: list[asyncio.Task[None]] = []
         self._grpc_address = ""
 
@@ -111,6 +117,8 @@ class _Supervisor(Collector):
             remove_address_file(self._config.address_file)
 
     async def _run_workers(self, metrics_address: str) -> int:
+        spares = asyncio.create_task(self._spare.keep())
+        spares.add_done_callback(_report)
         try:
             if not await self._start_workers():
                 return self._failed.result() if self._failed.done() else 0
@@ -130,6 +138,9 @@ class _Supervisor(Collector):
             await self._until_end_or(())
             return self._failed.result() if self._failed.done() else 0
         finally:
+            self._stop.set()  # from here on no worker takes the spare
+            spares.cancel()
+            await asyncio.wait([spares])
             await self._end_workers()
             _log.info("stopped")
 
@@ -177,24 +188,28 @@ class _Supervisor(Collector):
         while not self._stop.is_set():
             began = self._loop.time()
             try:
-                worker = await WorkerProcess.start(
-                    number,
-                    self._command,
-                    grpc_address=self._grpc_address,
-                    heartbeat_timeout_seconds=self._heartbeat_timeout_seconds,
-                    answer=self._answer,
-                )
+                spare = self._spare.take()
+                worker = spare or await self._start_process()
             except OSError as error:  # for now there is no process, memory or descriptor left
                 if not self._started:
                     raise
                 _log.error("worker not started", worker=number, reason=str(error))
                 await self._sleep_unless_stopped(max(0.1, restarts.delay_seconds(0.0)))
                 continue
+            worker.give_seat(
+                number,
+                partial(self._answer, number, worker),
+                grpc_address=self._grpc_address,
+                replacement=self._started,
+                orders=self._siblings.orders,
+            )
             self._siblings.workers[number] = worker
+            _log.info("worker started", worker=number, pid=worker.pid, spare=spare is not None)
             if self._stop.is_set():  # the signal went round before this one was there
                 worker.signal(signal.SIGTERM)
             status = await worker.ended()
             del self._siblings.workers[number]
+            self._all_serve.clear()
             self._merged.retire(number)
             if self._stop.is_set():
                 return
@@ -222,7 +237,6 @@ class _Supervisor(Collector):
         stopping.cancel()
 
     async def _end_workers(self) -> None:
-        self._stop.set()
         self._signal_workers(signal.SIGTERM)
         if not self._keepers:
             return
@@ -240,21 +254,17 @@ class _Supervisor(Collector):
             worker.signal(number)
 
     async def _answer(
-        self, worker: WorkerProcess, method: str, arguments: Mapping[str, Any]
+        self, number: int, worker: WorkerProcess, method: str, arguments: Mapping[str, Any]
     ) -> Any:
         match method:
-            case "alive":
-                worker.alive()
             case "metrics":
-                self._merged.report(worker.number, arguments["text"])
-            case "hello":
-                worker.greeted.set()
-                _log.info("worker started", worker=worker.number, pid=worker.pid)
-                return {"replacement": self._started, "orders": self._siblings.orders}
+                self._merged.report(number, arguments["text"])
             case "serving":
                 worker.serving.set()
-                self._served[worker.number].set()
-                _log.info("worker serves", worker=worker.number, pid=worker.pid)
+                self._served[number].set()
+                _log.info("worker serves", worker=number, pid=worker.pid)
+                if self._serving() == self._count:
+                    self._all_serve.set()
             case "ask_all":
                 return list((await self._siblings.ask_all(**arguments)).values())
             case "order":
@@ -262,6 +272,9 @@ class _Supervisor(Collector):
             case _:
                 raise ValueError(f"unknown method {method!r}")
         return None
+
+    def _serving(self) -> int:
+        return sum(worker.serving.is_set() for worker in self._siblings.workers.values())
 
     def _start_metrics(self) -> MetricsServer:
         registry = CollectorRegistry()
@@ -288,10 +301,11 @@ class _Supervisor(Collector):
             # Its totals are counted already if it ended meanwhile.
             if number in self._siblings.workers and "result" in answer:
                 self._merged.report(number, answer["result"])
-        serving = sum(w.serving.is_set() for w in self._siblings.workers.values())
         prefix = f"modelrail_{self._service}"
         return [
-            GaugeMetricFamily(f"{prefix}_workers", "Processes that take requests", value=serving),
+            GaugeMetricFamily(
+                f"{prefix}_workers", "Processes that take requests", value=self._serving()
+            ),
             CounterMetricFamily(
                 f"{prefix}_worker_restarts_total",
                 "Processes that ended and were replaced",
@@ -313,3 +327,9 @@ class _Supervisor(Collector):
         self._signal_workers(signal.SIGKILL)
         remove_address_file(self._config.address_file)
         os._exit(128 + number)
+
+
+def _report(spares: asyncio.Task[None]) -> None:
+    """Says at once when there are no spares any more by a defect; the workers are kept without."""
+    if not spares.cancelled() and (error := spares.exception()):
+        _log.error("spares are no longer kept", exc_info=error)

@@ -1,4 +1,4 @@
-"""One worker, as its supervisor sees it."""
+"""One worker, or one that may become it, as its supervisor sees it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
-from modelrail_server.supervision.channel import Channel
-from modelrail_server.supervision.seat import Seat
+from modelrail_server.supervision.channel import Answer, Channel
+from modelrail_server.supervision.seat import Parent
 
 __all__ = ["WorkerProcess"]
 
@@ -23,64 +23,48 @@ _START_SECONDS = 60.0
 _BEATS = 5
 """Heartbeats that may be missed."""
 
-Answer = Callable[["WorkerProcess", str, Mapping[str, Any]], Awaitable[Any]]
-
 
 class WorkerProcess:
-    """A running worker. Made by `start`.
+    """A running process. Made by `start`.
 
     Attributes:
-        number: Which of the workers it is, from 0.
-        greeted: Set when it has connected.
+        number: Which of the workers it is, from 0; None while it has no seat.
+        greeted: Set when it is ready for a seat.
         serving: Set when it takes requests.
     """
 
-    def __init__(
-        self, number: int, process: asyncio.subprocess.Process, heartbeat_seconds: float
-    ) -> None:
-        self.number = number
+    def __init__(self, process: asyncio.subprocess.Process, heartbeat_seconds: float) -> None:
+        self.number: int | None = None
         self.greeted = asyncio.Event()
         self.serving = asyncio.Event()
         self._process = process
         self._heartbeat_seconds = heartbeat_seconds
         self._missed_beats = 0
         self._channel: Channel | None = None
+        self._answer: Answer | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(
-        cls,
-        number: int,
-        command: Sequence[str],
-        *,
-        grpc_address: str,
-        heartbeat_timeout_seconds: float,
-        answer: Answer,
+        cls, command: Sequence[str], *, heartbeat_timeout_seconds: float
     ) -> WorkerProcess:
         """Starts a process and listens to it.
 
         Args:
-            number: Which of the workers it is.
             command: Program and arguments.
-            grpc_address: Where the worker shall listen.
             heartbeat_timeout_seconds: It is killed when it is not heard of for so long.
-            answer: Answers what the worker asks.
         """
         heartbeat_seconds = heartbeat_timeout_seconds / _BEATS
         ours, theirs = socket.socketpair()
         with theirs:
-            seat = Seat(
-                number=number,
-                supervisor_pid=os.getpid(),
-                descriptor=theirs.fileno(),
-                grpc_address=grpc_address,
-                heartbeat_seconds=heartbeat_seconds,
+            parent = Parent(
+                pid=os.getpid(), descriptor=theirs.fileno(), heartbeat_seconds=heartbeat_seconds
             )
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     stdin=asyncio.subprocess.DEVNULL,
-                    env=seat.environment(os.environ),
+                    env=parent.environment(os.environ),
                     pass_fds=(theirs.fileno(),),
                     # Control-C in a terminal is for the supervisor, which tells its workers.
                     process_group=0,
@@ -88,16 +72,19 @@ class WorkerProcess:
             except BaseException:
                 ours.close()
                 raise
-        worker = cls(number, process, heartbeat_seconds)
-        await worker._connect(ours, answer)
+        worker = cls(process, heartbeat_seconds)
+        try:
+            await worker._connect(ours)
+        except BaseException:  # cancelled: nobody else knows of the process
+            ours.close()
+            worker.signal(signal.SIGKILL)
+            await process.wait()
+            raise
         return worker
 
-    async def _connect(self, ours: socket.socket, answer: Answer) -> None:
-        async def answer_this(method: str, arguments: Mapping[str, Any]) -> Any:
-            return await answer(self, method, arguments)
-
+    async def _connect(self, ours: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        self._channel = Channel(reader, writer, answer_this)
+        self._channel = Channel(reader, writer, self._serve)
         self._tasks = [
             asyncio.create_task(self._channel.run()),
             asyncio.create_task(self._watch()),
@@ -115,9 +102,38 @@ class WorkerProcess:
             raise ConnectionError("the worker is not connected")
         return self._channel
 
-    def alive(self) -> None:
-        """Notes a heartbeat."""
-        self._missed_beats = 0
+    @property
+    def seems_well(self) -> bool:
+        """Whether nothing says that it is dead or stuck."""
+        return not self.channel.closed and self._missed_beats <= 1
+
+    def give_seat(
+        self,
+        number: int,
+        answer: Answer,
+        *,
+        grpc_address: str,
+        replacement: bool,
+        orders: Mapping[str, str],
+    ) -> None:
+        """Makes it a worker. It finds this when it is ready, and no question or order before.
+
+        Args:
+            number: Which of the workers it is.
+            answer: Answers what the worker asks.
+            grpc_address: Where the worker shall listen.
+            replacement: Whether siblings may serve already.
+            orders: The last order about each subject; it is sent those that are given from now on.
+        """
+        self.number = number
+        self._answer = answer
+        seat = {
+            "number": number,
+            "grpc_address": grpc_address,
+            "replacement": replacement,
+            "orders": orders,
+        }
+        self.channel.tell("seat", seat)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal, unless it has ended."""
@@ -133,13 +149,25 @@ class WorkerProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         return status
 
+    async def _serve(self, method: str, arguments: Mapping[str, Any]) -> Any:
+        if method == "alive":
+            self._missed_beats = 0
+            if not self.greeted.is_set():
+                self.greeted.set()
+                if self.number is None:
+                    _log.info("spare ready", pid=self.pid)
+            return None
+        if self._answer is None:
+            raise ValueError(f"a process without a seat calls {method!r}")
+        return await self._answer(method, arguments)
+
     async def _watch(self) -> None:
         """Kills it when its event loop does not turn any more."""
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await self.greeted.wait()
         except TimeoutError:
-            _log.error("worker did not start", worker=self.number, seconds=_START_SECONDS)
+            _log.error("process did not start", worker=self.number, seconds=_START_SECONDS)
             self.signal(signal.SIGKILL)
             return
         # Beats are counted, not seconds: a supervisor that was stopped itself must not find all of
@@ -148,5 +176,8 @@ class WorkerProcess:
             await asyncio.sleep(self._heartbeat_seconds)
             self._missed_beats += 1
         seconds = _BEATS * self._heartbeat_seconds
-        _log.error("worker is stuck", worker=self.number, pid=self.pid, silent_seconds=seconds)
+        if self.number is None:
+            _log.error("spare is stuck", pid=self.pid, silent_seconds=seconds)
+        else:
+            _log.error("worker is stuck", worker=self.number, pid=self.pid, silent_seconds=seconds)
         self.signal(signal.SIGKILL)
