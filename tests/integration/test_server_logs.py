@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,21 @@ def test_the_trace_of_a_defect_holds_no_local_variables() -> None:
     assert entry["exception"][0]["frames"][-1]["name"] == "answer"
     assert "mrk_ops_" not in result.stderr
     assert "patient record" not in result.stderr
+
+
+def test_a_server_whose_log_nobody_reads_goes_on() -> None:
+    program = _PROGRAM.replace("import structlog", "import os, structlog") + (
+        "import logging\n"
+        "logging.getLogger('library').error('broken')\n"
+        "os.write(1, b'went on')\n"
+        "os._exit(0)\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stdout) == (0, b"went on")

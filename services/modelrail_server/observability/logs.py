@@ -6,10 +6,12 @@ Keys, tokens and payloads are never handed to a logger.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import structlog
 
@@ -17,6 +19,25 @@ from modelrail_server.config import LogLevel
 from modelrail_server.context import current_call
 
 __all__ = ["configure_logging"]
+
+
+class _OptionalStream(io.TextIOBase):
+    """A stream whose reader may be gone, or whose disk may be full: its lines are lost then.
+
+    Whoever logs must do what it logs about, not fail for want of a reader.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def configure_logging(level: LogLevel, *, service: str, worker: int | None = None) -> None:
@@ -55,10 +76,10 @@ def configure_logging(level: LogLevel, *, service: str, worker: int | None = Non
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_OptionalStream(sys.stderr)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_OptionalStream(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

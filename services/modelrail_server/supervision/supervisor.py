@@ -319,8 +319,8 @@ class _Supervisor(Collector):
         for second in (signal.SIGTERM, signal.SIGINT):
             self._loop.remove_signal_handler(second)
             signal.signal(second, self._force)
-        _log.info("draining", signal=number.name)
         self._stop.set()
+        _log.info("draining", signal=number.name)
 
     def _force(self, number: int, frame: object) -> None:
         # The workers are killed by the kernel when this process ends; here it happens before.
