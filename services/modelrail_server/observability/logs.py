@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -76,7 +76,7 @@ def configure_logging(level: LogLevel, *, service: str, worker: int | None = Non
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(_OptionalStream(sys.stderr)),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _OptionalStream(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(_OptionalStream(sys.stderr))
