@@ -179,11 +179,11 @@ async def test_ten_thousand_callers_get_their_own_answer_beside_bad_and_leaving_
     assert sum(executed.values()) < sum(answered.values()), "nothing was put together"
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(40, marks=pytest.mark.slow)])
 async def test_callers_who_leave_in_any_phase_leave_nothing_behind(
     server: Server, rounds: int
 ) -> None:
-    """A thousand of them, or a thousand in each of the four phases."""
+    """Two thousand of them, or as many in each of the four phases."""
     chance = random.Random(39)  # noqa: S311
     process = psutil.Process()
     calls = 200 * rounds
@@ -214,7 +214,8 @@ async def test_callers_who_leave_in_any_phase_leave_nothing_behind(
     print("left", left["left"], "of", calls, "resident MB", [rss >> 20 for rss in memory])
     assert left["left"] > 0.3 * calls, left
     assert requests_in_memory() == 0
-    assert memory[-1] < 1.05 * memory[0]
+    early, late = (statistics.median(quarter) for quarter in second_and_last_quarter(memory))
+    assert late < 1.1 * early
     failures = server.counters("nv_inference_request_failure")
     counted = sum(value for (*_, reason), value in failures.items() if reason == "CANCELED")
     # Others left before their message was read, or after their answer was written.
