@@ -141,6 +141,8 @@ def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[st
         ),
         ("grpc.keepalive_time_ms", _milliseconds(config.keepalive_time_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(config.keepalive_timeout_seconds)),
+        # Without it a ping that is not answered may take a minute to count.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(config.keepalive_timeout_seconds)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         (

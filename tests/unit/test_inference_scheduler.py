@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
 from collections import Counter
@@ -665,6 +666,24 @@ async def test_the_action_delay_puts_a_late_request_behind_the_others(houses: Ho
             await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     assert [value for batch in session.batches for value in batch] == [0.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("is_bounded", [False, True], ids=["on a thread", "in a step"])
+async def test_what_a_request_held_is_given_back_with_its_answer(
+    houses: Houses, is_bounded: bool
+) -> None:
+    """And not when the garbage collector comes by: a large request holds many bytes."""
+    house = await houses.make({"m": Session()}, is_bounded=is_bounded)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(10):
+            assert numbers(await house.ask(float(number))) == [number + 1.0]
+        await asyncio.sleep(0)
+        left = [found for found in gc.get_objects() if isinstance(found, QueuedRequest)]
+        assert len(left) <= 1  # a thread's last may be on its way
+    finally:
+        gc.enable()
 
 
 async def test_a_request_that_breaks_the_run_fails_alone(houses: Houses) -> None:

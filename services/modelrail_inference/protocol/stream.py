@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
@@ -128,10 +129,17 @@ async def answer_stream(
             raise Unavailable("Server exiting", reason="SERVER_EXITING")
         await reader  # raises what reading raised
     finally:
-        running = [reader, stopper, *tasks]
-        for left in running:
-            left.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await _end(reader, stopper, *tasks)
+        # What reading or answering raised holds this frame: with its task still in it, both would
+        # stay until the garbage collector comes by, and the messages with them.
+        task = None
+        del reader, stopper
+
+
+async def _end(*running: asyncio.Task[Any]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _cancel_when(event: asyncio.Event, task: asyncio.Task[None]) -> None:

@@ -59,9 +59,12 @@ Answer = tuple[tuple[OutputTensor, ...], Execution]
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one request: outputs as they travel, or the error. Nothing changes it later."""
+    """What came of one request: outputs as they travel, or the error. Nothing changes it later.
 
-    request: QueuedRequest
+    It does not hold the request, whose future holds it: both would stay, with all bytes of the
+    request, until the garbage collector comes by.
+    """
+
     outputs: tuple[OutputTensor, ...] = ()
     error: BaseException | None = None
     execution: Execution | None = None
@@ -106,7 +109,7 @@ class BatchRunner:
         buffers: Where it is put together.
 
     Attributes:
-        outcomes: One for each request, in the end.
+        outcomes: Each request with what came of it, in the end.
         executions: The runs that gave answers.
     """
 
@@ -115,7 +118,7 @@ class BatchRunner:
         self._model = batch.lane.model
         self._layout = batch.lane.layout
         self._buffers = buffers
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[tuple[QueuedRequest, Outcome]] = []
         self.executions: list[Execution] = []
 
     def run(self) -> None:
@@ -133,7 +136,7 @@ class BatchRunner:
             try:
                 request.feed.decode()
             except Exception as error:  # noqa: BLE001 - it is the outcome of this request alone
-                self.outcomes.append(Outcome(request, error=error))
+                self.outcomes.append((request, Outcome(error=error)))
             else:
                 good.append(request)
         return good
@@ -143,20 +146,20 @@ class BatchRunner:
             parts, execution = self._computed([request.feed for request in requests])
         except RunError as error:
             if len(requests) == 1:
-                self.outcomes.append(Outcome(requests[0], error=error))
+                self.outcomes.append((requests[0], Outcome(error=error)))
                 return
             middle = len(requests) // 2
             self._run(requests[:middle])
             self._run(requests[middle:])
         except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
-            self.outcomes.extend(Outcome(request, error=error) for request in requests)
+            self.outcomes.extend((request, Outcome(error=error)) for request in requests)
         else:
             self.executions.append(execution)
             for request, part in zip(requests, parts, strict=True):
                 if isinstance(part, ServiceError):
-                    self.outcomes.append(Outcome(request, error=part))
+                    self.outcomes.append((request, Outcome(error=part)))
                 else:
-                    self.outcomes.append(Outcome(request, part, execution=execution))
+                    self.outcomes.append((request, Outcome(part, execution=execution)))
 
     def _computed(
         self, feeds: list[Feed]

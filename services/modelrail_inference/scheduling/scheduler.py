@@ -430,14 +430,16 @@ class Scheduler:
             batch.lane.model.statistics.executed(
                 execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
             )
-        for outcome in runner.outcomes:
-            request = outcome.request
+        # Its requests hold the batch: each by the other, they would stay, with all of their bytes,
+        # until the garbage collector comes by.
+        batch.requests = []
+        for request, outcome in runner.outcomes:
             self._timed.discard(request)
             request.release()
             if ordering is None:
-                _answer(outcome)
+                _answer(request.future, outcome)
             else:
-                ordering.done(request.sequence, partial(_answer, outcome))
+                ordering.done(request.sequence, partial(_answer, request.future, outcome))
 
     def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
         """Answers a request that has left the queue without having run."""
@@ -483,8 +485,7 @@ class Scheduler:
             self._timed.discard(request)
 
 
-def _answer(outcome: Outcome) -> None:
-    future = outcome.request.future
+def _answer(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if future.done():
         return  # the caller has gone
     if outcome.error is not None:

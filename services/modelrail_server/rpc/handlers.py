@@ -77,16 +77,21 @@ class Outcome:
         self, error: BaseException, context: Context, call: Call, began: float
     ) -> NoReturn:
         """Ends a call whose handler raised: answers, counts and logs it, then raises."""
-        if isinstance(error, grpc.aio.AbortError):
-            # The servicer has answered by itself.
-            self._metrics.handled(_code_name(context, "UNKNOWN"), perf_counter() - began)
-            raise error
-        if _is_gone(error, context):
-            self._metrics.handled(_gone_code(context), perf_counter() - began)
-            raise error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError
-        reply = self._reply(error, call)
-        self._metrics.handled(reply.code.name, perf_counter() - began)
-        await context.abort(reply.code, reply.message, reply.trailers)
+        try:
+            if isinstance(error, grpc.aio.AbortError):
+                # The servicer has answered by itself.
+                self._metrics.handled(_code_name(context, "UNKNOWN"), perf_counter() - began)
+                raise error
+            if _is_gone(error, context):
+                self._metrics.handled(_gone_code(context), perf_counter() - began)
+                raise error if isinstance(error, asyncio.CancelledError) else asyncio.CancelledError
+            reply = self._reply(error, call)
+            self._metrics.handled(reply.code.name, perf_counter() - began)
+            await context.abort(reply.code, reply.message, reply.trailers)
+        finally:
+            # An error that is raised here holds this frame, and with it the handler's, whose
+            # messages would stay until the garbage collector comes by.
+            del error
 
     def _reply(self, error: BaseException, call: Call) -> Reply:
         told = _service_error(error)
