@@ -90,8 +90,8 @@ class Service:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) << 10
 
-    def metric(self, sample: str) -> float:
-        """Returns the sum of the samples of one metric over all labels."""
+    def metric(self, sample: str, **labels: str) -> float:
+        """Returns the sum of the samples of one metric over all labels but those given."""
         url = f"http://{self._addresses['metrics_address']}/metrics"
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             lines = answer.read().decode().splitlines()
@@ -99,6 +99,7 @@ class Service:
             float(line.rpartition(" ")[2])
             for line in lines
             if line.startswith((f"{sample}{{", f"{sample} "))
+            and all(f'{name}="{value}"' in line for name, value in labels.items())
         )
 
     def channel(self, **options: Any) -> Any:
