@@ -28,7 +28,7 @@ class Call:
     Attributes:
         method: Path of the method.
         request_id: What logs and errors call it.
-        echoes_id: Whether a reply carries the id too: the caller sent one, though perhaps not this.
+        echoes_id: Whether a good reply carries the id too; an error always does.
         identity: The caller.
         context: gRPC's, once the handler runs.
     """

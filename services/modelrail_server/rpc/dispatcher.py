@@ -59,7 +59,8 @@ class Dispatcher(grpc.GenericRpcHandler):
         policy: One row for each RPC; no row means no.
         methods: The handlers of all services.
         metrics: Counters.
-        raw_methods: Paths of the methods whose servicers take and give bytes.
+        raw_methods: Paths of the methods whose servicers take and give bytes. They are called so
+            often that they tell their request id only to callers that sent one, or met an error.
         keys: Keys of the callers; None lets everybody be the owner.
 
     Raises:
@@ -80,6 +81,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         self._methods = methods
         self._metrics = metrics
         self._keys = keys
+        self._raw_methods = frozenset(raw_methods)
         self._rows: dict[str, _Row] = {}
         for path, permission in policy.items():
             found = methods.find(path)
@@ -104,7 +106,8 @@ class Dispatcher(grpc.GenericRpcHandler):
         request_id = sent_id
         if not isinstance(request_id, str) or _REQUEST_ID.fullmatch(request_id) is None:
             request_id = os.urandom(16).hex()
-        call = Call(path, request_id, ANONYMOUS, echoes_id=sent_id is not None)
+        echoes_id = sent_id is not None or path not in self._raw_methods
+        call = Call(path, request_id, ANONYMOUS, echoes_id=echoes_id)
         enter_call(call)
 
         row = self._rows.get(path)

@@ -51,10 +51,7 @@ class Outcome:
         self._metrics = metrics
 
     def begin(self, context: Context) -> Call:
-        """Counts the call, and makes it answer with its request id if the caller sent one.
-
-        To a caller that sent none it says nothing unless the call fails, and costs every call.
-        """
+        """Counts the call, and makes it answer with its request id where the dispatcher says so."""
         call = current_call()
         if call is None:
             raise RuntimeError("a handler ran outside of the dispatcher")
