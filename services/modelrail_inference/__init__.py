@@ -18,3 +18,5 @@ How one ModelInfer travels, and where to read about each step:
 How a model gets there: a source (`sources`) knows its files, `repository` loads them beside what
 serves and switches in one step, `runtime.loader` turns a file into a loaded, warmed-up model.
 """
+
+import modelrail_server  # noqa: F401 - what it sets must be set before gRPC is imported

@@ -57,9 +57,6 @@ def run(config: ServerConfig, *, service: str, build: Build, seat: Seat | None =
         configuration names cannot be used.
     """
     configure_logging(config.log_level, service=service, worker=seat.number if seat else None)
-    # Services start other programs, never copies of themselves. For a copy's sake gRPC would stop
-    # its threads around each start and begin them anew, and abort where the system allows no more.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # A second series for each counter, which nobody asks for.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     return run_to_exit_status(_Process(config, service, build, seat).run, service=service)

@@ -231,7 +231,7 @@ async def test_callers_who_leave_in_any_phase_leave_nothing_behind(
 def requests_in_memory() -> int:
     """How many requests something still holds on to."""
     gc.collect()
-    return sum(isinstance(one, QueuedRequest) for one in gc.get_objects())
+    return sum(type(one) is QueuedRequest for one in gc.get_objects())
 
 
 class Watched:
