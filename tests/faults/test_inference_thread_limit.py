@@ -177,13 +177,7 @@ async def test_a_model_without_a_session_thread_refuses_and_later_answers(
 @pytest.mark.parametrize(
     ("killed", "said"),
     [
-        pytest.param(
-            True,
-            "the trial load could not be started",
-            # Open: the cause is not known yet. Since models with tiny runs are loaded twice, the
-            # connection breaks at two spare threads.
-            marks=pytest.mark.xfail(reason="the service ends at two spare threads", strict=False),
-        ),
+        (True, "the trial load could not be started"),
         (False, "no process could be started for the trial"),
     ],
     ids=["no-process-of-trials", "no-child-of-it"],
