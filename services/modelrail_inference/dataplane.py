@@ -8,14 +8,16 @@ In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an er
 - **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding text)
   happens on a thread of the scheduler, after its queue has taken the request in by the memory that
   it will hold. Before that, only names, shapes and sizes are looked at.
+- **Where it runs.** On a thread of the scheduler; but a request for a quick model, whose time the
+  sizes of its inputs bound, runs on the caller's event loop, and `infer` returns without waiting.
 - **Deadline.** `Call.deadline` bounds waiting and running together. Work that cannot be done until
   then is refused at once; work whose deadline has passed does not run; a run for which nobody waits
   any more is told to stop.
 - **Cancellation.** Cancelling the task that awaits `infer` drops waiting work and stops a run that
   was for this caller alone.
 - **Identity.** `Call.identity` is who asks. Permission was checked before; fairness can come here.
-- **Message out.** Raw bytes in the order asked for, as views of the outputs of the batch: whoever
-  has a reply encodes it soon.
+- **Message out.** Raw bytes in the order asked for, large ones as views of the outputs of the batch:
+  whoever has a reply encodes it soon.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
 Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front

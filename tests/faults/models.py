@@ -66,9 +66,9 @@ def text(folder: Path) -> None:
     )  # fmt: skip
 
 
-def counting(folder: Path) -> None:
-    """Counts to the number given, one loop step after the other: as slow as the caller wants."""
-    body = helper.make_graph(
+def counting_step() -> onnx.GraphProto:
+    """The body of a loop that adds one in each step."""
+    return helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
             helper.make_node("Add", ["v", "one"], ["w"]),
@@ -85,9 +85,13 @@ def counting(folder: Path) -> None:
         ],
         initializer=[helper.make_tensor("one", FLOAT, [1], [1.0])],
     )
+
+
+def counting(folder: Path) -> None:
+    """Counts to the number given, one loop step after the other: as slow as the caller wants."""
     save(
         folder, "max_batch_size: 0",
-        [helper.make_node("Loop", ["x", "yes", "z"], ["y"], body=body)],
+        [helper.make_node("Loop", ["x", "yes", "z"], ["y"], body=counting_step())],
         inputs={"x": (INT64, [])}, output=(FLOAT, [1]),
         weights={"yes": np.array(True), "z": np.zeros(1, np.float32)},
     )  # fmt: skip

@@ -9,66 +9,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import numpy as np
 import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.faults.conftest import Start
-from tests.faults.models import doubling, output, request_for, stuck
+from tests.faults.models import doubling, stuck
 from tests.faults.service import SECONDS, Service, eventually
+from tests.faults.stub_callers import Callers, called_all_the_time
 
-ROW = np.ones((1, 4), np.float32)
 FACTOR = 3.0
 """By which a good second version multiplies, so that its answers are told from the first's."""
-
-
-class Callers:
-    """Some who call all the time, and what they were answered."""
-
-    def __init__(self) -> None:
-        self.answers: list[float] = []
-        self.failures: list[str] = []
-        self.over = False
-
-    async def run(self, stub: Any) -> None:
-        while not self.over:
-            try:
-                reply = await stub.ModelInfer(request_for("doubling", ROW), timeout=SECONDS)
-            except grpc.aio.AioRpcError as error:
-                self.failures.append(f"{error.code().name}: {error.details()}")
-            else:
-                (row,) = output(reply)
-                assert len(set(row)) == 1
-                self.answers.append(row[0])
-            await asyncio.sleep(0.002)
-
-
-@asynccontextmanager
-async def called_all_the_time(service: Service) -> AsyncIterator[tuple[Any, Callers]]:
-    """Callers who are answered before, meanwhile and afterwards; and a stub for the test."""
-    callers = Callers()
-    async with service.aio_channel() as channel, asyncio.TaskGroup() as tasks:
-        stub: Any = GRPCInferenceServiceStub(channel)
-        for _ in range(4):
-            tasks.create_task(callers.run(stub))
-        await eventually(lambda: len(callers.answers) > 20 or bool(callers.failures))
-        try:
-            yield stub, callers
-            more = len(callers.answers) + 20
-            await eventually(lambda: len(callers.answers) > more or bool(callers.failures))
-        finally:
-            callers.over = True
-    assert not callers.failures, callers.failures[:3]
 
 
 async def refusal(stub: Any) -> tuple[grpc.StatusCode, str]:

@@ -24,10 +24,10 @@ from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.faults.conftest import Start
 from tests.faults.models import counting, doubling, output, request_for
-from tests.faults.service import SECONDS, Service, eventually
+from tests.faults.service import SECONDS, Service
+from tests.faults.stub_callers import ROW, called_all_the_time
 
 PIDS = Path("/sys/fs/cgroup/pids")
-ROW = np.ones((1, 4), np.float32)
 UNLIMITED = "max"
 
 
@@ -65,39 +65,12 @@ def limit() -> Iterator[Limit]:
     folder.rmdir()
 
 
-class Caller:
-    """Somebody who calls all the time and must be answered each time."""
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.failures: list[str] = []
-        self.over = False
-
-    async def run(self, stub: Any) -> None:
-        while not self.over:
-            try:
-                reply = await stub.ModelInfer(request_for("doubling", ROW), timeout=SECONDS)
-            except grpc.aio.AioRpcError as error:
-                self.failures.append(f"{error.code().name}: {error.details()}")
-            else:
-                assert output(reply) == [[2.0] * 4]
-                self.answers += 1
-            await asyncio.sleep(0.002)
-
-
 @asynccontextmanager
-async def answered_all_the_time(service: Service) -> AsyncIterator[tuple[Any, Caller]]:
+async def answered_all_the_time(service: Service) -> AsyncIterator[Any]:
     """A stub, and a caller on the same connection who is answered during all of it."""
-    caller = Caller()
-    async with service.aio_channel() as channel, asyncio.TaskGroup() as tasks:
-        stub: Any = GRPCInferenceServiceStub(channel)
-        tasks.create_task(caller.run(stub))
-        await eventually(lambda: caller.answers > 10 or bool(caller.failures))
-        yield stub, caller
-        more = caller.answers + 10
-        await eventually(lambda: caller.answers > more or bool(caller.failures))
-        caller.over = True
-    assert not caller.failures, caller.failures[:3]
+    async with called_all_the_time(service, count=1) as (stub, callers):
+        yield stub
+    assert set(callers.answers) == {2.0}
 
 
 async def load(stub: Any, model: str) -> str:
@@ -151,7 +124,7 @@ async def test_a_load_without_threads_is_refused_with_its_reason_and_later_done(
     """With each number of threads that is too small something else cannot be started."""
     service = start(models=(doubling,), wrapper=limit.wrapper)
     counting(service.models / "counting")
-    async with answered_all_the_time(service) as (stub, _):
+    async with answered_all_the_time(service) as stub:
         refusals = await refusals_of(limit, stub, "counting", lambda: None)
         assert len(refusals) > 1
         assert all("no thread could be started" in refused for refused in refusals)
@@ -204,7 +177,7 @@ async def test_a_trial_without_a_process_fails_the_load_and_the_old_version_serv
             child.kill()
         assert not psutil.wait_procs(children, timeout=SECONDS)[1]
 
-    async with answered_all_the_time(service) as (stub, _):
+    async with answered_all_the_time(service) as stub:
         refusals = await refusals_of(limit, stub, "doubling", end_the_process_of_trials)
         assert any(said in refused for refused in refusals)
         assert all("could be started" in r or "could not be started" in r for r in refusals)

@@ -196,6 +196,18 @@ def inference(folder: Path) -> Kind:
     return Kind("modelrail_inference", GRPCInferenceServiceStub, loops, forgotten, methods, folder)
 
 
+async def missing(get: Any, requests: Sequence[Any]) -> int:
+    """Counts the resources that are not found."""
+    count = 0
+    for request in requests:
+        try:
+            await get(request)
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017
+            count += 1
+    return count
+
+
 def model_registry(folder: Path) -> Kind:
     confirmed: list[str] = []
     chance = random.Random(18)  # noqa: S311
@@ -240,15 +252,9 @@ def model_registry(folder: Path) -> Kind:
         return [publish] * 4 + [read] * 6 + [watch] * 2
 
     async def forgotten(stub: Any) -> int:
-        missing = 0
-        for name in confirmed:
-            try:
-                await stub.GetModelVersion(registry.GetModelVersionRequest(name=name))
-            except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017
-                missing += 1
         print(len(confirmed), "versions were confirmed")
-        return missing
+        wanted = [registry.GetModelVersionRequest(name=name) for name in confirmed]
+        return await missing(stub.GetModelVersion, wanted)
 
     methods = ("UploadBlob", "CreateModelVersion", "GetModelVersion", "DownloadBlob")
     return Kind("modelrail_registry", RegistryServiceStub, loops, forgotten, methods, folder)
@@ -289,15 +295,9 @@ def job_trainer(folder: Path) -> Kind:
         return [create] * 4 + [read] * 4 + [page] * 2 + [watch] * 2
 
     async def forgotten(stub: Any) -> int:
-        missing = 0
-        for name in confirmed:
-            try:
-                await stub.GetTrainingJob(trainer.GetTrainingJobRequest(name=name))
-            except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017
-                missing += 1
         print(len(confirmed), "jobs were confirmed")
-        return missing
+        wanted = [trainer.GetTrainingJobRequest(name=name) for name in confirmed]
+        return await missing(stub.GetTrainingJob, wanted)
 
     methods = ("CreateTrainingJob", "GetTrainingJob", "ListTrainingJobs")
     return Kind("modelrail_trainer", TrainerServiceStub, loops, forgotten, methods, folder)

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import to_raw
+from tests.faults.models import counting_step
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 SECONDS = 30
@@ -50,26 +51,9 @@ def same(path: Path) -> Path:
 
 def counting(path: Path) -> Path:
     """Counts to the number given, one loop step after the other: as slow as the caller wants."""
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["go_on"]),
-            helper.make_node("Add", ["v", "one"], ["w"]),
-        ],
-        "body",
-        [
-            helper.make_tensor_value_info("i", INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", FLOAT, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", FLOAT, [1]),
-        ],
-        initializer=[helper.make_tensor("one", FLOAT, [1], [1.0])],
-    )
     return save(
         path,
-        [helper.make_node("Loop", ["x", "yes", "zero"], ["y"], body=body)],
+        [helper.make_node("Loop", ["x", "yes", "zero"], ["y"], body=counting_step())],
         yes=helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
         zero=helper.make_tensor("zero", FLOAT, [1], [0.0]),
     )

@@ -121,6 +121,23 @@ async def test_a_raw_method_takes_and_gives_bytes_and_has_a_request_id(serve: Se
         assert dict(await call.trailing_metadata())["x-request-id"] == "job-7"
 
 
+async def test_a_raw_method_tells_a_request_id_only_to_who_sent_one_or_met_an_error(
+    serve: Serve,
+) -> None:
+    async with serve() as channel:
+        method: Any = channel.unary_unary(f"/{SERVICE}/Unary")
+        call = method(REQUEST)
+        await call
+        assert "x-request-id" not in dict(await call.trailing_metadata())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await method(b"\xff\xff")
+        assert dict(caught.value.trailing_metadata())["x-request-id"]
+        parsed: Any = channel.unary_unary(f"/{SERVICE}/Parsed")
+        call = parsed(REQUEST)
+        await call
+        assert dict(await call.trailing_metadata())["x-request-id"]
+
+
 @pytest.mark.parametrize("method", ["Bidi", "Reader"])
 async def test_a_raw_stream_takes_and_gives_bytes(serve: Serve, method: str) -> None:
     async with serve() as channel:

@@ -28,10 +28,6 @@ class RunTime:
         self._xx = _DECAY * self._xx + items * items
         self._xy = _DECAY * self._xy + items * seconds
 
-    def mean_seconds(self) -> float:
-        """Returns the time of the last runs on average, in seconds; 0 when nothing is known yet."""
-        return self._y / self._n if self.runs else 0.0
-
     def seconds(self, items: int) -> float:
         """Returns the expected time of a run in seconds; 0 when nothing is known yet."""
         if not self.runs:

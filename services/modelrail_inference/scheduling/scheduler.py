@@ -128,14 +128,16 @@ class Scheduler:
             RunError: The model cannot compute these inputs.
         """
         now = time.monotonic()
-        if not lane.runs_at_once(feed, now):
-            return None
+        with self._changed:
+            if not lane.runs_at_once(feed, now):
+                return None
         if self._closed:
             raise _exiting()
         if deadline is not None and deadline <= now:
             raise expired()
         outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
-        lane.ran_at_once(execution, time.monotonic())
+        with self._changed:
+            lane.ran_at_once(execution, time.monotonic())
         lane.model.statistics.executed(
             execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
         )
