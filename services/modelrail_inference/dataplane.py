@@ -16,8 +16,8 @@ In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an er
 - **Cancellation.** Cancelling the task that awaits `infer` drops waiting work and stops a run that
   was for this caller alone.
 - **Identity.** `Call.identity` is who asks. Permission was checked before; fairness can come here.
-- **Message out.** Raw bytes in the order asked for, large ones as views of the outputs of the batch:
-  whoever has a reply encodes it soon.
+- **Message out.** Raw bytes in the order asked for, large ones as views of the outputs of the
+  batch: whoever has a reply encodes it soon.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
 Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front
