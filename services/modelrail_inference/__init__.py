@@ -7,7 +7,8 @@ How one ModelInfer travels, and where to read about each step:
 3. `dataplane.DataPlane.infer`: the boundary. What is to the right of it knows no gRPC.
 4. `repository.repository` finds the version that answers, `request.check` compares the request with
    its signature, and a `request.feed.Feed` comes out.
-5. `scheduling.scheduler` admits it or refuses it at once. It waits in its model's
+5. `scheduling.scheduler` runs it at once on the event loop if the model is quick (`quickness`), and
+   goes on with step 7. Otherwise it admits it or refuses it at once, and it waits in its model's
    `scheduling.request_queue` until a thread is free and it is the model's turn.
 6. `scheduling.batch` runs it together with others: `scheduling.assembly` puts the inputs into one
    array, `runtime.session` calls ONNX Runtime, `scheduling.assembly` takes the outputs apart again,
