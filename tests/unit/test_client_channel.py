@@ -130,6 +130,7 @@ def test_attempts_of_a_call_go_on_for_longer_than_the_wait_for_a_connection(
     ]
     options = options_of(monkeypatch, Connection(address="x:1"))
     assert 0.8 * sum(waits) > 1.2 * options["grpc.max_reconnect_backoff_ms"] / 1000
+    assert 1.2 * sum(waits) < 2  # then the reason is told to calls with so short a deadline
 
 
 def test_options_of_the_caller_win(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def _channel_options(connection: Connection) -> Sequence[tuple[str, Any]]:
         # the others are back, and before the client has looked for them.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 800),
         # The server's own limits answer with a clear error; a second limit here would only hide it.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -215,10 +215,11 @@ def service_config() -> dict[str, Any]:
                 ],
                 "retryPolicy": {
                     "maxAttempts": 5,
-                    # 0.1, 0.3, 0.9 and 2 s, each with 20 % of jitter.
+                    # 0.1, 0.2, 0.4 and 0.8 s, each with 20 % of jitter: a server that cannot be
+                    # reached is told as that, with the reason, to calls with a deadline of 2 s too.
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
-                    "backoffMultiplier": 3,
+                    "backoffMultiplier": 2,
                     # CANCELLED, because gRPC's servers end like this what reached them in the
                     # moment in which they stop. Who cancels a call by itself never gets here.
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],

@@ -18,7 +18,7 @@ from modelrail.cli.specification import read_specification
 from modelrail.cli.stack.launch import running_stack
 from modelrail.cli.stack.stack import Stack, StackPlan
 from modelrail.cli.tensors import labels_of, output_table
-from modelrail.client.errors import DeadlineExceeded, ModelrailError, Unavailable
+from modelrail.client.errors import ModelrailError, Unavailable
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.names import ModelVersionName
 from modelrail.tensor import NUMPY_TYPES
@@ -80,8 +80,7 @@ async def _is_running(session: Session) -> bool:
         async with session.trainer() as trainer:
             async for _ in trainer.with_timeout(3.0).list_jobs():
                 break
-    # The client repeats what nobody answered until the time is up.
-    except (Unavailable, DeadlineExceeded):
+    except Unavailable:
         return False
     return True
 
