@@ -509,8 +509,11 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_without_a_run(
 async def test_a_deadline_that_passes_during_the_run_stops_it(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session})
-    with held(session), pytest.raises(Unavailable, match="Request timeout expired"):
-        await house.ask(1.0, seconds=0.02)
+    with held(session):
+        task = house.ask(1.0, seconds=0.5)
+        await began(session)
+        with pytest.raises(Unavailable, match="Request timeout expired"):
+            await task
     await house.ask(2.0)
     assert session.terminated == 1
 
