@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -51,3 +52,18 @@ def test_a_server_whose_log_nobody_reads_goes_on() -> None:
     finally:
         os.close(writer)
     assert (result.returncode, result.stdout) == (0, b"went on")
+
+
+def test_a_line_is_written_at_once_although_nothing_is_buffered() -> None:
+    # Of a socket that keeps messages apart every write is a message of its own; between two writes
+    # another process may write to the same stderr.
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with reader:
+        with writer:
+            program = _PROGRAM + "import logging\nlogging.getLogger('library').error('broken')\n"
+            subprocess.run(
+                [sys.executable, "-u", "-c", program], stderr=writer.fileno(), check=True
+            )
+        written = list(iter(lambda: reader.recv(1 << 20), b""))
+    assert [json.loads(line)["event"] for line in written] == ["rpc failed", "broken"]
+    assert all(line.endswith(b"\n") for line in written)

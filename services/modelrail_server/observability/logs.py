@@ -76,7 +76,9 @@ def configure_logging(level: LogLevel, *, service: str, worker: int | None = Non
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _OptionalStream(sys.stderr))),
+        # Writes a line at once: several processes share stderr, and a line that is written in two
+        # pieces, as `print` does where nothing is buffered, takes another's between them.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _OptionalStream(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(_OptionalStream(sys.stderr))
