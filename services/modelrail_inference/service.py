@@ -54,8 +54,9 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     """Wires the service for the length of the context.
 
     The process is live, and `""` is SERVING, as soon as it listens; `infer/MODEL` is SERVING
-    while a version of the model takes requests; ServerReady is true once everything asked for is
-    loaded. One file is loaded before the server listens: without it there is nothing to serve.
+    while a version of the model takes requests in every worker; ServerReady is true once everything
+    asked for is loaded. One file is loaded before the server listens: without it there is
+    nothing to serve.
 
     Raises:
         ConfigError: The execution provider does not load, or the one model file cannot be served.
@@ -211,9 +212,9 @@ async def _stop(task: asyncio.Task[None]) -> None:
 def _tell(runtime: Runtime, name: str, ready: bool | None) -> None:
     """Says in `infer/MODEL` whether a model takes requests; None: there is no such model."""
     if ready is None:
-        runtime.health.remove(f"infer/{name}")
+        runtime.parts.remove(f"infer/{name}")
     else:
-        runtime.health.set(f"infer/{name}", ready)
+        runtime.parts.set(f"infer/{name}", ready)
 
 
 def _connection(config: InferenceConfig) -> Connection:

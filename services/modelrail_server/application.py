@@ -15,6 +15,7 @@ from modelrail_server.observability.metrics import ServerMetrics
 from modelrail_server.policy import Policy
 from modelrail_server.standard.health import Health
 from modelrail_server.supervision.link import Link
+from modelrail_server.supervision.parts import PartsSink
 
 __all__ = ["Application", "Runtime"]
 
@@ -49,8 +50,7 @@ class Runtime:
     def __init__(self, service: str = "server") -> None:
         self.service = service
         self.health = Health()
-        """`health.set(name, serving)` for what the service says of its parts, like `infer/digits`.
-        The names of the services and `""` are set by the chassis."""
+        """What callers are told. The names of the services and `""` are set by the chassis."""
         self.metrics = CollectorRegistry()
         """Everything that the metrics address shows."""
         self.stopping = asyncio.Event()
@@ -58,3 +58,8 @@ class Runtime:
         self.server_metrics = ServerMetrics(self.metrics)
         self.link: Link | None = None
         """How a worker reaches its siblings; None: this process is the whole server."""
+
+    @property
+    def parts(self) -> PartsSink:
+        """Where the service says of its parts, like `infer/digits`, whether they serve."""
+        return self.health if self.link is None else self.link.parts

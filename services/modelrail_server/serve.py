@@ -97,7 +97,7 @@ class _Process:
         async with AsyncExitStack() as stack:
             if self._seat is not None:
                 runtime.link = await stack.enter_async_context(
-                    open_link(self._seat, runtime.metrics)
+                    open_link(self._seat, runtime.metrics, runtime.health)
                 )
             application = await stack.enter_async_context(self._build(runtime))
             server, grpc_address = await start_server(application, config, runtime)

@@ -12,14 +12,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import numpy as np
 import psutil
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from modelrail.client import AsyncInferenceClient, AsyncRegistryClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
+from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.registry.v1 import registry_pb2
 from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig
@@ -28,7 +32,9 @@ from modelrail_server.server import start_server
 from tests.faults.workers import (
     ONE,
     SECONDS,
+    Server,
     Start,
+    channel_of,
     counted,
     models_in,
     ready,
@@ -231,6 +237,65 @@ async def test_a_frozen_worker_is_replaced(start: Start, models: Path) -> None:
         for _ in range(8):
             stub = stub_of(address, stack)
             await stub.ModelInfer(request_for("same", ONE), timeout=SECONDS)
+
+
+async def channel_to(server: Server, number: int, stack: AsyncExitStack) -> grpc.aio.Channel:
+    """A connection with one of the workers."""
+    address = (await server.addresses())["grpc_address"]
+    worker = psutil.Process(await server.pid(number))
+
+    def connections() -> int:
+        found = worker.net_connections("tcp")
+        return sum(connection.status == psutil.CONN_ESTABLISHED for connection in found)
+
+    for _ in range(64):
+        before = connections()
+        channel = channel_of(address, stack)
+        await GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS)
+        if connections() > before:
+            return channel
+    pytest.fail("all connections went to the other worker")
+
+
+async def test_a_model_is_healthy_where_every_worker_serves_it(start: Start, models: Path) -> None:
+    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 600)
+    async with AsyncExitStack() as stack:
+        channels = [await channel_to(server, number, stack) for number in (0, 1)]
+        stub: Any = GRPCInferenceServiceStub(channels[0])
+        await ready(stub)
+        question = HealthCheckRequest(service="infer/other")
+        stubs: list[Any] = [HealthStub(channel) for channel in channels]
+        watches = [health.Watch(question, timeout=SECONDS) for health in stubs]
+
+        async def shown(status: str) -> None:
+            for watch in watches:
+                assert HealthCheckResponse.ServingStatus.Name((await watch.read()).status) == status
+
+        await shown("SERVING")
+        await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="other"))
+        await shown("NOT_SERVING")
+        second = psutil.Process(await server.pid(1))
+        second.suspend()
+        load = stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"))
+        # The stopped worker is asked, does not answer, and is left out.
+        while not (await stub.ModelReady(pb.ModelReadyRequest(name="other"))).ready:
+            assert not load.done()
+        status = (await stubs[0].Check(question, timeout=SECONDS)).status
+        assert status == HealthCheckResponse.NOT_SERVING
+        second.resume()
+        await load
+        await shown("SERVING")
+        # A worker that comes in another's place is told what the others serve.
+        await stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="other"))
+        await shown("NOT_SERVING")
+        second.kill()
+        await server.until("worker serves", worker=1, times=2)
+        third: Any = HealthStub(await channel_to(server, 1, stack))
+        status = (await third.Check(question, timeout=SECONDS)).status
+        assert status == HealthCheckResponse.NOT_SERVING
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"))
+        state = HealthCheckResponse.ServingStatus.Name((await watches[0].read()).status)
+        assert state == "SERVING"
 
 
 async def test_a_supervisor_that_was_frozen_itself_kills_nobody(start: Start, models: Path) -> None:

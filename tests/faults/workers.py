@@ -184,12 +184,17 @@ def request_for(model: str, x: Any) -> pb.ModelInferRequest:
     return request
 
 
-def stub_of(address: str, stack: AsyncExitStack) -> Any:
-    """A stub on a connection of its own, which the kernel gives to either worker."""
+def channel_of(address: str, stack: AsyncExitStack) -> grpc.aio.Channel:
+    """A connection of its own, which the kernel gives to either worker."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     channel = grpc.aio.insecure_channel(address, options=options)
     stack.push_async_callback(channel.close)
-    return GRPCInferenceServiceStub(channel)
+    return channel
+
+
+def stub_of(address: str, stack: AsyncExitStack) -> Any:
+    """A stub on a connection of its own."""
+    return GRPCInferenceServiceStub(channel_of(address, stack))
 
 
 async def stubs_of_both(server: Server, stack: AsyncExitStack) -> list[Any]:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from modelrail_server.observability.exposition import render
 from modelrail_server.supervision.channel import Answer, Channel
 from modelrail_server.supervision.error_document import error_of
+from modelrail_server.supervision.parts import PartsOfWorker, PartsSink
 from modelrail_server.supervision.seat import Seat
 
 __all__ = ["Link", "open_link"]
@@ -29,10 +30,12 @@ class Link:
 
     Attributes:
         seat: The worker's place.
+        parts: Where this worker says which parts it serves.
     """
 
-    def __init__(self, seat: Seat, metrics: CollectorRegistry) -> None:
+    def __init__(self, seat: Seat, metrics: CollectorRegistry, health: PartsSink) -> None:
         self.seat = seat
+        self.parts = PartsOfWorker(health, self._say)
         self._metrics = metrics
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
@@ -103,8 +106,14 @@ class Link:
     async def _serve(self, method: str, arguments: Mapping[str, Any]) -> Any:
         if method == "metrics":
             return await self._text()
+        if method == "parts":
+            self.parts.told(arguments["states"])
+            return None
         answer = await asyncio.shield(self._answer)
         return await answer(method, arguments)
+
+    def _say(self, name: str, serving: bool | None) -> None:
+        self._supervisor().tell("part", {"name": name, "serving": serving})
 
     async def _text(self) -> str:
         # Like any other scrape, off the event loop.
@@ -117,7 +126,9 @@ class Link:
 
 
 @asynccontextmanager
-async def open_link(seat: Seat, metrics: CollectorRegistry) -> AsyncIterator[Link]:
+async def open_link(
+    seat: Seat, metrics: CollectorRegistry, health: PartsSink
+) -> AsyncIterator[Link]:
     """Connects a worker with its supervisor for the length of the context.
 
     When the supervisor ends, this process ends at once: nobody would replace it or stop it.
@@ -125,8 +136,9 @@ async def open_link(seat: Seat, metrics: CollectorRegistry) -> AsyncIterator[Lin
     Args:
         seat: The worker's place.
         metrics: What to report.
+        health: What callers are told of the parts that all workers serve.
     """
-    link = Link(seat, metrics)
+    link = Link(seat, metrics, health)
     channel = await link.open()
     running = asyncio.create_task(_end_with(channel))
     tasks = [running, asyncio.create_task(link.beat()), asyncio.create_task(link.report())]

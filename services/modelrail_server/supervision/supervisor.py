@@ -28,6 +28,7 @@ from modelrail_server.observability.logs import configure_logging
 from modelrail_server.observability.scrape import MetricsServer
 from modelrail_server.supervision.held_port import HeldPort
 from modelrail_server.supervision.merged_metrics import MergedMetrics
+from modelrail_server.supervision.parts import MergedParts, PartStates
 from modelrail_server.supervision.restarts import Restarts
 from modelrail_server.supervision.siblings import Siblings
 from modelrail_server.supervision.spare import Spare
@@ -85,6 +86,7 @@ class _Supervisor(Collector):
         self._count = workers
         self._siblings = Siblings()
         self._merged = MergedMetrics()
+        self._parts = MergedParts(self._tell_parts)
         self._restarts = 0
         self._started = False
         self._stop = asyncio.Event()
@@ -211,6 +213,7 @@ class _Supervisor(Collector):
             del self._siblings.workers[number]
             self._all_serve.clear()
             self._merged.retire(number)
+            self._parts.leave(number)
             if self._stop.is_set():
                 return
             if not self._started:
@@ -259,8 +262,11 @@ class _Supervisor(Collector):
         match method:
             case "metrics":
                 self._merged.report(number, arguments["text"])
+            case "part":
+                self._parts.say(number, **arguments)
             case "serving":
                 worker.serving.set()
+                self._parts.join(number)
                 self._served[number].set()
                 _log.info("worker serves", worker=number, pid=worker.pid)
                 if self._serving() == self._count:
@@ -272,6 +278,9 @@ class _Supervisor(Collector):
             case _:
                 raise ValueError(f"unknown method {method!r}")
         return None
+
+    def _tell_parts(self, number: int, states: PartStates) -> None:
+        self._siblings.workers[number].channel.tell("parts", {"states": states})
 
     def _serving(self) -> int:
         return sum(worker.serving.is_set() for worker in self._siblings.workers.values())
