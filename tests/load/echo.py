@@ -51,15 +51,22 @@ async def record(address: str, model: str, body: bytes, folder: Path) -> None:
         (folder / "ModelInfer").write_bytes(await infer(body))
 
 
-def command(replies: Path) -> list[str]:
+def command(replies: Path, *, delay_seconds: float = 0.0) -> list[str]:
     """Returns the command that runs the server."""
-    return [sys.executable, "-m", "tests.load.echo", "--replies", str(replies)]
+    program = [sys.executable, "-m", "tests.load.echo", "--replies", str(replies)]
+    return [*program, "--delay-seconds", str(delay_seconds)]
 
 
 class Echo:
-    """The two methods of an inference service that a load test needs, and the count of calls."""
+    """The two methods of an inference service that a load test needs, and the count of calls.
 
-    def __init__(self, replies: Path) -> None:
+    Args:
+        replies: Folder of the recorded replies.
+        delay_seconds: How long each inference waits, so that callers can give up before.
+    """
+
+    def __init__(self, replies: Path, delay_seconds: float = 0.0) -> None:
+        self._delay_seconds = delay_seconds
         self._metadata = (replies / "ModelMetadata").read_bytes()
         self._infer = (replies / "ModelInfer").read_bytes()
         self._calls = 0
@@ -78,6 +85,8 @@ class Echo:
     async def infer(self, request: bytes, context: Any) -> bytes:
         """Answers what the recorded server answered."""
         self._calls += 1
+        if self._delay_seconds:
+            await asyncio.sleep(self._delay_seconds)
         return self._infer
 
     async def metadata(self, request: bytes, context: Any) -> bytes:
@@ -112,8 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A bare grpc.aio server with recorded answers.")
     parser.add_argument("--replies", type=Path, required=True, help="folder of recorded replies")
     parser.add_argument("--address-file", type=Path, required=True, help="told when it listens")
+    parser.add_argument("--delay-seconds", type=float, default=0.0, help="wait of each inference")
     options = parser.parse_args()
-    asyncio.run(serve(Echo(options.replies), options.address_file))
+    asyncio.run(serve(Echo(options.replies, options.delay_seconds), options.address_file))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m tests.load.memory --requests 1000000
 
-The requests are good ones with cancels and mistakes among them. A line is fitted to the resident
-memory over the last three quarters of them: its slope, and how sure that is, tell growth from
-noise.
+The requests are good ones with cancels and mistakes among them. Then cancelled requests alone go to
+the server and to a bare grpc.aio handler, which tells what is grpcio's own. A line is fitted to the
+resident memory over the last three quarters of the requests: its slope, and how sure that is, tell
+growth from noise.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.load import echo
 from tests.load.mixture import Kind, send_mixture
 from tests.load.models import FOLDER, MODELS
-from tests.load.process import inference_command, running
+from tests.load.process import Host, inference_command, running
 from tests.load.request import encode
 from tests.load.table import Table, megabytes, publish, spread
 
 _SAMPLES = 80
 _SETTLING_SHARE = 0.25
+_CANCELS = 10
+"""Every so many requests one more, cancelled, in the comparison of cancels."""
+_BARE_SECONDS = 0.02
+"""What the bare handler waits: longer than a caller waits before it gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,21 +105,42 @@ def kinds(model: str) -> list[Kind]:
     ]
 
 
-async def flatness(requests: int, concurrency: int, *flags: str) -> Flatness:
+async def flatness(
+    host: Host, sent: Sequence[Kind], *, requests: int, concurrency: int
+) -> Flatness:
     """Sends so many requests and looks at the memory between them."""
-    async with running(inference_command(*flags)) as host:
-        samples = [Sample(0, host.memory().resident_bytes)]
-        every = max(requests // _SAMPLES, 1)
+    samples = [Sample(0, host.memory().resident_bytes)]
+    every = max(requests // _SAMPLES, 1)
 
-        def look(answered: int) -> None:
-            if answered % every == 0:
-                samples.append(Sample(answered, host.memory().resident_bytes))
+    def look(answered: int) -> None:
+        if answered % every == 0:
+            samples.append(Sample(answered, host.memory().resident_bytes))
 
-        outcomes = await send_mixture(
-            host.address, kinds("mlp"), requests=requests, concurrency=concurrency, progress=look
-        )
+    outcomes = await send_mixture(
+        host.address, sent, requests=requests, concurrency=concurrency, progress=look
+    )
     slope, error = fit(samples)
     return Flatness(samples, outcomes, slope, error)
+
+
+async def flatness_of_cancels(
+    requests: int, concurrency: int, replies: Path, *flags: str
+) -> dict[str, Flatness]:
+    """Sends cancelled requests alone, to the server and to a bare handler that waits."""
+    mixture = {kind.name: kind for kind in kinds("mlp")}
+    cancelled = [mixture["cancelled"]]
+    found: dict[str, Flatness] = {}
+    async with running(inference_command(*flags)) as host:
+        await echo.record(host.address, "mlp", mixture["good"].body, replies)
+        found["server"] = await flatness(
+            host, cancelled, requests=requests, concurrency=concurrency
+        )
+    command = echo.command(replies, delay_seconds=_BARE_SECONDS)
+    async with running(command, wait_ready=False) as host:
+        found["bare grpc.aio handler"] = await flatness(
+            host, cancelled, requests=requests, concurrency=concurrency
+        )
+    return found
 
 
 def start_table(starts: dict[str, list[Start]]) -> Table:
@@ -146,7 +173,18 @@ def flatness_tables(found: Flatness) -> list[Table]:
     return [memory, outcomes]
 
 
-async def measure(options: argparse.Namespace) -> tuple[dict[str, list[Start]], Flatness]:
+def cancels_table(found: dict[str, Flatness]) -> Table:
+    """Returns how memory grows with cancelled requests."""
+    table = Table("cancelled requests alone", ("host", "requests", "slope MB a million"))
+    for what, one in found.items():
+        slope = f"{megabytes(one.slope_bytes)} ± {megabytes(one.slope_error_bytes)}"
+        table.add(what, one.samples[-1].requests, slope)
+    return table
+
+
+async def measure(
+    options: argparse.Namespace,
+) -> tuple[dict[str, list[Start]], Flatness, dict[str, Flatness]]:
     """Measures starts and flatness."""
     more = shlex.split(options.server_flags)
     file = MODELS["mlp"].file(options.folder)
@@ -159,7 +197,16 @@ async def measure(options: argparse.Namespace) -> tuple[dict[str, list[Start]], 
         for _ in range(options.rounds):
             for what, flags in variants.items():
                 starts[what].append(await start(*flags))
-        return starts, await flatness(options.requests, options.concurrency, *with_model)
+        async with running(inference_command(*with_model)) as host:
+            flat = await flatness(
+                host, kinds("mlp"), requests=options.requests, concurrency=options.concurrency
+            )
+        replies = Path(work) / "replies"
+        replies.mkdir()
+        cancels = await flatness_of_cancels(
+            max(options.requests // _CANCELS, 1), options.concurrency, replies, *with_model
+        )
+        return starts, flat, cancels
 
 
 def main() -> None:
@@ -175,14 +222,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.requests, options.rounds = 2000, 1
-    starts, flat = asyncio.run(measure(options))
+    starts, flat, cancels = asyncio.run(measure(options))
     figures = {
         "starts": {what: [asdict(one) for one in found] for what, found in starts.items()},
         "samples": [asdict(sample) for sample in flat.samples],
         "slope_bytes": flat.slope_bytes,
         "slope_error_bytes": flat.slope_error_bytes,
+        "cancels_slope_bytes": {what: one.slope_bytes for what, one in cancels.items()},
     }
-    publish([start_table(starts), *flatness_tables(flat)], figures, options.json)
+    tables = [start_table(starts), *flatness_tables(flat), cancels_table(cancels)]
+    publish(tables, figures, options.json)
 
 
 if __name__ == "__main__":

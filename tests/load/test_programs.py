@@ -114,6 +114,9 @@ def check_memory(document: Mapping[str, Any]) -> None:
         ("wrong shape", "INVALID_ARGUMENT"),
         ("unknown model", "NOT_FOUND"),
     }
+    (cancels,) = [t["rows"] for t in document["tables"] if t["title"].startswith("cancelled")]
+    assert [row["host"] for row in cancels] == ["server", "bare grpc.aio handler"]
+    assert {int(row["requests"]) for row in cancels} == {200}
 
 
 def check_scale(document: Mapping[str, Any]) -> None:
