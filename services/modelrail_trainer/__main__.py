@@ -16,6 +16,7 @@ from modelrail_server.config import ConfigError, load_config
 from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
 from modelrail_trainer.config import TrainerConfig
+from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
@@ -96,9 +97,10 @@ async def build_trainer(
             threads=threads,
             metrics=metrics,
         )
+        data_roots = config.data_roots()
         cores = len(os.sched_getaffinity(0))
         launcher = ProcessLauncher(
-            worker_command,
+            [*worker_command, *(f"--data-root={root}" for root in data_roots)],
             threads_per_job=max(1, cores // config.max_running_jobs),
             max_file_bytes=config.max_job_file_bytes,
             environ=environ,
@@ -115,7 +117,9 @@ async def build_trainer(
                 stop_grace_seconds=config.cancel_grace_seconds,
             )
         )
-        servicer = TrainerServicer(Trainer(book, supervisor, runtime.stopping))
+        servicer = TrainerServicer(
+            Trainer(book, supervisor, DataRoots(data_roots), runtime.stopping)
+        )
         yield Application(
             register=partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer),
             services=(_SERVICE,),

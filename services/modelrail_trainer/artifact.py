@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from modelrail_trainer.journal import Metric, metric_from_record
@@ -17,6 +17,9 @@ from modelrail_trainer.record import Record, as_record, items, real, text, value
 
 RESULT_NAME = "result.json"
 MODEL_NAME = "model.onnx"
+"""The graph that is served: from what clients send to what they read."""
+BARE_NAME = "bare.onnx"
+"""The network alone, where the served graph encodes raw columns in front of it."""
 ONNX_MEDIA_TYPE = "application/onnx"
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 
@@ -111,6 +114,15 @@ class ExportCertificate:
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]
     rows: int
+
+    def with_outputs(self, others: tuple[OutputParity, ...]) -> ExportCertificate:
+        """Returns the certificate for the worse of the known and these differences, by output."""
+        worst = {output.name: output for output in self.outputs}
+        for other in others:
+            known = worst.setdefault(other.name, other)
+            if other.max_absolute_difference > known.max_absolute_difference:
+                worst[other.name] = other
+        return replace(self, outputs=tuple(worst.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

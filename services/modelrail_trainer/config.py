@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelrail_server.config import ServerConfig, setting
+from modelrail_server.config import ConfigError, ServerConfig, setting
 
 _GIB = 1 << 30
 
@@ -27,6 +27,11 @@ class TrainerConfig(ServerConfig):
     registry_ca_certificate: Path | None = setting(
         None, "PEM file with the authority of the registry's certificate; given, TLS is used."
     )
+    data_root: tuple[str, ...] = setting(
+        (),
+        "Folder below which jobs may read data files; may be given more than once. Without it\n"
+        "jobs read no files.",
+    )
     max_running_jobs: int = setting(
         1, "Job processes at a time; they share the processor cores.", minimum=1, maximum=1024
     )
@@ -45,3 +50,15 @@ class TrainerConfig(ServerConfig):
     max_job_file_bytes: int = setting(
         4 * _GIB, "Largest file that a job may write, its log included.", minimum=1 << 20
     )
+
+    def data_roots(self) -> list[Path]:
+        """Returns the folders of --data-root.
+
+        Raises:
+            ConfigError: One is no folder.
+        """
+        roots = [Path(root).absolute() for root in self.data_root]
+        for root in roots:
+            if not root.is_dir():
+                raise ConfigError("data_root", f"expected a folder, got {root}")
+        return roots

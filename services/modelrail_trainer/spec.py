@@ -61,6 +61,66 @@ class LineDataset:
     noise_stddev: float = 0.0
 
 
+class Missing(StrEnum):
+    """What stands in for a missing number."""
+
+    MEAN = "mean"
+    CONSTANT = "constant"
+    REFUSED = "refused"
+
+
+class Scale(StrEnum):
+    """How a number is scaled."""
+
+    STANDARDIZED = "standardized"
+    MIN_MAX = "min_max"
+    NONE = "none"
+
+
+class CategoryMethod(StrEnum):
+    """How a text becomes numbers."""
+
+    ONE_HOT = "one_hot"
+    ORDINAL = "ordinal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberEncoding:
+    """A number becomes one feature, or two with an indicator."""
+
+    missing: Missing = Missing.MEAN
+    constant: float = 0.0
+    missing_indicator: bool = False
+    log: bool = False
+    scale: Scale = Scale.STANDARDIZED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryEncoding:
+    """A text becomes a feature for each of the most frequent texts, or one number."""
+
+    method: CategoryMethod = CategoryMethod.ONE_HOT
+    max_categories: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableColumn:
+    """One column to predict from; without an encoding it gets the default of its type."""
+
+    name: str
+    encoding: NumberEncoding | CategoryEncoding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDataset:
+    """Rows of a table in files. Fields as in `modelrail.trainer.v1.TableDataset`."""
+
+    paths: tuple[str, ...]
+    target: str
+    columns: tuple[TableColumn, ...] = ()
+    skip_unusable_rows: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """How the rows are divided. What the fractions leave is the training part."""
@@ -146,7 +206,7 @@ class Publication:
 
 
 # None stands for a oneof in which nothing was set; `validate` refuses it.
-Dataset = BundledDataset | LineDataset | None
+Dataset = BundledDataset | LineDataset | TableDataset | None
 Preprocessing = Standardize | MinMaxScale | None
 Model = LinearModel | MlpModel | CnnModel | None
 Loss = MeanSquaredError | CrossEntropy | None
@@ -204,13 +264,13 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
 
 
 def facts_of(dataset: Dataset) -> DatasetFacts | None:
-    """Returns what is known about a data set before it is read; None when it is unknown."""
+    """Returns what is known about a data set before it is read; None when nothing is."""
     match dataset:
         case BundledDataset(name=name):
             return BUNDLED_DATASETS.get(name)
         case LineDataset(points=points):
             return DatasetFacts(task=Task.REGRESSION, rows=points, row_shape=(1,), outputs=1)
-        case None:
+        case TableDataset() | None:
             return None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from modelrail.names import TrainingJobName
+from modelrail_server.errors import FieldViolation, InvalidArgument
+from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
@@ -20,13 +22,21 @@ class Trainer:
     Args:
         book: The jobs.
         supervisor: Carries them out.
+        data_roots: Where their files may lie.
         stopping: Set when the service stops and streams shall end.
     """
 
-    def __init__(self, book: JobBook, supervisor: Supervisor, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        supervisor: Supervisor,
+        data_roots: DataRoots,
+        stopping: asyncio.Event,
+    ) -> None:
         self._book = book
         self._store = book.store
         self._supervisor = supervisor
+        self._data_roots = data_roots
         self._stopping = stopping
 
     async def create(self, new: NewJob, request_id: str) -> Job:
@@ -34,11 +44,26 @@ class Trainer:
 
         Raises:
             AlreadyExists: The request id made another job.
+            InvalidArgument: A file of the data set is not below a data root.
             ResourceExhausted: Too many jobs wait.
         """
+        await self._book.read(self._check_paths, new.data_paths)
         job = await self._book.read(self._store.create, new, request_id=request_id)
         self._supervisor.queue_changed()
         return job
+
+    def _check_paths(self, paths: Mapping[str, str]) -> None:
+        violations = []
+        for field, path in paths.items():
+            try:
+                self._data_roots.resolve(path)
+            except DataPathError as error:
+                violations.append(FieldViolation(field, str(error)))
+        if violations:
+            raise InvalidArgument(
+                "; ".join(f"{one.field}: {one.description}" for one in violations[:10]),
+                violations=violations[:100],
+            )
 
     async def get(self, name: TrainingJobName) -> Job:
         """Returns one job.

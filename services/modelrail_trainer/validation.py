@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
@@ -15,6 +16,7 @@ from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     Adam,
     BundledDataset,
+    CategoryEncoding,
     CnnModel,
     CrossEntropy,
     DatasetFacts,
@@ -23,7 +25,9 @@ from modelrail_trainer.spec import (
     LineDataset,
     MeanSquaredError,
     MlpModel,
+    NumberEncoding,
     Sgd,
+    TableDataset,
     Task,
     TrainingJobSpec,
     facts_of,
@@ -38,6 +42,11 @@ MAX_LAYERS = 16
 MAX_CHANNELS = 4_096
 MAX_BLOCKS = 8
 MAX_PREPROCESSING_STEPS = 16
+MAX_PATHS = 10_000
+MAX_COLUMNS = 4_096
+MAX_CATEGORIES = 10_000
+MAX_NAME_CHARACTERS = 128
+TABLE_ENDINGS = frozenset({".arrow", ".csv", ".parquet"})
 MAX_DISPLAY_NAME_CHARACTERS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024  # the registry's limit for the description of a version
 # 4 bytes each: the ONNX file stays a single one, well below protobuf's limit of 2 GiB.
@@ -51,14 +60,25 @@ class Violation(NamedTuple):
     description: str
 
 
-def validate(spec: TrainingJobSpec) -> list[Violation]:
+def validate(spec: TrainingJobSpec, facts: DatasetFacts | None = None) -> list[Violation]:
     """Returns every violation, in the order of the fields; an empty list means the job can run.
 
     Paths are relative to the specification (`dataset.line.points`). Defaults are applied first, so
     a specification straight from the wire can be given.
+
+    Args:
+        spec: What is checked.
+        facts: What is known of the data set; None: what is known before it is read. A table is
+            known only then, so a specification can turn out wrong once its files are read.
     """
     spec = with_defaults(spec)
-    return [*_check_texts(spec), *_check_data(spec), *_check_model(spec), *_check_training(spec)]
+    facts = facts or facts_of(spec.dataset)
+    return [
+        *_check_texts(spec),
+        *_check_data(spec, facts),
+        *_check_model(spec, facts),
+        *_check_training(spec, facts),
+    ]
 
 
 def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
@@ -89,10 +109,10 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
         )
 
 
-def _check_data(spec: TrainingJobSpec) -> Iterator[Violation]:
+def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     match spec.dataset:
         case None:
-            yield _nothing_set("dataset", "bundled", "line")
+            yield _nothing_set("dataset", "bundled", "line", "table")
         case BundledDataset(name=name) if name not in BUNDLED_DATASETS:
             known = ", ".join(sorted(BUNDLED_DATASETS))
             yield Violation("dataset.bundled", f"expected one of: {known}; got {_shown(name)}")
@@ -110,9 +130,11 @@ def _check_data(spec: TrainingJobSpec) -> Iterator[Violation]:
                     f"expected a number above minimum_x = {line.minimum_x:g}, "
                     f"got {line.maximum_x:g}",
                 )
+        case TableDataset() as table:
+            yield from _check_table(table)
         case BundledDataset():
             pass
-    yield from _check_split(spec)
+    yield from _check_split(spec, facts)
     steps = len(spec.preprocessing)
     if steps > MAX_PREPROCESSING_STEPS:
         yield Violation(
@@ -123,7 +145,62 @@ def _check_data(spec: TrainingJobSpec) -> Iterator[Violation]:
             yield _nothing_set(f"preprocessing[{position}]", "standardize", "min_max_scale")
 
 
-def _check_split(spec: TrainingJobSpec) -> Iterator[Violation]:
+def _check_table(table: TableDataset) -> Iterator[Violation]:
+    path = "dataset.table"
+    if not 1 <= len(table.paths) <= MAX_PATHS:
+        yield Violation(
+            f"{path}.paths", f"expected from 1 to {MAX_PATHS} files, got {len(table.paths)}"
+        )
+    endings = {Path(file).suffix.lower() for file in table.paths}
+    if table.paths and (len(endings) > 1 or not endings <= TABLE_ENDINGS):
+        known = ", ".join(sorted(TABLE_ENDINGS))
+        got = ", ".join(_shown(ending) for ending in sorted(endings))
+        yield Violation(
+            f"{path}.paths",
+            f"expected files of one format, with one of the endings {known}; got {got}",
+        )
+    for position, file in enumerate(table.paths[:MAX_PATHS]):
+        if not file or "\0" in file or ".." in Path(file).parts:
+            yield Violation(
+                f"{path}.paths[{position}]",
+                f"expected a path without `..`, got {_shown(file)}",
+            )
+    yield from _name(f"{path}.target", table.target)
+    if len(table.columns) > MAX_COLUMNS:
+        yield Violation(
+            f"{path}.columns", f"expected at most {MAX_COLUMNS} columns, got {len(table.columns)}"
+        )
+        return
+    seen = {table.target}
+    for position, column in enumerate(table.columns):
+        field = f"{path}.columns[{position}]"
+        yield from _name(f"{field}.name", column.name)
+        if column.name in seen:
+            yield Violation(
+                f"{field}.name",
+                "expected a column that is neither the target nor named twice, got "
+                + _shown(column.name),
+            )
+        seen.add(column.name)
+        match column.encoding:
+            case NumberEncoding(constant=constant):
+                yield from _real(f"{field}.number.constant", constant, "a finite number")
+            case CategoryEncoding(max_categories=most):
+                yield from _whole(f"{field}.category.max_categories", most, 1, MAX_CATEGORIES)
+            case None:
+                pass
+
+
+def _name(field: str, name: str) -> Iterator[Violation]:
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        yield Violation(
+            field,
+            f"expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters, got "
+            + _shown(name),
+        )
+
+
+def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     split = spec.split
     fractions = {
         "split.validation_fraction": split.validation_fraction,
@@ -143,9 +220,8 @@ def _check_split(spec: TrainingJobSpec) -> Iterator[Violation]:
         )
         yield wrong[-1]
     yield from _whole("split.seed", split.seed, 0)
-    facts = facts_of(spec.dataset)
-    if wrong or facts is None:
-        return
+    if wrong or facts is None or isinstance(spec.dataset, TableDataset):
+        return  # how a table is divided is known when it is read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1
     for field, fraction in fractions.items():
@@ -158,8 +234,7 @@ def _check_split(spec: TrainingJobSpec) -> Iterator[Violation]:
             )
 
 
-def _check_model(spec: TrainingJobSpec) -> Iterator[Violation]:
-    facts = facts_of(spec.dataset)
+def _check_model(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     wrong: list[Violation] = []
     match spec.model:
         case None:
@@ -205,8 +280,7 @@ def _check_image(cnn: CnnModel, facts: DatasetFacts) -> Iterator[Violation]:
         )
 
 
-def _check_training(spec: TrainingJobSpec) -> Iterator[Violation]:
-    facts = facts_of(spec.dataset)
+def _check_training(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     match spec.loss:
         case None:
             yield _nothing_set("loss", "mse", "cross_entropy")

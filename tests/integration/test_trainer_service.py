@@ -285,7 +285,9 @@ class House:
         return f"unix:{self.tmp_path}/r.sock"
 
     @asynccontextmanager
-    async def trainer(self, **settings: int | float) -> AsyncIterator[TrainerUnderTest]:
+    async def trainer(
+        self, **settings: int | float | tuple[str, ...]
+    ) -> AsyncIterator[TrainerUnderTest]:
         worker = self.tmp_path / "worker.py"
         worker.write_text(WORKER)
         config = TrainerConfig(
@@ -751,6 +753,57 @@ async def test_every_wrong_field_is_named_at_once(trainer: TrainerUnderTest) -> 
     assert {violation.field for violation in caught.value.violations} >= {
         *(f"{S}.dataset", f"{S}.model", f"{S}.loss", f"{S}.optimizer", f"{S}.epochs")
     }
+
+
+def table_spec(*paths: str) -> pb.TrainingJobSpec:
+    spec = line_spec()
+    spec.dataset.table.paths.extend(paths)
+    spec.dataset.table.target = "y"
+    return spec
+
+
+async def test_a_value_of_an_enumeration_that_nobody_knows_is_named(
+    trainer: TrainerUnderTest,
+) -> None:
+    spec = table_spec("a.csv")
+    spec.dataset.table.columns.add(name="x").number.scale = 77  # type: ignore[assignment]
+    with pytest.raises(InvalidArgument) as caught:
+        await trainer.client.create_job(spec)
+    (violation,) = caught.value.violations
+    assert violation.field == f"{S}.dataset.table.columns[0].number.scale"
+    assert "SCALE_MIN_MAX" in violation.description
+    assert "77" in violation.description
+
+
+async def test_files_are_read_below_the_data_roots_alone(house: House, tmp_path: Path) -> None:
+    root = tmp_path / "data root"
+    root.mkdir()
+    (root / "inside.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "outside.csv").write_text("x,y\n1,2\n")
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer(data_root=(str(root),)) as trainer,
+    ):
+        outside = str(tmp_path / "outside.csv")
+        with pytest.raises(InvalidArgument) as caught:
+            await trainer.client.create_job(table_spec("inside.csv", outside, "absent.csv"))
+        assert [(v.field, "--data-root" in v.description) for v in caught.value.violations] == [
+            (f"{S}.dataset.table.paths[1]", True),
+            (f"{S}.dataset.table.paths[2]", True),
+        ]
+        job = await trainer.client.create_job(table_spec("inside.csv"))
+        assert (await trainer.ended(job.name)).state == Job.STATE_SUCCEEDED
+
+
+async def test_without_a_data_root_no_file_is_read(trainer: TrainerUnderTest) -> None:
+    with pytest.raises(InvalidArgument, match="without --data-root"):
+        await trainer.client.create_job(table_spec("/etc/hostname.csv"))
+
+
+async def test_a_data_root_that_is_no_folder_stops_the_start(house: House) -> None:
+    with pytest.raises(ConfigError, match="data_root: expected a folder"):
+        async with house.trainer(data_root=(str(house.tmp_path / "absent"),)):
+            pass
 
 
 BAD_CALLS: dict[str, tuple[str, object, type[ModelrailError], str]] = {

@@ -60,6 +60,51 @@ def test_a_violation_names_the_field(changed: spec.TrainingJobSpec, field: str) 
     assert [violation.field for violation in validate(changed)] == [field]
 
 
+TABLE = spec.TableDataset(paths=("a.csv",), target="t")
+COLUMN = spec.TableColumn(name="x")
+
+
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        (replace(TABLE, paths=()), "paths"),
+        (replace(TABLE, paths=("a.csv", "b.parquet")), "paths"),
+        (replace(TABLE, paths=("a.json",)), "paths"),
+        (replace(TABLE, paths=("a.csv", "below/../../b.csv")), "paths[1]"),
+        (replace(TABLE, target=""), "target"),
+        (replace(TABLE, columns=(COLUMN, COLUMN)), "columns[1].name"),
+        (replace(TABLE, columns=(spec.TableColumn(name="t"),)), "columns[0].name"),
+        (replace(TABLE, columns=(spec.TableColumn(name="a\nb"),)), "columns[0].name"),
+        (
+            replace(
+                TABLE,
+                columns=(replace(COLUMN, encoding=spec.NumberEncoding(constant=float("nan"))),),
+            ),
+            "columns[0].number.constant",
+        ),
+        (
+            replace(
+                TABLE,
+                columns=(replace(COLUMN, encoding=spec.CategoryEncoding(max_categories=20_000)),),
+            ),
+            "columns[0].category.max_categories",
+        ),
+    ],
+)
+def test_a_violation_names_the_field_of_a_table(table: spec.TableDataset, field: str) -> None:
+    good = replace(GOOD, dataset=TABLE, model=spec.LinearModel())
+    assert validate(good) == []
+    found = [violation.field for violation in validate(replace(good, dataset=table))]
+    assert found == [f"dataset.table.{field}"]
+
+
+def test_what_is_known_once_a_table_is_read_is_checked_then() -> None:
+    job = replace(GOOD, dataset=TABLE)  # a convolutional network
+    assert validate(job) == []
+    facts = spec.DatasetFacts(task=spec.Task.CLASSIFICATION, rows=100, row_shape=(6,), outputs=3)
+    assert [violation.field for violation in validate(job, facts)] == ["model.cnn"]
+
+
 def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"kind": "log", "text": "one"}\n{"kind": "lo')

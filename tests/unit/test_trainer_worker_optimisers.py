@@ -15,6 +15,7 @@ from modelrail_trainer import spec
 from modelrail_trainer.worker import data, loop, losses
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.optimisers import GradientDescent, build_optimiser
+from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.preprocessing import fit_steps
 
 STEPS = 10
@@ -165,8 +166,8 @@ def test_preprocessing_never_sees_validation_or_test_rows() -> None:
     rows = data.load(job)
     other = replace(
         rows,
-        validation=data.Part(rows.validation.inputs * 100 + 7, rows.validation.targets),
-        test=data.Part(rows.test.inputs * -50, rows.test.targets),
+        validation=Part(rows.validation.inputs * 100 + 7, rows.validation.targets),
+        test=Part(rows.test.inputs * -50, rows.test.targets),
     )
     fitted, fitted_otherwise = (_weights(job, part) for part in (rows, other))
     names = [name for name in fitted if name.startswith("preprocessing")]

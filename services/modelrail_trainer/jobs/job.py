@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from modelrail.names import TrainingJobName
@@ -37,10 +37,12 @@ class NewJob:
     Attributes:
         specification: The specification in its deterministic encoding; opaque here.
         publication: The part of it that the publisher needs.
+        data_paths: The files that it reads, by the field of the request that names them.
     """
 
     specification: bytes
     publication: Publication
+    data_paths: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

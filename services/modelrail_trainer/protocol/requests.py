@@ -18,6 +18,7 @@ from modelrail_trainer.jobs.job import (
 )
 from modelrail_trainer.protocol.pagination import number_from_token
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.spec import TableDataset, TrainingJobSpec
 
 _SPEC_PATH = "training_job.spec"
 _SHOWN_CHARACTERS = 80
@@ -32,7 +33,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         InvalidArgument: Names every wrong field, and every field that this trainer does not know.
     """
     message = request.training_job.spec
-    violations = list(_unknown_fields(request))
+    violations = list(_unknown(request))
     specification = spec_from_pb(message)
     violations += [
         FieldViolation(f"{_SPEC_PATH}.{field}", description)
@@ -48,7 +49,16 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         )
     encoded = message.SerializeToString(deterministic=True)
     # `1F…` and `1f…` are the same UUID.
-    return NewJob(encoded, specification.publication), request.request_id.lower()
+    request_id = request.request_id.lower()
+    return NewJob(encoded, specification.publication, _data_paths(specification)), request_id
+
+
+def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
+    dataset = specification.dataset
+    paths = dataset.paths if isinstance(dataset, TableDataset) else ()
+    return {
+        f"{_SPEC_PATH}.dataset.table.paths[{position}]": path for position, path in enumerate(paths)
+    }
 
 
 def _is_uuid4(text: str) -> bool:
@@ -59,8 +69,8 @@ def _is_uuid4(text: str) -> bool:
     return parsed.version == 4 and str(parsed) == text.lower()
 
 
-def _unknown_fields(message: Message, path: str = "") -> Iterator[FieldViolation]:
-    """Yields the fields, at any depth, that the sender knows and this trainer does not."""
+def _unknown(message: Message, path: str = "") -> Iterator[FieldViolation]:
+    """Yields what the sender knows, at any depth, and this trainer does not: fields and values."""
     unknown_fields = UnknownFieldSet(message)
     for index in range(len(unknown_fields)):
         unknown = unknown_fields[index]
@@ -71,14 +81,18 @@ def _unknown_fields(message: Message, path: str = "") -> Iterator[FieldViolation
             f"number {unknown.field_number}",
         )
     for field, value in message.ListFields():
-        if field.type != FieldDescriptor.TYPE_MESSAGE:
-            continue
         below = f"{path}.{field.name}" if path else field.name
-        if isinstance(value, Message):
-            yield from _unknown_fields(value, below)
+        if field.enum_type is not None and not field.is_repeated:
+            if value not in field.enum_type.values_by_number:
+                known = ", ".join(field.enum_type.values_by_name)
+                yield FieldViolation(below, f"expected one of: {known}; got the number {value}")
+        elif field.type != FieldDescriptor.TYPE_MESSAGE:
+            continue
+        elif isinstance(value, Message):
+            yield from _unknown(value, below)
         else:
             for position, item in enumerate(value):
-                yield from _unknown_fields(item, f"{below}[{position}]")
+                yield from _unknown(item, f"{below}[{position}]")
 
 
 def job_name(text: str) -> TrainingJobName:

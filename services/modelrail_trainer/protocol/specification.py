@@ -47,8 +47,52 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
                 maximum_x=line.maximum_x,
                 noise_stddev=line.noise_stddev,
             )
+        case "table":
+            table = message.table
+            return spec.TableDataset(
+                paths=tuple(table.paths),
+                target=table.target,
+                columns=tuple(_column(column) for column in table.columns),
+                skip_unusable_rows=table.skip_unusable_rows,
+            )
         case _:
             return None
+
+
+# An unspecified value of an enumeration is its default; so is one that only a newer client knows,
+# as proto3 hands it on: `requests.py` has refused it before.
+_MISSING = {
+    pb.NumberEncoding.MISSING_CONSTANT: spec.Missing.CONSTANT,
+    pb.NumberEncoding.MISSING_REFUSED: spec.Missing.REFUSED,
+}
+_SCALES = {
+    pb.NumberEncoding.SCALE_MIN_MAX: spec.Scale.MIN_MAX,
+    pb.NumberEncoding.SCALE_NONE: spec.Scale.NONE,
+}
+_METHODS = {pb.CategoryEncoding.METHOD_ORDINAL: spec.CategoryMethod.ORDINAL}
+
+
+def _column(message: pb.TableColumn) -> spec.TableColumn:
+    encoding: spec.NumberEncoding | spec.CategoryEncoding | None = None
+    match message.WhichOneof("encoding"):
+        case "number":
+            number = message.number
+            encoding = spec.NumberEncoding(
+                missing=_MISSING.get(number.missing, spec.Missing.MEAN),
+                constant=number.constant,
+                missing_indicator=number.missing_indicator,
+                log=number.log,
+                scale=_SCALES.get(number.scale, spec.Scale.STANDARDIZED),
+            )
+        case "category":
+            category = message.category
+            encoding = spec.CategoryEncoding(
+                method=_METHODS.get(category.method, spec.CategoryMethod.ONE_HOT),
+                max_categories=category.max_categories or 100,
+            )
+        case _:
+            pass
+    return spec.TableColumn(name=message.name, encoding=encoding)
 
 
 def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:

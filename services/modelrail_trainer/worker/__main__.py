@@ -13,9 +13,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -26,7 +28,7 @@ from modelrail_trainer.journal import (
     PhaseEvent,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.spec import TableDataset, TrainingJobSpec, with_defaults
 from modelrail_trainer.validation import validate
 
 SPEC_NAME = "spec.binpb"
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the job of a directory and returns the exit status."""
     parser = argparse.ArgumentParser(prog="modelrail_trainer.worker")
     parser.add_argument("--job-directory", type=Path, required=True)
-    directory: Path = parser.parse_args(argv).job_directory
+    parser.add_argument("--data-root", type=Path, action="append", default=[])
+    arguments = parser.parse_args(argv)
+    directory: Path = arguments.job_directory
     # The default action, whatever the parent left: it works inside torch too, where no Python
     # handler runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
-            failure = _run(directory, journal)
+            failure = _run(directory, DataRoots(arguments.data_root), journal)
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -61,13 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _run(directory: Path, journal: JournalWriter) -> FailedEvent | None:
+def _run(directory: Path, data_roots: DataRoots, journal: JournalWriter) -> FailedEvent | None:
     message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
     spec_sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
     spec = with_defaults(spec_from_pb(message))
     if violations := validate(spec):
         wrong = "; ".join(f"{field}: {description}" for field, description in violations)
         return FailedEvent(FailureReason.DATA, wrong)
+    try:
+        spec = with_real_paths(spec, data_roots)
+    except DataPathError as error:
+        return FailedEvent(FailureReason.DATA, str(error))
     # torch takes seconds to import; the journal has told by now that the process lives.
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import run_job
@@ -78,6 +86,18 @@ def _run(directory: Path, journal: JournalWriter) -> FailedEvent | None:
         traceback.print_exc()
         return FailedEvent(failure.reason, str(failure))
     return None
+
+
+def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJobSpec:
+    """Returns the specification with the files that its paths mean.
+
+    Raises:
+        DataPathError: A file is not there any more.
+    """
+    if not isinstance(spec.dataset, TableDataset):
+        return spec
+    paths = tuple(str(data_roots.resolve(path)) for path in spec.dataset.paths)
+    return replace(spec, dataset=replace(spec.dataset, paths=paths))
 
 
 def _in_short(error: Exception) -> str:

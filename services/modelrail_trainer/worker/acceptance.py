@@ -66,8 +66,15 @@ def check(
     return certificate, _recompute(session, signature, data, reference)
 
 
-def check_file(path: Path, signature: Signature) -> onnx.ModelProto:
+def check_file(
+    path: Path, signature: Signature, *, domains: frozenset[str] = frozenset()
+) -> onnx.ModelProto:
     """Checks the file without running it, and returns it.
+
+    Args:
+        path: The file.
+        signature: What it must look like.
+        domains: Of the operators that it may use beside the default ones.
 
     Raises:
         GateFailed: It is no valid ONNX, uses foreign operators, tells of its source, or has another
@@ -79,11 +86,12 @@ def check_file(path: Path, signature: Signature) -> onnx.ModelProto:
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises its own errors, protobuf's and plain ones
         raise GateFailed(f"the file is no valid ONNX: {str(error)[:500]}") from error
-    domains = {entry.domain for entry in model.opset_import} | {
+    used = {entry.domain for entry in model.opset_import} | {
         node.domain for node in model.graph.node
     }
-    if foreign := sorted(domains - {"", "ai.onnx"}):
-        raise GateFailed(f"expected operators of the default domain only, got {foreign}")
+    allowed = domains | {"", "ai.onnx"}
+    if foreign := sorted(used - allowed):
+        raise GateFailed(f"expected operators of {sorted(allowed)} only, got {foreign}")
     if told := leaks(model):
         raise GateFailed(f"the file tells of its source: {told[0]}")
     for kind, tensors, expected in (
@@ -133,7 +141,7 @@ def _compare(
             batch = filled[start : start + batch_size]  # [batch_size, *row_shape]
             outputs = _run(session, signature, batch)
             for output, ours, theirs in zip(
-                signature.outputs, outputs, _run_torch(module, batch), strict=True
+                signature.outputs, outputs, run_torch(module, batch), strict=True
             ):
                 got[output.name].append(ours)
                 expected[output.name].append(theirs)
@@ -207,7 +215,8 @@ def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floa
     return outputs
 
 
-def _run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
+def run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
+    """Returns the outputs of a module for some rows, each [B, outputs]."""
     with torch.inference_mode():
         outputs = module(torch.from_numpy(rows))
     return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
@@ -216,7 +225,7 @@ def _run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
 def _describe(tensor: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ...]]:
     kind = tensor.type.tensor_type
     datatype = onnx.TensorProto.DataType.Name(kind.elem_type)
-    datatype = "FP32" if datatype == "FLOAT" else datatype
+    datatype = {"FLOAT": "FP32", "STRING": "BYTES"}.get(datatype, datatype)
     return (
         tensor.name,
         datatype,

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from modelrail_trainer.spec import (
     BundledDataset,
+    CrossEntropy,
     Dataset,
+    DatasetFacts,
     LineDataset,
     Split,
+    TableDataset,
     Task,
     TrainingJobSpec,
     facts_of,
 )
 from modelrail_trainer.worker.failure import DataError
-
-Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows and what is to be predicted for them.
-
-    Attributes:
-        inputs: Raw features, float32 [rows, *row_shape].
-        targets: Class numbers, int64 [rows], or values, float32 [rows, 1].
-    """
-
-    inputs: npt.NDArray[np.float32]
-    targets: Array
-
-    def __len__(self) -> int:
-        return len(self.inputs)
+from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.table.dataset import Table, load_table
+from modelrail_trainer.worker.table.graph import FEATURES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +39,7 @@ class TrainingData:
         input_meaning: What the input's numbers mean.
         labels: Names of the classes; empty for regression.
         outputs: Number of classes or predicted values.
+        table: How the features were made of a table's columns; None: the inputs are raw rows.
     """
 
     name: str
@@ -62,14 +52,35 @@ class TrainingData:
     train: Part
     validation: Part
     test: Part
+    table: Table | None = None
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the data now that it is read."""
+        return DatasetFacts(
+            task=self.task,
+            rows=sum(map(len, (self.train, self.validation, self.test))),
+            row_shape=self.train.inputs.shape[1:],
+            outputs=self.outputs,
+        )
 
 
-def load(spec: TrainingJobSpec) -> TrainingData:
+def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
     """Reads the data set of a specification and divides it.
 
+    Args:
+        spec: With defaults applied.
+        folder: For the encoded rows of a table, which are read from there while they are used; made
+            anew. Other data sets need none.
+
     Raises:
-        DataError: There is no such data set, or its numbers do not fit into float32.
+        DataError: There is no such data set, its numbers do not fit into float32, or its files are
+            not what the specification expects.
     """
+    if isinstance(spec.dataset, TableDataset):
+        if folder is None:
+            raise ValueError("a table needs a folder for its encoded rows")
+        return _load_table(spec, spec.dataset, folder)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):
@@ -89,6 +100,28 @@ def load(spec: TrainingJobSpec) -> TrainingData:
         train=train,
         validation=validation,
         test=test,
+    )
+
+
+def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> TrainingData:
+    # Whether the target is a class or a number is what the loss says it is.
+    task = Task.CLASSIFICATION if isinstance(spec.loss, CrossEntropy) else Task.REGRESSION
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
+    folder.mkdir(mode=0o700)
+    table = load_table(dataset, spec.split, task, folder)
+    train, validation, test = table.parts
+    return TrainingData(
+        name=f"table of {len(dataset.paths)} files, target {dataset.target}",
+        sha256=table.sha256,
+        task=task,
+        input_name=FEATURES,
+        input_meaning="encoded columns",
+        labels=table.labels,
+        outputs=len(table.labels) or 1,
+        train=train,
+        validation=validation,
+        test=test,
+        table=table,
     )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.data import Part
+from modelrail_trainer.worker.part import Part
 
 Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from modelrail_trainer.artifact import (
+    BARE_NAME,
     MODEL_NAME,
     ONNX_MEDIA_TYPE,
     Lineage,
@@ -18,14 +19,29 @@ from modelrail_trainer.artifact import (
 )
 from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
 from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
+from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
 from modelrail_trainer.worker.evaluate import Predict, as_metrics, evaluate, torch_predict
-from modelrail_trainer.worker.export import export, exported_module, signature_of
-from modelrail_trainer.worker.failure import NanLoss
+from modelrail_trainer.worker.export import describe, export, exported_module, signature_of
+from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.loop import Epoch, fit
+from modelrail_trainer.worker.table.acceptance import check_end_to_end
+from modelrail_trainer.worker.table.dataset import Table
+from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
 
-_PACKAGES = ("modelrail", "numpy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
+_PACKAGES = (
+    "modelrail",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pyarrow",
+    "scikit-learn",
+    "torch",
+)
+
+_DATA_FOLDER = "data"
 
 
 def run_job(
@@ -42,11 +58,16 @@ def run_job(
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
     """
-    data = load(spec)
+    data = load(spec, directory / _DATA_FOLDER)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
     )
+    if data.table is not None:
+        _tell_of_table(data.table, journal)
+    # Of a table the shape of the rows and the classes are known only now.
+    if violations := validate(spec, data.facts):
+        raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     journal.write(PhaseEvent(Phase.RUNNING))
     network, step = fit(spec, data, lambda epoch: _report(epoch, spec, journal))
@@ -67,16 +88,29 @@ def run_job(
     journal.write(PhaseEvent(Phase.EXPORTING))
     signature = signature_of(data)
     module = exported_module(network, data.task)
-    path = directory / MODEL_NAME
-    onnx.save(export(module, signature, data.task), path)
-    certificate, recomputed = acceptance.check(path, module, signature, data, figures)
+    network_path = directory / (MODEL_NAME if data.table is None else BARE_NAME)
+    model = export(module, signature, data.task)
+    onnx.save(model, network_path)
+    certificate, recomputed = acceptance.check(network_path, module, signature, data, figures)
     metrics += recomputed
-    parity = ", ".join(
+    files = [MODEL_NAME]
+    if data.table is not None:
+        signature = end_to_end_signature(signature, data.table.encodings, data.labels)
+        whole = end_to_end(model, data.table.encodings, signature)
+        describe(whole, signature, data.task)
+        onnx.save(whole, directory / MODEL_NAME)
+        parity = check_end_to_end(
+            directory / MODEL_NAME, module, signature, data.table.encodings, data.table.raw_rows
+        )
+        certificate = certificate.with_outputs(parity)
+        files.append(BARE_NAME)
+    worst = ", ".join(
         f"{output.name} {output.max_absolute_difference:.1e}" for output in certificate.outputs
     )
+    size_bytes = sum((directory / name).stat().st_size for name in files)
     journal.log(
-        f"export passed the gate: opset {certificate.opset}, {path.stat().st_size} bytes, "
-        f"largest difference from PyTorch on {certificate.rows} rows: {parity}"
+        f"export passed the gate: opset {certificate.opset}, {size_bytes} bytes, "
+        f"largest difference from PyTorch on {certificate.rows} rows: {worst}"
     )
     journal.log("test " + _figures(figures["test"]))
     journal.write(
@@ -86,7 +120,7 @@ def run_job(
     )
     save_result(
         TrainingResult(
-            files=(describe_file(directory, MODEL_NAME, ONNX_MEDIA_TYPE),),
+            files=tuple(describe_file(directory, name, ONNX_MEDIA_TYPE) for name in files),
             signature=signature,
             metrics=metrics,
             lineage=Lineage(
@@ -100,6 +134,15 @@ def run_job(
         ),
         directory,
     )
+
+
+def _tell_of_table(table: Table, journal: JournalWriter) -> None:
+    features = sum(encoding.size for encoding in table.encodings)
+    journal.log(f"{len(table.encodings)} columns became {features} features")
+    for reason, rows in table.unusable.items():
+        journal.log(f"{rows} rows were left out: {reason}")
+    for column in table.constant_columns:
+        journal.log(f"column {column!r} never varies in the training rows and teaches nothing")
 
 
 def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None:

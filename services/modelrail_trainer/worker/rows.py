@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,14 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     arguments = parser.parse_args(argv)
     message = pb.TrainingJobSpec.FromString(arguments.specification.read_bytes())
-    try:
-        data = load(with_defaults(spec_from_pb(message)))
-    except DataError as error:
-        print(error, file=sys.stderr)
-        return 1
-    part = getattr(data, arguments.split)
-    with arguments.output.open("wb") as output:
-        np.savez(output, inputs=part.inputs, targets=part.targets)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            data = load(with_defaults(spec_from_pb(message)), Path(folder) / "data")
+        except DataError as error:
+            print(error, file=sys.stderr)
+            return 1
+        part = getattr(data, arguments.split)
+        with arguments.output.open("wb") as output:
+            np.savez(output, inputs=part.inputs, targets=part.targets)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -49,11 +50,20 @@ async def up(
             metavar="MODEL@ALIAS",
         ),
     ] = None,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose files training jobs may read; may be repeated. Default: none.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Run registry, trainer and inference until Ctrl-C."""
     plan = StackPlan(
         data_dir=session.data_dir,
         serve=serve or [EVERY_PRODUCTION_MODEL],
+        data_roots=data_root or [],
         grpc_addresses={
             "registry": registry_address,
             "trainer": trainer_address,

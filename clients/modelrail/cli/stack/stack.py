@@ -42,6 +42,8 @@ class StackPlan:
     data_dir: Path
     serve: Sequence[str]
     """What inference serves: `MODEL@ALIAS`, or `*@ALIAS` for every model that has or gets it."""
+    data_roots: Sequence[Path] = ()
+    """Folders whose files the trainer may read."""
     grpc_addresses: Mapping[str, str] = field(default_factory=dict)
     """Address of each service; a free port where none is given."""
     metrics_addresses: Mapping[str, str] = field(default_factory=dict)
@@ -131,8 +133,9 @@ class Stack:
         registry = await self._start_service("registry")
         at = f"--registry={registry.grpc}"
         targets = [f"--serve={target}" for target in self._plan.serve]
+        data_roots = [f"--data-root={root.resolve()}" for root in self._plan.data_roots]
         starting = [
-            asyncio.create_task(self._start_service("trainer", at)),
+            asyncio.create_task(self._start_service("trainer", at, *data_roots)),
             asyncio.create_task(self._start_service("inference", at, *targets)),
         ]
         try:

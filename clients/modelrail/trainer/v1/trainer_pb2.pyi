@@ -145,12 +145,86 @@ class TrainingJobSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("bundled", "line")
+    __slots__ = ("bundled", "line", "table")
     BUNDLED_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
     bundled: str
     line: LineDataset
-    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ...) -> None: ...
+    table: TableDataset
+    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ...) -> None: ...
+
+class TableDataset(_message.Message):
+    __slots__ = ("paths", "target", "columns", "skip_unusable_rows")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    SKIP_UNUSABLE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    target: str
+    columns: _containers.RepeatedCompositeFieldContainer[TableColumn]
+    skip_unusable_rows: bool
+    def __init__(self, paths: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[TableColumn, _Mapping]]] = ..., skip_unusable_rows: _Optional[bool] = ...) -> None: ...
+
+class TableColumn(_message.Message):
+    __slots__ = ("name", "number", "category")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    number: NumberEncoding
+    category: CategoryEncoding
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ...) -> None: ...
+
+class NumberEncoding(_message.Message):
+    __slots__ = ("missing", "constant", "missing_indicator", "log", "scale")
+    class Missing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MISSING_UNSPECIFIED: _ClassVar[NumberEncoding.Missing]
+        MISSING_MEAN: _ClassVar[NumberEncoding.Missing]
+        MISSING_CONSTANT: _ClassVar[NumberEncoding.Missing]
+        MISSING_REFUSED: _ClassVar[NumberEncoding.Missing]
+    MISSING_UNSPECIFIED: NumberEncoding.Missing
+    MISSING_MEAN: NumberEncoding.Missing
+    MISSING_CONSTANT: NumberEncoding.Missing
+    MISSING_REFUSED: NumberEncoding.Missing
+    class Scale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SCALE_UNSPECIFIED: _ClassVar[NumberEncoding.Scale]
+        SCALE_STANDARDIZED: _ClassVar[NumberEncoding.Scale]
+        SCALE_MIN_MAX: _ClassVar[NumberEncoding.Scale]
+        SCALE_NONE: _ClassVar[NumberEncoding.Scale]
+    SCALE_UNSPECIFIED: NumberEncoding.Scale
+    SCALE_STANDARDIZED: NumberEncoding.Scale
+    SCALE_MIN_MAX: NumberEncoding.Scale
+    SCALE_NONE: NumberEncoding.Scale
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_INDICATOR_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    missing: NumberEncoding.Missing
+    constant: float
+    missing_indicator: bool
+    log: bool
+    scale: NumberEncoding.Scale
+    def __init__(self, missing: _Optional[_Union[NumberEncoding.Missing, str]] = ..., constant: _Optional[float] = ..., missing_indicator: _Optional[bool] = ..., log: _Optional[bool] = ..., scale: _Optional[_Union[NumberEncoding.Scale, str]] = ...) -> None: ...
+
+class CategoryEncoding(_message.Message):
+    __slots__ = ("method", "max_categories")
+    class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        METHOD_UNSPECIFIED: _ClassVar[CategoryEncoding.Method]
+        METHOD_ONE_HOT: _ClassVar[CategoryEncoding.Method]
+        METHOD_ORDINAL: _ClassVar[CategoryEncoding.Method]
+    METHOD_UNSPECIFIED: CategoryEncoding.Method
+    METHOD_ONE_HOT: CategoryEncoding.Method
+    METHOD_ORDINAL: CategoryEncoding.Method
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MAX_CATEGORIES_FIELD_NUMBER: _ClassVar[int]
+    method: CategoryEncoding.Method
+    max_categories: int
+    def __init__(self, method: _Optional[_Union[CategoryEncoding.Method, str]] = ..., max_categories: _Optional[int] = ...) -> None: ...
 
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")

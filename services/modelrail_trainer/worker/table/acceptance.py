@@ -1,0 +1,108 @@
+"""The acceptance gate of the end-to-end graph: it computes what Python computes on raw rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from torch import nn
+
+from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.worker.table.encoding import Fitted, FittedNumber
+from modelrail_trainer.worker.table.graph import LABEL, ML_DOMAIN
+from modelrail_trainer.worker.table.reader import Column
+
+_UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER} no text of the training rows"
+
+
+def check_end_to_end(
+    path: Path,
+    module: nn.Module,
+    signature: Signature,
+    encodings: Sequence[Fitted],
+    rows: Mapping[str, Column],
+) -> tuple[OutputParity, ...]:
+    """Runs the gate and returns the worst difference of each output of numbers.
+
+    Args:
+        path: The graph.
+        module: From features to the network's outputs, in evaluation mode.
+        signature: What the graph must look like.
+        encodings: Of the columns.
+        rows: Raw validation rows, by column, each [N]. Rows that are all missing, unknown, zero and
+            large are added to them.
+
+    Raises:
+        GateFailed: The message names the rule that is broken, expected and got.
+    """
+    acceptance.check_file(path, signature, domains=frozenset({ML_DOMAIN}))
+    rows = {e.name: np.concatenate([rows[e.name], _edge_values(e)]) for e in encodings}
+    features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
+    expected = dict(
+        zip(
+            [output.name for output in signature.outputs if output.name != LABEL],
+            acceptance.run_torch(module, features),
+            strict=True,
+        )
+    )
+    worst = dict.fromkeys(expected, 0.0)
+    levels = onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
+        session = acceptance.open_session(path, level)
+        for batch_size in acceptance.BATCH_SIZES:
+            got = _run(session, signature, encodings, rows, batch_size)
+            for name, values in expected.items():
+                what = f"output {name!r} of the end-to-end graph at batch size {batch_size}"
+                difference = acceptance.compare(got[name], values, f"{what}, against Python")
+                worst[name] = max(worst[name], difference)
+            _check_labels(got, signature)
+    return tuple(OutputParity(name, difference) for name, difference in worst.items())
+
+
+def _edge_values(encoding: Fitted) -> Column:
+    if isinstance(encoding, FittedNumber):
+        # Far outside of the training rows, and not so far that differences of 32-bit floats count.
+        large = 1e6 if encoding.log else float(encoding.shift + 100 * encoding.width)
+        return np.array([np.nan, -1.0, 0.0, large])
+    return np.array(["", _UNKNOWN_TEXT, encoding.keys[0], encoding.keys[-1]], object)
+
+
+def _run(
+    session: onnxruntime.InferenceSession,
+    signature: Signature,
+    encodings: Sequence[Fitted],
+    rows: Mapping[str, Column],
+    batch_size: int,
+) -> dict[str, acceptance.Floats]:
+    """Returns the outputs for all rows, asked for in batches of one size, the last one smaller."""
+    names = [output.name for output in signature.outputs]
+    found: dict[str, list[acceptance.Floats]] = {name: [] for name in names}
+    count = len(next(iter(rows.values())))
+    for start in range(0, count, batch_size):
+        feed = {}
+        for encoding in encodings:
+            values = rows[encoding.name][start : start + batch_size].reshape(-1, 1)  # [B, 1]
+            is_number = isinstance(encoding, FittedNumber)
+            feed[encoding.name] = values.astype(np.float32) if is_number else values
+        try:
+            outputs = session.run(names, feed)
+        except Exception as error:  # ONNX Runtime has an own error class for each status
+            raise GateFailed(
+                f"ONNX Runtime fails on raw rows in batches of {batch_size}: {str(error)[:500]}"
+            ) from error
+        for name, output in zip(names, outputs, strict=True):
+            found[name].append(output)
+    return {name: np.concatenate(outputs) for name, outputs in found.items()}
+
+
+def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:
+    if LABEL not in got:
+        return
+    (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
+    expected = np.array(labels, object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
+    if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():
+        raise GateFailed("output 'label': expected the class of the highest logit, got another")

@@ -1,0 +1,302 @@
+"""A table as features and targets, in files of their own beside the job: two passes over the rows.
+
+The first fits the encodings and finds the classes, on the training rows only; the second encodes
+every row. What the network trains on is read from the disk as it is needed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from modelrail_trainer.spec import (
+    CategoryEncoding,
+    NumberEncoding,
+    Split,
+    TableColumn,
+    TableDataset,
+    Task,
+)
+from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.table.encoding import (
+    CategoryFitting,
+    Fitted,
+    Fitting,
+    NumberFitting,
+)
+from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
+from modelrail_trainer.worker.table.reader import Batch, Column, ColumnType, TableReader
+
+MAX_CLASSES = 10_000
+RESERVED_NAMES = frozenset({"label", "logits", "probabilities", "y"})
+_COMPARED_ROWS = 256
+_NO_TARGET = "no target"
+_UNSEEN_CLASS = "a class that no training row has"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A divided and encoded table.
+
+    Attributes:
+        sha256: Digest over the files.
+        encodings: Of the columns, in the order of the features.
+        labels: Names of the classes; empty for regression.
+        parts: The training, validation and test rows.
+        raw_rows: Some validation rows as they stand in the files, by column.
+        unusable: Rows that were left out, by reason.
+        constant_columns: Columns that never vary in the training rows.
+    """
+
+    sha256: str
+    encodings: tuple[Fitted, ...]
+    labels: tuple[str, ...]
+    parts: tuple[Part, Part, Part]
+    raw_rows: Mapping[str, Column]
+    unusable: Mapping[str, int]
+    constant_columns: tuple[str, ...]
+
+
+def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) -> Table:
+    """Reads a table, fits the encodings of its columns and encodes its rows.
+
+    Args:
+        dataset: What is read.
+        split: How it is divided.
+        task: Whether the target is a class or a number.
+        folder: An empty folder for the encoded rows, which stay there while they are used.
+
+    Raises:
+        DataError: The table is not what the specification expects; the message says how.
+    """
+    reader = TableReader(dataset.paths)
+    columns = dataset.columns or _all_columns(reader, dataset.target)
+    for column in columns:
+        if column.name in RESERVED_NAMES:
+            raise DataError(
+                f"column {column.name!r} has the name of an output of the graph; rename it in the "
+                "files, or leave it out of dataset.table.columns"
+            )
+    passes = _Passes(reader, dataset, columns, split, task)
+    passes.fit()
+    parts, raw_rows = passes.encode(folder)
+    return Table(
+        sha256=reader.sha256(),
+        encodings=passes.encodings,
+        labels=passes.labels,
+        parts=parts,
+        raw_rows=raw_rows,
+        unusable=dict(passes.unusable.counts),
+        constant_columns=passes.constant_columns,
+    )
+
+
+def _all_columns(reader: TableReader, target: str) -> tuple[TableColumn, ...]:
+    reader.type_of(target)  # says which columns there are, if it is none
+    return tuple(TableColumn(name=name) for name in reader.names() if name != target)
+
+
+@dataclass(slots=True)
+class _Unusable:
+    """Rows that cannot be used: how many for each reason, and the first."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: str = ""
+
+    def add(self, batch: Batch, rows: npt.NDArray[np.bool_], reason: str) -> None:
+        if rows.any():
+            self.counts[reason] += int(rows.sum())
+            self.first = self.first or f"row {batch.first_row + int(rows.argmax())}: {reason}"
+
+    def check(self, *, skip: bool) -> None:
+        if self.counts and not skip:
+            raise DataError(
+                f"{self.counts.total()} rows cannot be used, the first of them {self.first}; mend "
+                "them, or set dataset.table.skip_unusable_rows"
+            )
+
+
+class _Passes:
+    def __init__(
+        self,
+        reader: TableReader,
+        dataset: TableDataset,
+        columns: Sequence[TableColumn],
+        split: Split,
+        task: Task,
+    ) -> None:
+        self._reader = reader
+        self._dataset = dataset
+        self._split = split
+        self._task = task
+        self._fittings = {column.name: _fitting(column, reader) for column in columns}
+        self._target_type = reader.type_of(dataset.target)
+        self.unusable = _Unusable()
+        self.encodings: tuple[Fitted, ...] = ()
+        self.labels: tuple[str, ...] = ()
+        self.constant_columns: tuple[str, ...] = ()
+
+    def fit(self) -> None:
+        """Fits the encodings and finds the classes."""
+        classes: set[str | float] = set()
+        for batch, parts, usable in self._batches(self.unusable):
+            training = usable & (parts == PartOfRow.TRAIN)
+            for name, fitting in self._fittings.items():
+                fitting.add(batch.columns[name][training])
+            if self._task is Task.CLASSIFICATION:
+                classes.update(np.unique(batch.columns[self._dataset.target][training]).tolist())
+                self._check_classes(classes)
+        self.unusable.check(skip=self._dataset.skip_unusable_rows)
+        if self._task is Task.CLASSIFICATION:
+            if len(classes) < 2:
+                raise DataError(
+                    f"target {self._dataset.target!r}: expected at least 2 classes in the training "
+                    f"rows, got {len(classes)}"
+                )
+            self._classes = sorted(classes)
+            self.labels = tuple(_label(value) for value in self._classes)
+        self.encodings = tuple(fitting.fitted() for fitting in self._fittings.values())
+        self.constant_columns = tuple(
+            name for name, fitting in self._fittings.items() if fitting.is_constant
+        )
+
+    def encode(self, folder: Path) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
+        """Encodes every row; returns the parts, and some validation rows as they were."""
+        raw: dict[str, list[Column]] = {name: [] for name in self._fittings}
+        kept = 0
+        unusable = _Unusable()
+        with ExitStack() as stack:
+            files = [
+                _PartFile(folder / part.name.lower(), self._width(), self._target_dtype(), stack)
+                for part in PartOfRow
+            ]
+            for batch, parts, usable in self._batches(unusable):
+                targets, known = self._targets(batch.columns[self._dataset.target])
+                unusable.add(batch, usable & ~known, _UNSEEN_CLASS)
+                kept_rows = usable & known
+                features = np.concatenate(
+                    [e.encode(batch.columns[e.name]) for e in self.encodings], axis=1
+                )  # [N, features]
+                for part, file in zip(PartOfRow, files, strict=True):
+                    chosen = kept_rows & (parts == part)
+                    file.write(features[chosen], targets[chosen])
+                if kept < _COMPARED_ROWS:
+                    chosen = np.flatnonzero(kept_rows & (parts == PartOfRow.VALIDATION))
+                    chosen = chosen[: _COMPARED_ROWS - kept]
+                    kept += len(chosen)
+                    for name, values in raw.items():
+                        values.append(batch.columns[name][chosen])
+        self.unusable = unusable
+        unusable.check(skip=self._dataset.skip_unusable_rows)
+        for part, file in zip(PartOfRow, files, strict=True):
+            if not file.rows:
+                raise DataError(f"the split leaves no rows for the {part.name.lower()} part")
+        train, validation, test = (file.part() for file in files)
+        rows = {name: np.concatenate(values) for name, values in raw.items()}
+        return (train, validation, test), rows
+
+    def _batches(
+        self, unusable: _Unusable
+    ) -> Iterator[tuple[Batch, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
+        """Yields the rows, the part of each and whether it can be used."""
+        target = self._dataset.target
+        for batch in self._reader.batches([*self._fittings, target]):
+            bad = _is_missing(batch.columns[target])
+            unusable.add(batch, bad, _NO_TARGET)
+            if self._task is Task.REGRESSION:
+                with np.errstate(over="ignore"):
+                    infinite = np.isinf(batch.columns[target].astype(np.float32))
+                unusable.add(batch, infinite & ~bad, "a target that does not fit into 32 bits")
+                bad = bad | infinite
+            for name, fitting in self._fittings.items():
+                refused = fitting.refuses(batch.columns[name])
+                unusable.add(
+                    batch, refused & ~bad, f"column {name!r} has a missing or an infinite number"
+                )
+                bad = bad | refused
+            yield batch, parts_of(self._split, batch.first_row, len(batch)), ~bad
+
+    def _check_classes(self, classes: set[str | float]) -> None:
+        target = self._dataset.target
+        if len(classes) > MAX_CLASSES:
+            raise DataError(
+                f"target {target!r}: expected at most {MAX_CLASSES} classes, got more; "
+                "learn numbers with loss mse"
+            )
+        if self._target_type is ColumnType.NUMBER:
+            for value in classes:
+                if value != int(value):
+                    raise DataError(
+                        f"target {target!r}: expected texts, whole numbers or booleans as classes, "
+                        f"got {value}; learn numbers with loss mse"
+                    )
+
+    def _targets(self, values: Column) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+        """Returns class numbers [N] or values [N, 1], and which rows have one."""
+        if self._task is Task.REGRESSION:
+            return values.astype(np.float32).reshape(-1, 1), np.ones(len(values), np.bool_)
+        places = {value: place for place, value in enumerate(self._classes)}
+        found = np.fromiter((places.get(v, -1) for v in values.tolist()), np.int64, len(values))
+        return found, found >= 0
+
+    def _width(self) -> int:
+        return sum(encoding.size for encoding in self.encodings)
+
+    def _target_dtype(self) -> npt.DTypeLike:
+        return np.int64 if self._task is Task.CLASSIFICATION else np.float32
+
+
+class _PartFile:
+    """The rows of one part, as they are encoded."""
+
+    def __init__(self, path: Path, width: int, target_dtype: npt.DTypeLike, stack: ExitStack):
+        self._paths = (path.with_suffix(".features"), path.with_suffix(".targets"))
+        self._files: list[BinaryIO] = [stack.enter_context(p.open("wb")) for p in self._paths]
+        self._width = width
+        self._target_dtype = target_dtype
+        self.rows = 0
+
+    def write(self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.generic]) -> None:
+        for file, array in zip(self._files, (features, targets), strict=True):
+            file.write(np.ascontiguousarray(array).data)
+        self.rows += len(features)
+
+    def part(self) -> Part:
+        """Returns the rows as they lie on the disk; a copy is made of what is written to."""
+        target_shape = (self.rows,) if self._target_dtype is np.int64 else (self.rows, 1)
+        features = np.memmap(self._paths[0], np.float32, "c", shape=(self.rows, self._width))
+        targets = np.memmap(self._paths[1], self._target_dtype, "c", shape=target_shape)
+        return Part(features, targets)
+
+
+def _fitting(column: TableColumn, reader: TableReader) -> Fitting:
+    kind = reader.type_of(column.name)
+    encoding = column.encoding or (
+        NumberEncoding() if kind is ColumnType.NUMBER else CategoryEncoding()
+    )
+    if isinstance(encoding, NumberEncoding):
+        if kind is not ColumnType.NUMBER:
+            raise DataError(f"column {column.name!r}: expected numbers for its encoding, got texts")
+        return NumberFitting(column.name, encoding)
+    if kind is not ColumnType.TEXT:
+        raise DataError(f"column {column.name!r}: expected texts for its encoding, got numbers")
+    return CategoryFitting(column.name, encoding)
+
+
+def _is_missing(values: Column) -> npt.NDArray[np.bool_]:
+    if values.dtype == np.float64:
+        return np.isnan(values)
+    missing: npt.NDArray[np.bool_] = values == ""
+    return missing
+
+
+def _label(value: str | float) -> str:
+    return value if isinstance(value, str) else str(int(value))

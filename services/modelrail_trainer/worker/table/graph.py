@@ -1,0 +1,159 @@
+"""The end-to-end graph: raw columns in, what the network says and the label of it out.
+
+Operators of the default domain and `ai.onnx.ml` only, so that every server of ONNX runs it: a text
+is looked up by LabelEncoder, and what stands for it is a row of a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from modelrail_trainer.artifact import Signature, TensorSpec
+from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
+
+ML_DOMAIN = "ai.onnx.ml"
+FEATURES = "features"
+LABEL = "label"
+_ML_VERSION = 3  # LabelEncoder with lists of both kinds of keys
+_BATCH = "batch"
+_PREFIX = "network."
+# Apart from the names of columns, which are the inputs'.
+_OWN = "encode."
+
+
+def end_to_end(
+    bare: onnx.ModelProto, encodings: Sequence[Fitted], signature: Signature
+) -> onnx.ModelProto:
+    """Returns the exported network with the encodings in front of it, and a label behind.
+
+    Args:
+        bare: From features [batch, F] to the network's outputs.
+        encodings: Of the columns, in the order of the features.
+        signature: What the whole graph must look like.
+    """
+    graph = _Graph()
+    columns = [graph.encode(encoding) for encoding in encodings]
+    (features,) = (value.name for value in bare.graph.input)
+    network = onnx.compose.add_prefix(bare, _PREFIX, inplace=False)
+    graph.node("Concat", columns, [_PREFIX + features], axis=1)
+    graph.nodes.extend(network.graph.node)
+    graph.initializers.extend(network.graph.initializer)
+    for output in signature.outputs:
+        if output.name == LABEL:
+            (logits,) = (o for o in signature.outputs if o.name == "logits")
+            graph.label(f"{_PREFIX}logits", logits.labels)
+        else:
+            graph.node("Identity", [_PREFIX + output.name], [output.name])
+    return helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "end_to_end",
+            [_value(tensor) for tensor in signature.inputs],
+            [_value(tensor) for tensor in signature.outputs],
+            graph.initializers,
+        ),
+        opset_imports=[*bare.opset_import, helper.make_opsetid(ML_DOMAIN, _ML_VERSION)],
+        ir_version=bare.ir_version,
+        producer_name=bare.producer_name,
+        functions=network.functions,
+    )
+
+
+def end_to_end_signature(
+    bare: Signature, encodings: Sequence[Fitted], labels: tuple[str, ...]
+) -> Signature:
+    """Returns the signature of the whole graph: a value for each column in, the label out as well.
+
+    Args:
+        bare: Of the network.
+        encodings: Of the columns.
+        labels: Names of the classes; none for regression.
+    """
+    inputs = tuple(
+        TensorSpec(
+            name=encoding.name,
+            datatype="FP32" if isinstance(encoding, FittedNumber) else "BYTES",
+            shape=(_BATCH, 1),
+            meaning="number, NaN where it is missing"
+            if isinstance(encoding, FittedNumber)
+            else "text, empty where it is missing",
+        )
+        for encoding in encodings
+    )
+    if not labels:
+        return Signature(inputs, bare.outputs)
+    label = TensorSpec(
+        name=LABEL, datatype="BYTES", shape=(_BATCH, 1), meaning="most probable class"
+    )
+    return Signature(inputs, (*bare.outputs, label))
+
+
+class _Graph:
+    """Nodes and constants that are being put together."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def node(
+        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+    ) -> str:
+        name = f"{_OWN}node_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
+        return outputs[0]
+
+    def constant(self, value: np.ndarray[Any, Any]) -> str:
+        name = f"{_OWN}constant_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node with one output, and returns that."""
+        return self.node(operator, inputs, [f"{_OWN}value_{len(self.nodes)}"], **attributes)
+
+    def encode(self, encoding: Fitted) -> str:
+        """Adds the nodes of an encoding; returns its features, [batch, size]."""
+        if isinstance(encoding, FittedNumber):
+            return self._number(encoding)
+        return self._category(encoding)
+
+    def _number(self, number: FittedNumber) -> str:
+        missing = self.apply("IsNaN", number.name)
+        x = self.apply("Where", missing, self.constant(np.array(number.fill)), number.name)
+        if number.log:
+            x = self.apply("Max", x, self.constant(np.array(0, np.float32)))
+            x = self.apply("Log", self.apply("Add", x, self.constant(np.array(1, np.float32))))
+        x = self.apply("Sub", x, self.constant(np.array(number.shift)))
+        x = self.apply("Div", x, self.constant(np.array(number.width)))
+        if not number.has_indicator:
+            return x
+        indicator = self.apply("Cast", missing, to=TensorProto.FLOAT)
+        return self.apply("Concat", x, indicator, axis=1)
+
+    def _category(self, category: FittedCategory) -> str:
+        # [batch, 1] ▸ [batch]: a row of the table is then [batch, size].
+        text = self.apply("Reshape", category.name, self.constant(np.array([-1], np.int64)))
+        place = self.apply(
+            "LabelEncoder",
+            text,
+            domain=ML_DOMAIN,
+            keys_strings=list(category.keys),
+            values_int64s=list(range(len(category.keys))),
+            default_int64=len(category.keys),
+        )
+        return self.apply("Gather", self.constant(category.table), place, axis=0)
+
+    def label(self, logits: str, labels: Sequence[str]) -> None:
+        place = self.apply("ArgMax", logits, axis=1, keepdims=1)  # [batch, 1]
+        names = self.constant(np.array(labels, object))
+        self.node("Gather", [names, place], [LABEL], axis=0)
+
+
+def _value(tensor: TensorSpec) -> onnx.ValueInfoProto:
+    kind = TensorProto.STRING if tensor.datatype == "BYTES" else TensorProto.FLOAT
+    return helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape))
