@@ -39,6 +39,15 @@ async def train(
     detach: Annotated[
         bool, typer.Option("--detach", help="Submit the job and do not follow it.")
     ] = False,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose files the job may read, where the services are started for it alone;"
+            " may be repeated. A trainer that runs was told at its start.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a model, prove its export, publish it and see it served."""
     spec = read_specification(file)
@@ -51,7 +60,9 @@ async def train(
             note("no trainer is running: starting the services for this job only")
             model = spec.publication.model
             plan = StackPlan(
-                data_dir=session.data_dir, serve=[f"{model}@{alias}" if alias else model]
+                data_dir=session.data_dir,
+                serve=[f"{model}@{alias}" if alias else model],
+                data_roots=data_root or [],
             )
             stack = await cleanup.enter_async_context(running_stack(plan))
             session = stack.session
@@ -103,13 +114,17 @@ async def _show_served(
     arrays = {}
     for tensor in metadata.inputs:
         dtype = NUMPY_TYPES.get(tensor.datatype)
-        if dtype is None or dtype.kind == "O":
+        if dtype is None:
             raise UsageError(f"no example for {tensor.datatype} inputs")
-        arrays[tensor.name] = np.ones([max(size, 1) for size in tensor.shape], dtype=dtype)
+        shape = [max(size, 1) for size in tensor.shape]
+        arrays[tensor.name] = np.full(shape, "" if dtype.kind == "O" else 1, dtype=dtype)
     result = await inference.infer(version.model, arrays, version=number)
     config = await inference.model_config(version.model, number)
     labels = labels_of(config.parameters)
-    names = ", ".join(f"{name} = 1" for name in arrays)
+    names = ", ".join(
+        f"{name} = ''" if array.dtype.kind == "O" else f"{name} = 1"
+        for name, array in arrays.items()
+    )
     say(f"served: version {result.model_version} answers, for {names}:")
     for name, values in result.outputs.items():
         stdout().print(output_table(name, values, labels.get(name, [])))
