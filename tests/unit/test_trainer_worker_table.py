@@ -413,7 +413,7 @@ def test_the_graph_computes_what_python_computes_from_raw_rows(tmp_path: Path) -
     assert label[:, 0].tolist() == [LABELS[place] for place in logits.argmax(axis=1)]
 
 
-def test_the_gate_refuses_an_encoding_or_a_label_that_differs(tmp_path: Path) -> None:
+def test_the_gate_refuses_an_encoding_that_differs(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     signature = whole_graph(path)
     with pytest.raises(GateFailed, match=r"output 'logits' of the end-to-end graph.*against Pyth"):
@@ -435,6 +435,18 @@ def test_the_gate_refuses_an_encoding_or_a_label_that_differs(tmp_path: Path) ->
             )
     onnx.save(model, path)
     with pytest.raises(GateFailed, match="against Python"):
+        check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
+
+
+def test_the_gate_refuses_a_label_that_is_not_of_the_highest_logit(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    signature = whole_graph(path)
+    model = onnx.load(path)
+    for initializer in model.graph.initializer:
+        if initializer.data_type == onnx.TensorProto.STRING:
+            initializer.string_data.reverse()
+    onnx.save(model, path)
+    with pytest.raises(GateFailed, match="'label': expected the class of the highest logit"):
         check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
 
 
