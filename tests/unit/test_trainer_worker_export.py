@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from modelrail_trainer import spec
 from modelrail_trainer.artifact import ExportCertificate, Signature, TensorSpec
 from modelrail_trainer.journal import Metric
-from modelrail_trainer.worker import acceptance, data, export, loop
-from modelrail_trainer.worker.evaluate import evaluate, torch_predict
+from modelrail_trainer.worker import acceptance, data, export
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
+from modelrail_trainer.worker.learning import loop
+from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 
 DIGITS = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from modelrail_trainer import spec
-from modelrail_trainer.worker import data, loop, losses
+from modelrail_trainer.worker import data
 from modelrail_trainer.worker.failure import NanLoss
-from modelrail_trainer.worker.optimisers import GradientDescent, build_optimiser
+from modelrail_trainer.worker.learning import loop, losses
+from modelrail_trainer.worker.learning.optimisers import GradientDescent, build_optimiser
 from modelrail_trainer.worker.preprocessing import fit_steps
 
 STEPS = 10

@@ -20,10 +20,10 @@ from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase
 from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
-from modelrail_trainer.worker.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.export import export, exported_module, signature_of
 from modelrail_trainer.worker.failure import NanLoss
-from modelrail_trainer.worker.loop import Epoch, fit
+from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
+from modelrail_trainer.worker.learning.loop import Epoch, fit
 
 _PACKAGES = ("modelrail", "numpy", "onnx", "onnxruntime", "onnxscript", "scikit-learn", "torch")
 

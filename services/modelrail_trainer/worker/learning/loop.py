@@ -20,12 +20,13 @@ from modelrail_trainer.spec import (
     parameter_count,
 )
 from modelrail_trainer.worker.data import TrainingData
-from modelrail_trainer.worker.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.failure import NanLoss
-from modelrail_trainer.worker.losses import loss_function
-from modelrail_trainer.worker.models import Network, build_body
-from modelrail_trainer.worker.optimisers import build_optimiser
+from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
+from modelrail_trainer.worker.learning.losses import loss_function
+from modelrail_trainer.worker.learning.optimisers import build_optimiser
 from modelrail_trainer.worker.preprocessing import fit_steps
+from modelrail_trainer.worker.zoo.build import build_body
+from modelrail_trainer.worker.zoo.network import Network
 
 # Multiplications in a forward pass over a batch. Below this, threads wait for each other longer
 # than they compute; on a busy machine they made the digits example 8 times slower.
