@@ -106,9 +106,36 @@ class MeanSquaredError:
     """Mean of (prediction - target)²."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CrossEntropy:
-    """Mean of -log p(class), from logits."""
+    """Mean of -log p(class), from logits; rows weigh as their class, targets may be smoothed."""
+
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeanAbsoluteError:
+    """Mean of |prediction - target|."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Huber:
+    """Squared error up to `delta`, absolute error beyond."""
+
+    delta: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryCrossEntropy:
+    """Mean of -log p(class) for two classes, from one logit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlDivergence:
+    """Mean of KL(softmax(one-hot target / temperature), prediction)."""
+
+    temperature: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +176,9 @@ class Publication:
 Dataset = BundledDataset | LineDataset | None
 Preprocessing = Standardize | MinMaxScale | None
 Model = LinearModel | MlpModel | CnnModel | None
-Loss = MeanSquaredError | CrossEntropy | None
+RegressionLoss = MeanSquaredError | MeanAbsoluteError | Huber
+ClassificationLoss = CrossEntropy | BinaryCrossEntropy | KlDivergence
+Loss = RegressionLoss | ClassificationLoss | None
 Optimizer = GradientDescent | Sgd | Adam | None
 
 
@@ -176,11 +205,15 @@ class TrainingJobSpec:
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
     """Returns the specification with every zero that means a default replaced by it. Idempotent."""
-    dataset, model, optimizer = spec.dataset, spec.model, spec.optimizer
+    dataset, model, loss, optimizer = spec.dataset, spec.model, spec.loss, spec.optimizer
     if isinstance(dataset, LineDataset) and dataset.minimum_x == dataset.maximum_x == 0:
         dataset = replace(dataset, minimum_x=-1.0, maximum_x=1.0)
     if isinstance(model, CnnModel):
         model = replace(model, hidden_units=model.hidden_units or 64)
+    if isinstance(loss, Huber):
+        loss = replace(loss, delta=loss.delta or 1.0)
+    if isinstance(loss, KlDivergence):
+        loss = replace(loss, temperature=loss.temperature or 0.2)
     if isinstance(optimizer, Adam):
         optimizer = Adam(
             learning_rate=optimizer.learning_rate or 0.001,
@@ -192,6 +225,7 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
         spec,
         dataset=dataset,
         model=model,
+        loss=loss,
         optimizer=optimizer,
         split=replace(
             spec.split,
@@ -214,8 +248,16 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
             return None
 
 
+def body_outputs(loss: Loss, outputs: int) -> int:
+    """Returns how many numbers an architecture gives for a row; binary cross-entropy needs one."""
+    return 1 if isinstance(loss, BinaryCrossEntropy) else outputs
+
+
 def parameter_count(model: Model, facts: DatasetFacts) -> int:
-    """Returns the number of weights and biases that a model has on a data set; 0 for no model."""
+    """Returns the number of weights and biases that a model has on a data set; 0 for no model.
+
+    `facts.outputs` are those of the architecture, as `body_outputs` tells them.
+    """
     features = math.prod(facts.row_shape)
     convolutions = 0
     match model:

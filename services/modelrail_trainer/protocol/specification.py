@@ -77,12 +77,23 @@ def _model(message: pb.ModelSpec) -> spec.Model:
             return None
 
 
-def _loss(message: pb.Loss) -> spec.Loss:
+def _loss(message: pb.Loss) -> spec.Loss:  # noqa: PLR0911  # one return a kind
     match message.WhichOneof("kind"):
         case "mse":
             return spec.MeanSquaredError()
         case "cross_entropy":
-            return spec.CrossEntropy()
+            return spec.CrossEntropy(
+                class_weights=tuple(message.cross_entropy.class_weights),
+                label_smoothing=message.cross_entropy.label_smoothing,
+            )
+        case "mae":
+            return spec.MeanAbsoluteError()
+        case "huber":
+            return spec.Huber(delta=message.huber.delta)
+        case "bce":
+            return spec.BinaryCrossEntropy()
+        case "kl":
+            return spec.KlDivergence(temperature=message.kl.temperature)
         case _:
             return None
 

@@ -225,20 +225,52 @@ class CnnModel(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., hidden_units: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Loss(_message.Message):
-    __slots__ = ("mse", "cross_entropy")
+    __slots__ = ("mse", "cross_entropy", "mae", "huber", "bce", "kl")
     MSE_FIELD_NUMBER: _ClassVar[int]
     CROSS_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    MAE_FIELD_NUMBER: _ClassVar[int]
+    HUBER_FIELD_NUMBER: _ClassVar[int]
+    BCE_FIELD_NUMBER: _ClassVar[int]
+    KL_FIELD_NUMBER: _ClassVar[int]
     mse: MeanSquaredError
     cross_entropy: CrossEntropy
-    def __init__(self, mse: _Optional[_Union[MeanSquaredError, _Mapping]] = ..., cross_entropy: _Optional[_Union[CrossEntropy, _Mapping]] = ...) -> None: ...
+    mae: MeanAbsoluteError
+    huber: Huber
+    bce: BinaryCrossEntropy
+    kl: KlDivergence
+    def __init__(self, mse: _Optional[_Union[MeanSquaredError, _Mapping]] = ..., cross_entropy: _Optional[_Union[CrossEntropy, _Mapping]] = ..., mae: _Optional[_Union[MeanAbsoluteError, _Mapping]] = ..., huber: _Optional[_Union[Huber, _Mapping]] = ..., bce: _Optional[_Union[BinaryCrossEntropy, _Mapping]] = ..., kl: _Optional[_Union[KlDivergence, _Mapping]] = ...) -> None: ...
 
 class MeanSquaredError(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class CrossEntropy(_message.Message):
+    __slots__ = ("class_weights", "label_smoothing")
+    CLASS_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    class_weights: _containers.RepeatedScalarFieldContainer[float]
+    label_smoothing: float
+    def __init__(self, class_weights: _Optional[_Iterable[float]] = ..., label_smoothing: _Optional[float] = ...) -> None: ...
+
+class MeanAbsoluteError(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Huber(_message.Message):
+    __slots__ = ("delta",)
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    delta: float
+    def __init__(self, delta: _Optional[float] = ...) -> None: ...
+
+class BinaryCrossEntropy(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class KlDivergence(_message.Message):
+    __slots__ = ("temperature",)
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    def __init__(self, temperature: _Optional[float] = ...) -> None: ...
 
 class Optimizer(_message.Message):
     __slots__ = ("gradient_descent", "sgd", "adam")

@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from modelrail_trainer.spec import (
+    BinaryCrossEntropy,
     DatasetFacts,
     GradientDescent,
     TrainingJobSpec,
+    body_outputs,
     parameter_count,
 )
 from modelrail_trainer.worker.data import TrainingData
@@ -26,7 +29,7 @@ from modelrail_trainer.worker.learning.losses import loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser
 from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.zoo.build import build_body
-from modelrail_trainer.worker.zoo.network import Network
+from modelrail_trainer.worker.zoo.network import Network, TwoClasses
 
 # Multiplications in a forward pass over a batch. Below this, threads wait for each other longer
 # than they compute; on a busy machine they made the digits example 8 times slower.
@@ -41,7 +44,8 @@ class Epoch:
         number: From 1.
         step: Optimiser steps so far.
         rows_per_second: Training rows a second in this epoch.
-        train_loss: Mean of the loss over the epoch's rows, each measured before its step.
+        train_loss: Mean of the job's loss over the epoch's batches, weighted by their rows, each
+            measured before its step.
         validation: Figures on the validation rows.
     """
 
@@ -88,7 +92,7 @@ def fit(
         task=data.task,
         rows=len(data.train),
         row_shape=data.train.inputs.shape[1:],
-        outputs=data.outputs,
+        outputs=body_outputs(spec.loss, data.outputs),
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
     # The rows' order has a generator of its own, so that drop-out does not change it.
@@ -100,7 +104,9 @@ def fit(
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
     preprocessing = fit_steps(spec.preprocessing, inputs)
-    body = build_body(spec.model, inputs.shape[1:], data.outputs)
+    body = build_body(spec.model, facts.row_shape, facts.outputs)
+    if isinstance(spec.loss, BinaryCrossEntropy):
+        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
     network = Network(preprocessing, body)
     loss_of = loss_function(spec.loss)
     optimiser = build_optimiser(spec.optimizer, network.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,14 @@ class Network(nn.Module):
         """Maps raw rows [B, *row_shape] to [B, outputs]."""
         outputs: Tensor = self.body(self.preprocessing(x))
         return outputs
+
+
+class TwoClasses(nn.Module):
+    """From one logit z to the logits [0, z], whose softmax is [1 - sigmoid(z), sigmoid(z)]."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps [B, 1] to [B, 2]."""
+        return torch.cat([torch.zeros_like(z), z], dim=1)
 
 
 class Classifier(nn.Module):

@@ -1,0 +1,122 @@
+"""Rules about losses, optimisers and how long and with what steps is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelrail_trainer.rules.violation import Violation, nothing_set, real, whole
+from modelrail_trainer.spec import (
+    Adam,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    DatasetFacts,
+    GradientDescent,
+    Huber,
+    KlDivergence,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Optimizer,
+    RegressionLoss,
+    Sgd,
+    Task,
+    TrainingJobSpec,
+    facts_of,
+)
+
+MAX_EPOCHS = 100_000
+
+_LOSS_NAMES: dict[type, str] = {
+    MeanSquaredError: "mse",
+    MeanAbsoluteError: "mae",
+    Huber: "huber",
+    CrossEntropy: "cross_entropy",
+    BinaryCrossEntropy: "bce",
+    KlDivergence: "kl",
+}
+
+
+def check_learning(spec: TrainingJobSpec) -> Iterator[Violation]:
+    """Finds what is wrong with `loss`, `optimizer` and the fields that steer them."""
+    facts = facts_of(spec.dataset)
+    yield from _check_loss(spec.loss, facts)
+    yield from _check_optimizer(spec.optimizer)
+    yield from whole("epochs", spec.epochs, 1, MAX_EPOCHS)
+    yield from whole("batch_size", spec.batch_size, 1)
+    yield from whole("seed", spec.seed, 0)
+    yield from whole("log_every_epochs", spec.log_every_epochs, 1)
+
+
+def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
+    if loss is None:
+        yield nothing_set("loss", *_LOSS_NAMES.values())
+        return
+    name = _LOSS_NAMES[type(loss)]
+    regression = isinstance(loss, RegressionLoss)
+    if facts and regression != (facts.task is Task.REGRESSION):
+        fitting, data = (
+            ("cross_entropy, bce, kl", "a data set of classes")
+            if regression
+            else ("mse, mae, huber", "a regression data set")
+        )
+        yield Violation("loss", f"expected one of {fitting} for {data}, got {name}")
+        return
+    match loss:
+        case CrossEntropy(class_weights=weights, label_smoothing=smoothing):
+            if weights and facts and len(weights) != facts.outputs:
+                yield Violation(
+                    "loss.cross_entropy.class_weights",
+                    f"expected no weight or one for each of the {facts.outputs} classes, "
+                    f"got {len(weights)}",
+                )
+            for position, weight in enumerate(weights):
+                field = f"loss.cross_entropy.class_weights[{position}]"
+                if wrong := list(real(field, weight, "a weight above 0", above=0.0)):
+                    yield from wrong
+                    break  # there may be thousands
+            yield from real(
+                "loss.cross_entropy.label_smoothing",
+                smoothing,
+                "a fraction in [0, 1)",
+                least=0.0,
+                below=1.0,
+            )
+        case Huber(delta=delta):
+            yield from real("loss.huber.delta", delta, "an error above 0", above=0.0)
+        case BinaryCrossEntropy() if facts and facts.outputs != 2:
+            yield Violation("loss.bce", f"expected two classes, got {facts.outputs}")
+        case KlDivergence(temperature=temperature):
+            # The targets are one-hot long before; far below, 1 / temperature is no float32.
+            yield from real(
+                "loss.kl.temperature", temperature, "a temperature of at least 0.001", least=0.001
+            )
+        case _:
+            pass
+
+
+def _check_optimizer(optimizer: Optimizer) -> Iterator[Violation]:
+    rate = "a step size above 0"
+    match optimizer:
+        case None:
+            yield nothing_set("optimizer", "gradient_descent", "sgd", "adam")
+        case GradientDescent(learning_rate=learning_rate):
+            yield from real(
+                "optimizer.gradient_descent.learning_rate", learning_rate, rate, above=0.0
+            )
+        case Sgd(learning_rate=learning_rate, momentum=momentum):
+            yield from real("optimizer.sgd.learning_rate", learning_rate, rate, above=0.0)
+            yield from real(
+                "optimizer.sgd.momentum", momentum, "a fraction in [0, 1)", least=0.0, below=1.0
+            )
+        case Adam() as adam:
+            path = "optimizer.adam"
+            yield from real(f"{path}.learning_rate", adam.learning_rate, rate, above=0.0)
+            for field in ("beta1", "beta2"):
+                yield from real(
+                    f"{path}.{field}",
+                    getattr(adam, field),
+                    "a decay above 0 and below 1",
+                    above=0.0,
+                    below=1.0,
+                )
+            yield from real(f"{path}.epsilon", adam.epsilon, "a number above 0", above=0.0)
