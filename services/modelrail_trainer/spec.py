@@ -151,6 +151,7 @@ class Sgd:
 
     learning_rate: float
     momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,17 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamW:
+    """Adam with weights that shrink apart from the gradient."""
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +191,7 @@ Model = LinearModel | MlpModel | CnnModel | None
 RegressionLoss = MeanSquaredError | MeanAbsoluteError | Huber
 ClassificationLoss = CrossEntropy | BinaryCrossEntropy | KlDivergence
 Loss = RegressionLoss | ClassificationLoss | None
-Optimizer = GradientDescent | Sgd | Adam | None
+Optimizer = GradientDescent | Sgd | Adam | AdamW | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,13 +226,16 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
         loss = replace(loss, delta=loss.delta or 1.0)
     if isinstance(loss, KlDivergence):
         loss = replace(loss, temperature=loss.temperature or 0.2)
-    if isinstance(optimizer, Adam):
-        optimizer = Adam(
+    if isinstance(optimizer, Adam | AdamW):
+        optimizer = replace(
+            optimizer,
             learning_rate=optimizer.learning_rate or 0.001,
             beta1=optimizer.beta1 or 0.9,
             beta2=optimizer.beta2 or 0.999,
             epsilon=optimizer.epsilon or 1e-8,
         )
+    if isinstance(optimizer, AdamW):
+        optimizer = replace(optimizer, weight_decay=optimizer.weight_decay or 0.01)
     return replace(
         spec,
         dataset=dataset,

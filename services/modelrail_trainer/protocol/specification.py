@@ -103,7 +103,11 @@ def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
         case "gradient_descent":
             return spec.GradientDescent(learning_rate=message.gradient_descent.learning_rate)
         case "sgd":
-            return spec.Sgd(learning_rate=message.sgd.learning_rate, momentum=message.sgd.momentum)
+            return spec.Sgd(
+                learning_rate=message.sgd.learning_rate,
+                momentum=message.sgd.momentum,
+                weight_decay=message.sgd.weight_decay,
+            )
         case "adam":
             adam = message.adam
             return spec.Adam(
@@ -111,6 +115,15 @@ def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
                 beta1=adam.beta1,
                 beta2=adam.beta2,
                 epsilon=adam.epsilon,
+            )
+        case "adamw":
+            adamw = message.adamw
+            return spec.AdamW(
+                learning_rate=adamw.learning_rate,
+                beta1=adamw.beta1,
+                beta2=adamw.beta2,
+                epsilon=adamw.epsilon,
+                weight_decay=adamw.weight_decay,
             )
         case _:
             return None

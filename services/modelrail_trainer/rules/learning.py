@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, whole
 from modelrail_trainer.spec import (
     Adam,
+    AdamW,
     BinaryCrossEntropy,
     CrossEntropy,
     DatasetFacts,
@@ -96,20 +97,23 @@ def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
 
 def _check_optimizer(optimizer: Optimizer) -> Iterator[Violation]:
     rate = "a step size above 0"
+    decay = "a finite number from 0"
     match optimizer:
         case None:
-            yield nothing_set("optimizer", "gradient_descent", "sgd", "adam")
+            yield nothing_set("optimizer", "gradient_descent", "sgd", "adam", "adamw")
         case GradientDescent(learning_rate=learning_rate):
             yield from real(
                 "optimizer.gradient_descent.learning_rate", learning_rate, rate, above=0.0
             )
-        case Sgd(learning_rate=learning_rate, momentum=momentum):
-            yield from real("optimizer.sgd.learning_rate", learning_rate, rate, above=0.0)
+        case Sgd() as sgd:
+            path = "optimizer.sgd"
+            yield from real(f"{path}.learning_rate", sgd.learning_rate, rate, above=0.0)
             yield from real(
-                "optimizer.sgd.momentum", momentum, "a fraction in [0, 1)", least=0.0, below=1.0
+                f"{path}.momentum", sgd.momentum, "a fraction in [0, 1)", least=0.0, below=1.0
             )
-        case Adam() as adam:
-            path = "optimizer.adam"
+            yield from real(f"{path}.weight_decay", sgd.weight_decay, decay, least=0.0)
+        case Adam() | AdamW() as adam:
+            path = "optimizer.adamw" if isinstance(adam, AdamW) else "optimizer.adam"
             yield from real(f"{path}.learning_rate", adam.learning_rate, rate, above=0.0)
             for field in ("beta1", "beta2"):
                 yield from real(
@@ -120,3 +124,5 @@ def _check_optimizer(optimizer: Optimizer) -> Iterator[Violation]:
                     below=1.0,
                 )
             yield from real(f"{path}.epsilon", adam.epsilon, "a number above 0", above=0.0)
+            if isinstance(adam, AdamW):
+                yield from real(f"{path}.weight_decay", adam.weight_decay, decay, least=0.0)

@@ -273,14 +273,16 @@ class KlDivergence(_message.Message):
     def __init__(self, temperature: _Optional[float] = ...) -> None: ...
 
 class Optimizer(_message.Message):
-    __slots__ = ("gradient_descent", "sgd", "adam")
+    __slots__ = ("gradient_descent", "sgd", "adam", "adamw")
     GRADIENT_DESCENT_FIELD_NUMBER: _ClassVar[int]
     SGD_FIELD_NUMBER: _ClassVar[int]
     ADAM_FIELD_NUMBER: _ClassVar[int]
+    ADAMW_FIELD_NUMBER: _ClassVar[int]
     gradient_descent: GradientDescent
     sgd: Sgd
     adam: Adam
-    def __init__(self, gradient_descent: _Optional[_Union[GradientDescent, _Mapping]] = ..., sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ...) -> None: ...
+    adamw: AdamW
+    def __init__(self, gradient_descent: _Optional[_Union[GradientDescent, _Mapping]] = ..., sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ..., adamw: _Optional[_Union[AdamW, _Mapping]] = ...) -> None: ...
 
 class GradientDescent(_message.Message):
     __slots__ = ("learning_rate",)
@@ -289,12 +291,14 @@ class GradientDescent(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ...) -> None: ...
 
 class Sgd(_message.Message):
-    __slots__ = ("learning_rate", "momentum")
+    __slots__ = ("learning_rate", "momentum", "weight_decay")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     momentum: float
-    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ...) -> None: ...
+    weight_decay: float
+    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
 
 class Adam(_message.Message):
     __slots__ = ("learning_rate", "beta1", "beta2", "epsilon")
@@ -307,6 +311,20 @@ class Adam(_message.Message):
     beta2: float
     epsilon: float
     def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
+
+class AdamW(_message.Message):
+    __slots__ = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BETA1_FIELD_NUMBER: _ClassVar[int]
+    BETA2_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
 
 class Publication(_message.Message):
     __slots__ = ("model", "alias", "description")

@@ -1,4 +1,4 @@
-"""How the loss is minimised: full-batch gradient descent, SGD with momentum, Adam."""
+"""How the loss is minimised: full-batch gradient descent, SGD with momentum, Adam, AdamW."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter
     match optimizer:
         case spec.GradientDescent(learning_rate=rate):
             return GradientDescent(parameters, learning_rate=rate)
-        case spec.Sgd(learning_rate=rate, momentum=momentum):
-            return torch.optim.SGD(parameters, lr=rate, momentum=momentum)
+        case spec.Sgd() as sgd:
+            return torch.optim.SGD(
+                parameters,
+                lr=sgd.learning_rate,
+                momentum=sgd.momentum,
+                weight_decay=sgd.weight_decay,
+            )
         case spec.Adam() as adam:
             # Kingma and Ba (2015), algorithm 1, with both bias corrections. The formula in the
             # article that modelrail grew from leaves out the correction of the second moment, which
@@ -61,6 +66,17 @@ def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter
                 lr=adam.learning_rate,
                 betas=(adam.beta1, adam.beta2),
                 eps=adam.epsilon,
+            )
+        case spec.AdamW() as adamw:
+            # Loshchilov and Hutter (2019), algorithm 2. Decay that passed through the gradient, as
+            # with SGD, would be divided by its root mean square: weights with large gradients would
+            # hardly shrink.
+            return torch.optim.AdamW(
+                parameters,
+                lr=adamw.learning_rate,
+                betas=(adamw.beta1, adamw.beta2),
+                eps=adamw.epsilon,
+                weight_decay=adamw.weight_decay,
             )
         case None:
             raise ValueError("the specification has no optimiser")
