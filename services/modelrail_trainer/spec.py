@@ -175,6 +175,34 @@ class AdamW:
     weight_decay: float = 0.01
 
 
+@dataclass(frozen=True, slots=True)
+class ConstantSchedule:
+    """The learning rate stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSchedule:
+    """The learning rate is multiplied by `factor` every so many epochs."""
+
+    every_epochs: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineSchedule:
+    """The learning rate falls along half a cosine wave to a fraction of itself."""
+
+    final_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How the learning rate changes: a ramp of `warmup_steps`, then `shape`."""
+
+    shape: ConstantSchedule | StepSchedule | CosineSchedule = ConstantSchedule()
+    warmup_steps: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """What is published: a version of `model`; `alias` moves to it unless that is empty."""
@@ -213,6 +241,8 @@ class TrainingJobSpec:
     batch_size: int = 32
     seed: int = 0
     log_every_epochs: int = 1
+    schedule: Schedule = Schedule()
+    max_gradient_norm: float = 0.0
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:

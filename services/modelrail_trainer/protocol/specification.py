@@ -25,6 +25,8 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         batch_size=message.batch_size,
         seed=message.seed,
         log_every_epochs=message.log_every_epochs,
+        schedule=_schedule(message.schedule),
+        max_gradient_norm=message.max_gradient_norm,
         publication=spec.Publication(
             model=message.publication.model,
             alias=message.publication.alias,
@@ -127,3 +129,17 @@ def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
             )
         case _:
             return None
+
+
+def _schedule(message: pb.Schedule) -> spec.Schedule:
+    shape: spec.ConstantSchedule | spec.StepSchedule | spec.CosineSchedule
+    match message.WhichOneof("kind"):
+        case "step":
+            shape = spec.StepSchedule(
+                every_epochs=message.step.every_epochs, factor=message.step.factor
+            )
+        case "cosine":
+            shape = spec.CosineSchedule(final_fraction=message.cosine.final_fraction)
+        case _:
+            shape = spec.ConstantSchedule()
+    return spec.Schedule(shape=shape, warmup_steps=message.warmup_steps)

@@ -9,6 +9,7 @@ from modelrail_trainer.spec import (
     Adam,
     AdamW,
     BinaryCrossEntropy,
+    CosineSchedule,
     CrossEntropy,
     DatasetFacts,
     GradientDescent,
@@ -19,7 +20,9 @@ from modelrail_trainer.spec import (
     MeanSquaredError,
     Optimizer,
     RegressionLoss,
+    Schedule,
     Sgd,
+    StepSchedule,
     Task,
     TrainingJobSpec,
     facts_of,
@@ -46,6 +49,10 @@ def check_learning(spec: TrainingJobSpec) -> Iterator[Violation]:
     yield from whole("batch_size", spec.batch_size, 1)
     yield from whole("seed", spec.seed, 0)
     yield from whole("log_every_epochs", spec.log_every_epochs, 1)
+    yield from _check_schedule(spec.schedule)
+    yield from real(
+        "max_gradient_norm", spec.max_gradient_norm, "a finite length from 0", least=0.0
+    )
 
 
 def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
@@ -126,3 +133,17 @@ def _check_optimizer(optimizer: Optimizer) -> Iterator[Violation]:
             yield from real(f"{path}.epsilon", adam.epsilon, "a number above 0", above=0.0)
             if isinstance(adam, AdamW):
                 yield from real(f"{path}.weight_decay", adam.weight_decay, decay, least=0.0)
+
+
+def _check_schedule(schedule: Schedule) -> Iterator[Violation]:
+    match schedule.shape:
+        case StepSchedule(every_epochs=every, factor=factor):
+            yield from whole("schedule.step.every_epochs", every, 1)
+            expected = "a factor above 0 and at most 1"
+            yield from real("schedule.step.factor", factor, expected, above=0.0, most=1.0)
+        case CosineSchedule(final_fraction=final):
+            expected = "a fraction in [0, 1]"
+            yield from real("schedule.cosine.final_fraction", final, expected, least=0.0, most=1.0)
+        case _:
+            pass
+    yield from whole("schedule.warmup_steps", schedule.warmup_steps, 0)

@@ -48,10 +48,11 @@ def real(
     expected: str,
     *,
     least: float = -math.inf,
+    most: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
 ) -> Iterator[Violation]:
-    """Refuses a number that is not finite or not in [least, ∞) ∩ (above, below)."""
+    """Refuses a number that is not finite or not in [least, most] ∩ (above, below)."""
     # NaN fails every comparison and infinity the finiteness, so neither slips through.
-    if not (math.isfinite(value) and value >= least and above < value < below):
+    if not (math.isfinite(value) and least <= value <= most and above < value < below):
         yield Violation(field, f"expected {expected}, got {value:g}")

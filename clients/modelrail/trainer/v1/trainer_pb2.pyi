@@ -117,7 +117,7 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., split: _Optional[str] = ..., epoch: _Optional[int] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication")
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,8 @@ class TrainingJobSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     LOG_EVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    MAX_GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     dataset: Dataset
     split: Split
@@ -142,7 +144,9 @@ class TrainingJobSpec(_message.Message):
     seed: int
     log_every_epochs: int
     publication: Publication
-    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
+    schedule: Schedule
+    max_gradient_norm: float
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ...) -> None: ...
 
 class Dataset(_message.Message):
     __slots__ = ("bundled", "line")
@@ -325,6 +329,36 @@ class AdamW(_message.Message):
     epsilon: float
     weight_decay: float
     def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("constant", "step", "cosine", "warmup_steps")
+    CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    constant: ConstantSchedule
+    step: StepSchedule
+    cosine: CosineSchedule
+    warmup_steps: int
+    def __init__(self, constant: _Optional[_Union[ConstantSchedule, _Mapping]] = ..., step: _Optional[_Union[StepSchedule, _Mapping]] = ..., cosine: _Optional[_Union[CosineSchedule, _Mapping]] = ..., warmup_steps: _Optional[int] = ...) -> None: ...
+
+class ConstantSchedule(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StepSchedule(_message.Message):
+    __slots__ = ("every_epochs", "factor")
+    EVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    every_epochs: int
+    factor: float
+    def __init__(self, every_epochs: _Optional[int] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class CosineSchedule(_message.Message):
+    __slots__ = ("final_fraction",)
+    FINAL_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    final_fraction: float
+    def __init__(self, final_fraction: _Optional[float] = ...) -> None: ...
 
 class Publication(_message.Message):
     __slots__ = ("model", "alias", "description")

@@ -26,7 +26,8 @@ from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import loss_function
-from modelrail_trainer.worker.learning.optimisers import build_optimiser
+from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
+from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.network import Network, TwoClasses
@@ -111,6 +112,10 @@ def fit(
     loss_of = loss_function(spec.loss)
     optimiser = build_optimiser(spec.optimizer, network.parameters())
 
+    learning_rate = optimiser.param_groups[0]["lr"]
+    steps_per_epoch = math.ceil(rows / batch_size)
+    steps = spec.epochs * steps_per_epoch
+
     step = 0
     for number in range(1, spec.epochs + 1):
         started = time.perf_counter()
@@ -118,12 +123,18 @@ def fit(
         loss_sum = 0.0
         order = torch.randperm(rows, generator=order_generator)  # [N]
         for chosen in torch.split(order, batch_size):  # [B]
+            factor = learning_rate_factor(
+                spec.schedule, step, steps_per_epoch=steps_per_epoch, steps=steps
+            )
+            set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
             loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
                 raise NanLoss(f"the loss became {value} in epoch {number}, step {step + 1}")
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            if spec.max_gradient_norm > 0:
+                nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
             loss_sum += value * len(chosen)
             step += 1
