@@ -203,6 +203,23 @@ class Schedule:
     warmup_steps: int = 0
 
 
+# What the best epoch can be told by; see `Selection`.
+SELECTION_METRICS = {
+    Task.CLASSIFICATION: ("loss", "accuracy"),
+    Task.REGRESSION: ("loss", "mse", "mae"),
+}
+HIGHER_IS_BETTER = frozenset({"accuracy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which epoch's weights are exported, and when training ends early."""
+
+    metric: str = "loss"
+    patience_epochs: int = 0
+    keep_last: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
     """What is published: a version of `model`; `alias` moves to it unless that is empty."""
@@ -243,6 +260,7 @@ class TrainingJobSpec:
     log_every_epochs: int = 1
     schedule: Schedule = Schedule()
     max_gradient_norm: float = 0.0
+    selection: Selection = Selection()
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
@@ -279,6 +297,7 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
         ),
         batch_size=spec.batch_size or 32,
         log_every_epochs=spec.log_every_epochs or 1,
+        selection=replace(spec.selection, metric=spec.selection.metric or "loss"),
     )
 
 

@@ -398,7 +398,7 @@ def _as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _train(job: spec.TrainingJobSpec) -> Trained:
     rows = data.load(job)
-    network, _ = loop.fit(job, rows, lambda _: None)
+    network = loop.fit(job, rows, lambda _: None).network
     signature = export.signature_of(rows)
     module = export.exported_module(network, rows.task)
     model = export.export(module, signature, rows.task)

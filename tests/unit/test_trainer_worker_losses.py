@@ -208,7 +208,7 @@ def test_two_classes_are_learned_from_one_logit_and_exported_with_two(
         data.load(GOOD), train=halves, validation=halves, test=halves, outputs=2, labels=("-", "+")
     )
     epochs: list[loop.Epoch] = []
-    network = loop.fit(job, rows, epochs.append)[0]
+    network = loop.fit(job, rows, epochs.append).network
     assert epochs[-1].validation["accuracy"] > 0.95
     weights = {tuple(parameter.shape) for parameter in network.parameters()}
     assert weights == {(1, 2), (1,)}

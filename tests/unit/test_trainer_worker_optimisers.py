@@ -265,8 +265,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 def test_gradient_descent_makes_one_step_an_epoch_over_all_training_rows() -> None:
     job = replace(LINE, optimizer=spec.GradientDescent(learning_rate=0.1), epochs=4)
-    _, steps = loop.fit(job, data.load(job), lambda _: None)
-    assert steps == 4
+    assert loop.fit(job, data.load(job), lambda _: None).step == 4
 
 
 def test_every_epoch_is_reported_with_the_steps_so_far() -> None:
@@ -320,5 +319,5 @@ def test_the_digest_follows_the_rows_and_not_their_division() -> None:
 
 
 def _weights(job: spec.TrainingJobSpec, rows: data.TrainingData | None = None) -> dict[str, Tensor]:
-    network, _ = loop.fit(job, rows or data.load(job), lambda _: None)
+    network = loop.fit(job, rows or data.load(job), lambda _: None).network
     return {name: value.clone() for name, value in network.state_dict().items()}

@@ -205,7 +205,7 @@ def test_a_length_that_is_none_names_its_field(length: float) -> None:
 
 
 def _weights(job: spec.TrainingJobSpec) -> list[Tensor]:
-    network = loop.fit(job, data.load(job), lambda _: None)[0]
+    network = loop.fit(job, data.load(job), lambda _: None).network
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 

@@ -27,6 +27,11 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         log_every_epochs=message.log_every_epochs,
         schedule=_schedule(message.schedule),
         max_gradient_norm=message.max_gradient_norm,
+        selection=spec.Selection(
+            metric=message.selection.metric,
+            patience_epochs=message.selection.patience_epochs,
+            keep_last=message.selection.keep_last,
+        ),
         publication=spec.Publication(
             model=message.publication.model,
             alias=message.publication.alias,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelrail_trainer.rules.violation import Violation, nothing_set, real, whole
+from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
+    SELECTION_METRICS,
     Adam,
     AdamW,
     BinaryCrossEntropy,
@@ -21,6 +22,7 @@ from modelrail_trainer.spec import (
     Optimizer,
     RegressionLoss,
     Schedule,
+    Selection,
     Sgd,
     StepSchedule,
     Task,
@@ -53,6 +55,7 @@ def check_learning(spec: TrainingJobSpec) -> Iterator[Violation]:
     yield from real(
         "max_gradient_norm", spec.max_gradient_norm, "a finite length from 0", least=0.0
     )
+    yield from _check_selection(spec.selection, facts)
 
 
 def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
@@ -147,3 +150,12 @@ def _check_schedule(schedule: Schedule) -> Iterator[Violation]:
         case _:
             pass
     yield from whole("schedule.warmup_steps", schedule.warmup_steps, 0)
+
+
+def _check_selection(selection: Selection, facts: DatasetFacts | None) -> Iterator[Violation]:
+    if facts and selection.metric not in SELECTION_METRICS[facts.task]:
+        known = ", ".join(SELECTION_METRICS[facts.task])
+        yield Violation(
+            "selection.metric", f"expected one of: {known}; got {shown(selection.metric)}"
+        )
+    yield from whole("selection.patience_epochs", selection.patience_epochs, 0)

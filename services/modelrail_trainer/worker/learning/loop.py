@@ -28,6 +28,7 @@ from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
+from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.network import Network, TwoClasses
@@ -57,6 +58,25 @@ class Epoch:
     validation: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training made.
+
+    Attributes:
+        network: In evaluation mode, with the weights that are to be exported.
+        epochs: Epochs that were trained; fewer than wanted when the patience was used up.
+        step: Optimiser steps made.
+        best_epoch: Number of the best epoch, from 1.
+        best_figure: Figure of its validation rows that made it the best.
+    """
+
+    network: Network
+    epochs: int
+    step: int
+    best_epoch: int
+    best_figure: float
+
+
 def prepare_torch(seed: int, threads: int) -> None:
     """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
     torch.set_num_threads(threads)
@@ -76,10 +96,8 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
     return len(os.sched_getaffinity(0))  # what the process may really use
 
 
-def fit(
-    spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]
-) -> tuple[Network, int]:
-    """Trains a network and returns it, in evaluation mode, with the number of steps made.
+def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> Trained:
+    """Trains a network, and gives it the weights of its best epoch or of the last.
 
     Args:
         spec: With defaults applied.
@@ -116,6 +134,7 @@ def fit(
     steps_per_epoch = math.ceil(rows / batch_size)
     steps = spec.epochs * steps_per_epoch
 
+    best = BestEpoch(spec.selection)
     step = 0
     for number in range(1, spec.epochs + 1):
         started = time.perf_counter()
@@ -152,5 +171,15 @@ def fit(
                 validation=validation,
             )
         )
+        best.consider(number, validation, network)
+        if best.gives_up(number):
+            break
+    best.restore(network)
     network.eval()
-    return network, step
+    return Trained(
+        network=network,
+        epochs=number,
+        step=step,
+        best_epoch=best.number,
+        best_figure=best.figure,
+    )
