@@ -166,9 +166,36 @@ class MeanSquaredError:
     """Mean of (prediction - target)²."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CrossEntropy:
-    """Mean of -log p(class), from logits."""
+    """Mean of -log p(class), from logits; rows weigh as their class, targets may be smoothed."""
+
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeanAbsoluteError:
+    """Mean of |prediction - target|."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Huber:
+    """Squared error up to `delta`, absolute error beyond."""
+
+    delta: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryCrossEntropy:
+    """Mean of -log p(class) for two classes, from one logit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KlDivergence:
+    """Mean of KL(softmax(one-hot target / temperature), prediction)."""
+
+    temperature: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +211,7 @@ class Sgd:
 
     learning_rate: float
     momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +222,62 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamW:
+    """Adam with weights that shrink apart from the gradient."""
+
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantSchedule:
+    """The learning rate stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSchedule:
+    """The learning rate is multiplied by `factor` every so many epochs."""
+
+    every_epochs: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineSchedule:
+    """The learning rate falls along half a cosine wave to a fraction of itself."""
+
+    final_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How the learning rate changes: a ramp of `warmup_steps`, then `shape`."""
+
+    shape: ConstantSchedule | StepSchedule | CosineSchedule = ConstantSchedule()
+    warmup_steps: int = 0
+
+
+# What the best epoch can be told by; see `Selection`.
+SELECTION_METRICS = {
+    Task.CLASSIFICATION: ("loss", "accuracy"),
+    Task.REGRESSION: ("loss", "mse", "mae"),
+}
+HIGHER_IS_BETTER = frozenset({"accuracy"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which epoch's weights are exported, and when training ends early."""
+
+    metric: str = "loss"
+    patience_epochs: int = 0
+    keep_last: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,8 +293,10 @@ class Publication:
 Dataset = BundledDataset | LineDataset | TableDataset | None
 Preprocessing = Standardize | MinMaxScale | None
 Model = LinearModel | MlpModel | CnnModel | None
-Loss = MeanSquaredError | CrossEntropy | None
-Optimizer = GradientDescent | Sgd | Adam | None
+RegressionLoss = MeanSquaredError | MeanAbsoluteError | Huber
+ClassificationLoss = CrossEntropy | BinaryCrossEntropy | KlDivergence
+Loss = RegressionLoss | ClassificationLoss | None
+Optimizer = GradientDescent | Sgd | Adam | AdamW | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,26 +318,37 @@ class TrainingJobSpec:
     batch_size: int = 32
     seed: int = 0
     log_every_epochs: int = 1
+    schedule: Schedule = Schedule()
+    max_gradient_norm: float = 0.0
+    selection: Selection = Selection()
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
     """Returns the specification with every zero that means a default replaced by it. Idempotent."""
-    dataset, model, optimizer = spec.dataset, spec.model, spec.optimizer
+    dataset, model, loss, optimizer = spec.dataset, spec.model, spec.loss, spec.optimizer
     if isinstance(dataset, LineDataset) and dataset.minimum_x == dataset.maximum_x == 0:
         dataset = replace(dataset, minimum_x=-1.0, maximum_x=1.0)
     if isinstance(model, CnnModel):
         model = replace(model, hidden_units=model.hidden_units or 64)
-    if isinstance(optimizer, Adam):
-        optimizer = Adam(
+    if isinstance(loss, Huber):
+        loss = replace(loss, delta=loss.delta or 1.0)
+    if isinstance(loss, KlDivergence):
+        loss = replace(loss, temperature=loss.temperature or 0.2)
+    if isinstance(optimizer, Adam | AdamW):
+        optimizer = replace(
+            optimizer,
             learning_rate=optimizer.learning_rate or 0.001,
             beta1=optimizer.beta1 or 0.9,
             beta2=optimizer.beta2 or 0.999,
             epsilon=optimizer.epsilon or 1e-8,
         )
+    if isinstance(optimizer, AdamW):
+        optimizer = replace(optimizer, weight_decay=optimizer.weight_decay or 0.01)
     return replace(
         spec,
         dataset=dataset,
         model=model,
+        loss=loss,
         optimizer=optimizer,
         split=replace(
             spec.split,
@@ -260,6 +357,7 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
         ),
         batch_size=spec.batch_size or 32,
         log_every_epochs=spec.log_every_epochs or 1,
+        selection=replace(spec.selection, metric=spec.selection.metric or "loss"),
     )
 
 
@@ -274,8 +372,16 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
             return None
 
 
+def body_outputs(loss: Loss, outputs: int) -> int:
+    """Returns how many numbers an architecture gives for a row; binary cross-entropy needs one."""
+    return 1 if isinstance(loss, BinaryCrossEntropy) else outputs
+
+
 def parameter_count(model: Model, facts: DatasetFacts) -> int:
-    """Returns the number of weights and biases that a model has on a data set; 0 for no model."""
+    """Returns the number of weights and biases that a model has on a data set; 0 for no model.
+
+    `facts.outputs` are those of the architecture, as `body_outputs` tells them.
+    """
     features = math.prod(facts.row_shape)
     convolutions = 0
     match model:

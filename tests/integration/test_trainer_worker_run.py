@@ -107,6 +107,32 @@ def test_the_journal_tells_the_whole_run_in_order(line: Path) -> None:
     assert numbers == [1, *range(10, 101, 10)]
 
 
+def test_the_journal_tells_which_epoch_was_the_best_and_why_training_ended(
+    line: Path, start: Start, tmp_path: Path
+) -> None:
+    (plain,) = _lines(line, "training ended")
+    assert plain.startswith("training ended after epoch 100/100: all epochs are done; best epoch ")
+
+    spec = _example("digits")
+    # The first epoch's accuracy is not beaten by the second's, which hardly learns.
+    spec.schedule.step.every_epochs = 1
+    spec.schedule.step.factor = 1e-9
+    spec.selection.metric = "accuracy"
+    spec.selection.patience_epochs = 2
+    assert start(spec).wait(SECONDS) == 0, _log(tmp_path)
+    (early,) = _lines(tmp_path, "training ended")
+    assert early.startswith(
+        "training ended after epoch 3/15: 2 epochs in a row were not better; "
+        "best epoch 1, validation accuracy 0."
+    )
+    assert early.endswith("; the best epoch's weights are exported")
+    reports = [event for event in _events(tmp_path) if isinstance(event, MetricsEvent)]
+    assert [(report.epoch, report.epochs) for report in reports] == [
+        *((epoch, 15) for epoch in (1, 2, 3)),
+        (3, 15),
+    ]
+
+
 def test_a_finished_job_leaves_its_results_and_nothing_that_looks_like_one(digits: Path) -> None:
     names = {path.name for path in digits.iterdir()}
     assert names == {"spec.binpb", "events.jsonl", "worker.log", *RESULT_FILES}
@@ -365,6 +391,11 @@ def _rows(spec: Path, split: str, output: Path) -> subprocess.CompletedProcess[b
 
 def _events(directory: Path) -> list[JournalEvent]:
     return read_events(directory / "events.jsonl", 0)[0]
+
+
+def _lines(directory: Path, beginning: str) -> list[str]:
+    texts = [event.text for event in _events(directory) if isinstance(event, LogEvent)]
+    return [text for text in texts if text.startswith(beginning)]
 
 
 def _failure(directory: Path) -> FailedEvent:

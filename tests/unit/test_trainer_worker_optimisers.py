@@ -11,10 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
-from modelrail_trainer.worker import data, loop, losses
+from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.validation import validate
+from modelrail_trainer.worker import data
 from modelrail_trainer.worker.failure import NanLoss
-from modelrail_trainer.worker.optimisers import GradientDescent, build_optimiser
+from modelrail_trainer.worker.learning import loop, losses
+from modelrail_trainer.worker.learning.optimisers import GradientDescent, build_optimiser
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.preprocessing import fit_steps
 
@@ -108,6 +112,75 @@ def test_adam_makes_the_published_update_with_both_bias_corrections() -> None:
         np.testing.assert_allclose(ours[step - 1], weights, rtol=1e-9)
 
 
+def test_sgd_with_weight_decay_adds_it_to_the_gradient() -> None:
+    sgd = spec.Sgd(learning_rate=0.005, momentum=0.5, weight_decay=0.3)
+    ours = _path(lambda weights: build_optimiser(sgd, [weights]))
+    weights, velocity = _start().detach().numpy().copy(), np.zeros(3)
+    for step in range(STEPS):
+        velocity = 0.5 * velocity + _gradient(weights) + 0.3 * weights
+        weights = weights - 0.005 * velocity
+        np.testing.assert_allclose(ours[step], weights, rtol=1e-12)
+
+
+def test_adamw_makes_the_published_update_with_decay_apart_from_the_gradient() -> None:
+    # Loshchilov and Hutter (2019), algorithm 2, with a schedule of 1.
+    rate, beta1, beta2, epsilon, decay = 0.02, 0.8, 0.99, 1e-6, 0.4
+    adamw = spec.AdamW(
+        learning_rate=rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=decay
+    )
+    ours = _path(lambda weights: build_optimiser(adamw, [weights]))
+    weights = _start().detach().numpy().copy()
+    first, second = np.zeros(3), np.zeros(3)
+    for step in range(1, STEPS + 1):
+        gradient = _gradient(weights)
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient**2
+        adam_step = first / (1 - beta1**step) / (np.sqrt(second / (1 - beta2**step)) + epsilon)
+        weights = weights - rate * adam_step - rate * decay * weights
+        np.testing.assert_allclose(ours[step - 1], weights, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (pb.Optimizer(adamw=pb.AdamW()), spec.AdamW()),
+        (
+            pb.Optimizer(
+                adamw=pb.AdamW(
+                    learning_rate=0.1, beta1=0.2, beta2=0.3, epsilon=0.4, weight_decay=0.5
+                )
+            ),
+            spec.AdamW(learning_rate=0.1, beta1=0.2, beta2=0.3, epsilon=0.4, weight_decay=0.5),
+        ),
+        (
+            pb.Optimizer(sgd=pb.Sgd(learning_rate=0.1, momentum=0.2, weight_decay=0.3)),
+            spec.Sgd(learning_rate=0.1, momentum=0.2, weight_decay=0.3),
+        ),
+    ],
+)
+def test_an_optimizer_is_read_from_the_wire_with_its_defaults(
+    message: pb.Optimizer, expected: spec.Optimizer
+) -> None:
+    job = spec_from_pb(pb.TrainingJobSpec(optimizer=message))
+    assert spec.with_defaults(job).optimizer == expected
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "field"),
+    [
+        (spec.AdamW(learning_rate=-1.0), "optimizer.adamw.learning_rate"),
+        (spec.AdamW(beta2=1.0), "optimizer.adamw.beta2"),
+        (spec.AdamW(epsilon=-1.0), "optimizer.adamw.epsilon"),
+        (spec.AdamW(weight_decay=-0.1), "optimizer.adamw.weight_decay"),
+        (spec.Sgd(learning_rate=1.0, weight_decay=math.inf), "optimizer.sgd.weight_decay"),
+        (spec.Sgd(learning_rate=1.0, momentum=1.0), "optimizer.sgd.momentum"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_names_its_field(optimizer: spec.Optimizer, field: str) -> None:
+    wrong = validate(replace(LINE, optimizer=optimizer))
+    assert [violation.field for violation in wrong] == [field]
+
+
 def test_the_first_adam_step_is_as_long_as_the_learning_rate() -> None:
     # Without the correction of the second moment it would be √(1 / 0.001) ≈ 32 times as long.
     path = _path(lambda weights: build_optimiser(spec.Adam(learning_rate=0.001), [weights]))
@@ -193,8 +266,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 def test_gradient_descent_makes_one_step_an_epoch_over_all_training_rows() -> None:
     job = replace(LINE, optimizer=spec.GradientDescent(learning_rate=0.1), epochs=4)
-    _, steps = loop.fit(job, data.load(job), lambda _: None)
-    assert steps == 4
+    assert loop.fit(job, data.load(job), lambda _: None).step == 4
 
 
 def test_every_epoch_is_reported_with_the_steps_so_far() -> None:
@@ -248,5 +320,5 @@ def test_the_digest_follows_the_rows_and_not_their_division() -> None:
 
 
 def _weights(job: spec.TrainingJobSpec, rows: data.TrainingData | None = None) -> dict[str, Tensor]:
-    network, _ = loop.fit(job, rows or data.load(job), lambda _: None)
+    network = loop.fit(job, rows or data.load(job), lambda _: None).network
     return {name: value.clone() for name, value in network.state_dict().items()}

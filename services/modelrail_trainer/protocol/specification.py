@@ -25,6 +25,13 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         batch_size=message.batch_size,
         seed=message.seed,
         log_every_epochs=message.log_every_epochs,
+        schedule=_schedule(message.schedule),
+        max_gradient_norm=message.max_gradient_norm,
+        selection=spec.Selection(
+            metric=message.selection.metric,
+            patience_epochs=message.selection.patience_epochs,
+            keep_last=message.selection.keep_last,
+        ),
         publication=spec.Publication(
             model=message.publication.model,
             alias=message.publication.alias,
@@ -121,12 +128,23 @@ def _model(message: pb.ModelSpec) -> spec.Model:
             return None
 
 
-def _loss(message: pb.Loss) -> spec.Loss:
+def _loss(message: pb.Loss) -> spec.Loss:  # noqa: PLR0911  # one return a kind
     match message.WhichOneof("kind"):
         case "mse":
             return spec.MeanSquaredError()
         case "cross_entropy":
-            return spec.CrossEntropy()
+            return spec.CrossEntropy(
+                class_weights=tuple(message.cross_entropy.class_weights),
+                label_smoothing=message.cross_entropy.label_smoothing,
+            )
+        case "mae":
+            return spec.MeanAbsoluteError()
+        case "huber":
+            return spec.Huber(delta=message.huber.delta)
+        case "bce":
+            return spec.BinaryCrossEntropy()
+        case "kl":
+            return spec.KlDivergence(temperature=message.kl.temperature)
         case _:
             return None
 
@@ -136,7 +154,11 @@ def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
         case "gradient_descent":
             return spec.GradientDescent(learning_rate=message.gradient_descent.learning_rate)
         case "sgd":
-            return spec.Sgd(learning_rate=message.sgd.learning_rate, momentum=message.sgd.momentum)
+            return spec.Sgd(
+                learning_rate=message.sgd.learning_rate,
+                momentum=message.sgd.momentum,
+                weight_decay=message.sgd.weight_decay,
+            )
         case "adam":
             adam = message.adam
             return spec.Adam(
@@ -145,5 +167,28 @@ def _optimizer(message: pb.Optimizer) -> spec.Optimizer:
                 beta2=adam.beta2,
                 epsilon=adam.epsilon,
             )
+        case "adamw":
+            adamw = message.adamw
+            return spec.AdamW(
+                learning_rate=adamw.learning_rate,
+                beta1=adamw.beta1,
+                beta2=adamw.beta2,
+                epsilon=adamw.epsilon,
+                weight_decay=adamw.weight_decay,
+            )
         case _:
             return None
+
+
+def _schedule(message: pb.Schedule) -> spec.Schedule:
+    shape: spec.ConstantSchedule | spec.StepSchedule | spec.CosineSchedule
+    match message.WhichOneof("kind"):
+        case "step":
+            shape = spec.StepSchedule(
+                every_epochs=message.step.every_epochs, factor=message.step.factor
+            )
+        case "cosine":
+            shape = spec.CosineSchedule(final_fraction=message.cosine.final_fraction)
+        case _:
+            shape = spec.ConstantSchedule()
+    return spec.Schedule(shape=shape, warmup_steps=message.warmup_steps)

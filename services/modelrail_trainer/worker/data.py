@@ -11,10 +11,10 @@ import numpy as np
 
 from modelrail_trainer.spec import (
     BundledDataset,
-    CrossEntropy,
     Dataset,
     DatasetFacts,
     LineDataset,
+    RegressionLoss,
     Split,
     TableDataset,
     Task,
@@ -105,7 +105,7 @@ def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
 
 def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
-    task = Task.CLASSIFICATION if isinstance(spec.loss, CrossEntropy) else Task.REGRESSION
+    task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
     folder.mkdir(mode=0o700)
     table = load_table(dataset, spec.split, task, folder)

@@ -16,7 +16,7 @@ from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.failure import ExportFailed
-from modelrail_trainer.worker.models import Classifier
+from modelrail_trainer.worker.zoo.network import Classifier
 
 BATCH = "batch"
 # Two rows or more: an axis of size 1 could be taken for one that broadcasts.

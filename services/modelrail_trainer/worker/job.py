@@ -22,10 +22,10 @@ from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
-from modelrail_trainer.worker.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.export import describe, export, exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
-from modelrail_trainer.worker.loop import Epoch, fit
+from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
+from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
@@ -70,7 +70,9 @@ def run_job(
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     journal.write(PhaseEvent(Phase.RUNNING))
-    network, step = fit(spec, data, lambda epoch: _report(epoch, spec, journal))
+    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal))
+    network = trained.network
+    journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
     figures = {
         "train": evaluate(predict, data.train, data.task),
@@ -115,7 +117,11 @@ def run_job(
     journal.log("test " + _figures(figures["test"]))
     journal.write(
         MetricsEvent(
-            epoch=spec.epochs, epochs=spec.epochs, step=step, rows_per_second=0.0, metrics=metrics
+            epoch=trained.epochs,
+            epochs=spec.epochs,
+            step=trained.step,
+            rows_per_second=0.0,
+            metrics=metrics,
         )
     )
     save_result(
@@ -167,6 +173,21 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             f"epoch {epoch.number}/{spec.epochs}  loss {epoch.train_loss:.6g}  "
             f"validation {_figures(epoch.validation)}"
         )
+
+
+def _end_of_training(trained: Trained, spec: TrainingJobSpec) -> str:
+    selection = spec.selection
+    reason = (
+        f"{selection.patience_epochs} epochs in a row were not better"
+        if trained.epochs < spec.epochs
+        else "all epochs are done"
+    )
+    kept = "last" if selection.keep_last else "best"
+    return (
+        f"training ended after epoch {trained.epochs}/{spec.epochs}: {reason}; "
+        f"best epoch {trained.best_epoch}, validation {selection.metric} "
+        f"{trained.best_figure:.6g}; the {kept} epoch's weights are exported"
+    )
 
 
 def _figures(values: dict[str, float]) -> str:

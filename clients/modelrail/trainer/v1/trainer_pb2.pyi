@@ -117,7 +117,7 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., split: _Optional[str] = ..., epoch: _Optional[int] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication")
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +130,9 @@ class TrainingJobSpec(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     LOG_EVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     PUBLICATION_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    MAX_GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    SELECTION_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     dataset: Dataset
     split: Split
@@ -142,7 +145,10 @@ class TrainingJobSpec(_message.Message):
     seed: int
     log_every_epochs: int
     publication: Publication
-    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ...) -> None: ...
+    schedule: Schedule
+    max_gradient_norm: float
+    selection: Selection
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
 
 class Dataset(_message.Message):
     __slots__ = ("bundled", "line", "table")
@@ -299,30 +305,64 @@ class CnnModel(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., hidden_units: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Loss(_message.Message):
-    __slots__ = ("mse", "cross_entropy")
+    __slots__ = ("mse", "cross_entropy", "mae", "huber", "bce", "kl")
     MSE_FIELD_NUMBER: _ClassVar[int]
     CROSS_ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    MAE_FIELD_NUMBER: _ClassVar[int]
+    HUBER_FIELD_NUMBER: _ClassVar[int]
+    BCE_FIELD_NUMBER: _ClassVar[int]
+    KL_FIELD_NUMBER: _ClassVar[int]
     mse: MeanSquaredError
     cross_entropy: CrossEntropy
-    def __init__(self, mse: _Optional[_Union[MeanSquaredError, _Mapping]] = ..., cross_entropy: _Optional[_Union[CrossEntropy, _Mapping]] = ...) -> None: ...
+    mae: MeanAbsoluteError
+    huber: Huber
+    bce: BinaryCrossEntropy
+    kl: KlDivergence
+    def __init__(self, mse: _Optional[_Union[MeanSquaredError, _Mapping]] = ..., cross_entropy: _Optional[_Union[CrossEntropy, _Mapping]] = ..., mae: _Optional[_Union[MeanAbsoluteError, _Mapping]] = ..., huber: _Optional[_Union[Huber, _Mapping]] = ..., bce: _Optional[_Union[BinaryCrossEntropy, _Mapping]] = ..., kl: _Optional[_Union[KlDivergence, _Mapping]] = ...) -> None: ...
 
 class MeanSquaredError(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class CrossEntropy(_message.Message):
+    __slots__ = ("class_weights", "label_smoothing")
+    CLASS_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SMOOTHING_FIELD_NUMBER: _ClassVar[int]
+    class_weights: _containers.RepeatedScalarFieldContainer[float]
+    label_smoothing: float
+    def __init__(self, class_weights: _Optional[_Iterable[float]] = ..., label_smoothing: _Optional[float] = ...) -> None: ...
+
+class MeanAbsoluteError(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class Huber(_message.Message):
+    __slots__ = ("delta",)
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    delta: float
+    def __init__(self, delta: _Optional[float] = ...) -> None: ...
+
+class BinaryCrossEntropy(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class KlDivergence(_message.Message):
+    __slots__ = ("temperature",)
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    def __init__(self, temperature: _Optional[float] = ...) -> None: ...
+
 class Optimizer(_message.Message):
-    __slots__ = ("gradient_descent", "sgd", "adam")
+    __slots__ = ("gradient_descent", "sgd", "adam", "adamw")
     GRADIENT_DESCENT_FIELD_NUMBER: _ClassVar[int]
     SGD_FIELD_NUMBER: _ClassVar[int]
     ADAM_FIELD_NUMBER: _ClassVar[int]
+    ADAMW_FIELD_NUMBER: _ClassVar[int]
     gradient_descent: GradientDescent
     sgd: Sgd
     adam: Adam
-    def __init__(self, gradient_descent: _Optional[_Union[GradientDescent, _Mapping]] = ..., sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ...) -> None: ...
+    adamw: AdamW
+    def __init__(self, gradient_descent: _Optional[_Union[GradientDescent, _Mapping]] = ..., sgd: _Optional[_Union[Sgd, _Mapping]] = ..., adam: _Optional[_Union[Adam, _Mapping]] = ..., adamw: _Optional[_Union[AdamW, _Mapping]] = ...) -> None: ...
 
 class GradientDescent(_message.Message):
     __slots__ = ("learning_rate",)
@@ -331,12 +371,14 @@ class GradientDescent(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ...) -> None: ...
 
 class Sgd(_message.Message):
-    __slots__ = ("learning_rate", "momentum")
+    __slots__ = ("learning_rate", "momentum", "weight_decay")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     MOMENTUM_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     momentum: float
-    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ...) -> None: ...
+    weight_decay: float
+    def __init__(self, learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
 
 class Adam(_message.Message):
     __slots__ = ("learning_rate", "beta1", "beta2", "epsilon")
@@ -349,6 +391,60 @@ class Adam(_message.Message):
     beta2: float
     epsilon: float
     def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
+
+class AdamW(_message.Message):
+    __slots__ = ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BETA1_FIELD_NUMBER: _ClassVar[int]
+    BETA2_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_DECAY_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    def __init__(self, learning_rate: _Optional[float] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
+
+class Schedule(_message.Message):
+    __slots__ = ("constant", "step", "cosine", "warmup_steps")
+    CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    COSINE_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    constant: ConstantSchedule
+    step: StepSchedule
+    cosine: CosineSchedule
+    warmup_steps: int
+    def __init__(self, constant: _Optional[_Union[ConstantSchedule, _Mapping]] = ..., step: _Optional[_Union[StepSchedule, _Mapping]] = ..., cosine: _Optional[_Union[CosineSchedule, _Mapping]] = ..., warmup_steps: _Optional[int] = ...) -> None: ...
+
+class ConstantSchedule(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StepSchedule(_message.Message):
+    __slots__ = ("every_epochs", "factor")
+    EVERY_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    every_epochs: int
+    factor: float
+    def __init__(self, every_epochs: _Optional[int] = ..., factor: _Optional[float] = ...) -> None: ...
+
+class CosineSchedule(_message.Message):
+    __slots__ = ("final_fraction",)
+    FINAL_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    final_fraction: float
+    def __init__(self, final_fraction: _Optional[float] = ...) -> None: ...
+
+class Selection(_message.Message):
+    __slots__ = ("metric", "patience_epochs", "keep_last")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_LAST_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    patience_epochs: int
+    keep_last: bool
+    def __init__(self, metric: _Optional[str] = ..., patience_epochs: _Optional[int] = ..., keep_last: _Optional[bool] = ...) -> None: ...
 
 class Publication(_message.Message):
     __slots__ = ("model", "alias", "description")

@@ -1,9 +1,9 @@
-"""How the loss is minimised: full-batch gradient descent, SGD with momentum, Adam."""
+"""How the loss is minimised: full-batch gradient descent, SGD with momentum, Adam, AdamW."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -12,7 +12,13 @@ from modelrail_trainer import spec
 
 
 class Optimiser(Protocol):
-    """Changes parameters by their gradients."""
+    """Changes parameters by their gradients.
+
+    Attributes:
+        param_groups: As those of torch: the parameters, and the learning rate in `lr`.
+    """
+
+    param_groups: list[dict[str, Any]]
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
@@ -25,20 +31,21 @@ class GradientDescent:
     """w ← w - learning_rate · ∂loss/∂w. The loop gives it the gradient over all training rows."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
-        self._parameters = list(parameters)
-        self._learning_rate = learning_rate
+        self.param_groups: list[dict[str, Any]] = [
+            {"params": list(parameters), "lr": learning_rate}
+        ]
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""
-        for parameter in self._parameters:
+        for parameter in self.param_groups[0]["params"]:
             parameter.grad = None
 
     def step(self) -> None:
         """Makes one step; parameters without a gradient stay."""
         with torch.no_grad():
-            for parameter in self._parameters:
+            for parameter in self.param_groups[0]["params"]:
                 if parameter.grad is not None:
-                    parameter.sub_(self._learning_rate * parameter.grad)
+                    parameter.sub_(self.param_groups[0]["lr"] * parameter.grad)
 
 
 def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter]) -> Optimiser:
@@ -50,8 +57,13 @@ def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter
     match optimizer:
         case spec.GradientDescent(learning_rate=rate):
             return GradientDescent(parameters, learning_rate=rate)
-        case spec.Sgd(learning_rate=rate, momentum=momentum):
-            return torch.optim.SGD(parameters, lr=rate, momentum=momentum)
+        case spec.Sgd() as sgd:
+            return torch.optim.SGD(
+                parameters,
+                lr=sgd.learning_rate,
+                momentum=sgd.momentum,
+                weight_decay=sgd.weight_decay,
+            )
         case spec.Adam() as adam:
             # Kingma and Ba (2015), algorithm 1, with both bias corrections. The formula in the
             # article that modelrail grew from leaves out the correction of the second moment, which
@@ -62,5 +74,22 @@ def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter
                 betas=(adam.beta1, adam.beta2),
                 eps=adam.epsilon,
             )
+        case spec.AdamW() as adamw:
+            # Loshchilov and Hutter (2019), algorithm 2. Decay that passed through the gradient, as
+            # with SGD, would be divided by its root mean square: weights with large gradients would
+            # hardly shrink.
+            return torch.optim.AdamW(
+                parameters,
+                lr=adamw.learning_rate,
+                betas=(adamw.beta1, adamw.beta2),
+                eps=adamw.epsilon,
+                weight_decay=adamw.weight_decay,
+            )
         case None:
             raise ValueError("the specification has no optimiser")
+
+
+def set_learning_rate(optimiser: Optimiser, learning_rate: float) -> None:
+    """Makes the next steps as long as this says."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate

@@ -20,6 +20,9 @@ _ROWS_AT_ONCE = 256
 def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
     """Returns loss and accuracy, or loss (which is the mean squared error), mse and mae.
 
+    The loss of classes is the plain cross-entropy. Both are the same whatever the job minimises, so
+    that jobs with different losses can be compared.
+
     Args:
         predict: Maps raw rows [B, *row_shape] to logits or values [B, outputs].
         part: Rows with their targets.

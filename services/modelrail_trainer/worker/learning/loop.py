@@ -12,20 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from modelrail_trainer.spec import (
+    BinaryCrossEntropy,
     DatasetFacts,
     GradientDescent,
     TrainingJobSpec,
+    body_outputs,
     parameter_count,
 )
 from modelrail_trainer.worker.data import TrainingData
-from modelrail_trainer.worker.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.failure import NanLoss
-from modelrail_trainer.worker.losses import loss_function
-from modelrail_trainer.worker.models import Network, build_body
-from modelrail_trainer.worker.optimisers import build_optimiser
+from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
+from modelrail_trainer.worker.learning.losses import loss_function
+from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
+from modelrail_trainer.worker.learning.schedules import learning_rate_factor
+from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
+from modelrail_trainer.worker.zoo.build import build_body
+from modelrail_trainer.worker.zoo.network import Network, TwoClasses
 
 # Multiplications in a forward pass over a batch. Below this, threads wait for each other longer
 # than they compute; on a busy machine they made the digits example 8 times slower.
@@ -40,7 +46,8 @@ class Epoch:
         number: From 1.
         step: Optimiser steps so far.
         rows_per_second: Training rows a second in this epoch.
-        train_loss: Mean of the loss over the epoch's rows, each measured before its step.
+        train_loss: Mean of the job's loss over the epoch's batches, weighted by their rows, each
+            measured before its step.
         validation: Figures on the validation rows.
     """
 
@@ -49,6 +56,25 @@ class Epoch:
     rows_per_second: float
     train_loss: float
     validation: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What training made.
+
+    Attributes:
+        network: In evaluation mode, with the weights that are to be exported.
+        epochs: Epochs that were trained; fewer than wanted when the patience was used up.
+        step: Optimiser steps made.
+        best_epoch: Number of the best epoch, from 1.
+        best_figure: Figure of its validation rows that made it the best.
+    """
+
+    network: Network
+    epochs: int
+    step: int
+    best_epoch: int
+    best_figure: float
 
 
 def prepare_torch(seed: int, threads: int) -> None:
@@ -70,10 +96,8 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
     return len(os.sched_getaffinity(0))  # what the process may really use
 
 
-def fit(
-    spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]
-) -> tuple[Network, int]:
-    """Trains a network and returns it, in evaluation mode, with the number of steps made.
+def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> Trained:
+    """Trains a network, and gives it the weights of its best epoch or of the last.
 
     Args:
         spec: With defaults applied.
@@ -87,7 +111,7 @@ def fit(
         task=data.task,
         rows=len(data.train),
         row_shape=data.train.inputs.shape[1:],
-        outputs=data.outputs,
+        outputs=body_outputs(spec.loss, data.outputs),
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
     # The rows' order has a generator of its own, so that drop-out does not change it.
@@ -99,11 +123,18 @@ def fit(
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
     preprocessing = fit_steps(spec.preprocessing, inputs)
-    body = build_body(spec.model, inputs.shape[1:], data.outputs)
+    body = build_body(spec.model, facts.row_shape, facts.outputs)
+    if isinstance(spec.loss, BinaryCrossEntropy):
+        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
     network = Network(preprocessing, body)
     loss_of = loss_function(spec.loss)
     optimiser = build_optimiser(spec.optimizer, network.parameters())
 
+    learning_rate = optimiser.param_groups[0]["lr"]
+    steps_per_epoch = math.ceil(rows / batch_size)
+    steps = spec.epochs * steps_per_epoch
+
+    best = BestEpoch(spec.selection)
     step = 0
     for number in range(1, spec.epochs + 1):
         started = time.perf_counter()
@@ -111,12 +142,18 @@ def fit(
         loss_sum = 0.0
         order = torch.randperm(rows, generator=order_generator)  # [N]
         for chosen in torch.split(order, batch_size):  # [B]
+            factor = learning_rate_factor(
+                spec.schedule, step, steps_per_epoch=steps_per_epoch, steps=steps
+            )
+            set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
             loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
                 raise NanLoss(f"the loss became {value} in epoch {number}, step {step + 1}")
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+            if spec.max_gradient_norm > 0:
+                nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
             loss_sum += value * len(chosen)
             step += 1
@@ -134,5 +171,15 @@ def fit(
                 validation=validation,
             )
         )
+        best.consider(number, validation, network)
+        if best.gives_up(number):
+            break
+    best.restore(network)
     network.eval()
-    return network, step
+    return Trained(
+        network=network,
+        epochs=number,
+        step=step,
+        best_epoch=best.number,
+        best_figure=best.figure,
+    )

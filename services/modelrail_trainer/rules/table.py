@@ -1,0 +1,71 @@
+"""Rules about tables in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from modelrail_trainer.rules.violation import Violation, real, shown, whole
+from modelrail_trainer.spec import CategoryEncoding, NumberEncoding, TableDataset
+
+MAX_PATHS = 10_000
+MAX_COLUMNS = 4_096
+MAX_CATEGORIES = 10_000
+MAX_NAME_CHARACTERS = 128
+TABLE_ENDINGS = frozenset({".arrow", ".csv", ".parquet"})
+
+
+def check_table(table: TableDataset) -> Iterator[Violation]:
+    """Finds what is wrong with `dataset.table` that can be seen without its files."""
+    path = "dataset.table"
+    if not 1 <= len(table.paths) <= MAX_PATHS:
+        yield Violation(
+            f"{path}.paths", f"expected from 1 to {MAX_PATHS} files, got {len(table.paths)}"
+        )
+    endings = {Path(file).suffix.lower() for file in table.paths}
+    if table.paths and (len(endings) > 1 or not endings <= TABLE_ENDINGS):
+        known = ", ".join(sorted(TABLE_ENDINGS))
+        got = ", ".join(shown(ending) for ending in sorted(endings))
+        yield Violation(
+            f"{path}.paths",
+            f"expected files of one format, with one of the endings {known}; got {got}",
+        )
+    for position, file in enumerate(table.paths[:MAX_PATHS]):
+        if not file or "\0" in file or ".." in Path(file).parts:
+            yield Violation(
+                f"{path}.paths[{position}]",
+                f"expected a path without `..`, got {shown(file)}",
+            )
+    yield from _name(f"{path}.target", table.target)
+    if len(table.columns) > MAX_COLUMNS:
+        yield Violation(
+            f"{path}.columns", f"expected at most {MAX_COLUMNS} columns, got {len(table.columns)}"
+        )
+        return
+    seen = {table.target}
+    for position, column in enumerate(table.columns):
+        field = f"{path}.columns[{position}]"
+        yield from _name(f"{field}.name", column.name)
+        if column.name in seen:
+            yield Violation(
+                f"{field}.name",
+                "expected a column that is neither the target nor named twice, got "
+                + shown(column.name),
+            )
+        seen.add(column.name)
+        match column.encoding:
+            case NumberEncoding(constant=constant):
+                yield from real(f"{field}.number.constant", constant, "a finite number")
+            case CategoryEncoding(max_categories=most):
+                yield from whole(f"{field}.category.max_categories", most, 1, MAX_CATEGORIES)
+            case None:
+                pass
+
+
+def _name(field: str, name: str) -> Iterator[Violation]:
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        yield Violation(
+            field,
+            f"expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters, got "
+            + shown(name),
+        )

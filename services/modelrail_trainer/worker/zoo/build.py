@@ -1,0 +1,35 @@
+"""From an architecture of the specification to a module with random weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from modelrail_trainer import spec
+from modelrail_trainer.worker.zoo.cnn import cnn
+from modelrail_trainer.worker.zoo.perceptron import perceptron
+
+
+def build_body(model: spec.Model, row_shape: Sequence[int], outputs: int) -> nn.Module:
+    """Makes an architecture with random weights, drawn from torch's global generator.
+
+    Args:
+        model: Architecture.
+        row_shape: Shape of one row, without the batch axis.
+        outputs: Number of classes or values.
+
+    Raises:
+        ValueError: There is no architecture.
+    """
+    features = math.prod(row_shape)
+    match model:
+        case spec.LinearModel():
+            return perceptron([features, outputs])
+        case spec.MlpModel(hidden_units=hidden):
+            return perceptron([features, *hidden, outputs])
+        case spec.CnnModel():
+            return cnn(model, row_shape, outputs)
+        case None:
+            raise ValueError("the specification has no architecture")
