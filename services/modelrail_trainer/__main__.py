@@ -21,6 +21,7 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.store import JobStore
@@ -102,7 +103,13 @@ async def build_trainer(
         launcher = ProcessLauncher(
             [*worker_command, *(f"--data-root={root}" for root in data_roots)],
             threads_per_job=max(1, cores // config.max_running_jobs),
-            max_file_bytes=config.max_job_file_bytes,
+            limits=JobLimits(
+                memory_bytes=config.max_job_memory_bytes,
+                cpu_seconds=config.max_job_cpu_seconds,
+                processes=config.max_job_processes,
+                file_bytes=config.max_job_file_bytes,
+                log_bytes=config.max_job_log_bytes,
+            ),
             environ=environ,
         )
         supervisor = await stack.enter_async_context(

@@ -50,6 +50,26 @@ class TrainerConfig(ServerConfig):
     max_job_file_bytes: int = setting(
         4 * _GIB, "Largest file that a job may write, its log included.", minimum=1 << 20
     )
+    max_job_log_bytes: int = setting(
+        64 << 20,
+        "Output of a job on stdout and stderr; one that writes more fails. 0: no limit.",
+        minimum=0,
+    )
+    max_job_memory_bytes: int = setting(
+        0,
+        "Memory that each process of a job may ask for (RLIMIT_DATA); 0: no limit. What a job\n"
+        "needs depends on its data and model; the smallest needs 0.6 GB for torch and export.",
+        minimum=0,
+    )
+    max_job_cpu_seconds: int = setting(
+        0, "CPU time in seconds that each process of a job may use; 0: no limit.", minimum=0
+    )
+    max_job_processes: int = setting(
+        4096,
+        "Processes and threads that a job may add to those of the trainer's user; 0: no limit.\n"
+        "The kernel does not apply it to root.",
+        minimum=0,
+    )
 
     def data_roots(self) -> list[Path]:
         """Returns the folders of --data-root.

@@ -32,6 +32,7 @@ from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.registry import VersionRegistry
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import (
@@ -198,7 +199,7 @@ class House:
         launcher = ProcessLauncher(
             (sys.executable, str(self.path / "worker.py")),
             threads_per_job=1,
-            max_file_bytes=1 << 24,
+            limits=JobLimits(file_bytes=1 << 24),
             environ=os.environ,
         )
         async with Supervisor(

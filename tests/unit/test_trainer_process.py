@@ -14,6 +14,7 @@ from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
 from modelrail_trainer.execution.process import ProcessExit as Exit
+from modelrail_trainer.isolation.limits import JobLimits
 
 NAP = "import signal; print('up', flush=True); signal.pause()"
 
@@ -22,7 +23,7 @@ def launcher(code: str) -> ProcessLauncher:
     return ProcessLauncher(
         (sys.executable, "-c", code),
         threads_per_job=1,
-        max_file_bytes=1 << 20,
+        limits=JobLimits(file_bytes=1 << 20),
         environ={"PATH": os.environ["PATH"], "SECRET": "x"},
     )
 

@@ -88,6 +88,13 @@ class JobDirectories:
         """Whether the job's process finished its result, which it moves into place last."""
         return (self.path(name) / RESULT_NAME).is_file()
 
+    def log_bytes(self, name: TrainingJobName) -> int:
+        """Returns the size of the process's log; 0 when there is none."""
+        try:
+            return (self.path(name) / LOG_NAME).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def log_tail(self, name: TrainingJobName) -> str:
         """Returns the last lines of the process's log for people, without paths; may be empty."""
         try:

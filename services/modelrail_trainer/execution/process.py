@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import site
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.job import ProcessIdentity
 
 LOG_NAME = "worker.log"
@@ -28,6 +30,8 @@ _DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 # The process waits at this gate until its identity is in the database. Should the trainer die
 # before that, the pipe closes, `read` fails, and the worker never starts: it is never orphaned.
 _GATE = 'read -r _ && exec "$@" </dev/null'
+# Without -P a file in the job's directory could stand in for a module.
+_CONFINE = (sys.executable, "-P", "-m", "modelrail_trainer.isolation")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -36,9 +40,21 @@ class ProcessExit:
     """How a process ended; the code is None for an adopted one, whose status went to its parent.
 
     Negative codes are signals, as in `subprocess`.
+
+    Attributes:
+        code: Exit status.
+        cpu_seconds: CPU time of all its threads; 0 where the code is None.
     """
 
     code: int | None
+    cpu_seconds: float = field(default=0.0, compare=False)
+
+    def ran_out_of_cpu_time(self, limit_seconds: int) -> bool:
+        """Whether the limit of CPU time ended it; 0 is no limit."""
+        # The second limit kills a process that ignores the signal of the first.
+        return self.code == -signal.SIGXCPU or (
+            self.code == -signal.SIGKILL and 0 < limit_seconds <= self.cpu_seconds
+        )
 
     def __str__(self) -> str:
         if self.code is None:
@@ -69,6 +85,13 @@ def _stat(pid: int) -> list[str] | None:
         return None
     # The second field is the program's name in parentheses, and may hold blanks and parentheses.
     return text.rpartition(")")[2].split()
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = _stat(pid)
+    if fields is None:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class JobProcess:
@@ -139,8 +162,9 @@ class JobProcess:
         self._signal_group(signal.SIGKILL)
         if self._child is None:
             return ProcessExit(None)
-        # The exit has happened, so this only collects the status.
-        return ProcessExit(self._child.wait())
+        # The times can be read until the status is collected, which is all that is left to do.
+        cpu_seconds = _cpu_seconds(self.identity.pid)
+        return ProcessExit(self._child.wait(), cpu_seconds)
 
     async def stop(self, grace_seconds: float) -> ProcessExit:
         """Ends the process: SIGTERM to the whole group, and after `grace_seconds` SIGKILL."""
@@ -173,7 +197,7 @@ class ProcessLauncher:
     Args:
         command: The worker program; `--job-directory DIR` is added to it.
         threads_per_job: Processor cores that one job may use.
-        max_file_bytes: Largest file that a job may write, its log included.
+        limits: What one job may take of the machine.
         environ: The service's environment, of which a few variables are handed on.
     """
 
@@ -182,12 +206,12 @@ class ProcessLauncher:
         command: Sequence[str],
         *,
         threads_per_job: int,
-        max_file_bytes: int,
+        limits: JobLimits,
         environ: Mapping[str, str],
     ) -> None:
         self._command = tuple(command)
         self._threads_per_job = threads_per_job
-        self._max_file_bytes = max_file_bytes
+        self.limits = limits
         self._environ = environ
 
     def environment(self, directory: Path) -> dict[str, str]:
@@ -215,17 +239,23 @@ class ProcessLauncher:
         Raises:
             OSError: The process cannot be started.
         """
+        environment = self.environment(directory)
+        confinement = Confinement(
+            directory=directory, limits=self.limits, variables=tuple(environment)
+        )
         with (directory / LOG_NAME).open("ab") as log:
             (directory / LOG_NAME).chmod(0o600)
             # The service chooses command and directory; nothing in them comes from a client.
             child = subprocess.Popen(  # noqa: S603
                 [
                     *("/bin/sh", "-c", _GATE, "modelrail-job"),
+                    *_CONFINE,
+                    confinement.to_json(),
                     *self._command,
                     *("--job-directory", str(directory)),
                 ],
                 cwd=directory,
-                env=self.environment(directory),
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -233,10 +263,6 @@ class ProcessLauncher:
                 umask=0o077,
             )
         try:
-            resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
-            resource.prlimit(
-                child.pid, resource.RLIMIT_FSIZE, (self._max_file_bytes, self._max_file_bytes)
-            )
             identity = identify(child.pid)
             if identity is None:
                 raise OSError(f"the process of the job ended at once with {child.wait()}")

@@ -19,9 +19,15 @@ import structlog
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import NotFound
+from modelrail_trainer.execution.diagnosis import diagnose, log_overflows
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
-from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
+from modelrail_trainer.execution.process import (
+    JobProcess,
+    ProcessExit,
+    ProcessLauncher,
+    identify,
+)
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.transcript import Transcript, final_metrics
 from modelrail_trainer.jobs.book import JobBook
@@ -265,6 +271,7 @@ class Supervisor:
         deadline: float | None = None
         trouble: Backoff | None = None
         poll_seconds = self._poll_seconds
+        grace_seconds = self._stop_grace_seconds
         while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
             await wait_first(
                 process.exit_event, cancelled, self._stopping, timeout_seconds=poll_seconds
@@ -284,29 +291,28 @@ class Supervisor:
                 deadline = clock() + self._stop_grace_seconds
             if deadline is not None and clock() > deadline:
                 break
-        ended = (
-            await process.wait() if process.exited else await process.stop(self._stop_grace_seconds)
-        )
+            if await self._read(log_overflows, self._directories, job.name, self._launcher.limits):
+                grace_seconds = 0  # It would use the time to write more.
+                break
+        ended = await process.wait() if process.exited else await process.stop(grace_seconds)
         await self._patience.until_done(transcript.catch_up)
-        await self._settle(job.name, str(ended), requeue=self._stopping.is_set())
+        await self._settle(job.name, ended, requeue=self._stopping.is_set())
 
-    async def _settle(self, name: TrainingJobName, ended: str, *, requeue: bool) -> None:
+    async def _settle(self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool) -> None:
         """Decides what becomes of a job whose process is gone."""
         job = await self._read(self._store.get, name)
         if job.state not in WITH_PROCESS:
             await self._end(name, JobState.CANCELLED, job.error)
-        elif job.error is not None:
-            await self._end(name, JobState.FAILED, job.error)
-        elif await self._read(self._directories.has_result, name):
+        elif job.error is None and await self._read(self._directories.has_result, name):
             figures = await self._read(final_metrics, self._directories.path(name))
             await self._end(name, JobState.REGISTERING, None, figures)
-        elif requeue:
+        elif job.error is None and requeue:
             await self._end(name, JobState.QUEUED, None)
         else:
-            tail = await self._read(self._directories.log_tail, name)
-            message = f"{ended} before there was a result"
-            message += f"; the end of its log:\n{tail}" if tail else "; its log is empty"
-            await self._end(name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message))
+            error = await self._read(
+                diagnose, self._directories, name, ended, job.error, self._launcher.limits
+            )
+            await self._end(name, JobState.FAILED, error)
 
     async def _end(
         self,
@@ -376,7 +382,7 @@ class Supervisor:
         job = await self._read(self._store.get, name)
         complete = await self._read(self._directories.has_result, name)
         if job.state is JobState.CANCELLING or job.error is not None or complete:
-            await self._settle(name, "the process ended", requeue=True)
+            await self._settle(name, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= _MAX_LOSSES:
             message = f"the process was lost with the trainer {_MAX_LOSSES} times"
             await self._end(

@@ -32,6 +32,8 @@ class Reason(enum.StrEnum):
     REGISTRY_REFUSED = "REGISTRY_REFUSED"
     CANCELLED_BY_USER = "CANCELLED_BY_USER"
     INTERNAL = "INTERNAL"
+    OOM = "OOM"
+    TIMEOUT = "TIMEOUT"
 
 
 _S = JobState

@@ -74,6 +74,8 @@ class JobError(_message.Message):
         REASON_REGISTRY_REFUSED: _ClassVar[JobError.Reason]
         REASON_CANCELLED_BY_USER: _ClassVar[JobError.Reason]
         REASON_INTERNAL: _ClassVar[JobError.Reason]
+        REASON_OOM: _ClassVar[JobError.Reason]
+        REASON_TIMEOUT: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -84,6 +86,8 @@ class JobError(_message.Message):
     REASON_REGISTRY_REFUSED: JobError.Reason
     REASON_CANCELLED_BY_USER: JobError.Reason
     REASON_INTERNAL: JobError.Reason
+    REASON_OOM: JobError.Reason
+    REASON_TIMEOUT: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason

@@ -1,0 +1,31 @@
+"""Confines this process and becomes the command: `… CONFINEMENT COMMAND [ARGUMENT …]`.
+
+Imports little: every job waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.layer import Layer
+from modelrail_trainer.isolation.limits import limit_resources
+
+
+def confine(confinement: Confinement) -> list[Layer]:
+    """Puts all walls around this process and tells which of them hold."""
+    return limit_resources(confinement.limits)
+
+
+def main(argv: Sequence[str]) -> NoReturn:
+    """Becomes the command, confined."""
+    confinement, *command = argv
+    confine(Confinement.from_json(confinement))
+    os.execvp(command[0], command)  # noqa: S606 - the service chose the command
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,175 @@
+"""Jobs that take without end: only the job dies, with a reason, and the trainer goes on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from modelrail.client.trainer import AsyncTrainerClient
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_server.application import Runtime
+from modelrail_server.server import start_server
+from modelrail_trainer.__main__ import build_trainer
+from modelrail_trainer.config import TrainerConfig
+
+Job = pb.TrainingJob
+Error = pb.JobError
+
+# What the job does is its display name. A job that is well behaved says so, and ends.
+WORKER = """
+import os, signal, sys, threading, traceback
+from pathlib import Path
+from modelrail.trainer.v1 import trainer_pb2
+from modelrail_trainer import journal
+
+directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
+fault = trainer_pb2.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes()).display_name
+with journal.JournalWriter(directory / "events.jsonl") as log:
+    log.write(journal.PhaseEvent(journal.Phase.PREPARING))
+    log.write(journal.PhaseEvent(journal.Phase.RUNNING))
+    try:
+        match fault:
+            case "takes memory":
+                held = [bytearray(1 << 24) for _ in range(256)]
+            case "takes memory in a library":
+                sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'")
+                sys.stderr.flush()
+                os.abort()
+            case "computes for ever":
+                while True:
+                    pass
+            case "computes for ever and ignores it":
+                signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+                while True:
+                    pass
+            case "prints for ever":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                while True:
+                    print("x" * 10_000)
+            case "forks":
+                for _ in range(64):
+                    if os.fork() == 0:
+                        signal.pause()
+            case "dies of a strange hand":
+                os.kill(os.getpid(), signal.SIGKILL)
+        log.write(journal.FailedEvent(journal.FailureReason.DATA, "all is well"))
+    except Exception as error:
+        traceback.print_exc()
+        log.write(journal.FailedEvent(journal.FailureReason.INTERNAL, type(error).__name__))
+"""
+
+
+class Trainer:
+    """A trainer with a scripted worker."""
+
+    def __init__(self, client: AsyncTrainerClient) -> None:
+        self.client = client
+
+    async def run(self, behaviour: str) -> pb.TrainingJob:
+        """Has a job done and returns it as it ended."""
+        spec = pb.TrainingJobSpec(
+            display_name=behaviour,
+            dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
+            model=pb.ModelSpec(linear=pb.LinearModel()),
+            loss=pb.Loss(mse=pb.MeanSquaredError()),
+            optimizer=pb.Optimizer(gradient_descent=pb.GradientDescent(learning_rate=0.01)),
+            epochs=2,
+            publication=pb.Publication(model="line"),
+        )
+        name = (await self.client.create_job(spec)).name
+        async for _ in self.client.watch_job(name):
+            pass
+        return await self.client.get_job(name)
+
+    async def assert_serves_on(self) -> None:
+        assert (await self.run("behaves")).error.message == "all is well"
+
+
+@asynccontextmanager
+async def trainer(path: Path, **settings: int) -> AsyncIterator[Trainer]:
+    (path / "worker.py").write_text(WORKER)
+    config = TrainerConfig(
+        grpc_address=f"unix:{path}/t.sock",
+        data_dir=path / "data",
+        registry=f"unix:{path}/nobody.sock",
+        **settings,  # type: ignore[arg-type]
+    )
+    runtime = Runtime("trainer")
+    command = (sys.executable, str(path / "worker.py"))
+    async with build_trainer(
+        config, runtime, worker_command=command, environ=os.environ
+    ) as application:
+        server, address = await start_server(application, config, runtime)
+        try:
+            async with AsyncTrainerClient(address) as client:
+                yield Trainer(client)
+        finally:
+            runtime.stopping.set()
+            await server.stop(None)
+
+
+async def test_a_job_that_takes_memory_without_end_fails_as_that(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_memory_bytes=256 << 20) as served:
+        job = await served.run("takes memory")
+        assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_OOM)
+        assert "--max-job-memory-bytes" in job.error.message
+        await served.assert_serves_on()
+
+
+async def test_memory_that_runs_out_in_native_code_is_told_as_that(tmp_path: Path) -> None:
+    async with trainer(tmp_path) as served:
+        job = await served.run("takes memory in a library")
+        assert job.error.reason == Error.REASON_OOM
+        assert "machine" in job.error.message
+
+
+@pytest.mark.parametrize("manner", ["", " and ignores it"])
+async def test_a_job_that_computes_for_ever_fails_when_its_time_is_up(
+    tmp_path: Path, manner: str
+) -> None:
+    async with trainer(tmp_path, max_job_cpu_seconds=1) as served:
+        job = await served.run(f"computes for ever{manner}")
+        assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_TIMEOUT)
+        assert "--max-job-cpu-seconds" in job.error.message
+        await served.assert_serves_on()
+
+
+async def test_a_kill_within_the_time_is_not_told_as_a_timeout(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_cpu_seconds=60) as served:
+        job = await served.run("dies of a strange hand")
+    assert job.error.reason == Error.REASON_PROCESS_DIED
+    assert "SIGKILL" in job.error.message
+
+
+async def test_a_job_that_prints_for_ever_fails_and_says_so(tmp_path: Path) -> None:
+    most = 512 << 20
+    limits = {"max_job_log_bytes": 1 << 20, "max_job_file_bytes": most}
+    async with trainer(tmp_path, **limits) as served:
+        job = await served.run("prints for ever")
+        assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_PROCESS_DIED)
+        assert f"more than {1 << 20} bytes of output" in job.error.message
+        (log,) = (tmp_path / "data").glob("jobs/*/worker.log")
+        assert log.stat().st_size < most  # it was stopped long before
+        await served.assert_serves_on()
+
+
+async def test_output_that_fills_its_file_fails_as_that_too(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_file_bytes=1 << 20) as served:
+        job = await served.run("prints for ever")
+    assert job.error.reason == Error.REASON_PROCESS_DIED
+    assert f"more than {1 << 20} bytes of output" in job.error.message
+
+
+async def test_a_job_that_forks_without_end_is_refused_more(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("the kernel does not count the processes of root (RLIMIT_NPROC)")
+    async with trainer(tmp_path, max_job_processes=16) as served:
+        job = await served.run("forks")
+        assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_PROCESS_DIED)
+        assert "--max-job-processes" in job.error.message
+        await served.assert_serves_on()
