@@ -162,6 +162,33 @@ def test_a_cancelled_queued_job_ends_at_once(store: JobStore) -> None:
     assert store.get(name).end_time is not None
 
 
+def _actors(store: JobStore, name: TrainingJobName) -> list[str]:
+    return [h.actor for h in _history(store, name) if isinstance(h, StateChange)]
+
+
+def test_every_change_of_state_tells_who_brought_it_about(store: JobStore) -> None:
+    name = store.create(NEW, actor="alice").name
+    store.start(name)
+    store.record(name, 1, [StateChange(None, JobState.RUNNING)], journal_offset=10)
+    store.cancel(name, CANCELLED, actor="bob")
+    store.move(name, JobState.CANCELLED, error=CANCELLED)
+    assert _states(store, name) == [
+        *(JobState.QUEUED, JobState.PREPARING, JobState.RUNNING),
+        *(JobState.CANCELLING, JobState.CANCELLED),
+    ]
+    assert _actors(store, name) == ["alice", "trainer", "worker", "bob", "trainer"]
+
+
+def test_events_of_trainers_that_noted_no_actor_read_as_the_trainers(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "trainer.sqlite3")
+    store = JobStore(database, max_queued_jobs=20)
+    name = store.create(NEW, actor="alice").name
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE events SET payload = json_remove(payload, '$.actor')")
+    assert _actors(store, name) == ["trainer"]
+    store.close()
+
+
 def test_cancelling_twice_tells_it_once(store: JobStore) -> None:
     name = _running(store)
     store.cancel(name, CANCELLED)

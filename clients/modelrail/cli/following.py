@@ -118,13 +118,21 @@ def _line(event: pb.TrainingJobEvent, every_epochs: int) -> str:
         change = event.state_change
         phase = _PHASES.get(change.new_state, "changed its state")
         why = f": {_reason(change.error)}" if change.HasField("error") else ""
-        return f"job {phase}{why}"
+        return f"job {phase}{_on_behalf_of(change)}{why}"
     if kind == "log_line":
         # The figures of an epoch come as data too, with the part of the data named.
         return "" if _EPOCH.match(event.log_line.text) else f"  {event.log_line.text}"
     if kind == "metric_report":
         return _metrics_line(event.metric_report, every_epochs)
     return ""
+
+
+def _on_behalf_of(change: pb.StateChange) -> str:
+    """Tells which client changed the state of a job that it did not just submit."""
+    submitted = change.old_state == pb.TrainingJob.STATE_UNSPECIFIED
+    if submitted or change.actor in {"", "trainer", "worker"}:
+        return ""
+    return f" (asked for by {change.actor})"
 
 
 def _metrics_line(report: pb.MetricReport, every_epochs: int) -> str:

@@ -11,6 +11,9 @@ from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
 
+TRAINER = "trainer"
+WORKER = "worker"
+
 
 @dataclass(frozen=True, slots=True)
 class JobError:
@@ -92,11 +95,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """The job changed its state; `old` is None for the first event."""
+    """The job changed its state.
+
+    Attributes:
+        old: The state before; None for the first event.
+        new: The state from now on.
+        error: Why, when there is something to say.
+        actor: Who brought it about: the name of a client, `TRAINER` or `WORKER`.
+    """
 
     old: JobState | None
     new: JobState
     error: JobError | None = None
+    actor: str = TRAINER
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from sqlalchemy import RowMapping
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.jobs.job import (
+    TRAINER,
     Happening,
     Job,
     JobError,
@@ -146,6 +147,8 @@ def _happening(kind: str, payload: Mapping[str, Any]) -> Happening:
                 None if old is None else JobState(old),
                 JobState(payload["new"]),
                 None if error is None else JobError(Reason(error["reason"]), error["message"]),
+                # Trainers before this one did not write it down.
+                payload.get("actor", TRAINER),
             )
         case "metric_report":
             progress = payload["progress"]

@@ -24,6 +24,8 @@ from modelrail_server.errors import (
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.change import JobChange, append_events, read_job
 from modelrail_trainer.jobs.job import (
+    TRAINER,
+    WORKER,
     Happening,
     Job,
     JobError,
@@ -74,8 +76,13 @@ class JobStore(JobReader):
 
     # Changes that clients ask for
 
-    def create(self, new: NewJob, *, request_id: str = "") -> Job:
+    def create(self, new: NewJob, *, request_id: str = "", actor: str = TRAINER) -> Job:
         """Queues a job; a request id that was seen before returns the first call's job.
+
+        Args:
+            new: The job.
+            request_id: The client's id of this wish; empty for none.
+            actor: Who asks.
 
         Raises:
             AlreadyExists: The request id made another job.
@@ -121,7 +128,8 @@ class JobStore(JobReader):
                         create_time=row["create_time"],
                     )
                 )
-            append_events(connection, number, 0, [StateChange(None, JobState.QUEUED)], now)
+            first = StateChange(None, JobState.QUEUED, actor=actor)
+            append_events(connection, number, 0, [first], now)
             return read_job(connection, TrainingJobName(str(row["id"])))
 
     def _check_room(self, connection: Connection) -> None:
@@ -135,16 +143,21 @@ class JobStore(JobReader):
                 limit=str(self._max_queued_jobs),
             )
 
-    def cancel(self, name: TrainingJobName, error: JobError) -> Job:
+    def cancel(self, name: TrainingJobName, error: JobError, *, actor: str = TRAINER) -> Job:
         """Makes a job CANCELLING, and a queued one CANCELLED at once.
 
         Cancelling a job that is being cancelled changes nothing.
+
+        Args:
+            name: The job.
+            error: Why.
+            actor: Who asks.
 
         Raises:
             NotFound: There is no such job.
             FailedPrecondition: The job has ended, or its version is being made by the registry.
         """
-        with self._change(name) as change:
+        with self._change(name, actor) as change:
             job = change.job
             if job.state is JobState.CANCELLING:
                 return job
@@ -213,7 +226,7 @@ class JobStore(JobReader):
             StaleAttempt: The job has ended or runs another attempt.
             IllegalTransition: The process reported its phases in an impossible order.
         """
-        with self._change(name) as change:
+        with self._change(name, WORKER) as change:
             if change.job.attempt != attempt or change.job.state in TERMINAL:
                 raise StaleAttempt(f"attempt {attempt} of {name} is over")
             for happening in happenings:
@@ -290,9 +303,9 @@ class JobStore(JobReader):
             return change.apply()
 
     @contextmanager
-    def _change(self, name: TrainingJobName) -> Iterator[JobChange]:
+    def _change(self, name: TrainingJobName, actor: str = TRAINER) -> Iterator[JobChange]:
         with self._database.write() as connection:
-            yield JobChange(connection, name, now=self._now)
+            yield JobChange(connection, name, now=self._now, actor=actor)
 
 
 def _repeated(connection: Connection, number: int, known: str, digest: str) -> Job:

@@ -301,14 +301,16 @@ class TrainingJobEvent(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_change: _Optional[_Union[StateChange, _Mapping]] = ..., metric_report: _Optional[_Union[MetricReport, _Mapping]] = ..., log_line: _Optional[_Union[LogLine, _Mapping]] = ...) -> None: ...
 
 class StateChange(_message.Message):
-    __slots__ = ("old_state", "new_state", "error")
+    __slots__ = ("old_state", "new_state", "error", "actor")
     OLD_STATE_FIELD_NUMBER: _ClassVar[int]
     NEW_STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
     old_state: TrainingJob.State
     new_state: TrainingJob.State
     error: JobError
-    def __init__(self, old_state: _Optional[_Union[TrainingJob.State, str]] = ..., new_state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ...) -> None: ...
+    actor: str
+    def __init__(self, old_state: _Optional[_Union[TrainingJob.State, str]] = ..., new_state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., actor: _Optional[str] = ...) -> None: ...
 
 class MetricReport(_message.Message):
     __slots__ = ("progress", "metrics")
