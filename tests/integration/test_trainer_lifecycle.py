@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from modelrail.client.channel import Connection
-from modelrail.client.trainer import AsyncTrainerClient
+from modelrail.client.errors import InvalidArgument
+from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.policy import Permission
@@ -90,3 +91,32 @@ async def test_the_command_line_tells_who_cancelled_a_job(
     assert status == 1
     assert "job is being stopped (asked for by owner): a client cancelled the job" in output
     assert "job waits for its turn\n" in output
+
+
+# The queue
+
+
+async def test_the_next_place_goes_to_the_highest_priority(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    first = await trainer.create("preparing running wait")
+    await trainer.until_line(first.name, "waiting")
+    low = await trainer.client.create_job(line_spec(), policy=RunPolicy(priority=-1))
+    high = await trainer.client.create_job(line_spec(), policy=RunPolicy(priority=100))
+    assert (low.priority, high.priority) == (-1, 100)
+    _, output = await jobs_command(house, "show", high.name)
+    assert "priority 100" in output
+    await trainer.client.cancel_job(first.name)
+    low, high = await trainer.ended(low.name), await trainer.ended(high.name)
+    assert high.start_time.ToDatetime() < low.start_time.ToDatetime()
+    newest_first = [job.name async for job in trainer.client.list_jobs()]
+    assert newest_first == [high.name, low.name, first.name]
+
+
+@pytest.mark.parametrize("priority", [-101, 101])
+async def test_a_priority_out_of_range_is_refused_by_name(
+    trainer: TrainerUnderTest, priority: int
+) -> None:
+    with pytest.raises(InvalidArgument, match="from -100 to 100") as caught:
+        await trainer.client.create_job(line_spec(), policy=RunPolicy(priority=priority))
+    assert [violation.field for violation in caught.value.violations] == ["training_job.priority"]

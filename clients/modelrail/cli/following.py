@@ -18,7 +18,7 @@ from rich.progress import (
 from modelrail.cli.command import Failure
 from modelrail.cli.console import say, stdout
 from modelrail.client.errors import ModelrailError
-from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient
+from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _CANCEL_SECONDS = 20.0
@@ -78,7 +78,11 @@ async def follow_job(
 
 
 async def run_job(
-    trainer: AsyncTrainerClient, spec: pb.TrainingJobSpec, *, every_epochs: int
+    trainer: AsyncTrainerClient,
+    spec: pb.TrainingJobSpec,
+    *,
+    every_epochs: int,
+    policy: RunPolicy | None = None,
 ) -> pb.TrainingJob:
     """Submits a job and follows it to its success; when the user breaks off, the job is cancelled.
 
@@ -86,7 +90,7 @@ async def run_job(
         Failure: The job failed or was cancelled.
         ModelrailError: The specification is refused, or the job cannot be followed.
     """
-    submission = asyncio.ensure_future(trainer.create_job(spec))
+    submission = asyncio.ensure_future(trainer.create_job(spec, policy=policy))
     try:
         # Once on its way the job may exist: breaking the call off would leave it running.
         submitted = await asyncio.shield(submission)

@@ -34,16 +34,29 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """When and how a job is run, apart from what it does.
+
+    Attributes:
+        priority: Of the queued jobs that with the highest is next.
+    """
+
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """What a job is made from.
 
     Attributes:
         specification: The specification in its deterministic encoding; opaque here.
         publication: The part of it that the publisher needs.
+        policy: When and how it is run.
     """
 
     specification: bytes
     publication: Publication
+    policy: RunPolicy = RunPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +90,7 @@ class Job:
     uid: str
     specification: bytes
     publication: Publication
+    policy: RunPolicy
     state: JobState
     error: JobError | None
     progress: Progress | None

@@ -59,11 +59,11 @@ class JobReader:
             return [job_from_row(row) for row in connection.execute(query).mappings()]
 
     def next_queued(self) -> Job | None:
-        """Returns the job that has waited longest for a place."""
+        """Returns the job that gets the next place: by priority, and of equals the oldest."""
         query = (
             select(schema.jobs)
             .where(schema.jobs.c.state == JobState.QUEUED)
-            .order_by(schema.jobs.c.number)
+            .order_by(schema.jobs.c.priority.desc(), schema.jobs.c.number)
             .limit(1)
         )
         with self._database.read() as connection:

@@ -21,6 +21,7 @@ from modelrail_trainer.jobs.job import (
     MetricReport,
     ProcessIdentity,
     Progress,
+    RunPolicy,
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState, Reason
@@ -50,6 +51,7 @@ def job_from_row(row: RowMapping) -> Job:
         publication=Publication(
             model=row["model"], alias=row["alias"], description=row["description"]
         ),
+        policy=RunPolicy(priority=row["priority"]),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
         progress=None
@@ -84,6 +86,11 @@ def _optional_time(value: int | None) -> datetime | None:
 
 def _error(reason: str | None, message: str | None) -> JobError | None:
     return None if reason is None else JobError(Reason(reason), message or "")
+
+
+def policy_columns(policy: RunPolicy) -> dict[str, object]:
+    """Returns the columns that hold when and how a job is run."""
+    return {"priority": policy.priority}
 
 
 def error_columns(error: JobError | None) -> dict[str, object]:

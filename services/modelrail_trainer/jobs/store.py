@@ -5,24 +5,21 @@ All methods block on the disk: `book.py` calls them from the service's own threa
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
 
 from modelrail.names import TrainingJobName
 from modelrail_server.database import Database
 from modelrail_server.errors import (
-    AlreadyExists,
     FailedPrecondition,
     ResourceExhausted,
 )
 from modelrail_trainer.jobs import schema
-from modelrail_trainer.jobs.change import JobChange, append_events, read_job
+from modelrail_trainer.jobs.admission import digest_of, insert_job, known_job
+from modelrail_trainer.jobs.change import JobChange
 from modelrail_trainer.jobs.job import (
     TRAINER,
     WORKER,
@@ -38,7 +35,6 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.reading import JobReader
 from modelrail_trainer.jobs.rows import (
     error_columns,
-    job_from_row,
     metrics_text,
     process_columns,
     progress_columns,
@@ -46,8 +42,6 @@ from modelrail_trainer.jobs.rows import (
 )
 from modelrail_trainer.jobs.state import TERMINAL, WAITING, JobState, check_transition
 from modelrail_trainer.journal import Metric
-
-_ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 def _utc_now() -> datetime:
@@ -88,49 +82,20 @@ class JobStore(JobReader):
             AlreadyExists: The request id made another job.
             ResourceExhausted: Too many jobs wait.
         """
-        digest = hashlib.sha256(new.specification).hexdigest()
+        digest = digest_of(new)
         with self._database.write() as connection:
-            if request_id:
-                known = connection.execute(
-                    select(schema.requests).where(schema.requests.c.request_id == request_id)
-                ).mappings().one_or_none()  # fmt: skip
-                if known is not None:
-                    return _repeated(connection, known["job_number"], known["body_sha256"], digest)
+            known = known_job(connection, request_id, digest)
+            if known is not None:
+                return known
             self._check_room(connection)
-            now = self._now()
-            row = {
-                "id": _new_id(now),
-                "uid": str(uuid.uuid4()),
-                "specification": new.specification,
-                "model": new.publication.model,
-                "alias": new.publication.alias,
-                "description": new.publication.description,
-                "state": JobState.QUEUED.value,
-                "metrics": "[]",
-                "model_version": "",
-                "attempt": 0,
-                "losses": 0,
-                "create_time": to_microseconds(now),
-                "journal_offset": 0,
-                "committing": False,
-                "last_sequence": 0,
-            }
-            inserted = connection.execute(
-                insert(schema.jobs).values(**row).returning(schema.jobs.c.number)
+            return insert_job(
+                connection,
+                new,
+                request_id=request_id,
+                digest=digest,
+                now=self._now(),
+                actor=actor,
             )
-            number = inserted.scalar_one()
-            if request_id:
-                connection.execute(
-                    insert(schema.requests).values(
-                        request_id=request_id,
-                        body_sha256=digest,
-                        job_number=number,
-                        create_time=row["create_time"],
-                    )
-                )
-            first = StateChange(None, JobState.QUEUED, actor=actor)
-            append_events(connection, number, 0, [first], now)
-            return read_job(connection, TrainingJobName(str(row["id"])))
 
     def _check_room(self, connection: Connection) -> None:
         waiting = connection.execute(
@@ -306,24 +271,3 @@ class JobStore(JobReader):
     def _change(self, name: TrainingJobName, actor: str = TRAINER) -> Iterator[JobChange]:
         with self._database.write() as connection:
             yield JobChange(connection, name, now=self._now, actor=actor)
-
-
-def _repeated(connection: Connection, number: int, known: str, digest: str) -> Job:
-    row = connection.execute(
-        select(schema.jobs).where(schema.jobs.c.number == number)
-    ).mappings().one()  # fmt: skip
-    job = job_from_row(row)
-    if known != digest:
-        raise AlreadyExists(
-            "request_id: it was used for another specification before, which made "
-            f"{job.name}; expected the same specification or a new id",
-            reason="REQUEST_ID_REUSED",
-            resource=str(job.name),
-        )
-    return job
-
-
-def _new_id(now: datetime) -> str:
-    """Returns an id that sorts by time: `20260102-030405-` and six random characters."""
-    suffix = "".join(secrets.choice(_ID_ALPHABET) for _ in range(6))
-    return f"{now:%Y%m%d-%H%M%S}-{suffix}"
