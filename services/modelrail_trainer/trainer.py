@@ -39,8 +39,8 @@ class Trainer:
         self._data_roots = data_roots
         self._stopping = stopping
 
-    async def create(self, new: NewJob, request_id: str) -> Job:
-        """Queues a job; a repeated request id returns the first call's job.
+    async def create(self, new: NewJob, request_id: str, actor: str) -> Job:
+        """Queues a job for the client `actor`; a repeated request id returns the first call's job.
 
         Raises:
             AlreadyExists: The request id made another job.
@@ -48,7 +48,7 @@ class Trainer:
             ResourceExhausted: Too many jobs wait.
         """
         await self._book.read(self._check_paths, new.data_paths)
-        job = await self._book.read(self._store.create, new, request_id=request_id)
+        job = await self._book.read(self._store.create, new, request_id=request_id, actor=actor)
         self._supervisor.queue_changed()
         return job
 
@@ -77,14 +77,14 @@ class Trainer:
         """Returns a page of jobs, newest first."""
         return await self._book.read(self._store.page, size=size, before_number=before_number)
 
-    async def cancel(self, name: TrainingJobName) -> Job:
-        """Stops a job.
+    async def cancel(self, name: TrainingJobName, actor: str) -> Job:
+        """Stops a job for the client `actor`.
 
         Raises:
             NotFound: There is none of that name.
             FailedPrecondition: It has ended, or is being published.
         """
-        job = await self._book.change(self._store.cancel, name, _CANCELLED)
+        job = await self._book.change(self._store.cancel, name, _CANCELLED, actor=actor)
         self._supervisor.cancelled(name)
         return job
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
@@ -31,8 +33,10 @@ from modelrail_trainer.jobs.job import (
     NewJob,
     ProcessIdentity,
     Progress,
+    RunPolicy,
     StateChange,
 )
+from modelrail_trainer.jobs.migrations.versions import r0001_first_tables
 from modelrail_trainer.jobs.state import TERMINAL, IllegalTransition, JobState, Reason
 from modelrail_trainer.jobs.store import JobStore, StaleAttempt
 from modelrail_trainer.journal import Metric
@@ -74,6 +78,55 @@ def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
     assert differences == []
 
 
+def test_jobs_of_an_older_trainer_are_there_after_its_update(
+    tmp_path: Path,
+) -> None:
+    older = create_engine(f"sqlite:///{tmp_path}/trainer.sqlite3")
+    with older.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        r0001_first_tables.upgrade()
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, uid, specification, model, alias, description, state, metrics,"
+            " model_version, attempt, losses, create_time, journal_offset, committing,"
+            " last_sequence) VALUES ('old', 'u', x'00', 'm', '', '', 'QUEUED', '[]', '', 0, 0, 0,"
+            " 0, 0, 0)"
+        )
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('0001')")
+    older.dispose()
+    store = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+    job = store.next_queued()
+    assert job is not None
+    assert (str(job.name), job.policy) == ("trainingJobs/old", RunPolicy())
+    store.close()
+
+
+def test_the_next_job_is_that_with_the_highest_priority_and_of_equals_the_oldest(
+    store: JobStore,
+) -> None:
+    priorities = [0, -5, 7, 0, 7]
+    names = [
+        store.create(replace(NEW, policy=RunPolicy(priority=priority))).name
+        for priority in priorities
+    ]
+    order = []
+    while (job := store.next_queued()) is not None:
+        order.append(names.index(job.name))
+        store.start(job.name)
+    assert order == [2, 4, 0, 3, 1]
+    assert [job.name for job in store.page(size=10).jobs] == names[::-1]
+
+
+def test_the_order_of_the_queue_is_read_from_an_index(store: JobStore, tmp_path: Path) -> None:
+    database = open_database(tmp_path / "trainer.sqlite3")
+    with database.read() as connection:
+        plan = connection.exec_driver_sql(
+            "EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE state = 'QUEUED' "
+            "ORDER BY priority DESC, number LIMIT 1"
+        ).all()
+    database.close()
+    assert [row.detail for row in plan] == ["SEARCH jobs USING INDEX jobs_by_priority (state=?)"]
+
+
 def test_a_created_job_is_queued_and_its_first_event_says_so(store: JobStore) -> None:
     job = store.create(NEW)
     assert job.state is JobState.QUEUED
@@ -110,6 +163,8 @@ def test_a_request_id_with_another_body_is_refused(store: JobStore) -> None:
     store.create(NEW, request_id=request_id)
     with pytest.raises(AlreadyExists, match="request_id"):
         store.create(replace(NEW, specification=b"another"), request_id=request_id)
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.create(replace(NEW, policy=RunPolicy(priority=1)), request_id=request_id)
     assert len(store.page(size=10).jobs) == 1
 
 
@@ -160,6 +215,33 @@ def test_a_cancelled_queued_job_ends_at_once(store: JobStore) -> None:
     assert store.cancel(name, CANCELLED).state is JobState.CANCELLED
     assert _states(store, name) == [JobState.QUEUED, JobState.CANCELLING, JobState.CANCELLED]
     assert store.get(name).end_time is not None
+
+
+def _actors(store: JobStore, name: TrainingJobName) -> list[str]:
+    return [h.actor for h in _history(store, name) if isinstance(h, StateChange)]
+
+
+def test_every_change_of_state_tells_who_brought_it_about(store: JobStore) -> None:
+    name = store.create(NEW, actor="alice").name
+    store.start(name)
+    store.record(name, 1, [StateChange(None, JobState.RUNNING)], journal_offset=10)
+    store.cancel(name, CANCELLED, actor="bob")
+    store.move(name, JobState.CANCELLED, error=CANCELLED)
+    assert _states(store, name) == [
+        *(JobState.QUEUED, JobState.PREPARING, JobState.RUNNING),
+        *(JobState.CANCELLING, JobState.CANCELLED),
+    ]
+    assert _actors(store, name) == ["alice", "trainer", "worker", "bob", "trainer"]
+
+
+def test_events_of_trainers_that_noted_no_actor_read_as_the_trainers(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "trainer.sqlite3")
+    store = JobStore(database, max_queued_jobs=20)
+    name = store.create(NEW, actor="alice").name
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE events SET payload = json_remove(payload, '$.actor')")
+    assert _actors(store, name) == ["trainer"]
+    store.close()
 
 
 def test_cancelling_twice_tells_it_once(store: JobStore) -> None:

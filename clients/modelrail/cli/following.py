@@ -18,7 +18,7 @@ from rich.progress import (
 from modelrail.cli.command import Failure
 from modelrail.cli.console import say, stdout
 from modelrail.client.errors import ModelrailError
-from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient
+from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _CANCEL_SECONDS = 20.0
@@ -78,7 +78,11 @@ async def follow_job(
 
 
 async def run_job(
-    trainer: AsyncTrainerClient, spec: pb.TrainingJobSpec, *, every_epochs: int
+    trainer: AsyncTrainerClient,
+    spec: pb.TrainingJobSpec,
+    *,
+    every_epochs: int,
+    policy: RunPolicy | None = None,
 ) -> pb.TrainingJob:
     """Submits a job and follows it to its success; when the user breaks off, the job is cancelled.
 
@@ -86,7 +90,7 @@ async def run_job(
         Failure: The job failed or was cancelled.
         ModelrailError: The specification is refused, or the job cannot be followed.
     """
-    submission = asyncio.ensure_future(trainer.create_job(spec))
+    submission = asyncio.ensure_future(trainer.create_job(spec, policy=policy))
     try:
         # Once on its way the job may exist: breaking the call off would leave it running.
         submitted = await asyncio.shield(submission)
@@ -118,13 +122,21 @@ def _line(event: pb.TrainingJobEvent, every_epochs: int) -> str:
         change = event.state_change
         phase = _PHASES.get(change.new_state, "changed its state")
         why = f": {_reason(change.error)}" if change.HasField("error") else ""
-        return f"job {phase}{why}"
+        return f"job {phase}{_on_behalf_of(change)}{why}"
     if kind == "log_line":
         # The figures of an epoch come as data too, with the part of the data named.
         return "" if _EPOCH.match(event.log_line.text) else f"  {event.log_line.text}"
     if kind == "metric_report":
         return _metrics_line(event.metric_report, every_epochs)
     return ""
+
+
+def _on_behalf_of(change: pb.StateChange) -> str:
+    """Tells which client changed the state of a job that it did not just submit."""
+    submitted = change.old_state == pb.TrainingJob.STATE_UNSPECIFIED
+    if submitted or change.actor in {"", "trainer", "worker"}:
+        return ""
+    return f" (asked for by {change.actor})"
 
 
 def _metrics_line(report: pb.MetricReport, every_epochs: int) -> str:

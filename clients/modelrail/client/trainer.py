@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import grpc.aio
 
@@ -13,7 +14,7 @@ from modelrail.client.stream import follow
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1.trainer_pb2_grpc import TrainerServiceStub
 
-__all__ = ["TERMINAL_STATES", "AsyncTrainerClient"]
+__all__ = ["TERMINAL_STATES", "AsyncTrainerClient", "RunPolicy"]
 
 _PAGE_SIZE = 200
 
@@ -25,6 +26,17 @@ TERMINAL_STATES = frozenset(
     }
 )
 """States that a job never leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPolicy:
+    """When and how a job is run, apart from what it does.
+
+    Attributes:
+        priority: From -100 to 100; of the jobs that wait for a place that with the highest is next.
+    """
+
+    priority: int = 0
 
 
 class AsyncTrainerClient(ServiceClient):
@@ -50,11 +62,24 @@ class AsyncTrainerClient(ServiceClient):
         self._stub = TrainerServiceStub(self._channel)
 
     async def create_job(
-        self, spec: pb.TrainingJobSpec, *, request_id: str | None = None
+        self,
+        spec: pb.TrainingJobSpec,
+        *,
+        policy: RunPolicy | None = None,
+        request_id: str | None = None,
     ) -> pb.TrainingJob:
-        """Queues a job; the violations of `InvalidArgument` name every wrong field of the spec."""
+        """Queues a job; the violations of `InvalidArgument` name every wrong field.
+
+        Args:
+            spec: What the job does.
+            policy: When and how it is run.
+            request_id: UUID4 that makes the job once, however often it is sent.
+        """
+        job = pb.TrainingJob(spec=spec)
+        if policy is not None:
+            job.priority = policy.priority
         request = pb.CreateTrainingJobRequest(
-            training_job=pb.TrainingJob(spec=spec), request_id=request_id or new_request_id()
+            training_job=job, request_id=request_id or new_request_id()
         )
         return await self._call(self._stub.CreateTrainingJob, request)
 

@@ -11,15 +11,13 @@ job: what cannot be stored now is stored later, by this trainer or the next.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import Coroutine
+from typing import Any, Self
 
 import structlog
 
 from modelrail.names import TrainingJobName
-from modelrail_server.errors import NotFound
-from modelrail_trainer.execution.diagnosis import diagnose, log_overflows
+from modelrail_trainer.execution.diagnosis import log_overflows
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import (
@@ -29,24 +27,20 @@ from modelrail_trainer.execution.process import (
     identify,
 )
 from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.transcript import Transcript, final_metrics
+from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
     TERMINAL,
-    TRANSITIONS,
-    WITH_PROCESS,
     IllegalTransition,
     JobState,
     Reason,
 )
-from modelrail_trainer.journal import Metric
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
-P = ParamSpec("P")
-T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 _MAX_LOSSES = 3
@@ -89,7 +83,6 @@ class Supervisor:
         self._directories = directories
         self._publisher = publisher
         self._threads = threads
-        self._metrics = metrics
         self._max_running_jobs = max_running_jobs
         self._stop_grace_seconds = stop_grace_seconds
         self._poll_seconds = poll_seconds
@@ -97,6 +90,14 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._patience = Patience(self._stopping)
+        self._settlement = Settlement(
+            book=book,
+            directories=directories,
+            threads=threads,
+            metrics=metrics,
+            patience=self._patience,
+            limits=launcher.limits,
+        )
         self._cancels: dict[TrainingJobName, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,7 +105,7 @@ class Supervisor:
         unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
         for job in await self._book.read(self._store.in_states, unfinished):
             self._resume(job)
-        self._spawn(self._trim_ended())
+        self._spawn(self._settlement.trim_ended())
         self._spawn(self._serve_queue())
         return self
 
@@ -158,7 +159,7 @@ class Supervisor:
                 raise  # It waits in the queue for better times.
             if not isinstance(error, IllegalTransition):  # It was cancelled between two looks.
                 _log.exception("job could not be started", job=str(name))
-                await self._end(name, JobState.FAILED, _INTERNAL)
+                await self._settlement.end(name, JobState.FAILED, _INTERNAL)
             return
         self._occupy(job, cancelled, self._launch(job, cancelled))
 
@@ -204,45 +205,9 @@ class Supervisor:
                 return
             _log.exception("job met a defect of the trainer", job=str(name))
             try:
-                await self._end(name, JobState.FAILED, _INTERNAL)
+                await self._settlement.end(name, JobState.FAILED, _INTERNAL)
             except Exception:  # noqa: BLE001 - the next start finds the job as it is
                 _log.exception("job could not be marked as failed", job=str(name))
-
-    # Storage
-
-    async def _read(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Reads from the disk, after a bad moment of it again."""
-        return await self._patience.until_done(lambda: self._threads.run(method, *args, **kwargs))
-
-    async def _change(
-        self,
-        method: Callable[Concatenate[TrainingJobName, P], Job],
-        name: TrainingJobName,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Job:
-        """Changes a job, after a bad moment of the database again."""
-        return await self._patience.until_done(
-            lambda: self._book.change(method, name, *args, **kwargs)
-        )
-
-    async def _trim(self, name: TrainingJobName) -> None:
-        """Removes what an ended job does not need; the next start does what fails now."""
-        try:
-            await self._threads.run(self._directories.trim, name)
-        except OSError:
-            _log.exception("job directory could not be trimmed", job=str(name))
-
-    async def _trim_ended(self) -> None:
-        """Trims the directories of jobs that ended while this could not be done."""
-        try:
-            for name in await self._threads.run(self._directories.untrimmed):
-                with suppress(NotFound):
-                    if (await self._book.read(self._store.get, name)).state in TERMINAL:
-                        await self._trim(name)
-        except Exception:  # noqa: BLE001 - only disk space is lost, until the next start
-            _log.exception("directories of ended jobs could not be trimmed")
 
     # One process
 
@@ -252,11 +217,13 @@ class Supervisor:
             process = await self._threads.run(self._launcher.spawn, directory)
         except OSError:
             _log.exception("process could not be started", job=str(job.name))
-            await self._end(job.name, JobState.FAILED, _INTERNAL)
+            await self._settlement.end(job.name, JobState.FAILED, _INTERNAL)
             return
         async with process:
             try:
-                job = await self._change(self._store.set_process, job.name, process.identity)
+                job = await self._settlement.change(
+                    self._store.set_process, job.name, process.identity
+                )
                 process.release()
                 await self._follow(job, process, cancelled)
             finally:
@@ -291,69 +258,27 @@ class Supervisor:
                 deadline = clock() + self._stop_grace_seconds
             if deadline is not None and clock() > deadline:
                 break
-            if await self._read(log_overflows, self._directories, job.name, self._launcher.limits):
+            if await self._settlement.read(
+                log_overflows, self._directories, job.name, self._launcher.limits
+            ):
                 grace_seconds = 0  # It would use the time to write more.
                 break
         ended = await process.wait() if process.exited else await process.stop(grace_seconds)
         await self._patience.until_done(transcript.catch_up)
-        await self._settle(job.name, ended, requeue=self._stopping.is_set())
-
-    async def _settle(self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool) -> None:
-        """Decides what becomes of a job whose process is gone."""
-        job = await self._read(self._store.get, name)
-        if job.state not in WITH_PROCESS:
-            await self._end(name, JobState.CANCELLED, job.error)
-        elif job.error is None and await self._read(self._directories.has_result, name):
-            figures = await self._read(final_metrics, self._directories.path(name))
-            await self._end(name, JobState.REGISTERING, None, figures)
-        elif job.error is None and requeue:
-            await self._end(name, JobState.QUEUED, None)
-        else:
-            error = await self._read(
-                diagnose, self._directories, name, ended, job.error, self._launcher.limits
-            )
-            await self._end(name, JobState.FAILED, error)
-
-    async def _end(
-        self,
-        name: TrainingJobName,
-        new: JobState,
-        error: JobError | None,
-        metrics: tuple[Metric, ...] | None = None,
-        *,
-        lost: bool = False,
-    ) -> None:
-        """Moves the job on, or to CANCELLED when a client was faster."""
-        try:
-            job = await self._change(
-                self._store.move, name, new, error=error, metrics=metrics, lost=lost
-            )
-        except IllegalTransition:
-            job = await self._read(self._store.get, name)
-            if job.state is not new:
-                if JobState.CANCELLED not in TRANSITIONS[job.state]:
-                    raise
-                job = await self._change(
-                    self._store.move, name, JobState.CANCELLED, error=job.error
-                )
-        if job.state in TERMINAL:
-            self._metrics.ended(job)
-            _log.info("job ended", job=str(name), state=job.state.value)
-            # First the state, then the files: a model goes only when nobody can ask for it again.
-            await self._trim(name)
+        await self._settlement.settle(job.name, ended, requeue=self._stopping.is_set())
 
     # The registry
 
     async def _register(self, job: Job, cancelled: asyncio.Event) -> None:
         name, attempt = job.name, job.attempt
-        job = await self._read(self._store.get, name)
+        job = await self._settlement.read(self._store.get, name)
         # A later attempt, started meanwhile, is not the business of this one. A job that was
         # cancelled just now is: the publisher tells how it ends.
         if job.state not in {JobState.REGISTERING, JobState.CANCELLING} or job.attempt != attempt:
             return
         ended = await self._publisher.publish(name, cancelled=cancelled, stopping=self._stopping)
         if ended is not None:
-            await self._end(name, ended.state, ended.error)
+            await self._settlement.end(name, ended.state, ended.error)
 
     # After a restart
 
@@ -379,14 +304,14 @@ class Supervisor:
         name = job.name
         transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
         await self._patience.until_done(transcript.catch_up)
-        job = await self._read(self._store.get, name)
-        complete = await self._read(self._directories.has_result, name)
+        job = await self._settlement.read(self._store.get, name)
+        complete = await self._settlement.read(self._directories.has_result, name)
         if job.state is JobState.CANCELLING or job.error is not None or complete:
-            await self._settle(name, ProcessExit(None), requeue=True)
+            await self._settlement.settle(name, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= _MAX_LOSSES:
             message = f"the process was lost with the trainer {_MAX_LOSSES} times"
-            await self._end(
+            await self._settlement.end(
                 name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message), lost=True
             )
         else:
-            await self._end(name, JobState.QUEUED, None, lost=True)
+            await self._settlement.end(name, JobState.QUEUED, None, lost=True)

@@ -29,18 +29,25 @@ class JobChange:
         connection: Inside the write transaction; its owner commits.
         name: The job.
         now: Clock, in UTC.
+        actor: Who brings the change about.
 
     Raises:
         NotFound: There is no such job.
     """
 
     def __init__(
-        self, connection: Connection, name: TrainingJobName, *, now: Callable[[], datetime]
+        self,
+        connection: Connection,
+        name: TrainingJobName,
+        *,
+        now: Callable[[], datetime],
+        actor: str,
     ) -> None:
         row = read_row(connection, name)
         self._connection = connection
         self._name = name
         self._now = now
+        self._actor = actor
         self._columns: dict[str, object] = {}
         self._happenings: list[Happening] = []
         self._number: int = row["number"]
@@ -62,7 +69,7 @@ class JobChange:
             IllegalTransition: The state cannot follow the present one.
         """
         check_transition(self.state, new)
-        self._happenings.append(StateChange(self.state, new, error))
+        self._happenings.append(StateChange(self.state, new, error, self._actor))
         self.state = new
         self.set(state=new.value, **error_columns(error))
         if new in TERMINAL:

@@ -11,6 +11,9 @@ from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
 
+TRAINER = "trainer"
+WORKER = "worker"
+
 
 @dataclass(frozen=True, slots=True)
 class JobError:
@@ -31,6 +34,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class RunPolicy:
+    """When and how a job is run, apart from what it does.
+
+    Attributes:
+        priority: Of the queued jobs that with the highest is next.
+    """
+
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """What a job is made from.
 
@@ -38,11 +52,13 @@ class NewJob:
         specification: The specification in its deterministic encoding; opaque here.
         publication: The part of it that the publisher needs.
         data_paths: The files that it reads, by the field of the request that names them.
+        policy: When and how it is run.
     """
 
     specification: bytes
     publication: Publication
     data_paths: Mapping[str, str] = field(default_factory=dict)
+    policy: RunPolicy = RunPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +92,7 @@ class Job:
     uid: str
     specification: bytes
     publication: Publication
+    policy: RunPolicy
     state: JobState
     error: JobError | None
     progress: Progress | None
@@ -94,11 +111,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """The job changed its state; `old` is None for the first event."""
+    """The job changed its state.
+
+    Attributes:
+        old: The state before; None for the first event.
+        new: The state from now on.
+        error: Why, when there is something to say.
+        actor: Who brought it about: the name of a client, `TRAINER` or `WORKER`.
+    """
 
     old: JobState | None
     new: JobState
     error: JobError | None = None
+    actor: str = TRAINER
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from sqlalchemy import RowMapping
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.jobs.job import (
+    TRAINER,
     Happening,
     Job,
     JobError,
@@ -20,6 +21,7 @@ from modelrail_trainer.jobs.job import (
     MetricReport,
     ProcessIdentity,
     Progress,
+    RunPolicy,
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState, Reason
@@ -49,6 +51,7 @@ def job_from_row(row: RowMapping) -> Job:
         publication=Publication(
             model=row["model"], alias=row["alias"], description=row["description"]
         ),
+        policy=RunPolicy(priority=row["priority"]),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
         progress=None
@@ -83,6 +86,11 @@ def _optional_time(value: int | None) -> datetime | None:
 
 def _error(reason: str | None, message: str | None) -> JobError | None:
     return None if reason is None else JobError(Reason(reason), message or "")
+
+
+def policy_columns(policy: RunPolicy) -> dict[str, object]:
+    """Returns the columns that hold when and how a job is run."""
+    return {"priority": policy.priority}
 
 
 def error_columns(error: JobError | None) -> dict[str, object]:
@@ -146,6 +154,8 @@ def _happening(kind: str, payload: Mapping[str, Any]) -> Happening:
                 None if old is None else JobState(old),
                 JobState(payload["new"]),
                 None if error is None else JobError(Reason(error["reason"]), error["message"]),
+                # Trainers before this one did not write it down.
+                payload.get("actor", TRAINER),
             )
         case "metric_report":
             progress = payload["progress"]

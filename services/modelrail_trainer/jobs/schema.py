@@ -49,8 +49,11 @@ jobs = Table(
     Column("journal_offset", BigInteger, nullable=False),
     Column("committing", Boolean, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
     Index("jobs_by_state", "state", "number"),
 )
+# The order of the queue.
+Index("jobs_by_priority", jobs.c.state, jobs.c.priority.desc(), jobs.c.number)
 
 events = Table(
     "events",

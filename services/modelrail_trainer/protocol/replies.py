@@ -38,6 +38,7 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         create_time=_time_to_pb(job.create_time),
         start_time=_time_to_pb(job.start_time),
         end_time=_time_to_pb(job.end_time),
+        priority=job.policy.priority,
     )
 
 
@@ -57,12 +58,13 @@ def event_to_pb(event: JobEvent) -> pb.WatchTrainingJobResponse:
         sequence=event.sequence, create_time=_time_to_pb(event.create_time)
     )
     match event.happening:
-        case StateChange(old, new, error):
+        case StateChange(old, new, error, actor):
             message.state_change.CopyFrom(
                 pb.StateChange(
                     old_state=_state_to_pb(old),
                     new_state=_state_to_pb(new),
                     error=_error_to_pb(error),
+                    actor=actor,
                 )
             )
         case MetricReport(progress, metrics):

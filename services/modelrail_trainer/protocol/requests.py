@@ -13,10 +13,9 @@ from modelrail.names import InvalidName, TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer import validation
-from modelrail_trainer.jobs.job import (
-    NewJob,
-)
+from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.protocol.pagination import number_from_token
+from modelrail_trainer.protocol.run_policy import run_policy_from_pb, violations_of
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec
 
@@ -39,6 +38,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         FieldViolation(f"{_SPEC_PATH}.{field}", description)
         for field, description in validation.validate(specification)
     ]
+    violations += violations_of(request.training_job)
     if request.request_id and not _is_uuid4(request.request_id):
         got = repr(request.request_id[:_SHOWN_CHARACTERS])
         violations.append(FieldViolation("request_id", f"expected a UUID4, got {got}"))
@@ -50,7 +50,13 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     encoded = message.SerializeToString(deterministic=True)
     # `1F…` and `1f…` are the same UUID.
     request_id = request.request_id.lower()
-    return NewJob(encoded, specification.publication, _data_paths(specification)), request_id
+    new = NewJob(
+        encoded,
+        specification.publication,
+        data_paths=_data_paths(specification),
+        policy=run_policy_from_pb(request.training_job),
+    )
+    return new, request_id
 
 
 def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
-from modelrail_server.context import Context
+from modelrail_server.context import Context, identity
 from modelrail_trainer.protocol import replies, requests
 from modelrail_trainer.trainer import Trainer
 
@@ -40,13 +40,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.TrainingJob:
         """Queues a job."""
         new, request_id = requests.new_job_from_pb(request)
-        return replies.job_to_pb(await self._trainer.create(new, request_id))
+        return replies.job_to_pb(await self._trainer.create(new, request_id, identity().name))
 
     async def CancelTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.CancelTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         """Stops a job."""
-        return replies.job_to_pb(await self._trainer.cancel(requests.job_name(request.name)))
+        name = requests.job_name(request.name)
+        return replies.job_to_pb(await self._trainer.cancel(name, identity().name))
 
     async def WatchTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.WatchTrainingJobRequest, context: Context

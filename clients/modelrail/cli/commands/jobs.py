@@ -28,11 +28,14 @@ async def list_jobs(session: Session, *, json: AsJson = False) -> None:
     if json:
         say_json([as_json(job) for job in jobs])
         return
-    table = Table("job", "state", "epoch", "version", "created", box=None, pad_edge=False)
+    table = Table(
+        "job", "state", "priority", "epoch", "version", "created", box=None, pad_edge=False
+    )
     for job in jobs:
         table.add_row(
             TrainingJobName.parse(job.name).training_job,
             state_name(job.state),
+            str(job.priority),
             f"{job.progress.epoch}/{job.progress.epochs}" if job.HasField("progress") else "-",
             job.model_version or "-",
             f"{job.create_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
@@ -41,8 +44,9 @@ async def list_jobs(session: Session, *, json: AsJson = False) -> None:
 
 
 @command(app, "get", "trainer")
-async def get_job(session: Session, job: JobId, *, json: AsJson = False) -> None:
-    """Show one job."""
+@command(app, "show", "trainer")
+async def show(session: Session, job: JobId, *, json: AsJson = False) -> None:
+    """Show one job (`get` is the same)."""
     async with session.trainer() as trainer:
         found = await trainer.get_job(job_name(job))
     if json:
@@ -85,6 +89,8 @@ def job_name(text: str) -> str:
 def show_job(job: pb.TrainingJob) -> None:
     """Writes what is known about a job."""
     say(f"{job.name} {state_name(job.state)}", style="bold")
+    if job.priority:
+        say(f"  priority {job.priority}")
     if job.HasField("progress"):
         say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
     if job.HasField("error"):

@@ -20,6 +20,7 @@ from modelrail.cli.stack.stack import Stack, StackPlan
 from modelrail.cli.tensors import labels_of, output_table
 from modelrail.client.errors import ModelrailError, Unavailable
 from modelrail.client.inference import AsyncInferenceClient
+from modelrail.client.trainer import RunPolicy
 from modelrail.names import ModelVersionName
 from modelrail.tensor import NUMPY_TYPES
 
@@ -48,9 +49,16 @@ async def train(
             file_okay=False,
         ),
     ] = None,
+    priority: Annotated[
+        int,
+        typer.Option(
+            min=-100, max=100, help="Of the jobs that wait for a place the highest is next."
+        ),
+    ] = 0,
 ) -> None:
     """Train a model, prove its export, publish it and see it served."""
     spec = read_specification(file)
+    policy = RunPolicy(priority=priority)
     async with AsyncExitStack() as cleanup:
         stack: Stack | None = None
         if not await _is_running(session):
@@ -68,10 +76,10 @@ async def train(
             session = stack.session
         trainer = await cleanup.enter_async_context(session.trainer())
         if detach:
-            job = await trainer.create_job(spec)
+            job = await trainer.create_job(spec, policy=policy)
             say(f"submitted {job.name}; follow it with: modelrail jobs watch {job.name}")
             return
-        job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs)
+        job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs, policy=policy)
         if tested := [metric for metric in job.metrics if metric.split == "test"]:
             say(f"on rows that training never saw: {metrics_text(tested)}")
         say(f"published {job.model_version}", style="bold")

@@ -1,0 +1,141 @@
+"""Decides what becomes of a job, and writes it down however the storage fares meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from modelrail.names import TrainingJobName
+from modelrail_server.errors import NotFound
+from modelrail_trainer.execution.diagnosis import diagnose
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.patience import Patience
+from modelrail_trainer.execution.process import ProcessExit
+from modelrail_trainer.execution.transcript import final_metrics
+from modelrail_trainer.isolation.limits import JobLimits
+from modelrail_trainer.jobs.book import JobBook
+from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.state import (
+    TERMINAL,
+    TRANSITIONS,
+    WITH_PROCESS,
+    IllegalTransition,
+    JobState,
+)
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.threads import Threads
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class Settlement:
+    """Ends jobs, or moves them on.
+
+    Args:
+        book: The jobs.
+        directories: Where their processes worked.
+        threads: For disk work.
+        metrics: Told of jobs that end.
+        patience: Repeats what the storage does not take now.
+        limits: What each job may take of the machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        book: JobBook,
+        directories: JobDirectories,
+        threads: Threads,
+        metrics: TrainerMetrics,
+        patience: Patience,
+        limits: JobLimits,
+    ) -> None:
+        self._book = book
+        self._store = book.store
+        self._directories = directories
+        self._threads = threads
+        self._metrics = metrics
+        self._patience = patience
+        self._limits = limits
+
+    async def read(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Reads from the disk, after a bad moment of it again."""
+        return await self._patience.until_done(lambda: self._threads.run(method, *args, **kwargs))
+
+    async def change(
+        self,
+        method: Callable[Concatenate[TrainingJobName, P], Job],
+        name: TrainingJobName,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Job:
+        """Changes a job, after a bad moment of the database again."""
+        return await self._patience.until_done(
+            lambda: self._book.change(method, name, *args, **kwargs)
+        )
+
+    async def _trim(self, name: TrainingJobName) -> None:
+        """Removes what an ended job does not need; the next start does what fails now."""
+        try:
+            await self._threads.run(self._directories.trim, name)
+        except OSError:
+            _log.exception("job directory could not be trimmed", job=str(name))
+
+    async def trim_ended(self) -> None:
+        """Trims the directories of jobs that ended while this could not be done."""
+        try:
+            for name in await self._threads.run(self._directories.untrimmed):
+                with suppress(NotFound):
+                    if (await self._book.read(self._store.get, name)).state in TERMINAL:
+                        await self._trim(name)
+        except Exception:  # noqa: BLE001 - only disk space is lost, until the next start
+            _log.exception("directories of ended jobs could not be trimmed")
+
+    async def settle(self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool) -> None:
+        """Decides what becomes of a job whose process is gone."""
+        job = await self.read(self._store.get, name)
+        if job.state not in WITH_PROCESS:
+            await self.end(name, JobState.CANCELLED, job.error)
+        elif job.error is None and await self.read(self._directories.has_result, name):
+            figures = await self.read(final_metrics, self._directories.path(name))
+            await self.end(name, JobState.REGISTERING, None, figures)
+        elif job.error is None and requeue:
+            await self.end(name, JobState.QUEUED, None)
+        else:
+            error = await self.read(
+                diagnose, self._directories, name, ended, job.error, self._limits
+            )
+            await self.end(name, JobState.FAILED, error)
+
+    async def end(
+        self,
+        name: TrainingJobName,
+        new: JobState,
+        error: JobError | None,
+        metrics: tuple[Metric, ...] | None = None,
+        *,
+        lost: bool = False,
+    ) -> None:
+        """Moves the job on, or to CANCELLED when a client was faster."""
+        try:
+            job = await self.change(
+                self._store.move, name, new, error=error, metrics=metrics, lost=lost
+            )
+        except IllegalTransition:
+            job = await self.read(self._store.get, name)
+            if job.state is not new:
+                if JobState.CANCELLED not in TRANSITIONS[job.state]:
+                    raise
+                job = await self.change(self._store.move, name, JobState.CANCELLED, error=job.error)
+        if job.state in TERMINAL:
+            self._metrics.ended(job)
+            _log.info("job ended", job=str(name), state=job.state.value)
+            # First the state, then the files: a model goes only when nobody can ask for it again.
+            await self._trim(name)

@@ -1,0 +1,15 @@
+"""Priorities."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Adds what older jobs have none of, and their defaults."""
+    op.add_column("jobs", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    op.create_index("jobs_by_priority", "jobs", ["state", sa.text("priority DESC"), "number"])
