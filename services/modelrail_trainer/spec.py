@@ -7,10 +7,8 @@ nor gRPC is imported here, because the service, which validates, must start with
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
 
 
 class Task(StrEnum):
@@ -29,12 +27,15 @@ class DatasetFacts:
         rows: Number of rows.
         row_shape: Shape of one input row, without the batch axis.
         outputs: Number of classes, or of predicted values.
+        tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
+            are numbers.
     """
 
     task: Task
     rows: int
     row_shape: tuple[int, ...]
     outputs: int
+    tokens: int = 0
 
 
 BUNDLED_DATASETS = {
@@ -142,7 +143,7 @@ class MinMaxScale:
 
 @dataclass(frozen=True, slots=True)
 class LinearModel:
-    """One affine map."""
+    """One affine map: linear regression, or logistic regression with a loss for classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +159,35 @@ class CnnModel:
 
     channels: tuple[int, ...]
     hidden_units: int = 64
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResNetModel:
+    """Stages of residual blocks with batch normalization, then the mean over the image."""
+
+    channels: tuple[int, ...]
+    blocks_per_stage: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GruModel:
+    """Gated recurrent units over embedded tokens."""
+
+    embedding_size: int = 32
+    hidden_units: int = 64
+    layers: int = 1
+    bidirectional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerModel:
+    """A transformer's encoder over embedded tokens, then the mean over the row."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    feed_forward: int = 256
     dropout: float = 0.0
 
 
@@ -292,7 +322,7 @@ class Publication:
 # None stands for a oneof in which nothing was set; `validate` refuses it.
 Dataset = BundledDataset | LineDataset | TableDataset | None
 Preprocessing = Standardize | MinMaxScale | None
-Model = LinearModel | MlpModel | CnnModel | None
+Model = LinearModel | MlpModel | CnnModel | ResNetModel | GruModel | TransformerModel | None
 RegressionLoss = MeanSquaredError | MeanAbsoluteError | Huber
 ClassificationLoss = CrossEntropy | BinaryCrossEntropy | KlDivergence
 Loss = RegressionLoss | ClassificationLoss | None
@@ -330,6 +360,24 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
         dataset = replace(dataset, minimum_x=-1.0, maximum_x=1.0)
     if isinstance(model, CnnModel):
         model = replace(model, hidden_units=model.hidden_units or 64)
+    if isinstance(model, ResNetModel):
+        model = replace(model, blocks_per_stage=model.blocks_per_stage or 2)
+    if isinstance(model, GruModel):
+        model = replace(
+            model,
+            embedding_size=model.embedding_size or 32,
+            hidden_units=model.hidden_units or 64,
+            layers=model.layers or 1,
+        )
+    if isinstance(model, TransformerModel):
+        width = model.width or 64
+        model = replace(
+            model,
+            width=width,
+            layers=model.layers or 2,
+            heads=model.heads or 4,
+            feed_forward=model.feed_forward or 4 * width,
+        )
     if isinstance(loss, Huber):
         loss = replace(loss, delta=loss.delta or 1.0)
     if isinstance(loss, KlDivergence):
@@ -375,24 +423,3 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
 def body_outputs(loss: Loss, outputs: int) -> int:
     """Returns how many numbers an architecture gives for a row; binary cross-entropy needs one."""
     return 1 if isinstance(loss, BinaryCrossEntropy) else outputs
-
-
-def parameter_count(model: Model, facts: DatasetFacts) -> int:
-    """Returns the number of weights and biases that a model has on a data set; 0 for no model.
-
-    `facts.outputs` are those of the architecture, as `body_outputs` tells them.
-    """
-    features = math.prod(facts.row_shape)
-    convolutions = 0
-    match model:
-        case None:
-            return 0
-        case LinearModel():
-            widths = [features, facts.outputs]
-        case MlpModel(hidden_units=hidden):
-            widths = [features, *hidden, facts.outputs]
-        case CnnModel(channels=channels, hidden_units=units):
-            convolutions = sum(9 * a * b + b for a, b in pairwise([1, *channels]))
-            height, width = (side >> len(channels) for side in facts.row_shape)
-            widths = [channels[-1] * height * width, units, facts.outputs]
-    return convolutions + sum(a * b + b for a, b in pairwise(widths))

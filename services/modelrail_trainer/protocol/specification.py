@@ -112,7 +112,7 @@ def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:
             return None
 
 
-def _model(message: pb.ModelSpec) -> spec.Model:
+def _model(message: pb.ModelSpec) -> spec.Model:  # noqa: PLR0911  # one return a kind
     match message.WhichOneof("architecture"):
         case "linear":
             return spec.LinearModel()
@@ -123,6 +123,26 @@ def _model(message: pb.ModelSpec) -> spec.Model:
                 channels=tuple(message.cnn.channels),
                 hidden_units=message.cnn.hidden_units,
                 dropout=message.cnn.dropout,
+            )
+        case "resnet":
+            return spec.ResNetModel(
+                channels=tuple(message.resnet.channels),
+                blocks_per_stage=message.resnet.blocks_per_stage,
+            )
+        case "gru":
+            return spec.GruModel(
+                embedding_size=message.gru.embedding_size,
+                hidden_units=message.gru.hidden_units,
+                layers=message.gru.layers,
+                bidirectional=message.gru.bidirectional,
+            )
+        case "transformer":
+            return spec.TransformerModel(
+                width=message.transformer.width,
+                layers=message.transformer.layers,
+                heads=message.transformer.heads,
+                feed_forward=message.transformer.feed_forward,
+                dropout=message.transformer.dropout,
             )
         case _:
             return None

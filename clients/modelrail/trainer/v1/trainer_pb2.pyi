@@ -281,14 +281,20 @@ class MinMaxScale(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("linear", "mlp", "cnn")
+    __slots__ = ("linear", "mlp", "cnn", "resnet", "gru", "transformer")
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     MLP_FIELD_NUMBER: _ClassVar[int]
     CNN_FIELD_NUMBER: _ClassVar[int]
+    RESNET_FIELD_NUMBER: _ClassVar[int]
+    GRU_FIELD_NUMBER: _ClassVar[int]
+    TRANSFORMER_FIELD_NUMBER: _ClassVar[int]
     linear: LinearModel
     mlp: MlpModel
     cnn: CnnModel
-    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ...) -> None: ...
+    resnet: ResNetModel
+    gru: GruModel
+    transformer: TransformerModel
+    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ..., resnet: _Optional[_Union[ResNetModel, _Mapping]] = ..., gru: _Optional[_Union[GruModel, _Mapping]] = ..., transformer: _Optional[_Union[TransformerModel, _Mapping]] = ...) -> None: ...
 
 class LinearModel(_message.Message):
     __slots__ = ()
@@ -309,6 +315,40 @@ class CnnModel(_message.Message):
     hidden_units: int
     dropout: float
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., hidden_units: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
+
+class ResNetModel(_message.Message):
+    __slots__ = ("channels", "blocks_per_stage")
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKS_PER_STAGE_FIELD_NUMBER: _ClassVar[int]
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    blocks_per_stage: int
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., blocks_per_stage: _Optional[int] = ...) -> None: ...
+
+class GruModel(_message.Message):
+    __slots__ = ("embedding_size", "hidden_units", "layers", "bidirectional")
+    EMBEDDING_SIZE_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_UNITS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    BIDIRECTIONAL_FIELD_NUMBER: _ClassVar[int]
+    embedding_size: int
+    hidden_units: int
+    layers: int
+    bidirectional: bool
+    def __init__(self, embedding_size: _Optional[int] = ..., hidden_units: _Optional[int] = ..., layers: _Optional[int] = ..., bidirectional: _Optional[bool] = ...) -> None: ...
+
+class TransformerModel(_message.Message):
+    __slots__ = ("width", "layers", "heads", "feed_forward", "dropout")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    FEED_FORWARD_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    layers: int
+    heads: int
+    feed_forward: int
+    dropout: float
+    def __init__(self, width: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., feed_forward: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Loss(_message.Message):
     __slots__ = ("mse", "cross_entropy", "mae", "huber", "bce", "kl")

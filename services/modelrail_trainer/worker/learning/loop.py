@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
     DatasetFacts,
     GradientDescent,
     TrainingJobSpec,
     body_outputs,
-    parameter_count,
+    facts_of,
 )
 from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.failure import NanLoss
@@ -107,11 +108,13 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
     Raises:
         NanLoss: The loss became infinite or not a number.
     """
+    known = facts_of(spec.dataset)
     facts = DatasetFacts(
         task=data.task,
         rows=len(data.train),
         row_shape=data.train.inputs.shape[1:],
         outputs=body_outputs(spec.loss, data.outputs),
+        tokens=known.tokens if known else 0,
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
     # The rows' order has a generator of its own, so that drop-out does not change it.
@@ -123,7 +126,7 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
     preprocessing = fit_steps(spec.preprocessing, inputs)
-    body = build_body(spec.model, facts.row_shape, facts.outputs)
+    body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
     if isinstance(spec.loss, BinaryCrossEntropy):
         body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
     network = Network(preprocessing, body)

@@ -8,13 +8,14 @@ from itertools import pairwise
 from torch import nn
 
 from modelrail_trainer import spec
+from modelrail_trainer.worker.zoo.images import image_shape, with_channels
 
 
 def cnn(model: spec.CnnModel, row_shape: Sequence[int], outputs: int) -> nn.Sequential:
-    """Makes the network for images of shape [H, W]."""
-    height, width = row_shape
-    layers: list[nn.Module] = [nn.Unflatten(1, (1, height))]  # [B, 1, H, W]
-    for before, after in pairwise([1, *model.channels]):
+    """Makes the network for images of shape [H, W] or [C, H, W]."""
+    channels, height, width = image_shape(row_shape)
+    layers: list[nn.Module] = [with_channels(row_shape)]  # [B, C, H, W]
+    for before, after in pairwise([channels, *model.channels]):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         height, width = height // 2, width // 2
     return nn.Sequential(
