@@ -40,6 +40,10 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                 sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'")
                 sys.stderr.flush()
                 os.abort()
+            case "exports without memory":
+                print("the exporter failed: MemoryError: no message")
+                log.write(journal.FailedEvent(journal.FailureReason.EXPORT_FAILED, "it failed"))
+                sys.exit(3)
             case "computes for ever":
                 while True:
                     pass
@@ -119,6 +123,12 @@ async def test_a_job_that_takes_memory_without_end_fails_as_that(tmp_path: Path)
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_OOM)
         assert "--max-job-memory-bytes" in job.error.message
         await served.assert_serves_on()
+
+
+async def test_memory_that_runs_out_in_the_export_is_told_as_that(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_memory_bytes=256 << 20) as served:
+        job = await served.run("exports without memory")
+        assert job.error.reason == Error.REASON_OOM
 
 
 async def test_memory_that_runs_out_in_native_code_is_told_as_that(tmp_path: Path) -> None:

@@ -13,17 +13,18 @@ from typing import NoReturn
 from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.isolation.limits import limit_resources
+from modelrail_trainer.isolation.walls import raise_walls
 
 
-def confine(confinement: Confinement) -> list[Layer]:
+def confine(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
     """Puts all walls around this process and tells which of them hold."""
-    return limit_resources(confinement.limits)
+    return [*limit_resources(confinement.limits), *raise_walls(confinement, command)]
 
 
 def main(argv: Sequence[str]) -> NoReturn:
     """Becomes the command, confined."""
     confinement, *command = argv
-    confine(Confinement.from_json(confinement))
+    confine(Confinement.from_json(confinement), command)
     os.execvp(command[0], command)  # noqa: S606 - the service chose the command
 
 
