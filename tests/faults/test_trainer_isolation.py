@@ -18,8 +18,13 @@ from typing import Any
 import pytest
 
 from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.kernel import landlock_version
+from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.isolation.limits import JobLimits
+from modelrail_trainer.journal import IsolationEvent, read_events
+
+Layers = dict[LayerName, Layer]
 
 # Tries everything and writes down what came of it: the errno, or 0.
 PROBE = """
@@ -151,12 +156,14 @@ class House:
         }
         return sys.executable, "-c", PROBE, json.dumps(world)
 
-    async def look_around(self, **environ: str) -> dict[str, int]:
-        """Returns what came of a job's attempts."""
+    async def look_around(
+        self, limits: JobLimits | None = None, /, **environ: str
+    ) -> tuple[dict[str, int], Layers]:
+        """Returns what came of a job's attempts, and the layers that its process found."""
         launcher = ProcessLauncher(
             self.probe,
             threads_per_job=1,
-            limits=JobLimits(file_bytes=1 << 20),
+            limits=limits or JobLimits(file_bytes=1 << 20),
             environ={"PATH": os.environ["PATH"], **environ},
             readable=[self.path.parent / "readable"],
             hidden=[self.path],
@@ -165,7 +172,12 @@ class House:
             process.release()
             ended = await process.wait()
         assert ended.code == 0, (self.own / "worker.log").read_text()
-        return self.outcome()
+        return self.outcome(), self.layers()
+
+    def layers(self) -> Layers:
+        (event, *_), _ = read_events(self.own / "events.jsonl", 0)
+        assert isinstance(event, IsolationEvent)
+        return {layer.name: layer for layer in event.layers}
 
     def outcome(self) -> dict[str, int]:
         outcome: Any = json.loads((self.own / "outcome.json").read_text())
@@ -192,13 +204,9 @@ def house(tmp_path: Path) -> Iterator[House]:
         yield house
 
 
-def landlock_or_skip(at_least: int) -> None:
-    try:
-        version = landlock_version()
-    except OSError as error:
-        pytest.skip(f"no Landlock in this kernel: {error.strerror}")
-    if version < at_least:
-        pytest.skip(f"Landlock {version} in this kernel, {at_least} is needed")
+def skip_without(name: LayerName, layers: Layers) -> None:
+    if not layers[name].active:
+        pytest.skip(f"{name} is not active here: {layers[name].detail}")
 
 
 def test_the_probe_can_do_everything_where_nothing_holds_it(house: House) -> None:
@@ -212,10 +220,10 @@ def test_the_probe_can_do_everything_where_nothing_holds_it(house: House) -> Non
 
 @pytest.mark.parametrize("data_on_path", [False, True], ids=["", "with the data on Python's path"])
 async def test_a_job_uses_no_files_but_its_own(house: House, *, data_on_path: bool) -> None:
-    landlock_or_skip(3)
     path = {"PYTHONPATH": str(house.path.parent)} if data_on_path else {}
     (house.path.parent / "shortcut").symlink_to(house.path)
-    outcome = await house.look_around(**path)
+    outcome, layers = await house.look_around(**path)
+    skip_without(LayerName.FILES, layers)
     expected = FILES
     if data_on_path:  # imports list the directory
         expected = {name: number for name, number in FILES.items() if name != "list the jobs"}
@@ -225,27 +233,66 @@ async def test_a_job_uses_no_files_but_its_own(house: House, *, data_on_path: bo
 
 
 async def test_a_job_has_no_tcp(house: House) -> None:
-    landlock_or_skip(4)
-    outcome = await house.look_around()
+    outcome, layers = await house.look_around()
+    skip_without(LayerName.NETWORK, layers)
     assert {name: outcome[name] for name in NETWORK} == NETWORK
 
 
 async def test_a_job_signals_nobody_else(house: House) -> None:
-    landlock_or_skip(6)
-    outcome = await house.look_around()
+    outcome, layers = await house.look_around()
+    skip_without(LayerName.SIGNALS, layers)
     assert {name: outcome[name] for name in SIGNALS} == SIGNALS
     assert house.received == []
 
 
 async def test_a_job_gets_no_new_privileges_and_does_its_work(house: House) -> None:
-    outcome = await house.look_around()
+    outcome, layers = await house.look_around()
     assert {name: outcome[name] for name in ALLOWED} == dict.fromkeys(ALLOWED, 0)
     assert outcome["no new privileges"] == 1
+    assert layers[LayerName.NO_NEW_PRIVILEGES].active
 
 
 async def test_a_module_in_the_jobs_directory_does_not_confine_it(house: House) -> None:
-    landlock_or_skip(1)
     (house.own / "modelrail_trainer").mkdir()
     (house.own / "modelrail_trainer" / "__init__.py").write_text("raise SystemExit(9)")
-    outcome = await house.look_around()
-    assert outcome["read a secret"] == errno.EACCES
+    _, layers = await house.look_around()
+    assert set(layers) == set(LayerName)
+
+
+async def test_every_layer_is_told_as_the_process_found_it(house: House) -> None:
+    _, layers = await house.look_around()
+    told = {name for name, layer in layers.items() if layer.active}
+    certain = {
+        LayerName.SESSION,
+        LayerName.CLEAN_ENVIRONMENT,
+        LayerName.FILE_SIZE,
+        LayerName.NO_NEW_PRIVILEGES,
+    }
+    without_a_limit = {LayerName.MEMORY, LayerName.CPU_TIME, LayerName.PROCESSES}
+    try:
+        version = landlock_version()
+    except OSError:
+        version = 0
+    since = {LayerName.FILES: 1, LayerName.NETWORK: 4, LayerName.SIGNALS: 6}
+    assert told == certain | {name for name, first in since.items() if version >= first}
+    assert {layers[name].detail for name in without_a_limit} == {"no limit is set"}
+
+
+async def test_limits_that_hold_are_told_and_that_of_processes_not_for_root(house: House) -> None:
+    limits = JobLimits(file_bytes=1 << 20, memory_bytes=1 << 30, cpu_seconds=60, processes=4096)
+    _, layers = await house.look_around(limits)
+    assert layers[LayerName.MEMORY].detail == f"RLIMIT_DATA, {1 << 30} bytes for each process"
+    assert layers[LayerName.CPU_TIME].active
+    assert layers[LayerName.PROCESSES].active == (os.geteuid() != 0)
+
+
+def test_a_process_that_was_started_carelessly_says_so(house: House) -> None:
+    confinement = Confinement(directory=house.own, limits=JobLimits(file_bytes=1 << 20))
+    command = [sys.executable, "-m", "modelrail_trainer.isolation", confinement.to_json(), "true"]
+    environ = {"PATH": os.environ["PATH"], "TOKEN": "x"}
+    subprocess.run(command, check=True, timeout=60, env=environ)
+    layers = house.layers()
+    assert not layers[LayerName.SESSION].active
+    assert layers[LayerName.CLEAN_ENVIRONMENT] == Layer(
+        LayerName.CLEAN_ENVIRONMENT, False, "sees PATH, TOKEN as well"
+    )

@@ -49,6 +49,7 @@ jobs = Table(
     Column("journal_offset", BigInteger, nullable=False),
     Column("committing", Boolean, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
+    Column("isolation", Text, nullable=False, server_default="[]"),
     Index("jobs_by_state", "state", "number"),
 )
 

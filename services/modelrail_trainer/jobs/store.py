@@ -22,6 +22,7 @@ from modelrail_server.errors import (
     OutOfRange,
     ResourceExhausted,
 )
+from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.change import JobChange, append_events, read_job, read_row
 from modelrail_trainer.jobs.job import (
@@ -39,6 +40,7 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.rows import (
     error_columns,
     event_from_row,
+    isolation_text,
     job_from_row,
     metrics_text,
     process_columns,
@@ -270,6 +272,7 @@ class JobStore:
         with self._change(name) as change:
             change.move(JobState.PREPARING)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
+            change.set(isolation="[]")
             change.set(**progress_columns(None), **process_columns(None))
             if change.job.start_time is None:
                 change.set(start_time=to_microseconds(self._now()))
@@ -289,6 +292,7 @@ class JobStore:
         *,
         journal_offset: int,
         failure: JobError | None = None,
+        isolation: Sequence[Layer] = (),
     ) -> Job:
         """Stores what the process of an attempt wrote, together with how far its journal was read.
 
@@ -299,6 +303,7 @@ class JobStore:
                 change of a job that is being cancelled.
             journal_offset: Where to read on, in bytes.
             failure: What the process said went wrong; the job fails of it when the process is gone.
+            isolation: The layers around the process, when they are told.
 
         Raises:
             StaleAttempt: The job has ended or runs another attempt.
@@ -321,6 +326,8 @@ class JobStore:
             change.set(journal_offset=journal_offset)
             if failure is not None:
                 change.set(**error_columns(failure))
+            if isolation:
+                change.set(isolation=isolation_text(isolation))
             return change.apply()
 
     def move(

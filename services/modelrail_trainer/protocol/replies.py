@@ -38,6 +38,12 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         create_time=_time_to_pb(job.create_time),
         start_time=_time_to_pb(job.start_time),
         end_time=_time_to_pb(job.end_time),
+        isolation=[
+            pb.IsolationLayer(
+                name=f"NAME_{layer.name.name}", active=layer.active, detail=layer.detail
+            )
+            for layer in job.isolation
+        ],
     )
 
 
