@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from modelrail.client.channel import Connection
 from modelrail.client.registry import AsyncRegistryClient
@@ -55,6 +56,15 @@ def registry_connection(config: TrainerConfig) -> Connection:
         )
     except ValueError as error:
         raise ConfigError("registry", str(error)) from error
+
+
+def _secret_files(config: TrainerConfig) -> list[Path]:
+    files = (config.registry_api_key_file, config.api_keys_file, config.tls_key)
+    return _absolute(file for file in files if file is not None)
+
+
+def _absolute(paths: Iterable[str | Path]) -> list[Path]:
+    return [Path(path).absolute() for path in paths]
 
 
 @asynccontextmanager
@@ -111,6 +121,8 @@ async def build_trainer(
                 log_bytes=config.max_job_log_bytes,
             ),
             environ=environ,
+            readable=[*data_roots, *_absolute(config.job_readable_paths)],
+            hidden=[data_dir, *_secret_files(config)],
         )
         supervisor = await stack.enter_async_context(
             Supervisor(

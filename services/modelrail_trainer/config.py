@@ -50,6 +50,11 @@ class TrainerConfig(ServerConfig):
     max_job_file_bytes: int = setting(
         4 * _GIB, "Largest file that a job may write, its log included.", minimum=1 << 20
     )
+    job_readable_paths: tuple[str, ...] = setting(
+        (),
+        "Files and directories that jobs may read beside Python's, the system's and their own,\n"
+        "where the kernel has Landlock.",
+    )
     max_job_log_bytes: int = setting(
         64 << 20,
         "Output of a job on stdout and stderr; one that writes more fails. 0: no limit.",
@@ -58,7 +63,8 @@ class TrainerConfig(ServerConfig):
     max_job_memory_bytes: int = setting(
         0,
         "Memory that each process of a job may ask for (RLIMIT_DATA); 0: no limit. What a job\n"
-        "needs depends on its data and model; the smallest needs 0.6 GB for torch and export.",
+        "needs depends on its data and model; the smallest needs 0.6 GB for torch and export.\n"
+        "Libraries that are refused memory may spin: set a limit of CPU time as well.",
         minimum=0,
     )
     max_job_cpu_seconds: int = setting(

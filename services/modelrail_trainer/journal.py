@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.record import (
     Record,
     RecordError,
     as_record,
+    flag,
     items,
     real,
     text,
@@ -120,7 +122,14 @@ class FinishedEvent:
     """The result is in place. The last event of its journal."""
 
 
-JournalEvent = PhaseEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
+@dataclass(frozen=True, slots=True)
+class IsolationEvent:
+    """The process has confined itself. The first event of its journal; later ones count nothing."""
+
+    layers: tuple[Layer, ...]
+
+
+JournalEvent = IsolationEvent | PhaseEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
 
 
 class JournalWriter:
@@ -232,6 +241,20 @@ def metric_from_record(record: Record) -> Metric:
     )
 
 
+def layer_from_record(record: Record) -> Layer:
+    """Reads a layer of the isolation.
+
+    Raises:
+        RecordError: A field is missing or has another type.
+        ValueError: There is no layer of that name.
+    """
+    return Layer(
+        name=LayerName(text(record, "name")),
+        active=flag(record, "active"),
+        detail=text(record, "detail"),
+    )
+
+
 def _end_of_last_line(file: BinaryIO) -> int:
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - MAX_LINE_BYTES)
@@ -242,6 +265,8 @@ def _end_of_last_line(file: BinaryIO) -> int:
 
 def _encode(event: JournalEvent) -> dict[str, object]:
     match event:
+        case IsolationEvent():
+            return {"kind": "isolation", **asdict(event)}
         case PhaseEvent(phase=phase):
             return {"kind": "phase", "phase": phase.value}
         case MetricsEvent():
@@ -257,6 +282,8 @@ def _encode(event: JournalEvent) -> dict[str, object]:
 def _decode(line: bytes) -> JournalEvent:
     record = as_record(json.loads(line), "event")
     match text(record, "kind"):
+        case "isolation":
+            return IsolationEvent(items(record, "layers", layer_from_record))
         case "phase":
             return PhaseEvent(Phase(text(record, "phase")))
         case "metrics":

@@ -12,7 +12,13 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 Record = Mapping[str, object]
 
-_NAMES = {str: "a string", int: "a whole number", float: "a finite number", list: "a list"}
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    list: "a list",
+}
 
 
 class RecordError(ValueError):
@@ -46,6 +52,15 @@ def whole(record: Record, field: str) -> int:
         RecordError: It is absent or something else; true and false are no numbers here.
     """
     return _typed(record, field, int)
+
+
+def flag(record: Record, field: str) -> bool:
+    """Returns a field that is true or false.
+
+    Raises:
+        RecordError: It is absent or something else.
+    """
+    return _typed(record, field, bool)
 
 
 def real(record: Record, field: str) -> float:

@@ -119,6 +119,7 @@ class Site:
                 *program,
                 *("--grpc-address", address, "--data-dir", str(self.path / "trainer")),
                 *("--registry", f"unix:{self.path}/r.sock", "--cancel-grace-seconds", "20"),
+                *("--job-readable-paths", str(self.path / "gate")),
                 address=address,
             ) as process,
             AsyncTrainerClient(address) as client,

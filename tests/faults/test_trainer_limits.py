@@ -26,6 +26,7 @@ import os, signal, sys, threading, traceback
 from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2
 from modelrail_trainer import journal
+from modelrail_trainer.isolation import layer
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
 fault = trainer_pb2.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes()).display_name
@@ -40,6 +41,10 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                 sys.stderr.write("terminate called after throwing an instance of 'std::bad_alloc'")
                 sys.stderr.flush()
                 os.abort()
+            case "exports without memory":
+                print("the exporter failed: MemoryError: no message")
+                log.write(journal.FailedEvent(journal.FailureReason.EXPORT_FAILED, "it failed"))
+                sys.exit(3)
             case "computes for ever":
                 while True:
                     pass
@@ -51,6 +56,9 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 while True:
                     print("x" * 10_000)
+            case "lies":
+                walls = tuple(layer.Layer(name, True, "a lie") for name in layer.LayerName)
+                log.write(journal.IsolationEvent(walls))
             case "forks":
                 for _ in range(64):
                     if os.fork() == 0:
@@ -121,6 +129,12 @@ async def test_a_job_that_takes_memory_without_end_fails_as_that(tmp_path: Path)
         await served.assert_serves_on()
 
 
+async def test_memory_that_runs_out_in_the_export_is_told_as_that(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_memory_bytes=256 << 20) as served:
+        job = await served.run("exports without memory")
+        assert job.error.reason == Error.REASON_OOM
+
+
 async def test_memory_that_runs_out_in_native_code_is_told_as_that(tmp_path: Path) -> None:
     async with trainer(tmp_path) as served:
         job = await served.run("takes memory in a library")
@@ -163,6 +177,16 @@ async def test_output_that_fills_its_file_fails_as_that_too(tmp_path: Path) -> N
         job = await served.run("prints for ever")
     assert job.error.reason == Error.REASON_PROCESS_DIED
     assert f"more than {1 << 20} bytes of output" in job.error.message
+
+
+async def test_a_job_shows_the_layers_around_it_and_no_lies_about_them(tmp_path: Path) -> None:
+    async with trainer(tmp_path, max_job_cpu_seconds=60) as served:
+        job = await served.run("lies")
+    layers = {pb.IsolationLayer.Name.Name(layer.name): layer for layer in job.isolation}
+    assert set(layers) == set(pb.IsolationLayer.Name.keys()) - {"NAME_UNSPECIFIED"}
+    assert layers["NAME_CPU_TIME"].active
+    assert layers["NAME_CPU_TIME"].detail == "RLIMIT_CPU, 60 s for each process"
+    assert not layers["NAME_MEMORY"].active
 
 
 async def test_a_job_that_forks_without_end_is_refused_more(tmp_path: Path) -> None:

@@ -201,6 +201,7 @@ class House:
             threads_per_job=1,
             limits=JobLimits(file_bytes=1 << 24),
             environ=os.environ,
+            readable=[self.path / "gate"],
         )
         async with Supervisor(
             book=self.book,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from modelrail_server.errors import (
     ResourceExhausted,
     ServiceError,
 )
+from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import (
@@ -400,3 +403,27 @@ def _try(store: JobStore, name: TrainingJobName, step: str) -> None:
             store.move(name, JobState.CANCELLED)
         case "requeue":
             store.move(name, JobState.QUEUED)
+
+
+def test_the_layers_around_a_process_are_those_of_its_attempt(store: JobStore) -> None:
+    name = store.create(NEW).name
+    assert store.start(name).isolation == ()
+    layers = (Layer(LayerName.FILES, True, "held"), Layer(LayerName.MEMORY, False, "no limit"))
+    store.record(name, 1, [], journal_offset=9, isolation=layers)
+    assert store.record(name, 1, [], journal_offset=10).isolation == layers
+    store.move(name, JobState.QUEUED)
+    assert store.start(name).isolation == ()
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "trainer.sqlite3"
+    store = JobStore(open_database(path), max_queued_jobs=20)
+    name = store.create(NEW).name
+    store.close()
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("ALTER TABLE jobs DROP COLUMN isolation")
+        old.execute("UPDATE alembic_version SET version_num = '0001'")
+        old.commit()
+    store = JobStore(open_database(path), max_queued_jobs=20)
+    assert store.get(name).isolation == ()
+    store.close()

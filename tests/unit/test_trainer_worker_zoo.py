@@ -19,6 +19,7 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.export import check_batch_axis
 from modelrail_trainer.worker.learning import loop
+from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.resnet import ResidualBlock
 from modelrail_trainer.worker.zoo.transformer import Attention, positions
@@ -221,7 +222,7 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> data.TrainingData:
     rows = generator.integers(1, VOCABULARY, size=(90, 9))
     rows[np.arange(9) >= generator.integers(1, 10, size=(90, 1))] = 0
     tokens: npt.NDArray[np.float32] = rows.astype(np.int64)
-    part = data.Part(tokens, rows[:, 0] % CLASSES)
+    part = Part(tokens, rows[:, 0] % CLASSES)
     return replace(data.load(JOB), train=part, validation=part, test=part, outputs=CLASSES)
 
 

@@ -13,6 +13,8 @@ from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 
+# Reasons that a worker gives for whatever an exception stopped.
+_VAGUE = frozenset({Reason.INTERNAL, Reason.EXPORT_FAILED})
 # What Python, numpy, torch, the C++ library and the system say when memory is refused.
 _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
 _OUT_OF_DEVICE_MEMORY = ("CUDA out of memory",)
@@ -46,7 +48,7 @@ def diagnose(
         said: What the process itself said went wrong.
         limits: What the job was allowed to take.
     """
-    if said is not None and said.reason is not Reason.INTERNAL:
+    if said is not None and said.reason not in _VAGUE:
         return said
     if ended.ran_out_of_cpu_time(limits.cpu_seconds):
         return _out_of_cpu_time(limits)

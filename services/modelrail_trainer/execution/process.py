@@ -199,6 +199,8 @@ class ProcessLauncher:
         threads_per_job: Processor cores that one job may use.
         limits: What one job may take of the machine.
         environ: The service's environment, of which a few variables are handed on.
+        readable: Files and directories that jobs may read beside those of Python and the system.
+        hidden: Files and directories that jobs must not read, wherever they lie.
     """
 
     def __init__(
@@ -208,11 +210,15 @@ class ProcessLauncher:
         threads_per_job: int,
         limits: JobLimits,
         environ: Mapping[str, str],
+        readable: Sequence[Path] = (),
+        hidden: Sequence[Path] = (),
     ) -> None:
         self._command = tuple(command)
         self._threads_per_job = threads_per_job
         self.limits = limits
         self._environ = environ
+        self._readable = tuple(readable)
+        self._hidden = tuple(hidden)
 
     def environment(self, directory: Path) -> dict[str, str]:
         """Returns the environment of a job in `directory`: what Python needs, and no more."""
@@ -226,6 +232,8 @@ class ProcessLauncher:
             # HOME moved, and packages that `pip install --user` put under the old one did not.
             "PYTHONUSERBASE": site.getuserbase(),
             "PYTHONUNBUFFERED": "1",
+            # Nobody asks for its processes, whose semaphores it would look for in vain.
+            "JOBLIB_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
@@ -241,7 +249,11 @@ class ProcessLauncher:
         """
         environment = self.environment(directory)
         confinement = Confinement(
-            directory=directory, limits=self.limits, variables=tuple(environment)
+            directory=directory,
+            limits=self.limits,
+            variables=tuple(environment),
+            readable=self._readable,
+            hidden=self._hidden,
         )
         with (directory / LOG_NAME).open("ab") as log:
             (directory / LOG_NAME).chmod(0o600)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from modelrail_trainer.artifact import load_result
+from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import (
     Happening,
@@ -20,6 +22,7 @@ from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
     FinishedEvent,
+    IsolationEvent,
     JournalEvent,
     LogEvent,
     Metric,
@@ -67,6 +70,7 @@ class Transcript:
             events, offset = await self._threads.run(read_events, self._path, self._offset)
             if offset == self._offset:
                 return
+            start = self._offset
             # Said is said, whether or not it can be stored now.
             self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
             # Whether a commit that fails took place is known to the database alone.
@@ -78,6 +82,7 @@ class Transcript:
                 [happening for event in events if (happening := _happening(event)) is not None],
                 journal_offset=offset,
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
+                isolation=_isolation(events) if start == 0 else (),
             )
             self._offset = offset
 
@@ -91,8 +96,14 @@ def _happening(event: JournalEvent) -> Happening | None:
             return MetricReport(progress, event.metrics)
         case LogEvent(text):
             return LogLine(text)
-        case FailedEvent() | FinishedEvent():
+        case IsolationEvent() | FailedEvent() | FinishedEvent():
             return None
+
+
+def _isolation(events: Sequence[JournalEvent]) -> tuple[Layer, ...]:
+    """Returns what the process said before it became the worker; what a worker says counts not."""
+    first = events[0]
+    return first.layers if isinstance(first, IsolationEvent) else ()
 
 
 def _failure(event: FailedEvent) -> JobError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from modelrail.names import TrainingJobName
+from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
@@ -86,6 +87,7 @@ class Job:
         journal_offset: Bytes of the process's journal that are stored as events.
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
+        isolation: The layers around the process, as it found them.
     """
 
     name: TrainingJobName
@@ -107,6 +109,7 @@ class Job:
     journal_offset: int
     committing: bool
     last_sequence: int
+    isolation: tuple[Layer, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from modelrail.names import TrainingJobName
+from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.jobs.job import (
     TRAINER,
     Happening,
@@ -77,6 +78,10 @@ def job_from_row(row: RowMapping) -> Job:
         journal_offset=row["journal_offset"],
         committing=row["committing"],
         last_sequence=row["last_sequence"],
+        isolation=tuple(
+            Layer(**layer | {"name": LayerName(layer["name"])})
+            for layer in json.loads(row["isolation"])
+        ),
     )
 
 
@@ -118,6 +123,11 @@ def process_columns(process: ProcessIdentity | None) -> dict[str, object]:
         "process_start_ticks": None if process is None else process.start_ticks,
         "process_boot_id": None if process is None else process.boot_id,
     }
+
+
+def isolation_text(layers: Sequence[Layer]) -> str:
+    """Returns the column that holds the layers around the process."""
+    return json.dumps([asdict(layer) for layer in layers])
 
 
 def metrics_text(metrics: Sequence[Metric]) -> str:

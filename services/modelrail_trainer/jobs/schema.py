@@ -50,6 +50,7 @@ jobs = Table(
     Column("committing", Boolean, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),
+    Column("isolation", Text, nullable=False, server_default="[]"),
     Index("jobs_by_state", "state", "number"),
 )
 # The order of the queue.

@@ -17,6 +17,7 @@ from modelrail_server.errors import (
     FailedPrecondition,
     ResourceExhausted,
 )
+from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.admission import digest_of, insert_job, known_job
 from modelrail_trainer.jobs.change import JobChange
@@ -35,6 +36,7 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.reading import JobReader
 from modelrail_trainer.jobs.rows import (
     error_columns,
+    isolation_text,
     metrics_text,
     process_columns,
     progress_columns,
@@ -157,6 +159,7 @@ class JobStore(JobReader):
         with self._change(name) as change:
             change.move(JobState.PREPARING)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
+            change.set(isolation="[]")
             change.set(**progress_columns(None), **process_columns(None))
             if change.job.start_time is None:
                 change.set(start_time=to_microseconds(self._now()))
@@ -176,6 +179,7 @@ class JobStore(JobReader):
         *,
         journal_offset: int,
         failure: JobError | None = None,
+        isolation: Sequence[Layer] = (),
     ) -> Job:
         """Stores what the process of an attempt wrote, together with how far its journal was read.
 
@@ -186,6 +190,7 @@ class JobStore(JobReader):
                 change of a job that is being cancelled.
             journal_offset: Where to read on, in bytes.
             failure: What the process said went wrong; the job fails of it when the process is gone.
+            isolation: The layers around the process, when they are told.
 
         Raises:
             StaleAttempt: The job has ended or runs another attempt.
@@ -208,6 +213,8 @@ class JobStore(JobReader):
             change.set(journal_offset=journal_offset)
             if failure is not None:
                 change.set(**error_columns(failure))
+            if isolation:
+                change.set(isolation=isolation_text(isolation))
             return change.apply()
 
     def move(

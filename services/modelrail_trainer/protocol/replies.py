@@ -39,6 +39,12 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         start_time=_time_to_pb(job.start_time),
         end_time=_time_to_pb(job.end_time),
         priority=job.policy.priority,
+        isolation=[
+            pb.IsolationLayer(
+                name=f"NAME_{layer.name.name}", active=layer.active, detail=layer.detail
+            )
+            for layer in job.isolation
+        ],
     )
 
 

@@ -100,3 +100,14 @@ def show_job(job: pb.TrainingJob) -> None:
         say(f"  metrics  {metrics_text(job.metrics)}")
     if job.model_version:
         say(f"  version  {job.model_version}")
+    if job.isolation:
+        active = [_layer_name(layer) for layer in job.isolation if layer.active]
+        say(f"  walls    {', '.join(active) or 'none'}")
+        for layer in job.isolation:
+            if not layer.active:
+                say(f"  no wall  {_layer_name(layer)}: {layer.detail}")
+
+
+def _layer_name(layer: pb.IsolationLayer) -> str:
+    name = pb.IsolationLayer.Name.Name(layer.name).removeprefix("NAME_")
+    return name.lower().replace("_", " ")

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainingJob(_message.Message):
-    __slots__ = ("name", "uid", "spec", "state", "error", "progress", "metrics", "model_version", "attempt", "create_time", "start_time", "end_time", "priority")
+    __slots__ = ("name", "uid", "spec", "state", "error", "progress", "metrics", "model_version", "attempt", "create_time", "start_time", "end_time", "isolation", "priority")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TrainingJob.State]
@@ -46,6 +46,7 @@ class TrainingJob(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     END_TIME_FIELD_NUMBER: _ClassVar[int]
+    ISOLATION_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: str
@@ -59,8 +60,9 @@ class TrainingJob(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     start_time: _timestamp_pb2.Timestamp
     end_time: _timestamp_pb2.Timestamp
+    isolation: _containers.RepeatedCompositeFieldContainer[IsolationLayer]
     priority: int
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., model_version: _Optional[str] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., model_version: _Optional[str] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., isolation: _Optional[_Iterable[_Union[IsolationLayer, _Mapping]]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("reason", "message")
@@ -95,6 +97,40 @@ class JobError(_message.Message):
     reason: JobError.Reason
     message: str
     def __init__(self, reason: _Optional[_Union[JobError.Reason, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class IsolationLayer(_message.Message):
+    __slots__ = ("name", "active", "detail")
+    class Name(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        NAME_UNSPECIFIED: _ClassVar[IsolationLayer.Name]
+        NAME_SESSION: _ClassVar[IsolationLayer.Name]
+        NAME_CLEAN_ENVIRONMENT: _ClassVar[IsolationLayer.Name]
+        NAME_MEMORY: _ClassVar[IsolationLayer.Name]
+        NAME_CPU_TIME: _ClassVar[IsolationLayer.Name]
+        NAME_FILE_SIZE: _ClassVar[IsolationLayer.Name]
+        NAME_PROCESSES: _ClassVar[IsolationLayer.Name]
+        NAME_NO_NEW_PRIVILEGES: _ClassVar[IsolationLayer.Name]
+        NAME_FILES: _ClassVar[IsolationLayer.Name]
+        NAME_NETWORK: _ClassVar[IsolationLayer.Name]
+        NAME_SIGNALS: _ClassVar[IsolationLayer.Name]
+    NAME_UNSPECIFIED: IsolationLayer.Name
+    NAME_SESSION: IsolationLayer.Name
+    NAME_CLEAN_ENVIRONMENT: IsolationLayer.Name
+    NAME_MEMORY: IsolationLayer.Name
+    NAME_CPU_TIME: IsolationLayer.Name
+    NAME_FILE_SIZE: IsolationLayer.Name
+    NAME_PROCESSES: IsolationLayer.Name
+    NAME_NO_NEW_PRIVILEGES: IsolationLayer.Name
+    NAME_FILES: IsolationLayer.Name
+    NAME_NETWORK: IsolationLayer.Name
+    NAME_SIGNALS: IsolationLayer.Name
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    name: IsolationLayer.Name
+    active: bool
+    detail: str
+    def __init__(self, name: _Optional[_Union[IsolationLayer.Name, str]] = ..., active: _Optional[bool] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("epoch", "epochs", "step", "rows_per_second")

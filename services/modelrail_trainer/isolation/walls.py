@@ -1,0 +1,73 @@
+"""What a job may touch and reach: no more rights, and of files, network and processes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.files import allowed_files
+from modelrail_trainer.isolation.kernel import (
+    FileAccess,
+    Scope,
+    TcpAccess,
+    forbid_new_privileges,
+    landlock,
+    landlock_version,
+)
+from modelrail_trainer.isolation.layer import Layer, LayerName
+
+_WALLS = (LayerName.FILES, LayerName.NETWORK, LayerName.SIGNALS)
+_SINCE_TRUNCATE, _SINCE_TCP, _SINCE_SCOPES = 3, 4, 6
+
+
+def raise_walls(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
+    """Puts walls around this process and tells which of them hold. There is no way back."""
+    try:
+        forbid_new_privileges()
+    except OSError as error:
+        missing = f"not without NO_NEW_PRIVILEGES: {error.strerror}"
+        return [
+            Layer(LayerName.NO_NEW_PRIVILEGES, False, str(error.strerror)),
+            *(Layer(name, False, missing) for name in _WALLS),
+        ]
+    return [
+        Layer(LayerName.NO_NEW_PRIVILEGES, True, "PR_SET_NO_NEW_PRIVS"),
+        *_landlock(confinement, command),
+    ]
+
+
+def _landlock(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
+    try:
+        version = landlock_version()
+    except OSError as error:
+        return _no_landlock(error)
+    # An error here is a defect, and the job had better not run.
+    allowed = allowed_files(confinement, command)
+    try:
+        landlock(
+            allowed,
+            handled=FileAccess.of_version(version),
+            tcp=TcpAccess(3 if version >= _SINCE_TCP else 0),
+            scope=Scope(3 if version >= _SINCE_SCOPES else 0),
+        )
+    except OSError as error:
+        return _no_landlock(error)
+    held = f"Landlock {version}"
+    files = "writes in the job's directory, reads programs, libraries and what was allowed"
+    if version < _SINCE_TRUNCATE:
+        files += "; can empty other files of the trainer's user"
+    network = f"{held}: no TCP; UDP and sockets that are files stay open"
+    signals = f"{held}: no signals and no abstract sockets to others"
+    return [
+        Layer(LayerName.FILES, True, f"{held}: {files}"),
+        Layer(LayerName.NETWORK, True, network)
+        if version >= _SINCE_TCP
+        else Layer(LayerName.NETWORK, False, f"{held} is older than {_SINCE_TCP}"),
+        Layer(LayerName.SIGNALS, True, signals)
+        if version >= _SINCE_SCOPES
+        else Layer(LayerName.SIGNALS, False, f"{held} is older than {_SINCE_SCOPES}"),
+    ]
+
+
+def _no_landlock(error: OSError) -> list[Layer]:
+    return [Layer(name, False, f"no Landlock: {error.strerror}") for name in _WALLS]

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from modelrail.cli.commands.jobs import show_job
+from modelrail.trainer.v1 import trainer_pb2 as pb
+
+Layer = pb.IsolationLayer
+
+
+def test_a_job_is_shown_with_its_walls(capsys: pytest.CaptureFixture[str]) -> None:
+    job = pb.TrainingJob(
+        name="trainingJobs/a",
+        state=pb.TrainingJob.STATE_RUNNING,
+        isolation=[
+            Layer(name=Layer.NAME_FILES, active=True, detail="Landlock 7"),
+            Layer(name=Layer.NAME_CPU_TIME, active=True, detail="60 s"),
+            Layer(name=Layer.NAME_MEMORY, active=False, detail="no limit is set"),
+        ],
+    )
+    show_job(job)
+    shown = capsys.readouterr()
+    text = shown.out + shown.err
+    assert "  walls    files, cpu time\n" in text
+    assert "  no wall  memory: no limit is set\n" in text
