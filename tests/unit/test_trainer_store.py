@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -254,10 +255,10 @@ def test_cancelling_twice_tells_it_once(store: JobStore) -> None:
 @pytest.mark.parametrize("end", sorted(TERMINAL - {JobState.SUCCEEDED}))
 def test_an_ended_job_cannot_be_cancelled(store: JobStore, end: JobState) -> None:
     name = store.create(NEW).name
-    if end is JobState.FAILED:
-        store.move(name, JobState.FAILED)
-    else:
+    if end is JobState.CANCELLED:
         store.cancel(name, CANCELLED)
+    else:
+        store.move(name, end)
     with pytest.raises(FailedPrecondition, match=end.value):
         store.cancel(name, CANCELLED)
 
@@ -324,6 +325,35 @@ def test_a_requeued_job_starts_from_the_beginning(store: JobStore) -> None:
     store.move(name, JobState.QUEUED, lost=True)
     job = store.start(name)
     assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, None)
+
+
+def test_the_run_time_of_earlier_attempts_is_kept_apart(store: JobStore) -> None:
+    name = _running(store)
+    store.set_run_seconds(name, 7.5)
+    job = store.get(name)
+    assert (job.run_seconds, job.earlier_run_seconds) == (7.5, 0)
+    store.move(name, JobState.QUEUED)
+    job = store.start(name)
+    assert (job.run_seconds, job.earlier_run_seconds) == (7.5, 7.5)
+
+
+def test_the_first_to_expire_is_found_among_the_jobs_that_never_started(store: JobStore) -> None:
+    assert store.next_expiring() is None
+    store.create(NEW)
+    dawn = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    started, late, early = (
+        store.create(replace(NEW, policy=RunPolicy(expire_time=dawn + timedelta(hours=h)))).name
+        for h in (0, 2, 1)
+    )
+    store.start(started)
+    store.move(started, JobState.QUEUED)
+    job = store.next_expiring()
+    assert job is not None
+    assert (job.name, job.policy.expire_time) == (early, dawn + timedelta(hours=1))
+    store.cancel(early, CANCELLED)
+    job = store.next_expiring()
+    assert job is not None
+    assert job.name == late
 
 
 def test_events_resume_after_a_position(store: JobStore) -> None:

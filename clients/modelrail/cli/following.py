@@ -34,6 +34,7 @@ _PHASES = {
     pb.TrainingJob.STATE_CANCELLING: "is being stopped",
     pb.TrainingJob.STATE_CANCELLED: "was cancelled",
     pb.TrainingJob.STATE_FAILED: "failed",
+    pb.TrainingJob.STATE_EXPIRED: "expired",
 }
 
 

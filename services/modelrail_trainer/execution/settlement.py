@@ -32,6 +32,16 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
+def ran_too_long(job: Job) -> JobError:
+    """Returns why a job ends whose time is up."""
+    limit = job.policy.max_run_duration
+    allowed = 0.0 if limit is None else limit.total_seconds()
+    return JobError(
+        Reason.TIMEOUT,
+        f"it ran for {job.run_seconds:.1f} s without a result; max_run_duration is {allowed:g} s",
+    )
+
+
 class Settlement:
     """Ends jobs, or moves them on.
 
@@ -93,8 +103,17 @@ class Settlement:
         except Exception:  # noqa: BLE001 - only disk space is lost, until the next start
             _log.exception("directories of ended jobs could not be trimmed")
 
-    async def settle(self, name: TrainingJobName, ended: str, *, requeue: bool) -> None:
-        """Decides what becomes of a job whose process is gone."""
+    async def settle(
+        self, name: TrainingJobName, ended: str, *, requeue: bool, timed_out: bool = False
+    ) -> None:
+        """Decides what becomes of a job whose process is gone.
+
+        Args:
+            name: The job.
+            ended: How the process ended, in words.
+            requeue: Whether the process was stopped for no fault of the job.
+            timed_out: Whether it was stopped because the job's time was up.
+        """
         job = await self.read(self._store.get, name)
         if job.state not in WITH_PROCESS:
             await self.end(name, JobState.CANCELLED, job.error)
@@ -103,6 +122,8 @@ class Settlement:
         elif await self.read(self._directories.has_result, name):
             figures = await self.read(final_metrics, self._directories.path(name))
             await self.end(name, JobState.REGISTERING, None, figures)
+        elif timed_out:
+            await self.end(name, JobState.EXPIRED, ran_too_long(job))
         elif requeue:
             await self.end(name, JobState.QUEUED, None)
         else:

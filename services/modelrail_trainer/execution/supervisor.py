@@ -11,7 +11,10 @@ job: what cannot be stored now is stored later, by this trainer or the next.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import structlog
@@ -21,7 +24,8 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
 from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.settlement import Settlement, ran_too_long
+from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
 from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
@@ -129,7 +133,9 @@ class Supervisor:
     async def _serve_queue(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
+            wait_seconds = _QUEUE_RETRY_SECONDS
             try:
+                wait_seconds = min(wait_seconds, await self._expire_queued())
                 while self._running < self._max_running_jobs and not self._stopping.is_set():
                     queued = await self._book.read(self._store.next_queued)
                     if queued is None:
@@ -137,10 +143,26 @@ class Supervisor:
                     await self._start(queued)
             except Exception:  # noqa: BLE001 - the queue outlives a bad moment of the disk
                 _log.exception("the queue could not be served")
-            await wait_first(self._wake, self._stopping, timeout_seconds=_QUEUE_RETRY_SECONDS)
+            await wait_first(self._wake, self._stopping, timeout_seconds=wait_seconds)
+
+    async def _expire_queued(self) -> float:
+        """Ends the jobs that waited too long; returns the seconds until the next such moment."""
+        while (job := await self._book.read(self._store.next_expiring)) is not None:
+            expire_time = job.policy.expire_time or job.create_time
+            seconds = (expire_time - datetime.now(UTC)).total_seconds()
+            if seconds > 0:
+                return seconds
+            error = JobError(Reason.TIMEOUT, f"it had not started by {expire_time:%Y-%m-%d %X} UTC")
+            with suppress(IllegalTransition):  # It was cancelled between two looks.
+                await self._settlement.end(job.name, JobState.EXPIRED, error)
+        return math.inf
 
     async def _start(self, queued: Job) -> None:
         name = queued.name
+        limit = queued.policy.max_run_duration
+        if limit is not None and queued.run_seconds >= limit.total_seconds():
+            await self._settlement.end(name, JobState.EXPIRED, ran_too_long(queued))
+            return
         # Made before the state changes, so that no cancellation in between is missed.
         cancelled = self._await_cancel(name)
         try:
@@ -218,25 +240,33 @@ class Supervisor:
                     self._store.set_process, job.name, process.identity
                 )
                 process.release()
-                await self._follow(job, process, cancelled)
+                stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
+                await self._follow(job, process, cancelled, stopwatch)
             finally:
                 # Only a defect leaves it alive here; a process that nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
 
-    async def _follow(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
+    async def _follow(
+        self, job: Job, process: JobProcess, cancelled: asyncio.Event, stopwatch: Stopwatch
+    ) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
         transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
         clock = asyncio.get_running_loop().time
         deadline: float | None = None
         trouble: Backoff | None = None
         poll_seconds = self._poll_seconds
+        timed_out = False
         while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
             await wait_first(
-                process.exit_event, cancelled, self._stopping, timeout_seconds=poll_seconds
+                process.exit_event,
+                *(cancelled, self._stopping),
+                timeout_seconds=min(poll_seconds, stopwatch.remaining_seconds or poll_seconds),
             )
             try:
                 await transcript.catch_up()
+                if stopwatch.should_be_noted:
+                    await self._note_time(job, stopwatch)
             except Exception as error:
                 if not passes(error):
                     raise
@@ -250,11 +280,24 @@ class Supervisor:
                 deadline = clock() + self._stop_grace_seconds
             if deadline is not None and clock() > deadline:
                 break
+            # A process that said its last word is on its way out, and its result counts.
+            if not (stopwatch.remaining_seconds or transcript.complete):
+                timed_out = True
+                break
         ended = (
             await process.wait() if process.exited else await process.stop(self._stop_grace_seconds)
         )
         await self._patience.until_done(transcript.catch_up)
-        await self._settlement.settle(job.name, str(ended), requeue=self._stopping.is_set())
+        if stopwatch.is_limited:
+            await self._patience.until_done(lambda: self._note_time(job, stopwatch))
+        await self._settlement.settle(
+            job.name, str(ended), requeue=self._stopping.is_set(), timed_out=timed_out
+        )
+
+    async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
+        seconds = stopwatch.seconds
+        await self._book.change(self._store.set_run_seconds, job.name, seconds)
+        stopwatch.noted(seconds)
 
     # The registry
 
@@ -286,7 +329,10 @@ class Supervisor:
         async with process:
             if job.state is JobState.CANCELLING:
                 cancelled.set()
-            await self._follow(job, process, cancelled)
+            stopwatch = Stopwatch(
+                job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
+            )
+            await self._follow(job, process, cancelled, stopwatch)
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""

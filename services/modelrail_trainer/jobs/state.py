@@ -18,10 +18,11 @@ class JobState(enum.StrEnum):
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"
     FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
 
 
 class Reason(enum.StrEnum):
-    """Why a job failed, was cancelled or waits."""
+    """Why a job failed, was cancelled, expired or waits."""
 
     DATA = "DATA"
     NAN_LOSS = "NAN_LOSS"
@@ -32,21 +33,26 @@ class Reason(enum.StrEnum):
     REGISTRY_REFUSED = "REGISTRY_REFUSED"
     CANCELLED_BY_USER = "CANCELLED_BY_USER"
     INTERNAL = "INTERNAL"
+    OOM = "OOM"
+    TIMEOUT = "TIMEOUT"
 
 
 _S = JobState
+# Whatever a process does, it can be ended, and a job whose process was lost runs again.
+_OUT_OF_PROCESS = frozenset({_S.CANCELLING, _S.FAILED, _S.EXPIRED, _S.QUEUED})
 
 # The one table. A job whose process was lost with the trainer goes back to QUEUED and runs again.
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    _S.QUEUED: frozenset({_S.PREPARING, _S.CANCELLING, _S.FAILED}),
-    _S.PREPARING: frozenset({_S.RUNNING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
-    _S.RUNNING: frozenset({_S.EXPORTING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
-    _S.EXPORTING: frozenset({_S.REGISTERING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
+    _S.QUEUED: frozenset({_S.PREPARING, _S.CANCELLING, _S.FAILED, _S.EXPIRED}),
+    _S.PREPARING: _OUT_OF_PROCESS | {_S.RUNNING},
+    _S.RUNNING: _OUT_OF_PROCESS | {_S.EXPORTING},
+    _S.EXPORTING: _OUT_OF_PROCESS | {_S.REGISTERING},
     _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.FAILED: frozenset(),
+    _S.EXPIRED: frozenset(),
 }
 
 TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)

@@ -158,6 +158,7 @@ class JobStore(JobReader):
             change.move(JobState.PREPARING)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
             change.set(**progress_columns(None), **process_columns(None))
+            change.set(earlier_run_seconds=change.job.run_seconds)
             if change.job.start_time is None:
                 change.set(start_time=to_microseconds(self._now()))
             return change.apply()
@@ -166,6 +167,12 @@ class JobStore(JobReader):
         """Remembers which process runs the job's present attempt."""
         with self._change(name) as change:
             change.set(**process_columns(process))
+            return change.apply()
+
+    def set_run_seconds(self, name: TrainingJobName, seconds: float) -> Job:
+        """Remembers how long the job had processes, all attempts together."""
+        with self._change(name) as change:
+            change.set(run_seconds=seconds)
             return change.apply()
 
     def record(

@@ -91,6 +91,10 @@ def show_job(job: pb.TrainingJob) -> None:
     say(f"{job.name} {state_name(job.state)}", style="bold")
     if job.priority:
         say(f"  priority {job.priority}")
+    if job.HasField("max_run_duration"):
+        say(f"  runs for {job.max_run_duration.ToTimedelta().total_seconds():g} s at most")
+    if job.HasField("expire_time"):
+        say(f"  expires  {job.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC unless started")
     if job.HasField("progress"):
         say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
     if job.HasField("error"):
