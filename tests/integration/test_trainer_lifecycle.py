@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelrail.client.channel import Connection
-from modelrail.client.errors import InvalidArgument, mapped_errors
+from modelrail.client.errors import FailedPrecondition, InvalidArgument, NotFound, mapped_errors
 from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
@@ -235,3 +235,117 @@ async def test_the_command_line_submits_with_priority_and_limits(
     _, output = await cli(house, "jobs", "show", job.name)
     assert "runs for 90 s at most" in output
     assert "unless started" in output
+
+
+# Pausing
+
+
+async def test_a_running_job_is_paused_and_runs_again_when_it_is_resumed(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    created = await trainer.create("preparing running gate child exporting save finished")
+    await trainer.until_line(created.name, "at the gate")
+    assert (await cli(house, "jobs", "pause", created.name))[0] == 0
+    await trainer.until_state(created.name, Job.STATE_PAUSED)
+    assert processes_of(trainer) == []
+    # Its place is free for others.
+    other = await trainer.create()
+    assert (await trainer.ended(other.name)).state == Job.STATE_SUCCEEDED
+    assert (await trainer.client.get_job(created.name)).state == Job.STATE_PAUSED
+    (trainer.data_dir / "open").touch()
+    status, output = await cli(house, "jobs", "resume", created.name)
+    assert (status, output) == (0, f"{created.name} is queued\n")
+    events = await trainer.events(created.name)
+    assert states(events) == [
+        *("QUEUED", "PREPARING", "RUNNING", "PAUSING", "PAUSED"),
+        *("QUEUED", "PREPARING", "RUNNING", "EXPORTING", "REGISTERING", "SUCCEEDED"),
+    ]
+    assert actors(events)[3:6] == ["owner", "trainer", "owner"]
+    assert (await trainer.client.get_job(created.name)).attempt == 2
+    _, output = await cli(house, "jobs", "watch", created.name)
+    assert "job is being paused (asked for by owner)" in output
+    assert "job is paused until it is resumed\n" in output
+    assert "job waits for its turn (asked for by owner)" in output
+
+
+async def test_a_job_that_ignores_the_request_to_pause_is_killed(house: House) -> None:
+    async with house.trainer(cancel_grace_seconds=0.2) as trainer:
+        created = await trainer.create("preparing running stubborn wait")
+        await trainer.until_line(created.name, "waiting")
+        assert (await trainer.client.pause_job(created.name)).state == Job.STATE_PAUSING
+        await trainer.until_state(created.name, Job.STATE_PAUSED)
+        assert processes_of(trainer) == []
+
+
+async def test_a_paused_job_is_cancelled_at_once_and_leaves_no_files(
+    house: House,
+) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create("preparing running model wait")
+        await trainer.until_line(created.name, "waiting")
+        await trainer.client.pause_job(created.name)
+        await trainer.until_state(created.name, Job.STATE_PAUSED)
+        model = trainer.directory(created.name) / "model.onnx"
+        assert model.exists()
+        assert (await trainer.client.cancel_job(created.name)).state == Job.STATE_CANCELLED
+    # The files go after the state, at the latest when the trainer stops.
+    assert not model.exists()
+
+
+async def test_a_paused_job_stays_paused_over_a_restart_of_the_trainer(house: House) -> None:
+    async with house.trainer() as trainer:
+        running = await trainer.create("preparing running wait")
+        await trainer.until_line(running.name, "waiting")
+        queued = await trainer.create()
+        assert (await trainer.client.pause_job(queued.name)).state == Job.STATE_PAUSED
+        await trainer.client.pause_job(running.name)
+        await trainer.until_state(running.name, Job.STATE_PAUSED)
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        third = await trainer.create()
+        assert (await trainer.ended(third.name)).state == Job.STATE_SUCCEEDED
+        jobs = [await trainer.client.get_job(name) for name in (running.name, queued.name)]
+        assert [(job.state, job.attempt) for job in jobs] == [
+            (Job.STATE_PAUSED, 1),
+            (Job.STATE_PAUSED, 0),
+        ]
+        await trainer.client.resume_job(queued.name)
+        assert (await trainer.ended(queued.name)).state == Job.STATE_SUCCEEDED
+
+
+async def test_a_job_that_was_being_paused_when_the_trainer_died_is_paused(house: House) -> None:
+    async with house.trainer() as trainer:
+        created = await trainer.create("preparing running wait")
+        await trainer.until_line(created.name, "waiting")
+    with closing(sqlite3.connect(trainer.data_dir / "trainer.sqlite3")) as database:
+        database.execute("UPDATE jobs SET state = 'PAUSING'")
+        database.commit()
+    async with house.trainer() as trainer:
+        await trainer.until_state(created.name, Job.STATE_PAUSED)
+
+
+async def test_a_result_that_was_there_before_the_pause_is_published(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    created = await trainer.create("preparing running exporting save wait")
+    await trainer.until_line(created.name, "waiting")
+    await trainer.client.pause_job(created.name)
+    job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_SUCCEEDED
+    assert len(house.registry.versions) == 1
+
+
+@pytest.mark.parametrize("method", ["pause_job", "resume_job"])
+async def test_an_ended_or_unknown_job_is_neither_paused_nor_resumed(
+    trainer: TrainerUnderTest, method: str
+) -> None:
+    created = await trainer.create()
+    await trainer.ended(created.name)
+    with pytest.raises(FailedPrecondition, match="SUCCEEDED"):
+        await getattr(trainer.client, method)(created.name)
+    with pytest.raises(NotFound):
+        await getattr(trainer.client, method)("trainingJobs/nobody")
+    with pytest.raises(InvalidArgument):
+        await getattr(trainer.client, method)("nobody")

@@ -38,7 +38,14 @@ from modelrail_trainer.jobs.job import (
     StateChange,
 )
 from modelrail_trainer.jobs.migrations.versions import r0001_first_tables
-from modelrail_trainer.jobs.state import TERMINAL, IllegalTransition, JobState, Reason
+from modelrail_trainer.jobs.state import (
+    IDLE,
+    STOPPING,
+    TERMINAL,
+    IllegalTransition,
+    JobState,
+    Reason,
+)
 from modelrail_trainer.jobs.store import JobStore, StaleAttempt
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
@@ -263,6 +270,89 @@ def test_an_ended_job_cannot_be_cancelled(store: JobStore, end: JobState) -> Non
         store.cancel(name, CANCELLED)
 
 
+def test_a_queued_job_is_paused_at_once_and_takes_no_place(store: JobStore) -> None:
+    name = store.create(NEW).name
+    assert store.pause(name, actor="alice").state is JobState.PAUSED
+    assert store.next_queued() is None
+    with pytest.raises(IllegalTransition):
+        store.start(name)
+    assert store.resume(name, actor="bob").state is JobState.QUEUED
+    assert _states(store, name) == [JobState.QUEUED, JobState.PAUSED, JobState.QUEUED]
+    assert _actors(store, name) == ["trainer", "alice", "bob"]
+
+
+def test_a_job_with_a_process_is_paused_when_the_process_is_gone(store: JobStore) -> None:
+    name = _running(store)
+    assert store.pause(name).state is JobState.PAUSING
+    store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+    assert store.get(name).state is JobState.PAUSING
+    with pytest.raises(FailedPrecondition) as caught:
+        store.resume(name)
+    assert caught.value.reason == "JOB_PAUSING"
+    job = store.move(name, JobState.PAUSED)
+    assert (job.state, job.progress, job.process) == (JobState.PAUSED, None, None)
+
+
+def test_pausing_and_resuming_twice_tells_it_once(store: JobStore) -> None:
+    name = _running(store)
+    assert store.resume(name).state is JobState.RUNNING
+    store.pause(name)
+    assert store.pause(name).state is JobState.PAUSING
+    store.move(name, JobState.PAUSED)
+    assert store.pause(name).state is JobState.PAUSED
+    store.resume(name)
+    assert store.resume(name).state is JobState.QUEUED
+    assert _states(store, name)[3:] == [JobState.PAUSING, JobState.PAUSED, JobState.QUEUED]
+
+
+def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
+    name = store.create(NEW).name
+    store.pause(name)
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLED
+    assert store.get(name).end_time is not None
+
+
+def test_a_job_that_is_being_paused_can_be_cancelled(store: JobStore) -> None:
+    name = _running(store)
+    store.pause(name)
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLING
+
+
+@pytest.mark.parametrize("state", ["CANCELLING", "REGISTERING", *sorted(TERMINAL)])
+def test_a_job_on_its_way_out_cannot_be_paused(store: JobStore, state: str) -> None:
+    name = _running(store)
+    if state in {JobState.CANCELLING, JobState.CANCELLED}:
+        store.cancel(name, CANCELLED)
+    if state in {JobState.REGISTERING, JobState.SUCCEEDED}:
+        store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+        store.move(name, JobState.REGISTERING)
+    if store.get(name).state != state:
+        store.move(name, JobState(state))
+    with pytest.raises(FailedPrecondition, match=state):
+        store.pause(name)
+    if state != JobState.REGISTERING:
+        with pytest.raises(FailedPrecondition, match=state):
+            store.resume(name)
+    assert store.get(name).state == state
+
+
+def test_what_the_process_said_before_it_was_paused_is_kept(store: JobStore) -> None:
+    name = _running(store)
+    error = JobError(Reason.NAN_LOSS, "loss is nan")
+    store.record(name, 1, [], journal_offset=20, failure=error)
+    assert store.pause(name).error == error
+
+
+def test_a_paused_job_comes_back_only_where_there_is_room(store: JobStore) -> None:
+    name = store.create(NEW).name
+    store.pause(name)
+    for _ in range(20):
+        store.create(NEW)
+    with pytest.raises(ResourceExhausted, match="20"):
+        store.resume(name)
+    assert store.get(name).state is JobState.PAUSED
+
+
 def test_a_job_that_is_being_published_cannot_be_cancelled(store: JobStore) -> None:
     name = _running(store)
     store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
@@ -383,13 +473,22 @@ def test_an_unknown_job_is_not_found(store: JobStore) -> None:
         store.events_after(name, 0, limit=1)
 
 
-STEPS = ("start", "running", "exporting", "register", "commit", "succeed", "fail", "cancel")
+STEPS = ("start", "running", "exporting", "commit", "cancel", "pause", "resume")
+MOVES = {
+    "register": JobState.REGISTERING,
+    "succeed": JobState.SUCCEEDED,
+    "fail": JobState.FAILED,
+    "cancelled": JobState.CANCELLED,
+    "requeue": JobState.QUEUED,
+    "paused": JobState.PAUSED,
+    "expire": JobState.EXPIRED,
+}
 
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
 )
-@given(steps=st.lists(st.sampled_from([*STEPS, "cancelled", "requeue"]), max_size=15))
+@given(steps=st.lists(st.sampled_from([*STEPS, *MOVES]), max_size=15))
 def test_whatever_is_tried_an_ended_job_stays_as_it_is(store: JobStore, steps: list[str]) -> None:
     if store.count_by_state()[JobState.QUEUED] >= 15:
         for job in store.in_states(frozenset({JobState.QUEUED})):
@@ -404,7 +503,7 @@ def test_whatever_is_tried_an_ended_job_stays_as_it_is(store: JobStore, steps: l
         if before.state in TERMINAL:
             assert store.get(name).state is before.state
     assert _states(store, name)[-1] is store.get(name).state
-    if store.get(name).state not in TERMINAL | {JobState.QUEUED, JobState.CANCELLING}:
+    if store.get(name).state not in TERMINAL | IDLE | set(STOPPING):
         store.move(name, JobState.FAILED)
 
 
@@ -416,17 +515,13 @@ def _try(store: JobStore, name: TrainingJobName, step: str) -> None:
         case "running" | "exporting":
             change = StateChange(None, JobState(step.upper()))
             store.record(name, attempt, [change], journal_offset=1)
-        case "register":
-            store.move(name, JobState.REGISTERING)
         case "commit":
             store.begin_commit(name)
-        case "succeed":
-            store.move(name, JobState.SUCCEEDED)
-        case "fail":
-            store.move(name, JobState.FAILED)
         case "cancel":
             store.cancel(name, CANCELLED)
-        case "cancelled":
-            store.move(name, JobState.CANCELLED)
-        case "requeue":
-            store.move(name, JobState.QUEUED)
+        case "pause":
+            store.pause(name)
+        case "resume":
+            store.resume(name)
+        case _:
+            store.move(name, MOVES[step])

@@ -54,7 +54,7 @@ class RunPolicy:
 
 
 class AsyncTrainerClient(ServiceClient):
-    """Submits, follows and cancels training jobs.
+    """Submits, follows, pauses and cancels training jobs.
 
     Names are resource names, `trainingJobs/{training_job}`. Every method raises `ModelrailError`,
     most specifically.
@@ -117,6 +117,15 @@ class AsyncTrainerClient(ServiceClient):
         """Stops a job that has not ended; raises `FailedPrecondition` when it has."""
         request = pb.CancelTrainingJobRequest(name=name)
         return await self._call(self._stub.CancelTrainingJob, request)
+
+    async def pause_job(self, name: str) -> pb.TrainingJob:
+        """Takes a job out of the queue, or stops its process, until it is resumed."""
+        return await self._call(self._stub.PauseTrainingJob, pb.PauseTrainingJobRequest(name=name))
+
+    async def resume_job(self, name: str) -> pb.TrainingJob:
+        """Queues a paused job again; it runs from the start."""
+        request = pb.ResumeTrainingJobRequest(name=name)
+        return await self._call(self._stub.ResumeTrainingJob, request)
 
     async def watch_job(
         self, name: str, *, after_sequence: int = 0

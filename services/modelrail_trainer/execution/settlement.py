@@ -16,9 +16,8 @@ from modelrail_trainer.execution.transcript import final_metrics
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    STOPPING,
     TERMINAL,
-    TRANSITIONS,
-    WITH_PROCESS,
     IllegalTransition,
     JobState,
     Reason,
@@ -115,13 +114,15 @@ class Settlement:
             timed_out: Whether it was stopped because the job's time was up.
         """
         job = await self.read(self._store.get, name)
-        if job.state not in WITH_PROCESS:
+        if job.state is JobState.CANCELLING:
             await self.end(name, JobState.CANCELLED, job.error)
         elif job.error is not None:
             await self.end(name, JobState.FAILED, job.error)
         elif await self.read(self._directories.has_result, name):
             figures = await self.read(final_metrics, self._directories.path(name))
             await self.end(name, JobState.REGISTERING, None, figures)
+        elif job.state is JobState.PAUSING:
+            await self.end(name, JobState.PAUSED, None)
         elif timed_out:
             await self.end(name, JobState.EXPIRED, ran_too_long(job))
         elif requeue:
@@ -141,19 +142,27 @@ class Settlement:
         *,
         lost: bool = False,
     ) -> None:
-        """Moves the job on, or to CANCELLED when a client was faster."""
-        try:
-            job = await self.change(
-                self._store.move, name, new, error=error, metrics=metrics, lost=lost
-            )
-        except IllegalTransition:
-            job = await self.read(self._store.get, name)
-            if job.state is not new:
-                if JobState.CANCELLED not in TRANSITIONS[job.state]:
+        """Moves the job on, or to where a client who was faster wants it."""
+        while True:
+            try:
+                job = await self.change(
+                    self._store.move, name, new, error=error, metrics=metrics, lost=lost
+                )
+                break
+            except IllegalTransition:
+                job = await self.read(self._store.get, name)
+                if job.state is new:
+                    break
+                if job.state not in STOPPING:
                     raise
-                job = await self.change(self._store.move, name, JobState.CANCELLED, error=job.error)
+                # Only another wish can come between now: a cancellation, and that is the last.
+                new, error, metrics = STOPPING[job.state], job.error, None
         if job.state in TERMINAL:
-            self._metrics.ended(job)
-            _log.info("job ended", job=str(name), state=job.state.value)
-            # First the state, then the files: a model goes only when nobody can ask for it again.
-            await self._trim(name)
+            await self.conclude(job)
+
+    async def conclude(self, job: Job) -> None:
+        """Does what is left to do for a job that has ended."""
+        self._metrics.ended(job)
+        _log.info("job ended", job=str(job.name), state=job.state.value)
+        # First the state, then the files: a model goes only when nobody can ask for it again.
+        await self._trim(job.name)

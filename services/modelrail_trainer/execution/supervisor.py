@@ -27,9 +27,12 @@ from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement, ran_too_long
 from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
 from modelrail_trainer.execution.transcript import Transcript
+from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    IDLE,
+    STOPPING,
     TERMINAL,
     IllegalTransition,
     JobState,
@@ -95,11 +98,11 @@ class Supervisor:
             metrics=metrics,
             patience=self._patience,
         )
-        self._cancels: dict[TrainingJobName, asyncio.Event] = {}
+        self._wishing = Wishing()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
+        unfinished = frozenset(JobState) - TERMINAL - IDLE
         for job in await self._book.read(self._store.in_states, unfinished):
             self._resume(job)
         self._spawn(self._settlement.trim_ended())
@@ -123,10 +126,12 @@ class Supervisor:
         """Tells that a job was queued, or a place became free."""
         self._wake.set()
 
-    def cancelled(self, name: TrainingJobName) -> None:
-        """Tells that a job is CANCELLING."""
-        if name in self._cancels:
-            self._cancels[name].set()
+    def changed(self, job: Job) -> None:
+        """Tells that a client changed the state of a job."""
+        self._wishing.tell(job)
+        if job.state in TERMINAL:
+            self._spawn(self._settlement.conclude(job))
+        self.queue_changed()
 
     # The queue
 
@@ -163,52 +168,40 @@ class Supervisor:
         if limit is not None and queued.run_seconds >= limit.total_seconds():
             await self._settlement.end(name, JobState.EXPIRED, ran_too_long(queued))
             return
-        # Made before the state changes, so that no cancellation in between is missed.
-        cancelled = self._await_cancel(name)
+        # Made before the state changes, so that no wish in between is missed.
+        wishes = self._wishing.expect(name)
         try:
             await self._threads.run(self._directories.prepare, name, queued.specification)
             job = await self._book.change(self._store.start, name)
         except Exception as error:
-            self._forget_cancel(name, cancelled)
+            self._wishing.forget(name, wishes)
             if passes(error):
                 raise  # It waits in the queue for better times.
             if not isinstance(error, IllegalTransition):  # It was cancelled between two looks.
                 _log.exception("job could not be started", job=str(name))
                 await self._settlement.end(name, JobState.FAILED, _INTERNAL)
             return
-        self._occupy(job, cancelled, self._launch(job, cancelled))
+        self._occupy(job, wishes, self._launch(job, wishes))
 
-    def _await_cancel(self, name: TrainingJobName) -> asyncio.Event:
-        """Returns the event that `cancelled` sets from now on."""
-        event = self._cancels[name] = asyncio.Event()
-        return event
-
-    def _forget_cancel(self, name: TrainingJobName, event: asyncio.Event) -> None:
-        # By now a later attempt of the job may have put its own in this place.
-        if self._cancels.get(name) is event:
-            del self._cancels[name]
-
-    def _occupy(self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    def _occupy(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` for the job on one of the places."""
         self._running += 1
-        self._spawn(self._on_place(job, cancelled, work))
+        self._spawn(self._on_place(job, wishes, work))
 
-    async def _on_place(
-        self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]
-    ) -> None:
+    async def _on_place(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         try:
             await self._guarded(job.name, work)
         finally:
             self._running -= 1
             self._wake.set()
-        await self._go_on(job, cancelled)
+        await self._go_on(job, wishes)
 
-    async def _go_on(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _go_on(self, job: Job, wishes: Wishes) -> None:
         """Publishes the result of a job whose process is gone, if it has one."""
         try:
-            await self._guarded(job.name, self._register(job, cancelled))
+            await self._guarded(job.name, self._register(job, wishes))
         finally:
-            self._forget_cancel(job.name, cancelled)
+            self._wishing.forget(job.name, wishes)
 
     async def _guarded(self, name: TrainingJobName, work: Coroutine[Any, Any, None]) -> None:
         """Turns a defect into the failure of the one job that met it."""
@@ -226,7 +219,7 @@ class Supervisor:
 
     # One process
 
-    async def _launch(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _launch(self, job: Job, wishes: Wishes) -> None:
         directory = self._directories.path(job.name)
         try:
             process = await self._threads.run(self._launcher.spawn, directory)
@@ -241,14 +234,14 @@ class Supervisor:
                 )
                 process.release()
                 stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
-                await self._follow(job, process, cancelled, stopwatch)
+                await self._follow(job, process, wishes, stopwatch)
             finally:
                 # Only a defect leaves it alive here; a process that nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
 
     async def _follow(
-        self, job: Job, process: JobProcess, cancelled: asyncio.Event, stopwatch: Stopwatch
+        self, job: Job, process: JobProcess, wishes: Wishes, stopwatch: Stopwatch
     ) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
         transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
@@ -257,12 +250,16 @@ class Supervisor:
         trouble: Backoff | None = None
         poll_seconds = self._poll_seconds
         timed_out = False
-        while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
+        while not (process.exited or self._stopping.is_set()):
             await wait_first(
                 process.exit_event,
-                *(cancelled, self._stopping),
+                *(wishes.changed, self._stopping),
                 timeout_seconds=min(poll_seconds, stopwatch.remaining_seconds or poll_seconds),
             )
+            if wishes.changed.is_set():
+                wishes.changed.clear()
+                if (await self._settlement.read(self._store.get, job.name)).state in STOPPING:
+                    break
             try:
                 await transcript.catch_up()
                 if stopwatch.should_be_noted:
@@ -301,38 +298,40 @@ class Supervisor:
 
     # The registry
 
-    async def _register(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _register(self, job: Job, wishes: Wishes) -> None:
         name, attempt = job.name, job.attempt
         job = await self._settlement.read(self._store.get, name)
         # A later attempt, started meanwhile, is not the business of this one. A job that was
         # cancelled just now is: the publisher tells how it ends.
         if job.state not in {JobState.REGISTERING, JobState.CANCELLING} or job.attempt != attempt:
             return
-        ended = await self._publisher.publish(name, cancelled=cancelled, stopping=self._stopping)
+        ended = await self._publisher.publish(
+            name, cancelled=wishes.cancelled, stopping=self._stopping
+        )
         if ended is not None:
             await self._settlement.end(name, ended.state, ended.error)
 
     # After a restart
 
     def _resume(self, job: Job) -> None:
-        cancelled = self._await_cancel(job.name)
+        wishes = self._wishing.expect(job.name)
         if job.state is JobState.REGISTERING:
-            self._spawn(self._go_on(job, cancelled))
+            self._spawn(self._go_on(job, wishes))
         elif job.process is not None and identify(job.process.pid) == job.process:
             adopted = JobProcess(job.process, None)
-            self._occupy(job, cancelled, self._adopt(job, adopted, cancelled))
+            self._occupy(job, wishes, self._adopt(job, adopted, wishes))
         else:
-            self._occupy(job, cancelled, self._recover(job))
+            self._occupy(job, wishes, self._recover(job))
 
-    async def _adopt(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
+    async def _adopt(self, job: Job, process: JobProcess, wishes: Wishes) -> None:
         _log.info("process adopted", job=str(job.name), attempt=job.attempt)
         async with process:
-            if job.state is JobState.CANCELLING:
-                cancelled.set()
+            if job.state in STOPPING:
+                wishes.changed.set()
             stopwatch = Stopwatch(
                 job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
             )
-            await self._follow(job, process, cancelled, stopwatch)
+            await self._follow(job, process, wishes, stopwatch)
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""
@@ -341,7 +340,7 @@ class Supervisor:
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state is JobState.CANCELLING or job.error is not None or complete:
+        if job.state in STOPPING or job.error is not None or complete:
             await self._settlement.settle(name, "the process ended", requeue=True)
         elif job.losses + 1 >= _MAX_LOSSES:
             message = f"the process was lost with the trainer {_MAX_LOSSES} times"

@@ -75,6 +75,22 @@ async def cancel_job(session: Session, job: JobId) -> None:
     say(f"{found.name} is {state_name(found.state)}")
 
 
+@command(app, "pause", "trainer")
+async def pause_job(session: Session, job: JobId) -> None:
+    """Take a job out of the queue, or stop its process, until it is resumed or cancelled."""
+    async with session.trainer() as trainer:
+        found = await trainer.pause_job(job_name(job))
+    say(f"{found.name} is {state_name(found.state)}")
+
+
+@command(app, "resume", "trainer")
+async def resume_job(session: Session, job: JobId) -> None:
+    """Put a paused job back into the queue; it runs again from the start."""
+    async with session.trainer() as trainer:
+        found = await trainer.resume_job(job_name(job))
+    say(f"{found.name} is {state_name(found.state)}")
+
+
 def job_name(text: str) -> str:
     """Returns the resource name of a job from its id or its name.
 

@@ -26,6 +26,8 @@ class TrainingJob(_message.Message):
         STATE_CANCELLED: _ClassVar[TrainingJob.State]
         STATE_FAILED: _ClassVar[TrainingJob.State]
         STATE_EXPIRED: _ClassVar[TrainingJob.State]
+        STATE_PAUSED: _ClassVar[TrainingJob.State]
+        STATE_PAUSING: _ClassVar[TrainingJob.State]
     STATE_UNSPECIFIED: TrainingJob.State
     STATE_QUEUED: TrainingJob.State
     STATE_PREPARING: TrainingJob.State
@@ -37,6 +39,8 @@ class TrainingJob(_message.Message):
     STATE_CANCELLED: TrainingJob.State
     STATE_FAILED: TrainingJob.State
     STATE_EXPIRED: TrainingJob.State
+    STATE_PAUSED: TrainingJob.State
+    STATE_PAUSING: TrainingJob.State
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +374,18 @@ class CreateTrainingJobRequest(_message.Message):
     def __init__(self, training_job: _Optional[_Union[TrainingJob, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class CancelTrainingJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PauseTrainingJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResumeTrainingJobRequest(_message.Message):
     __slots__ = ("name",)
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
