@@ -17,7 +17,7 @@ _CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 
 
 class Trainer:
-    """Creates, shows, cancels and follows jobs.
+    """Creates, shows, cancels, pauses and follows jobs.
 
     Args:
         book: The jobs.
@@ -85,7 +85,30 @@ class Trainer:
             FailedPrecondition: It has ended, or is being published.
         """
         job = await self._book.change(self._store.cancel, name, _CANCELLED, actor=actor)
-        self._supervisor.cancelled(name)
+        self._supervisor.changed(job)
+        return job
+
+    async def pause(self, name: TrainingJobName, actor: str) -> Job:
+        """Takes a job out of the queue, or stops its process, for the client `actor`.
+
+        Raises:
+            NotFound: There is none of that name.
+            FailedPrecondition: It has ended, is being cancelled or is being published.
+        """
+        job = await self._book.change(self._store.pause, name, actor=actor)
+        self._supervisor.changed(job)
+        return job
+
+    async def resume(self, name: TrainingJobName, actor: str) -> Job:
+        """Queues a paused job again for the client `actor`.
+
+        Raises:
+            NotFound: There is none of that name.
+            FailedPrecondition: It has ended, or its process is being stopped.
+            ResourceExhausted: Too many jobs wait.
+        """
+        job = await self._book.change(self._store.resume, name, actor=actor)
+        self._supervisor.changed(job)
         return job
 
     def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncGenerator[JobEvent, None]:

@@ -458,10 +458,10 @@ async def test_a_failed_job_says_why_and_publishes_nothing(
 async def test_what_a_dead_worker_left_running_is_ended(trainer: TrainerUnderTest) -> None:
     created = await trainer.create("preparing child crash")
     await trainer.ended(created.name)
-    assert _processes_of(trainer) == []
+    assert processes_of(trainer) == []
 
 
-def _processes_of(trainer: TrainerUnderTest) -> list[int]:
+def processes_of(trainer: TrainerUnderTest) -> list[int]:
     mark = str(trainer.data_dir)
     return [
         process.pid
@@ -494,7 +494,7 @@ async def test_a_running_job_is_cancelled_with_everything_it_started(
     job = await trainer.ended(created.name)
     assert job.state == Job.STATE_CANCELLED
     assert job.error.reason == pb.JobError.REASON_CANCELLED_BY_USER
-    assert _processes_of(trainer) == []
+    assert processes_of(trainer) == []
 
 
 async def test_a_job_that_ignores_sigterm_is_killed(house: House) -> None:
@@ -503,7 +503,7 @@ async def test_a_job_that_ignores_sigterm_is_killed(house: House) -> None:
         await trainer.until_line(created.name, "waiting")
         await trainer.client.cancel_job(created.name)
         assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
-        assert _processes_of(trainer) == []
+        assert processes_of(trainer) == []
 
 
 async def test_a_job_is_cancelled_while_its_files_are_uploaded(
@@ -571,7 +571,7 @@ async def test_an_orderly_stop_leaves_no_process_and_the_next_start_runs_the_job
     async with house.trainer() as trainer:
         created = await trainer.create("preparing running gate exporting save finished")
         await trainer.until_line(created.name, "at the gate")
-    assert _processes_of(trainer) == []
+    assert processes_of(trainer) == []
     (trainer.data_dir / "open").touch()
     async with (
         serving_registry(house.registry, house.registry_address),

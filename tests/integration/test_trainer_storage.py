@@ -378,8 +378,7 @@ async def test_a_job_that_waits_for_the_storage_can_be_cancelled(house: House) -
     name = await house.create()
     async with house.supervisor(Shelf()) as supervisor:
         await house.store.until_failed(1)
-        await house.book.change(house.store.cancel, name, CANCELLED)
-        supervisor.cancelled(name)
+        supervisor.changed(await house.book.change(house.store.cancel, name, CANCELLED))
         job, _ = await house.ended(name)
     assert job.state is JobState.CANCELLED
     assert not house.model(name).exists()
@@ -418,8 +417,7 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
         await house.book.read(house.store.count_by_state)  # its answer comes after the look's
         second_may_run.set()
         await house.until(name, lambda e: isinstance(e.happening, MetricReport))
-        await house.book.change(house.store.cancel, name, CANCELLED)
-        supervisor.cancelled(name)
+        supervisor.changed(await house.book.change(house.store.cancel, name, CANCELLED))
         async with asyncio.timeout(30):
             job, _ = await house.ended(name)
     assert (job.state, job.attempt) == (JobState.CANCELLED, 2)
@@ -438,14 +436,32 @@ async def test_a_cancellation_between_the_process_and_the_publisher_is_heard(hou
     name = await house.create()
     async with house.supervisor(shelf) as supervisor:
         await asyncio.to_thread(looks.wait, 60)
-        await house.book.change(house.store.cancel, name, CANCELLED)
-        supervisor.cancelled(name)
+        supervisor.changed(await house.book.change(house.store.cancel, name, CANCELLED))
         may_look.set()
         async with asyncio.timeout(30):
             job, _ = await house.ended(name)
     assert job.state is JobState.CANCELLED
     assert shelf.versions == {}
     assert not house.model(name).exists()
+
+
+async def test_a_job_that_was_resumed_before_its_pause_was_heard_runs_on(house: House) -> None:
+    may_start, starts = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        starts.set()
+        assert may_start.wait(60)
+
+    house.store.before["start"] = hold
+    shelf = Shelf()
+    name = await house.create()
+    async with house.supervisor(shelf) as supervisor:
+        await asyncio.to_thread(starts.wait, 60)
+        supervisor.changed(await house.book.change(house.store.pause, name))
+        supervisor.changed(await house.book.change(house.store.resume, name))
+        may_start.set()
+        job, _ = await house.ended(name)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
 
 
 # A real registry

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelrail.client.trainer import TERMINAL_STATES
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.state import (
     TERMINAL,
@@ -30,14 +31,28 @@ def test_states_and_reasons_are_those_of_the_contract() -> None:
     assert reasons - {"UNSPECIFIED"} == {reason.value for reason in Reason}
 
 
-def test_three_states_are_terminal() -> None:
-    assert {JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAILED} == TERMINAL
+def test_four_states_are_terminal() -> None:
+    ends = {JobState.SUCCEEDED, JobState.CANCELLED, JobState.FAILED, JobState.EXPIRED}
+    assert ends == TERMINAL
+
+
+def test_the_client_knows_the_same_ends() -> None:
+    assert {f"STATE_{state}" for state in TERMINAL} == {
+        pb.TrainingJob.State.Name(state) for state in TERMINAL_STATES
+    }
 
 
 @pytest.mark.parametrize("state", sorted(set(JobState) - TERMINAL - {JobState.CANCELLING}))
-def test_a_job_that_has_not_ended_may_fail_or_be_cancelled(state: JobState) -> None:
-    check_transition(state, JobState.FAILED)
+def test_a_job_that_has_not_ended_may_be_cancelled(state: JobState) -> None:
     check_transition(state, JobState.CANCELLING)
+
+
+WORKED_ON = set(JobState) - TERMINAL - {JobState.CANCELLING, JobState.PAUSED}
+
+
+@pytest.mark.parametrize("state", sorted(WORKED_ON))
+def test_a_job_that_somebody_works_on_may_fail(state: JobState) -> None:
+    check_transition(state, JobState.FAILED)
 
 
 @given(st.lists(st.sampled_from(JobState), max_size=30))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,14 @@ from modelrail_trainer.jobs.job import (
     StateChange,
 )
 from modelrail_trainer.jobs.migrations.versions import r0001_first_tables
-from modelrail_trainer.jobs.state import TERMINAL, IllegalTransition, JobState, Reason
+from modelrail_trainer.jobs.state import (
+    IDLE,
+    STOPPING,
+    TERMINAL,
+    IllegalTransition,
+    JobState,
+    Reason,
+)
 from modelrail_trainer.jobs.store import JobStore, StaleAttempt
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
@@ -257,12 +265,95 @@ def test_cancelling_twice_tells_it_once(store: JobStore) -> None:
 @pytest.mark.parametrize("end", sorted(TERMINAL - {JobState.SUCCEEDED}))
 def test_an_ended_job_cannot_be_cancelled(store: JobStore, end: JobState) -> None:
     name = store.create(NEW).name
-    if end is JobState.FAILED:
-        store.move(name, JobState.FAILED)
-    else:
+    if end is JobState.CANCELLED:
         store.cancel(name, CANCELLED)
+    else:
+        store.move(name, end)
     with pytest.raises(FailedPrecondition, match=end.value):
         store.cancel(name, CANCELLED)
+
+
+def test_a_queued_job_is_paused_at_once_and_takes_no_place(store: JobStore) -> None:
+    name = store.create(NEW).name
+    assert store.pause(name, actor="alice").state is JobState.PAUSED
+    assert store.next_queued() is None
+    with pytest.raises(IllegalTransition):
+        store.start(name)
+    assert store.resume(name, actor="bob").state is JobState.QUEUED
+    assert _states(store, name) == [JobState.QUEUED, JobState.PAUSED, JobState.QUEUED]
+    assert _actors(store, name) == ["trainer", "alice", "bob"]
+
+
+def test_a_job_with_a_process_is_paused_when_the_process_is_gone(store: JobStore) -> None:
+    name = _running(store)
+    assert store.pause(name).state is JobState.PAUSING
+    store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+    assert store.get(name).state is JobState.PAUSING
+    with pytest.raises(FailedPrecondition) as caught:
+        store.resume(name)
+    assert caught.value.reason == "JOB_PAUSING"
+    job = store.move(name, JobState.PAUSED)
+    assert (job.state, job.progress, job.process) == (JobState.PAUSED, None, None)
+
+
+def test_pausing_and_resuming_twice_tells_it_once(store: JobStore) -> None:
+    name = _running(store)
+    assert store.resume(name).state is JobState.RUNNING
+    store.pause(name)
+    assert store.pause(name).state is JobState.PAUSING
+    store.move(name, JobState.PAUSED)
+    assert store.pause(name).state is JobState.PAUSED
+    store.resume(name)
+    assert store.resume(name).state is JobState.QUEUED
+    assert _states(store, name)[3:] == [JobState.PAUSING, JobState.PAUSED, JobState.QUEUED]
+
+
+def test_a_paused_job_is_cancelled_at_once(store: JobStore) -> None:
+    name = store.create(NEW).name
+    store.pause(name)
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLED
+    assert store.get(name).end_time is not None
+
+
+def test_a_job_that_is_being_paused_can_be_cancelled(store: JobStore) -> None:
+    name = _running(store)
+    store.pause(name)
+    assert store.cancel(name, CANCELLED).state is JobState.CANCELLING
+
+
+@pytest.mark.parametrize("state", ["CANCELLING", "REGISTERING", *sorted(TERMINAL)])
+def test_a_job_on_its_way_out_cannot_be_paused(store: JobStore, state: str) -> None:
+    name = _running(store)
+    if state in {JobState.CANCELLING, JobState.CANCELLED}:
+        store.cancel(name, CANCELLED)
+    if state in {JobState.REGISTERING, JobState.SUCCEEDED}:
+        store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
+        store.move(name, JobState.REGISTERING)
+    if store.get(name).state != state:
+        store.move(name, JobState(state))
+    with pytest.raises(FailedPrecondition, match=state):
+        store.pause(name)
+    if state != JobState.REGISTERING:
+        with pytest.raises(FailedPrecondition, match=state):
+            store.resume(name)
+    assert store.get(name).state == state
+
+
+def test_what_the_process_said_before_it_was_paused_is_kept(store: JobStore) -> None:
+    name = _running(store)
+    error = JobError(Reason.NAN_LOSS, "loss is nan")
+    store.record(name, 1, [], journal_offset=20, failure=error)
+    assert store.pause(name).error == error
+
+
+def test_a_paused_job_comes_back_only_where_there_is_room(store: JobStore) -> None:
+    name = store.create(NEW).name
+    store.pause(name)
+    for _ in range(20):
+        store.create(NEW)
+    with pytest.raises(ResourceExhausted, match="20"):
+        store.resume(name)
+    assert store.get(name).state is JobState.PAUSED
 
 
 def test_a_job_that_is_being_published_cannot_be_cancelled(store: JobStore) -> None:
@@ -329,6 +420,35 @@ def test_a_requeued_job_starts_from_the_beginning(store: JobStore) -> None:
     assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, None)
 
 
+def test_the_run_time_of_earlier_attempts_is_kept_apart(store: JobStore) -> None:
+    name = _running(store)
+    store.set_run_seconds(name, 7.5)
+    job = store.get(name)
+    assert (job.run_seconds, job.earlier_run_seconds) == (7.5, 0)
+    store.move(name, JobState.QUEUED)
+    job = store.start(name)
+    assert (job.run_seconds, job.earlier_run_seconds) == (7.5, 7.5)
+
+
+def test_the_first_to_expire_is_found_among_the_jobs_that_never_started(store: JobStore) -> None:
+    assert store.next_expiring() is None
+    store.create(NEW)
+    dawn = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    started, late, early = (
+        store.create(replace(NEW, policy=RunPolicy(expire_time=dawn + timedelta(hours=h)))).name
+        for h in (0, 2, 1)
+    )
+    store.start(started)
+    store.move(started, JobState.QUEUED)
+    job = store.next_expiring()
+    assert job is not None
+    assert (job.name, job.policy.expire_time) == (early, dawn + timedelta(hours=1))
+    store.cancel(early, CANCELLED)
+    job = store.next_expiring()
+    assert job is not None
+    assert job.name == late
+
+
 def test_events_resume_after_a_position(store: JobStore) -> None:
     name = _running(store)
     events, complete = store.events_after(name, 2, limit=10)
@@ -356,13 +476,22 @@ def test_an_unknown_job_is_not_found(store: JobStore) -> None:
         store.events_after(name, 0, limit=1)
 
 
-STEPS = ("start", "running", "exporting", "register", "commit", "succeed", "fail", "cancel")
+STEPS = ("start", "running", "exporting", "commit", "cancel", "pause", "resume")
+MOVES = {
+    "register": JobState.REGISTERING,
+    "succeed": JobState.SUCCEEDED,
+    "fail": JobState.FAILED,
+    "cancelled": JobState.CANCELLED,
+    "requeue": JobState.QUEUED,
+    "paused": JobState.PAUSED,
+    "expire": JobState.EXPIRED,
+}
 
 
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
 )
-@given(steps=st.lists(st.sampled_from([*STEPS, "cancelled", "requeue"]), max_size=15))
+@given(steps=st.lists(st.sampled_from([*STEPS, *MOVES]), max_size=15))
 def test_whatever_is_tried_an_ended_job_stays_as_it_is(store: JobStore, steps: list[str]) -> None:
     if store.count_by_state()[JobState.QUEUED] >= 15:
         for job in store.in_states(frozenset({JobState.QUEUED})):
@@ -377,7 +506,7 @@ def test_whatever_is_tried_an_ended_job_stays_as_it_is(store: JobStore, steps: l
         if before.state in TERMINAL:
             assert store.get(name).state is before.state
     assert _states(store, name)[-1] is store.get(name).state
-    if store.get(name).state not in TERMINAL | {JobState.QUEUED, JobState.CANCELLING}:
+    if store.get(name).state not in TERMINAL | IDLE | set(STOPPING):
         store.move(name, JobState.FAILED)
 
 
@@ -389,20 +518,16 @@ def _try(store: JobStore, name: TrainingJobName, step: str) -> None:
         case "running" | "exporting":
             change = StateChange(None, JobState(step.upper()))
             store.record(name, attempt, [change], journal_offset=1)
-        case "register":
-            store.move(name, JobState.REGISTERING)
         case "commit":
             store.begin_commit(name)
-        case "succeed":
-            store.move(name, JobState.SUCCEEDED)
-        case "fail":
-            store.move(name, JobState.FAILED)
         case "cancel":
             store.cancel(name, CANCELLED)
-        case "cancelled":
-            store.move(name, JobState.CANCELLED)
-        case "requeue":
-            store.move(name, JobState.QUEUED)
+        case "pause":
+            store.pause(name)
+        case "resume":
+            store.resume(name)
+        case _:
+            store.move(name, MOVES[step])
 
 
 def test_the_layers_around_a_process_are_those_of_its_attempt(store: JobStore) -> None:
@@ -415,14 +540,14 @@ def test_the_layers_around_a_process_are_those_of_its_attempt(store: JobStore) -
     assert store.start(name).isolation == ()
 
 
-def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_database_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "trainer.sqlite3"
     store = JobStore(open_database(path), max_queued_jobs=20)
     name = store.create(NEW).name
     store.close()
     with closing(sqlite3.connect(path)) as old:
         old.execute("ALTER TABLE jobs DROP COLUMN isolation")
-        old.execute("UPDATE alembic_version SET version_num = '0001'")
+        old.execute("UPDATE alembic_version SET version_num = '0002'")
         old.commit()
     store = JobStore(open_database(path), max_queued_jobs=20)
     assert store.get(name).isolation == ()

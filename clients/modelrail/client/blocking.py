@@ -171,6 +171,8 @@ class TrainerClient(BlockingClient[AsyncTrainerClient]):
     get_job = blocking(AsyncTrainerClient.get_job)
     list_jobs = blocking_iterator(AsyncTrainerClient.list_jobs)
     cancel_job = blocking(AsyncTrainerClient.cancel_job)
+    pause_job = blocking(AsyncTrainerClient.pause_job)
+    resume_job = blocking(AsyncTrainerClient.resume_job)
     watch_job = blocking_iterator(AsyncTrainerClient.watch_job)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import grpc.aio
 
@@ -23,6 +24,7 @@ TERMINAL_STATES = frozenset(
         pb.TrainingJob.STATE_SUCCEEDED,
         pb.TrainingJob.STATE_CANCELLED,
         pb.TrainingJob.STATE_FAILED,
+        pb.TrainingJob.STATE_EXPIRED,
     }
 )
 """States that a job never leaves."""
@@ -34,13 +36,25 @@ class RunPolicy:
 
     Attributes:
         priority: From -100 to 100; of the jobs that wait for a place that with the highest is next.
+        max_run_seconds: How long its processes may run, all attempts together; None for ever.
+        expire_time: A job that has not started by then is dropped; with a time zone.
     """
 
     priority: int = 0
+    max_run_seconds: float | None = None
+    expire_time: datetime | None = None
+
+    def apply_to(self, job: pb.TrainingJob) -> None:
+        """Writes the policy into a job that is to be created."""
+        job.priority = self.priority
+        if self.max_run_seconds is not None:
+            job.max_run_duration.FromTimedelta(timedelta(seconds=self.max_run_seconds))
+        if self.expire_time is not None:
+            job.expire_time.FromDatetime(self.expire_time)
 
 
 class AsyncTrainerClient(ServiceClient):
-    """Submits, follows and cancels training jobs.
+    """Submits, follows, pauses and cancels training jobs.
 
     Names are resource names, `trainingJobs/{training_job}`. Every method raises `ModelrailError`,
     most specifically.
@@ -77,7 +91,7 @@ class AsyncTrainerClient(ServiceClient):
         """
         job = pb.TrainingJob(spec=spec)
         if policy is not None:
-            job.priority = policy.priority
+            policy.apply_to(job)
         request = pb.CreateTrainingJobRequest(
             training_job=job, request_id=request_id or new_request_id()
         )
@@ -103,6 +117,15 @@ class AsyncTrainerClient(ServiceClient):
         """Stops a job that has not ended; raises `FailedPrecondition` when it has."""
         request = pb.CancelTrainingJobRequest(name=name)
         return await self._call(self._stub.CancelTrainingJob, request)
+
+    async def pause_job(self, name: str) -> pb.TrainingJob:
+        """Takes a job out of the queue, or stops its process, until it is resumed."""
+        return await self._call(self._stub.PauseTrainingJob, pb.PauseTrainingJobRequest(name=name))
+
+    async def resume_job(self, name: str) -> pb.TrainingJob:
+        """Queues a paused job again; it runs from the start."""
+        request = pb.ResumeTrainingJobRequest(name=name)
+        return await self._call(self._stub.ResumeTrainingJob, request)
 
     async def watch_job(
         self, name: str, *, after_sequence: int = 0

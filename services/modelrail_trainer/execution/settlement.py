@@ -19,11 +19,11 @@ from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    STOPPING,
     TERMINAL,
-    TRANSITIONS,
-    WITH_PROCESS,
     IllegalTransition,
     JobState,
+    Reason,
 )
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.metrics import TrainerMetrics
@@ -32,6 +32,16 @@ from modelrail_trainer.threads import Threads
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+
+
+def ran_too_long(job: Job) -> JobError:
+    """Returns why a job ends whose time is up."""
+    limit = job.policy.max_run_duration
+    allowed = 0.0 if limit is None else limit.total_seconds()
+    return JobError(
+        Reason.TIMEOUT,
+        f"it ran for {job.run_seconds:.1f} s without a result; max_run_duration is {allowed:g} s",
+    )
 
 
 class Settlement:
@@ -98,14 +108,27 @@ class Settlement:
         except Exception:  # noqa: BLE001 - only disk space is lost, until the next start
             _log.exception("directories of ended jobs could not be trimmed")
 
-    async def settle(self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool) -> None:
-        """Decides what becomes of a job whose process is gone."""
+    async def settle(
+        self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool, timed_out: bool = False
+    ) -> None:
+        """Decides what becomes of a job whose process is gone.
+
+        Args:
+            name: The job.
+            ended: How the process ended.
+            requeue: Whether the process was stopped for no fault of the job.
+            timed_out: Whether it was stopped because the job's time was up.
+        """
         job = await self.read(self._store.get, name)
-        if job.state not in WITH_PROCESS:
+        if job.state is JobState.CANCELLING:
             await self.end(name, JobState.CANCELLED, job.error)
         elif job.error is None and await self.read(self._directories.has_result, name):
             figures = await self.read(final_metrics, self._directories.path(name))
             await self.end(name, JobState.REGISTERING, None, figures)
+        elif job.error is None and job.state is JobState.PAUSING:
+            await self.end(name, JobState.PAUSED, None)
+        elif job.error is None and timed_out:
+            await self.end(name, JobState.EXPIRED, ran_too_long(job))
         elif job.error is None and requeue:
             await self.end(name, JobState.QUEUED, None)
         else:
@@ -123,19 +146,27 @@ class Settlement:
         *,
         lost: bool = False,
     ) -> None:
-        """Moves the job on, or to CANCELLED when a client was faster."""
-        try:
-            job = await self.change(
-                self._store.move, name, new, error=error, metrics=metrics, lost=lost
-            )
-        except IllegalTransition:
-            job = await self.read(self._store.get, name)
-            if job.state is not new:
-                if JobState.CANCELLED not in TRANSITIONS[job.state]:
+        """Moves the job on, or to where a client who was faster wants it."""
+        while True:
+            try:
+                job = await self.change(
+                    self._store.move, name, new, error=error, metrics=metrics, lost=lost
+                )
+                break
+            except IllegalTransition:
+                job = await self.read(self._store.get, name)
+                if job.state is new:
+                    break
+                if job.state not in STOPPING:
                     raise
-                job = await self.change(self._store.move, name, JobState.CANCELLED, error=job.error)
+                # Only another wish can come between now: a cancellation, and that is the last.
+                new, error, metrics = STOPPING[job.state], job.error, None
         if job.state in TERMINAL:
-            self._metrics.ended(job)
-            _log.info("job ended", job=str(name), state=job.state.value)
-            # First the state, then the files: a model goes only when nobody can ask for it again.
-            await self._trim(name)
+            await self.conclude(job)
+
+    async def conclude(self, job: Job) -> None:
+        """Does what is left to do for a job that has ended."""
+        self._metrics.ended(job)
+        _log.info("job ended", job=str(job.name), state=job.state.value)
+        # First the state, then the files: a model goes only when nobody can ask for it again.
+        await self._trim(job.name)

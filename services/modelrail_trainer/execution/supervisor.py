@@ -11,7 +11,10 @@ job: what cannot be stored now is stored later, by this trainer or the next.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import structlog
@@ -27,11 +30,15 @@ from modelrail_trainer.execution.process import (
     identify,
 )
 from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.settlement import Settlement, ran_too_long
+from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
 from modelrail_trainer.execution.transcript import Transcript
+from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    IDLE,
+    STOPPING,
     TERMINAL,
     IllegalTransition,
     JobState,
@@ -98,11 +105,11 @@ class Supervisor:
             patience=self._patience,
             limits=launcher.limits,
         )
-        self._cancels: dict[TrainingJobName, asyncio.Event] = {}
+        self._wishing = Wishing()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED}
+        unfinished = frozenset(JobState) - TERMINAL - IDLE
         for job in await self._book.read(self._store.in_states, unfinished):
             self._resume(job)
         self._spawn(self._settlement.trim_ended())
@@ -126,17 +133,21 @@ class Supervisor:
         """Tells that a job was queued, or a place became free."""
         self._wake.set()
 
-    def cancelled(self, name: TrainingJobName) -> None:
-        """Tells that a job is CANCELLING."""
-        if name in self._cancels:
-            self._cancels[name].set()
+    def changed(self, job: Job) -> None:
+        """Tells that a client changed the state of a job."""
+        self._wishing.tell(job)
+        if job.state in TERMINAL:
+            self._spawn(self._settlement.conclude(job))
+        self.queue_changed()
 
     # The queue
 
     async def _serve_queue(self) -> None:
         while not self._stopping.is_set():
             self._wake.clear()
+            wait_seconds = _QUEUE_RETRY_SECONDS
             try:
+                wait_seconds = min(wait_seconds, await self._expire_queued())
                 while self._running < self._max_running_jobs and not self._stopping.is_set():
                     queued = await self._book.read(self._store.next_queued)
                     if queued is None:
@@ -144,56 +155,60 @@ class Supervisor:
                     await self._start(queued)
             except Exception:  # noqa: BLE001 - the queue outlives a bad moment of the disk
                 _log.exception("the queue could not be served")
-            await wait_first(self._wake, self._stopping, timeout_seconds=_QUEUE_RETRY_SECONDS)
+            await wait_first(self._wake, self._stopping, timeout_seconds=wait_seconds)
+
+    async def _expire_queued(self) -> float:
+        """Ends the jobs that waited too long; returns the seconds until the next such moment."""
+        while (job := await self._book.read(self._store.next_expiring)) is not None:
+            expire_time = job.policy.expire_time or job.create_time
+            seconds = (expire_time - datetime.now(UTC)).total_seconds()
+            if seconds > 0:
+                return seconds
+            error = JobError(Reason.TIMEOUT, f"it had not started by {expire_time:%Y-%m-%d %X} UTC")
+            with suppress(IllegalTransition):  # It was cancelled between two looks.
+                await self._settlement.end(job.name, JobState.EXPIRED, error)
+        return math.inf
 
     async def _start(self, queued: Job) -> None:
         name = queued.name
-        # Made before the state changes, so that no cancellation in between is missed.
-        cancelled = self._await_cancel(name)
+        limit = queued.policy.max_run_duration
+        if limit is not None and queued.run_seconds >= limit.total_seconds():
+            await self._settlement.end(name, JobState.EXPIRED, ran_too_long(queued))
+            return
+        # Made before the state changes, so that no wish in between is missed.
+        wishes = self._wishing.expect(name)
         try:
             await self._threads.run(self._directories.prepare, name, queued.specification)
             job = await self._book.change(self._store.start, name)
         except Exception as error:
-            self._forget_cancel(name, cancelled)
+            self._wishing.forget(name, wishes)
             if passes(error):
                 raise  # It waits in the queue for better times.
             if not isinstance(error, IllegalTransition):  # It was cancelled between two looks.
                 _log.exception("job could not be started", job=str(name))
                 await self._settlement.end(name, JobState.FAILED, _INTERNAL)
             return
-        self._occupy(job, cancelled, self._launch(job, cancelled))
+        self._occupy(job, wishes, self._launch(job, wishes))
 
-    def _await_cancel(self, name: TrainingJobName) -> asyncio.Event:
-        """Returns the event that `cancelled` sets from now on."""
-        event = self._cancels[name] = asyncio.Event()
-        return event
-
-    def _forget_cancel(self, name: TrainingJobName, event: asyncio.Event) -> None:
-        # By now a later attempt of the job may have put its own in this place.
-        if self._cancels.get(name) is event:
-            del self._cancels[name]
-
-    def _occupy(self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    def _occupy(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` for the job on one of the places."""
         self._running += 1
-        self._spawn(self._on_place(job, cancelled, work))
+        self._spawn(self._on_place(job, wishes, work))
 
-    async def _on_place(
-        self, job: Job, cancelled: asyncio.Event, work: Coroutine[Any, Any, None]
-    ) -> None:
+    async def _on_place(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         try:
             await self._guarded(job.name, work)
         finally:
             self._running -= 1
             self._wake.set()
-        await self._go_on(job, cancelled)
+        await self._go_on(job, wishes)
 
-    async def _go_on(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _go_on(self, job: Job, wishes: Wishes) -> None:
         """Publishes the result of a job whose process is gone, if it has one."""
         try:
-            await self._guarded(job.name, self._register(job, cancelled))
+            await self._guarded(job.name, self._register(job, wishes))
         finally:
-            self._forget_cancel(job.name, cancelled)
+            self._wishing.forget(job.name, wishes)
 
     async def _guarded(self, name: TrainingJobName, work: Coroutine[Any, Any, None]) -> None:
         """Turns a defect into the failure of the one job that met it."""
@@ -211,7 +226,7 @@ class Supervisor:
 
     # One process
 
-    async def _launch(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _launch(self, job: Job, wishes: Wishes) -> None:
         directory = self._directories.path(job.name)
         try:
             process = await self._threads.run(self._launcher.spawn, directory)
@@ -225,13 +240,16 @@ class Supervisor:
                     self._store.set_process, job.name, process.identity
                 )
                 process.release()
-                await self._follow(job, process, cancelled)
+                stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
+                await self._follow(job, process, wishes, stopwatch)
             finally:
                 # Only a defect leaves it alive here; a process that nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
 
-    async def _follow(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
+    async def _follow(
+        self, job: Job, process: JobProcess, wishes: Wishes, stopwatch: Stopwatch
+    ) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
         transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
         clock = asyncio.get_running_loop().time
@@ -239,12 +257,21 @@ class Supervisor:
         trouble: Backoff | None = None
         poll_seconds = self._poll_seconds
         grace_seconds = self._stop_grace_seconds
-        while not (process.exited or cancelled.is_set() or self._stopping.is_set()):
+        timed_out = False
+        while not (process.exited or self._stopping.is_set()):
             await wait_first(
-                process.exit_event, cancelled, self._stopping, timeout_seconds=poll_seconds
+                process.exit_event,
+                *(wishes.changed, self._stopping),
+                timeout_seconds=min(poll_seconds, stopwatch.remaining_seconds or poll_seconds),
             )
+            if wishes.changed.is_set():
+                wishes.changed.clear()
+                if (await self._settlement.read(self._store.get, job.name)).state in STOPPING:
+                    break
             try:
                 await transcript.catch_up()
+                if stopwatch.should_be_noted:
+                    await self._note_time(job, stopwatch)
             except Exception as error:
                 if not passes(error):
                     raise
@@ -263,41 +290,59 @@ class Supervisor:
             ):
                 grace_seconds = 0  # It would use the time to write more.
                 break
+            # A process that said its last word is on its way out, and its result counts.
+            if not (stopwatch.remaining_seconds or transcript.complete):
+                timed_out = True
+                break
         ended = await process.wait() if process.exited else await process.stop(grace_seconds)
         await self._patience.until_done(transcript.catch_up)
-        await self._settlement.settle(job.name, ended, requeue=self._stopping.is_set())
+        if stopwatch.is_limited:
+            await self._patience.until_done(lambda: self._note_time(job, stopwatch))
+        await self._settlement.settle(
+            job.name, ended, requeue=self._stopping.is_set(), timed_out=timed_out
+        )
+
+    async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
+        seconds = stopwatch.seconds
+        await self._book.change(self._store.set_run_seconds, job.name, seconds)
+        stopwatch.noted(seconds)
 
     # The registry
 
-    async def _register(self, job: Job, cancelled: asyncio.Event) -> None:
+    async def _register(self, job: Job, wishes: Wishes) -> None:
         name, attempt = job.name, job.attempt
         job = await self._settlement.read(self._store.get, name)
         # A later attempt, started meanwhile, is not the business of this one. A job that was
         # cancelled just now is: the publisher tells how it ends.
         if job.state not in {JobState.REGISTERING, JobState.CANCELLING} or job.attempt != attempt:
             return
-        ended = await self._publisher.publish(name, cancelled=cancelled, stopping=self._stopping)
+        ended = await self._publisher.publish(
+            name, cancelled=wishes.cancelled, stopping=self._stopping
+        )
         if ended is not None:
             await self._settlement.end(name, ended.state, ended.error)
 
     # After a restart
 
     def _resume(self, job: Job) -> None:
-        cancelled = self._await_cancel(job.name)
+        wishes = self._wishing.expect(job.name)
         if job.state is JobState.REGISTERING:
-            self._spawn(self._go_on(job, cancelled))
+            self._spawn(self._go_on(job, wishes))
         elif job.process is not None and identify(job.process.pid) == job.process:
             adopted = JobProcess(job.process, None)
-            self._occupy(job, cancelled, self._adopt(job, adopted, cancelled))
+            self._occupy(job, wishes, self._adopt(job, adopted, wishes))
         else:
-            self._occupy(job, cancelled, self._recover(job))
+            self._occupy(job, wishes, self._recover(job))
 
-    async def _adopt(self, job: Job, process: JobProcess, cancelled: asyncio.Event) -> None:
+    async def _adopt(self, job: Job, process: JobProcess, wishes: Wishes) -> None:
         _log.info("process adopted", job=str(job.name), attempt=job.attempt)
         async with process:
-            if job.state is JobState.CANCELLING:
-                cancelled.set()
-            await self._follow(job, process, cancelled)
+            if job.state in STOPPING:
+                wishes.changed.set()
+            stopwatch = Stopwatch(
+                job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
+            )
+            await self._follow(job, process, wishes, stopwatch)
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""
@@ -306,7 +351,7 @@ class Supervisor:
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state is JobState.CANCELLING or job.error is not None or complete:
+        if job.state in STOPPING or job.error is not None or complete:
             await self._settlement.settle(name, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= _MAX_LOSSES:
             message = f"the process was lost with the trainer {_MAX_LOSSES} times"

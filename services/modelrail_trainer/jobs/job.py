@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.isolation.layer import Layer
@@ -40,9 +40,13 @@ class RunPolicy:
 
     Attributes:
         priority: Of the queued jobs that with the highest is next.
+        max_run_duration: How long its processes may run, all attempts together; None for ever.
+        expire_time: A job that has not started by then is not wanted any more.
     """
 
     priority: int = 0
+    max_run_duration: timedelta | None = None
+    expire_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Job:
     Attributes:
         attempt: How often the process was started.
         losses: How often the process was lost together with the trainer.
+        run_seconds: How long it had processes, as far as was noted.
+        earlier_run_seconds: How long it had them before the present attempt.
         journal_offset: Bytes of the process's journal that are stored as events.
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
@@ -102,6 +108,8 @@ class Job:
     model_version: str
     attempt: int
     losses: int
+    run_seconds: float
+    earlier_run_seconds: float
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None

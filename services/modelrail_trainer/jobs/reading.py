@@ -70,6 +70,22 @@ class JobReader:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else job_from_row(row)
 
+    def next_expiring(self) -> Job | None:
+        """Returns the job that waits for its first place and is the first to expire there."""
+        query = (
+            select(schema.jobs)
+            .where(
+                schema.jobs.c.state == JobState.QUEUED,
+                schema.jobs.c.attempt == 0,
+                schema.jobs.c.expire_time.is_not(None),
+            )
+            .order_by(schema.jobs.c.expire_time, schema.jobs.c.number)
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else job_from_row(row)
+
     def count_by_state(self) -> dict[JobState, int]:
         """Returns how many jobs are in each state; every state has an entry."""
         query = select(schema.jobs.c.state, func.count()).group_by(schema.jobs.c.state)

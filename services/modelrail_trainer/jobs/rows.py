@@ -52,7 +52,13 @@ def job_from_row(row: RowMapping) -> Job:
         publication=Publication(
             model=row["model"], alias=row["alias"], description=row["description"]
         ),
-        policy=RunPolicy(priority=row["priority"]),
+        policy=RunPolicy(
+            priority=row["priority"],
+            max_run_duration=None
+            if row["max_run_duration"] is None
+            else row["max_run_duration"] * _MICROSECOND,
+            expire_time=_optional_time(row["expire_time"]),
+        ),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
         progress=None
@@ -67,6 +73,8 @@ def job_from_row(row: RowMapping) -> Job:
         model_version=row["model_version"],
         attempt=row["attempt"],
         losses=row["losses"],
+        run_seconds=row["run_seconds"],
+        earlier_run_seconds=row["earlier_run_seconds"],
         create_time=from_microseconds(row["create_time"]),
         start_time=_optional_time(row["start_time"]),
         end_time=_optional_time(row["end_time"]),
@@ -95,7 +103,12 @@ def _error(reason: str | None, message: str | None) -> JobError | None:
 
 def policy_columns(policy: RunPolicy) -> dict[str, object]:
     """Returns the columns that hold when and how a job is run."""
-    return {"priority": policy.priority}
+    limit, expire_time = policy.max_run_duration, policy.expire_time
+    return {
+        "priority": policy.priority,
+        "max_run_duration": None if limit is None else limit // _MICROSECOND,
+        "expire_time": None if expire_time is None else to_microseconds(expire_time),
+    }
 
 
 def error_columns(error: JobError | None) -> dict[str, object]:

@@ -18,7 +18,8 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# Times are microseconds since 1970 in UTC: SQLite has no time type, and these sort.
+# Times are microseconds since 1970 in UTC: SQLite has no time type, and these sort. Durations are
+# microseconds too.
 jobs = Table(
     "jobs",
     metadata,
@@ -51,6 +52,10 @@ jobs = Table(
     Column("last_sequence", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("isolation", Text, nullable=False, server_default="[]"),
+    Column("max_run_duration", BigInteger),
+    Column("expire_time", BigInteger),
+    Column("run_seconds", Float, nullable=False),
+    Column("earlier_run_seconds", Float, nullable=False),
     Index("jobs_by_state", "state", "number"),
 )
 # The order of the queue.

@@ -18,10 +18,13 @@ class JobState(enum.StrEnum):
     CANCELLING = "CANCELLING"
     CANCELLED = "CANCELLED"
     FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
+    PAUSED = "PAUSED"
+    PAUSING = "PAUSING"
 
 
 class Reason(enum.StrEnum):
-    """Why a job failed, was cancelled or waits."""
+    """Why a job failed, was cancelled, expired or waits."""
 
     DATA = "DATA"
     NAN_LOSS = "NAN_LOSS"
@@ -37,23 +40,34 @@ class Reason(enum.StrEnum):
 
 
 _S = JobState
+# Whatever a process does, it can be ended, and a job whose process was lost runs again.
+_OUT_OF_PROCESS = frozenset({_S.CANCELLING, _S.PAUSING, _S.FAILED, _S.EXPIRED, _S.QUEUED})
 
 # The one table. A job whose process was lost with the trainer goes back to QUEUED and runs again.
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    _S.QUEUED: frozenset({_S.PREPARING, _S.CANCELLING, _S.FAILED}),
-    _S.PREPARING: frozenset({_S.RUNNING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
-    _S.RUNNING: frozenset({_S.EXPORTING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
-    _S.EXPORTING: frozenset({_S.REGISTERING, _S.CANCELLING, _S.FAILED, _S.QUEUED}),
+    _S.QUEUED: frozenset({_S.PREPARING, _S.PAUSED, _S.CANCELLING, _S.FAILED, _S.EXPIRED}),
+    _S.PREPARING: _OUT_OF_PROCESS | {_S.RUNNING},
+    _S.RUNNING: _OUT_OF_PROCESS | {_S.EXPORTING},
+    _S.EXPORTING: _OUT_OF_PROCESS | {_S.REGISTERING},
     _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
+    # The process may have come to an end of its own before it could be stopped.
+    _S.PAUSING: frozenset({_S.PAUSED, _S.REGISTERING, _S.CANCELLING, _S.FAILED}),
+    _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING}),
     _S.SUCCEEDED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.FAILED: frozenset(),
+    _S.EXPIRED: frozenset(),
 }
 
 TERMINAL = frozenset(state for state, following in TRANSITIONS.items() if not following)
 # States in which the job owns an operating-system process.
 WITH_PROCESS = frozenset({_S.PREPARING, _S.RUNNING, _S.EXPORTING})
+# States in which a client's wish ends the process, and what comes when it is gone. What the process
+# says of its phases does not count any more.
+STOPPING: Mapping[JobState, JobState] = {_S.CANCELLING: _S.CANCELLED, _S.PAUSING: _S.PAUSED}
+# States that nobody works on: a client's wish takes effect at once.
+IDLE = frozenset({_S.QUEUED, _S.PAUSED})
 # States that wait for something outside the job: a free place, or the registry.
 WAITING = frozenset({_S.QUEUED, _S.REGISTERING})
 

@@ -42,7 +42,15 @@ from modelrail_trainer.jobs.rows import (
     progress_columns,
     to_microseconds,
 )
-from modelrail_trainer.jobs.state import TERMINAL, WAITING, JobState, check_transition
+from modelrail_trainer.jobs.state import (
+    IDLE,
+    STOPPING,
+    TERMINAL,
+    WAITING,
+    WITH_PROCESS,
+    JobState,
+    check_transition,
+)
 from modelrail_trainer.journal import Metric
 
 
@@ -111,7 +119,7 @@ class JobStore(JobReader):
             )
 
     def cancel(self, name: TrainingJobName, error: JobError, *, actor: str = TRAINER) -> Job:
-        """Makes a job CANCELLING, and a queued one CANCELLED at once.
+        """Makes a job CANCELLING, and one that nobody works on CANCELLED at once.
 
         Cancelling a job that is being cancelled changes nothing.
 
@@ -129,23 +137,74 @@ class JobStore(JobReader):
             if job.state is JobState.CANCELLING:
                 return job
             if job.state in TERMINAL:
-                raise FailedPrecondition(
-                    f"{name} has ended as {job.state} and cannot be cancelled",
-                    reason="JOB_ENDED",
-                    resource=str(name),
-                    state=job.state.value,
-                )
+                raise _refusal(job, "JOB_ENDED", "has ended and cannot be cancelled")
             if job.committing:
-                raise FailedPrecondition(
-                    f"{name} has asked the registry to publish its version and cannot be "
-                    "cancelled any more",
-                    reason="JOB_PUBLISHES",
-                    resource=str(name),
-                    state=job.state.value,
+                raise _refusal(
+                    job,
+                    "JOB_PUBLISHES",
+                    "has asked the registry to publish its version and cannot be cancelled any "
+                    "more",
                 )
             change.move(JobState.CANCELLING, error)
-            if job.state is JobState.QUEUED:
+            if job.state in IDLE:
                 change.move(JobState.CANCELLED, error)
+            return change.apply()
+
+    def pause(self, name: TrainingJobName, *, actor: str = TRAINER) -> Job:
+        """Makes a job PAUSING, and one without a process PAUSED at once.
+
+        Pausing a job that is paused, or is being paused, changes nothing.
+
+        Args:
+            name: The job.
+            actor: Who asks.
+
+        Raises:
+            NotFound: There is no such job.
+            FailedPrecondition: The job has ended, is being cancelled or is being published.
+        """
+        with self._change(name, actor) as change:
+            job = change.job
+            if job.state in {JobState.PAUSING, JobState.PAUSED}:
+                return job
+            if job.state in TERMINAL:
+                raise _refusal(job, "JOB_ENDED", "has ended and cannot be paused")
+            if job.state is JobState.CANCELLING:
+                raise _refusal(job, "JOB_CANCELLING", "is being cancelled and cannot be paused")
+            if job.state is JobState.REGISTERING:
+                raise _refusal(job, "JOB_PUBLISHES", "is being published and cannot be paused")
+            if job.state in WITH_PROCESS:
+                # What the process said of itself decides also when it is stopped.
+                change.move(JobState.PAUSING, job.error)
+            else:
+                change.move(JobState.PAUSED)
+            return change.apply()
+
+    def resume(self, name: TrainingJobName, *, actor: str = TRAINER) -> Job:
+        """Queues a paused job again; one that is not paused is left alone.
+
+        Args:
+            name: The job.
+            actor: Who asks.
+
+        Raises:
+            NotFound: There is no such job.
+            FailedPrecondition: The job has ended, or its process is being stopped.
+            ResourceExhausted: Too many jobs wait.
+        """
+        with self._database.write() as connection:
+            change = JobChange(connection, name, now=self._now, actor=actor)
+            job = change.job
+            if job.state in TERMINAL:
+                raise _refusal(job, "JOB_ENDED", "has ended and cannot be resumed")
+            if job.state in STOPPING:
+                raise _refusal(
+                    job, f"JOB_{job.state}", "cannot be resumed while its process is being stopped"
+                )
+            if job.state is not JobState.PAUSED:
+                return job
+            self._check_room(connection)
+            change.move(JobState.QUEUED)
             return change.apply()
 
     # Changes that the supervisor makes
@@ -161,6 +220,7 @@ class JobStore(JobReader):
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
             change.set(isolation="[]")
             change.set(**progress_columns(None), **process_columns(None))
+            change.set(earlier_run_seconds=change.job.run_seconds)
             if change.job.start_time is None:
                 change.set(start_time=to_microseconds(self._now()))
             return change.apply()
@@ -169,6 +229,12 @@ class JobStore(JobReader):
         """Remembers which process runs the job's present attempt."""
         with self._change(name) as change:
             change.set(**process_columns(process))
+            return change.apply()
+
+    def set_run_seconds(self, name: TrainingJobName, seconds: float) -> Job:
+        """Remembers how long the job had processes, all attempts together."""
+        with self._change(name) as change:
+            change.set(run_seconds=seconds)
             return change.apply()
 
     def record(
@@ -187,7 +253,7 @@ class JobStore(JobReader):
             name: The job.
             attempt: The attempt that the journal belongs to.
             happenings: What it wrote. A change to the present state is left out, and so is every
-                change of a job that is being cancelled.
+                change of a job whose process is being stopped.
             journal_offset: Where to read on, in bytes.
             failure: What the process said went wrong; the job fails of it when the process is gone.
             isolation: The layers around the process, when they are told.
@@ -202,7 +268,7 @@ class JobStore(JobReader):
             for happening in happenings:
                 match happening:
                     case StateChange(_, new, error):
-                        if new is not change.state and change.state is not JobState.CANCELLING:
+                        if new is not change.state and change.state not in STOPPING:
                             change.move(new, error)
                     case MetricReport(progress, _):
                         if progress is not None:
@@ -244,7 +310,7 @@ class JobStore(JobReader):
                 change.set(metrics=metrics_text(metrics))
             if lost:
                 change.set(losses=change.job.losses + 1)
-            if new is JobState.QUEUED:
+            if new in {JobState.QUEUED, JobState.PAUSED}:
                 change.set(**progress_columns(None), **process_columns(None))
             return change.apply()
 
@@ -278,3 +344,12 @@ class JobStore(JobReader):
     def _change(self, name: TrainingJobName, actor: str = TRAINER) -> Iterator[JobChange]:
         with self._database.write() as connection:
             yield JobChange(connection, name, now=self._now, actor=actor)
+
+
+def _refusal(job: Job, reason: str, why: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{job.name} {why}; it is {job.state}",
+        reason=reason,
+        resource=str(job.name),
+        state=job.state.value,
+    )

@@ -12,4 +12,6 @@ POLICY: Policy = {
     f"{_SERVICE}/WatchTrainingJob": Permission.READ,
     f"{_SERVICE}/CreateTrainingJob": Permission.WRITE,
     f"{_SERVICE}/CancelTrainingJob": Permission.WRITE,
+    f"{_SERVICE}/PauseTrainingJob": Permission.WRITE,
+    f"{_SERVICE}/ResumeTrainingJob": Permission.WRITE,
 }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
@@ -45,6 +46,8 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
             )
             for layer in job.isolation
         ],
+        max_run_duration=_duration_to_pb(job.policy.max_run_duration),
+        expire_time=_time_to_pb(job.policy.expire_time),
     )
 
 
@@ -114,6 +117,14 @@ def _metrics_to_pb(metrics: Iterable[Metric]) -> list[pb.Metric]:
         )
         for metric in metrics
     ]
+
+
+def _duration_to_pb(duration: timedelta | None) -> Duration | None:
+    if duration is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(duration)
+    return message
 
 
 def _time_to_pb(time: datetime | None) -> Timestamp | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation
@@ -10,11 +11,19 @@ from modelrail_trainer.jobs.job import RunPolicy
 
 _PATH = "training_job"
 _MAX_PRIORITY = 100
+_NANOS = 1_000_000_000
+# Bounds of google.protobuf.Duration and google.protobuf.Timestamp.
+_MAX_SECONDS = 315_576_000_000
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 def run_policy_from_pb(job: pb.TrainingJob) -> RunPolicy:
     """Reads when and how a job is to be run, once `violations_of` finds nothing wrong with it."""
-    return RunPolicy(priority=job.priority)
+    return RunPolicy(
+        priority=job.priority,
+        max_run_duration=job.max_run_duration.ToTimedelta() or None,
+        expire_time=job.expire_time.ToDatetime(UTC) if job.HasField("expire_time") else None,
+    )
 
 
 def violations_of(job: pb.TrainingJob) -> Iterator[FieldViolation]:
@@ -23,4 +32,20 @@ def violations_of(job: pb.TrainingJob) -> Iterator[FieldViolation]:
         yield FieldViolation(
             f"{_PATH}.priority",
             f"expected a number from -{_MAX_PRIORITY} to {_MAX_PRIORITY}, got {job.priority}",
+        )
+    limit = job.max_run_duration
+    # What is shorter than its unit would come out as no limit.
+    is_kept = limit.nanos == 0 or limit.nanos >= 1000 or limit.seconds > 0
+    if not (0 <= limit.seconds <= _MAX_SECONDS and 0 <= limit.nanos < _NANOS and is_kept):
+        yield FieldViolation(
+            f"{_PATH}.max_run_duration",
+            "expected 0 for no limit, or from 0.000001 s to 10000 years, "
+            f"got {limit.seconds} s and {limit.nanos} ns",
+        )
+    time = job.expire_time
+    if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < _NANOS):
+        yield FieldViolation(
+            f"{_PATH}.expire_time",
+            "expected a time of the years 1 to 9999, "
+            f"got {time.seconds} s and {time.nanos} ns after 1970",
         )

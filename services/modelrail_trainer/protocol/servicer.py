@@ -49,6 +49,20 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name = requests.job_name(request.name)
         return replies.job_to_pb(await self._trainer.cancel(name, identity().name))
 
+    async def PauseTrainingJob(  # noqa: N802 - the name is the protocol's
+        self, request: pb.PauseTrainingJobRequest, context: Context
+    ) -> pb.TrainingJob:
+        """Takes a job out of the queue, or stops its process, until it is resumed."""
+        name = requests.job_name(request.name)
+        return replies.job_to_pb(await self._trainer.pause(name, identity().name))
+
+    async def ResumeTrainingJob(  # noqa: N802 - the name is the protocol's
+        self, request: pb.ResumeTrainingJobRequest, context: Context
+    ) -> pb.TrainingJob:
+        """Queues a paused job again."""
+        name = requests.job_name(request.name)
+        return replies.job_to_pb(await self._trainer.resume(name, identity().name))
+
     async def WatchTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.WatchTrainingJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:

@@ -75,6 +75,22 @@ async def cancel_job(session: Session, job: JobId) -> None:
     say(f"{found.name} is {state_name(found.state)}")
 
 
+@command(app, "pause", "trainer")
+async def pause_job(session: Session, job: JobId) -> None:
+    """Take a job out of the queue, or stop its process, until it is resumed or cancelled."""
+    async with session.trainer() as trainer:
+        found = await trainer.pause_job(job_name(job))
+    say(f"{found.name} is {state_name(found.state)}")
+
+
+@command(app, "resume", "trainer")
+async def resume_job(session: Session, job: JobId) -> None:
+    """Put a paused job back into the queue; it runs again from the start."""
+    async with session.trainer() as trainer:
+        found = await trainer.resume_job(job_name(job))
+    say(f"{found.name} is {state_name(found.state)}")
+
+
 def job_name(text: str) -> str:
     """Returns the resource name of a job from its id or its name.
 
@@ -91,6 +107,10 @@ def show_job(job: pb.TrainingJob) -> None:
     say(f"{job.name} {state_name(job.state)}", style="bold")
     if job.priority:
         say(f"  priority {job.priority}")
+    if job.HasField("max_run_duration"):
+        say(f"  runs for {job.max_run_duration.ToTimedelta().total_seconds():g} s at most")
+    if job.HasField("expire_time"):
+        say(f"  expires  {job.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC unless started")
     if job.HasField("progress"):
         say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
     if job.HasField("error"):

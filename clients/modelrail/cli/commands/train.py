@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from modelrail.tensor import NUMPY_TYPES
 
 app = typer.Typer()
 
+_MAX_SECONDS = 366 * 86400.0
 _READY_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
@@ -55,10 +57,30 @@ async def train(
             min=-100, max=100, help="Of the jobs that wait for a place the highest is next."
         ),
     ] = 0,
+    max_run_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, max=_MAX_SECONDS, help="Stop the job when it has run for so long in all."
+        ),
+    ] = None,
+    start_within: Annotated[
+        float | None,
+        typer.Option(
+            "--start-within-seconds",
+            min=0,
+            max=_MAX_SECONDS,
+            help="Drop the job when it has not started by then.",
+        ),
+    ] = None,
 ) -> None:
     """Train a model, prove its export, publish it and see it served."""
     spec = read_specification(file)
-    policy = RunPolicy(priority=priority)
+    now = datetime.now(UTC)
+    policy = RunPolicy(
+        priority=priority,
+        max_run_seconds=max_run_seconds,
+        expire_time=None if start_within is None else now + timedelta(seconds=start_within),
+    )
     async with AsyncExitStack() as cleanup:
         stack: Stack | None = None
         if not await _is_running(session):

@@ -55,6 +55,16 @@ class TrainerServiceStub:
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CancelTrainingJobRequest.SerializeToString,
                 response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.PauseTrainingJob = channel.unary_unary(
+                '/modelrail.trainer.v1.TrainerService/PauseTrainingJob',
+                request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.PauseTrainingJobRequest.SerializeToString,
+                response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+                _registered_method=True)
+        self.ResumeTrainingJob = channel.unary_unary(
+                '/modelrail.trainer.v1.TrainerService/ResumeTrainingJob',
+                request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.SerializeToString,
+                response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+                _registered_method=True)
         self.WatchTrainingJob = channel.unary_stream(
                 '/modelrail.trainer.v1.TrainerService/WatchTrainingJob',
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobRequest.SerializeToString,
@@ -94,6 +104,24 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseTrainingJob(self, request, context):
+        """Takes a job out of the queue, or stops its process, until it is resumed (`trainingJobs/*:pause`). Pausing a paused
+        job changes nothing. FAILED_PRECONDITION when the job has ended, is being cancelled, or has its result and is
+        being published.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTrainingJob(self, request, context):
+        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
+        checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
+        ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTrainingJob(self, request, context):
         """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
         ends the job.
@@ -123,6 +151,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
             'CancelTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTrainingJob,
                     request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CancelTrainingJobRequest.FromString,
+                    response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.SerializeToString,
+            ),
+            'PauseTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseTrainingJob,
+                    request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.PauseTrainingJobRequest.FromString,
+                    response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.SerializeToString,
+            ),
+            'ResumeTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTrainingJob,
+                    request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.FromString,
                     response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.SerializeToString,
             ),
             'WatchTrainingJob': grpc.unary_stream_rpc_method_handler(
@@ -239,6 +277,60 @@ class TrainerService:
             target,
             '/modelrail.trainer.v1.TrainerService/CancelTrainingJob',
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CancelTrainingJobRequest.SerializeToString,
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelrail.trainer.v1.TrainerService/PauseTrainingJob',
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.PauseTrainingJobRequest.SerializeToString,
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelrail.trainer.v1.TrainerService/ResumeTrainingJob',
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.SerializeToString,
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
             options,
             channel_credentials,

@@ -24,6 +24,16 @@ class TrainerServiceStub:
     """Validates a specification and queues the job. INVALID_ARGUMENT names every field that is wrong."""
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelTrainingJobRequest, _trainer_pb2.TrainingJob]
     """Stops a job that has not ended. FAILED_PRECONDITION when it has."""
+    PauseTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.PauseTrainingJobRequest, _trainer_pb2.TrainingJob]
+    """Takes a job out of the queue, or stops its process, until it is resumed (`trainingJobs/*:pause`). Pausing a paused
+    job changes nothing. FAILED_PRECONDITION when the job has ended, is being cancelled, or has its result and is
+    being published.
+    """
+    ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeTrainingJobRequest, _trainer_pb2.TrainingJob]
+    """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
+    checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
+    ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+    """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchTrainingJobRequest, _trainer_pb2.WatchTrainingJobResponse]
     """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
     ends the job.
@@ -63,6 +73,28 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_trainer_pb2.CancelTrainingJobRequest, _abc.Awaitable[_trainer_pb2.TrainingJob]],
     ) -> _abc.Awaitable[_trainer_pb2.TrainingJob]:
         """Stops a job that has not ended. FAILED_PRECONDITION when it has."""
+
+    @_abc_1.abstractmethod
+    def PauseTrainingJob(
+        self,
+        request: _trainer_pb2.PauseTrainingJobRequest,
+        context: _aio.ServicerContext[_trainer_pb2.PauseTrainingJobRequest, _abc.Awaitable[_trainer_pb2.TrainingJob]],
+    ) -> _abc.Awaitable[_trainer_pb2.TrainingJob]:
+        """Takes a job out of the queue, or stops its process, until it is resumed (`trainingJobs/*:pause`). Pausing a paused
+        job changes nothing. FAILED_PRECONDITION when the job has ended, is being cancelled, or has its result and is
+        being published.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTrainingJob(
+        self,
+        request: _trainer_pb2.ResumeTrainingJobRequest,
+        context: _aio.ServicerContext[_trainer_pb2.ResumeTrainingJobRequest, _abc.Awaitable[_trainer_pb2.TrainingJob]],
+    ) -> _abc.Awaitable[_trainer_pb2.TrainingJob]:
+        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
+        checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
+        ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+        """
 
     @_abc_1.abstractmethod
     def WatchTrainingJob(
