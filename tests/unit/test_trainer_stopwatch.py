@@ -29,7 +29,9 @@ class Clock:
 def job(tmp_path: Path) -> Job:
     store = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=1)
     policy = RunPolicy(max_run_duration=timedelta(seconds=60))
-    job = store.create(NewJob(b"s", Publication(model="line", alias="", description=""), policy))
+    job = store.create(
+        NewJob(b"s", Publication(model="line", alias="", description=""), policy=policy)
+    )
     store.close()
     return job
 
