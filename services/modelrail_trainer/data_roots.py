@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from modelrail_trainer.spec import TableDataset, TrainingJobSpec
 
 
 class DataPathError(ValueError):
@@ -42,3 +45,15 @@ class DataRoots:
         raise DataPathError(
             f"expected a file below a --data-root of the trainer, got {path[:200]!r}"
         )
+
+
+def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJobSpec:
+    """Returns the specification with the files that its paths mean.
+
+    Raises:
+        DataPathError: A file is not there any more.
+    """
+    if not isinstance(spec.dataset, TableDataset):
+        return spec
+    paths = tuple(str(data_roots.resolve(path)) for path in spec.dataset.paths)
+    return replace(spec, dataset=replace(spec.dataset, paths=paths))

@@ -172,7 +172,7 @@ def test_rows_that_cannot_be_used_fail_the_job_or_are_left_out(tmp_path: Path) -
     first.mkdir()
     shutil.copy(tmp_path / "diabetes.csv", first)
     failure = failure_of(spec, first)
-    assert failure.message.startswith("3 rows cannot be used, the first of them row 442: no target")
+    assert failure.message.startswith("3 rows cannot be used, the first of them row 442, counted")
     spec.dataset.table.skip_unusable_rows = True
     directory, _ = succeeded(spec, tmp_path)
     assert "3 rows were left out: no target" in said(directory)

@@ -78,7 +78,7 @@ COLUMN = spec.TableColumn(name="x")
         (
             replace(
                 TABLE,
-                columns=(replace(COLUMN, encoding=spec.NumberEncoding(constant=float("nan"))),),
+                columns=(replace(COLUMN, encoding=spec.NumberEncoding(constant=1e39)),),
             ),
             "columns[0].number.constant",
         ),

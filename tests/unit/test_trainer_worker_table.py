@@ -148,6 +148,66 @@ def test_a_column_that_is_not_there_or_of_another_kind_is_named(tmp_path: Path) 
         reader.type_of("when")
 
 
+def test_what_the_first_rows_do_not_show_is_read_all_the_same(tmp_path: Path) -> None:
+    rows = 200_000  # more than a block of a CSV file
+    path = tmp_path / "a.csv"
+    with path.open("w") as file:
+        file.write("n,empty,t\n" + "1,,a\n" * rows + '2.5,late,"b\nc"\n')
+    reader = TableReader([str(path)])
+    last = list(reader.batches(reader.names()))[-1]
+    assert last.columns["n"][-1] == 2.5
+    assert last.columns["empty"][-2:].tolist() == ["", "late"]
+    assert last.columns["t"][-1] == "b\nc"
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_numbers_that_are_names_can_be_texts(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"a{ending}", store=pa.array([17, None, 2]), n=[1, 2, 3])
+    reader = TableReader([path], {"store": ColumnType.TEXT})
+    (batch,) = reader.batches(["store", "n"])
+    assert reader.type_of("store") is ColumnType.TEXT
+    assert batch.columns["store"].tolist() == ["17", "", "2"]
+
+
+def test_large_whole_numbers_and_views_of_texts_are_read(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet",
+        n=pa.array([2**62 + 1], pa.int64()),
+        t=pa.array(["a"]).cast(pa.string_view()),
+    )
+    (batch,) = TableReader([path]).batches(["n", "t"])
+    assert batch.columns["n"].tolist() == [2.0**62]
+    assert batch.columns["t"].tolist() == ["a"]
+
+
+def test_a_file_that_lacks_a_column_of_the_first_is_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.parquet", n=[1], m=[2])
+    second = write(tmp_path / "b.parquet", n=[1])
+    with pytest.raises(DataError, match=r"'b.parquet' lacks the columns \['m'\]"):
+        TableReader([first, second])
+
+
+def test_a_file_that_changes_while_it_is_read_fails_the_job(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", n=[1])
+    reader = TableReader([path])
+    reader.check_unchanged()
+    write(tmp_path / "a.parquet", n=[1, 2])
+    with pytest.raises(DataError, match=r"'a.parquet' was changed while it was read"):
+        reader.check_unchanged()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe\x00", b"a,b\n1\n", "aé\n1\n".encode("latin-1")]
+)
+def test_a_file_that_is_no_table_is_told_without_its_folder(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(TableReader([str(path)]).batches(["a"]))
+    assert caught.value.args[0].startswith("the table cannot be read: ")
+    assert str(tmp_path) not in str(caught.value)
+
+
 # Dividing
 
 
@@ -295,14 +355,15 @@ def test_rows_that_cannot_be_used_fail_the_job_or_are_counted(tmp_path: Path) ->
     x[7], x[8] = np.inf, NAN
     path = write(tmp_path / "a.parquet", x=x, t=target)
     columns = (TableColumn(name="x", encoding=NumberEncoding(missing=Missing.REFUSED)),)
-    with pytest.raises(DataError, match=r"3 rows cannot be used, the first of them row 5: no targ"):
+    with pytest.raises(DataError, match=r"3 rows cannot be used, the first of them row 5, counted"):
         loaded(tmp_path, path, columns=columns)
     again = tmp_path / "again"
     again.mkdir()
     table = loaded(again, path, columns=columns, skip_unusable_rows=True)
     assert table.unusable == {
         "no target": 1,
-        "column 'x' has a missing or an infinite number": 2,
+        "column 'x' has an infinite number": 1,
+        "column 'x' has no number": 1,
         "a class that no training row has": 1,
     }
     assert sum(map(len, table.parts)) == 196
@@ -314,11 +375,18 @@ def test_rows_that_cannot_be_used_fail_the_job_or_are_counted(tmp_path: Path) ->
         ({"x": [1.0] * 50, "t": ["a"] * 50}, {}, "expected at least 2 classes"),
         ({"x": [1.0] * 50, "t": [0.5, 1.0] * 25}, {}, "whole numbers or booleans as classes"),
         ({"x": [1.0], "t": ["a"]}, {}, "expected at least 2 classes"),
-        ({"label": [1.0] * 50, "t": ["a", "b"] * 25}, {}, "'label' has the name of an output"),
+        ({"label": [1.0] * 50, "t": ["a", "b"] * 25}, {}, 'names of the exported graph'),
         ({"x": ["u"] * 50, "t": ["a", "b"] * 25},
          {"columns": (TableColumn(name="x", encoding=NumberEncoding()),)}, "expected numbers"),
-        ({"x": [1] * 50, "t": ["a", "b"] * 25},
+        ({"x": [0.5] * 50, "t": ["a", "b"] * 25},
          {"columns": (TableColumn(name="x", encoding=CategoryEncoding()),)}, "expected texts"),
+        ({"": [1.0] * 50, "t": ["a", "b"] * 25}, {}, "expected a name of 1 to 128"),
+        ({"network.x": [1.0] * 50, "t": ["a", "b"] * 25}, {}, "names of the exported graph"),
+        ({"t": ["a", "b"] * 25}, {}, "no column but the target 't'"),
+        ({"x": [1.0] * 50, "t": ["a", "b"] * 25}, {"task": Task.REGRESSION}, "got texts"),
+        ({"x": [-3.3e38, 3.3e38] * 25, "t": ["a", "b"] * 25},
+         {"columns": (TableColumn(name="x", encoding=NumberEncoding(scale=Scale.MIN_MAX)),)},
+         "its range does not fit"),
         ({"x": [1] * 50}, {}, "no column 't'"),
     ],
 )  # fmt: skip
@@ -328,6 +396,13 @@ def test_what_is_wrong_with_a_table_is_told(
     path = write(tmp_path / "a.parquet", **columns)
     with pytest.raises(DataError, match=problem):
         loaded(tmp_path, path, **fields)
+
+
+def test_an_infinite_class_is_a_row_that_cannot_be_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", x=[1.0] * 60, t=[0.0, 1.0, math.inf] * 20)
+    table = loaded(tmp_path, path, skip_unusable_rows=True)
+    assert table.labels == ("0", "1")
+    assert table.unusable == {"a target that does not fit into 32 bits": 20}
 
 
 # The graph

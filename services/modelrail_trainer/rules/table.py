@@ -8,10 +8,15 @@ from pathlib import Path
 from modelrail_trainer.rules.violation import Violation, real, shown, whole
 from modelrail_trainer.spec import CategoryEncoding, NumberEncoding, TableDataset
 
+MAX_FLOAT = 3.4e38
 MAX_PATHS = 10_000
 MAX_COLUMNS = 4_096
-MAX_CATEGORIES = 10_000
+MAX_CATEGORIES = 1_000
 MAX_NAME_CHARACTERS = 128
+OUTPUT_NAMES = frozenset({"label", "logits", "probabilities", "y"})
+"""Of the exported graph; an input of it cannot be called so."""
+GRAPH_PREFIXES = ("encode.", "network.")
+"""Of the names inside the exported graph."""
 TABLE_ENDINGS = frozenset({".arrow", ".csv", ".parquet"})
 
 
@@ -52,10 +57,23 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
                 "expected a column that is neither the target nor named twice, got "
                 + shown(column.name),
             )
+        if column.name in OUTPUT_NAMES or column.name.startswith(GRAPH_PREFIXES):
+            yield Violation(
+                f"{field}.name",
+                f"expected none of the names of the exported graph, which are "
+                f"{', '.join(sorted(OUTPUT_NAMES))} and those that begin with "
+                f"{' or '.join(GRAPH_PREFIXES)}; got {shown(column.name)}",
+            )
         seen.add(column.name)
         match column.encoding:
             case NumberEncoding(constant=constant):
-                yield from real(f"{field}.number.constant", constant, "a finite number")
+                yield from real(
+                    f"{field}.number.constant",
+                    constant,
+                    "a number that fits into 32 bits",
+                    least=-MAX_FLOAT,
+                    most=MAX_FLOAT,
+                )
             case CategoryEncoding(max_categories=most):
                 yield from whole(f"{field}.category.max_categories", most, 1, MAX_CATEGORIES)
             case None:

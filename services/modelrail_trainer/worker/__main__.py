@@ -13,11 +13,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.data_roots import DataPathError, DataRoots
+from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -28,7 +27,7 @@ from modelrail_trainer.journal import (
     PhaseEvent,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.spec import TableDataset, TrainingJobSpec, with_defaults
+from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.validation import validate
 
 SPEC_NAME = "spec.binpb"
@@ -86,18 +85,6 @@ def _run(directory: Path, data_roots: DataRoots, journal: JournalWriter) -> Fail
         traceback.print_exc()
         return FailedEvent(failure.reason, str(failure))
     return None
-
-
-def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJobSpec:
-    """Returns the specification with the files that its paths mean.
-
-    Raises:
-        DataPathError: A file is not there any more.
-    """
-    if not isinstance(spec.dataset, TableDataset):
-        return spec
-    paths = tuple(str(data_roots.resolve(path)) for path in spec.dataset.paths)
-    return replace(spec, dataset=replace(spec.dataset, paths=paths))
 
 
 def _in_short(error: Exception) -> str:

@@ -49,6 +49,8 @@ def run_job(
 ) -> None:
     """Runs a job and leaves `model.onnx` and `result.json` in the directory.
 
+    Of a table `bare.onnx` as well, the network without the encoding of the columns.
+
     Args:
         spec: With defaults applied, and valid.
         spec_sha256: Digest of the specification, for the lineage.

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker.data import load
@@ -22,19 +23,26 @@ from modelrail_trainer.worker.failure import DataError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes `inputs` and `targets` of a part to an npz file and returns the exit status."""
+    """Writes `inputs` and `targets` of a part to an npz file and returns the exit status.
+
+    Of a table the inputs are the features that its columns became.
+    """
     parser = argparse.ArgumentParser(prog="modelrail_trainer.worker.rows")
     parser.add_argument(
         "--specification", type=Path, required=True, help="serialized TrainingJobSpec"
     )
     parser.add_argument("--split", choices=("train", "validation", "test"), required=True)
+    parser.add_argument("--data-root", type=Path, action="append", default=[])
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     arguments = parser.parse_args(argv)
     message = pb.TrainingJobSpec.FromString(arguments.specification.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
         try:
-            data = load(with_defaults(spec_from_pb(message)), Path(folder) / "data")
-        except DataError as error:
+            spec = with_real_paths(
+                with_defaults(spec_from_pb(message)), DataRoots(arguments.data_root)
+            )
+            data = load(spec, Path(folder) / "data")
+        except (DataError, DataPathError) as error:
             print(error, file=sys.stderr)
             return 1
         part = getattr(data, arguments.split)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import (
     CategoryEncoding,
     NumberEncoding,
@@ -36,7 +37,7 @@ from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
 from modelrail_trainer.worker.table.reader import Batch, Column, ColumnType, TableReader
 
 MAX_CLASSES = 10_000
-RESERVED_NAMES = frozenset({"label", "logits", "probabilities", "y"})
+MAX_FEATURES = 20_000
 _COMPARED_ROWS = 256
 _NO_TARGET = "no target"
 _UNSEEN_CLASS = "a class that no training row has"
@@ -77,19 +78,21 @@ def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) ->
     Raises:
         DataError: The table is not what the specification expects; the message says how.
     """
-    reader = TableReader(dataset.paths)
+    reader = TableReader(dataset.paths, _wanted_types(dataset))
     columns = dataset.columns or _all_columns(reader, dataset.target)
-    for column in columns:
-        if column.name in RESERVED_NAMES:
-            raise DataError(
-                f"column {column.name!r} has the name of an output of the graph; rename it in the "
-                "files, or leave it out of dataset.table.columns"
-            )
+    # Columns that are learned from because they are there keep the same rules as named ones.
+    if wrong := list(check_table(replace(dataset, columns=columns))):
+        raise DataError(
+            "; ".join(f"{field}: {description}" for field, description in wrong[:10])
+            + "; rename them in the files, or name the columns to learn from"
+        )
     passes = _Passes(reader, dataset, columns, split, task)
     passes.fit()
     parts, raw_rows = passes.encode(folder)
+    sha256 = reader.sha256()
+    reader.check_unchanged()
     return Table(
-        sha256=reader.sha256(),
+        sha256=sha256,
         encodings=passes.encodings,
         labels=passes.labels,
         parts=parts,
@@ -101,7 +104,19 @@ def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) ->
 
 def _all_columns(reader: TableReader, target: str) -> tuple[TableColumn, ...]:
     reader.type_of(target)  # says which columns there are, if it is none
-    return tuple(TableColumn(name=name) for name in reader.names() if name != target)
+    columns = tuple(TableColumn(name=name) for name in reader.names() if name != target)
+    if not columns:
+        raise DataError(f"the table has no column but the target {target!r} to learn from")
+    return columns
+
+
+def _wanted_types(dataset: TableDataset) -> dict[str, ColumnType]:
+    kinds = {NumberEncoding: ColumnType.NUMBER, CategoryEncoding: ColumnType.TEXT}
+    return {
+        column.name: kinds[type(column.encoding)]
+        for column in dataset.columns
+        if column.encoding is not None
+    }
 
 
 @dataclass(slots=True)
@@ -109,18 +124,21 @@ class _Unusable:
     """Rows that cannot be used: how many for each reason, and the first."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    first: str = ""
+    first: tuple[int, str] | None = None
 
     def add(self, batch: Batch, rows: npt.NDArray[np.bool_], reason: str) -> None:
         if rows.any():
             self.counts[reason] += int(rows.sum())
-            self.first = self.first or f"row {batch.first_row + int(rows.argmax())}: {reason}"
+            found = batch.first_row + int(rows.argmax()), reason
+            self.first = min(self.first or found, found)
 
     def check(self, *, skip: bool) -> None:
-        if self.counts and not skip:
+        if self.first is not None and not skip:
+            row, reason = self.first
             raise DataError(
-                f"{self.counts.total()} rows cannot be used, the first of them {self.first}; mend "
-                "them, or set dataset.table.skip_unusable_rows"
+                f"{self.counts.total()} rows cannot be used, the first of them row {row}, counted "
+                f"from 0 over all files: {reason}; mend them, or set "
+                "dataset.table.skip_unusable_rows"
             )
 
 
@@ -139,6 +157,11 @@ class _Passes:
         self._task = task
         self._fittings = {column.name: _fitting(column, reader) for column in columns}
         self._target_type = reader.type_of(dataset.target)
+        if task is Task.REGRESSION and self._target_type is ColumnType.TEXT:
+            raise DataError(
+                f"target {dataset.target!r}: expected numbers for a regression loss, got texts; "
+                "learn classes with cross_entropy"
+            )
         self.unusable = _Unusable()
         self.encodings: tuple[Fitted, ...] = ()
         self.labels: tuple[str, ...] = ()
@@ -164,6 +187,11 @@ class _Passes:
             self._classes = sorted(classes)
             self.labels = tuple(_label(value) for value in self._classes)
         self.encodings = tuple(fitting.fitted() for fitting in self._fittings.values())
+        if self._width() > MAX_FEATURES:
+            raise DataError(
+                f"expected columns that become at most {MAX_FEATURES} features, got "
+                f"{self._width()}; ask for fewer categories"
+            )
         self.constant_columns = tuple(
             name for name, fitting in self._fittings.items() if fitting.is_constant
         )
@@ -211,17 +239,15 @@ class _Passes:
         for batch in self._reader.batches([*self._fittings, target]):
             bad = _is_missing(batch.columns[target])
             unusable.add(batch, bad, _NO_TARGET)
-            if self._task is Task.REGRESSION:
+            if self._target_type is ColumnType.NUMBER:
                 with np.errstate(over="ignore"):
                     infinite = np.isinf(batch.columns[target].astype(np.float32))
                 unusable.add(batch, infinite & ~bad, "a target that does not fit into 32 bits")
                 bad = bad | infinite
             for name, fitting in self._fittings.items():
-                refused = fitting.refuses(batch.columns[name])
-                unusable.add(
-                    batch, refused & ~bad, f"column {name!r} has a missing or an infinite number"
-                )
-                bad = bad | refused
+                for reason, refused in fitting.refuses(batch.columns[name]).items():
+                    unusable.add(batch, refused & ~bad, f"column {name!r} {reason}")
+                    bad = bad | refused
             yield batch, parts_of(self._split, batch.first_row, len(batch)), ~bad
 
     def _check_classes(self, classes: set[str | float]) -> None:
@@ -270,10 +296,13 @@ class _PartFile:
         self.rows += len(features)
 
     def part(self) -> Part:
-        """Returns the rows as they lie on the disk; a copy is made of what is written to."""
+        """Returns the rows as they lie on the disk.
+
+        Shared with the file, so that they count for no limit of the process's memory.
+        """
         target_shape = (self.rows,) if self._target_dtype is np.int64 else (self.rows, 1)
-        features = np.memmap(self._paths[0], np.float32, "c", shape=(self.rows, self._width))
-        targets = np.memmap(self._paths[1], self._target_dtype, "c", shape=target_shape)
+        features = np.memmap(self._paths[0], np.float32, "r+", shape=(self.rows, self._width))
+        targets = np.memmap(self._paths[1], self._target_dtype, "r+", shape=target_shape)
         return Part(features, targets)
 
 

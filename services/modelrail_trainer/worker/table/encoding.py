@@ -111,8 +111,8 @@ class Fitting(Protocol):
             DataError: The training rows do not allow it.
         """
 
-    def refuses(self, values: Column) -> npt.NDArray[np.bool_]:
-        """Returns which rows cannot be used because of this column, [N]."""
+    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
+        """Returns which rows cannot be used because of this column, each [N], by reason."""
 
     @property
     def is_constant(self) -> bool:
@@ -142,13 +142,13 @@ class NumberFitting:
         if self._encoding.log and self._raw.minimum > -1:
             self._logs.add(np.log1p(np.maximum(present, 0.0)))
 
-    def refuses(self, values: Column) -> npt.NDArray[np.bool_]:
-        """Returns which rows hold an infinite number, or none where one is a must, [N]."""
+    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
+        """Returns which rows hold an infinite number, or none where one is a must, each [N]."""
         # What float32 cannot hold becomes infinite in the network.
         with np.errstate(over="ignore"):
-            refused = np.isinf(values.astype(np.float32))
+            refused = {"has an infinite number": np.isinf(values.astype(np.float32))}
         if self._encoding.missing is Missing.REFUSED:
-            refused |= np.isnan(values)
+            refused["has no number"] = np.isnan(values)
         return refused
 
     def fitted(self) -> FittedNumber:
@@ -173,6 +173,8 @@ class NumberFitting:
             shift, width = moments.mean, moments.standard_deviation()
         elif encoding.scale is Scale.MIN_MAX:
             shift, width = moments.minimum, moments.maximum - moments.minimum
+            if width > float(np.finfo(np.float32).max):
+                raise DataError(f"column {self._name!r}: its range does not fit into 32-bit floats")
         return FittedNumber(
             name=self._name,
             fill=np.float32(fill),
@@ -185,8 +187,8 @@ class NumberFitting:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all values seen are the same, and none is missing."""
-        return self._raw.minimum == self._raw.maximum and not self._missing
+        """Whether all values seen are the same in 32 bits, and none is missing."""
+        return np.float32(self._raw.minimum) == np.float32(self._raw.maximum) and not self._missing
 
 
 class CategoryFitting:
@@ -215,9 +217,9 @@ class CategoryFitting:
                 "different texts"
             )
 
-    def refuses(self, values: Column) -> npt.NDArray[np.bool_]:
-        """Returns that every row can be used, [N]."""
-        return np.zeros(len(values), np.bool_)
+    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
+        """Returns that every row can be used."""
+        return {}
 
     def fitted(self) -> FittedCategory:
         """Returns the encoding."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -53,21 +54,81 @@ class TableReader:
 
     Args:
         paths: The files, all of one format.
+        wanted: What some columns are to be read as. Whole numbers and booleans can be texts.
 
     Raises:
-        DataError: A file is missing, or none of its format.
+        DataError: A file is missing, none of its format, or has other columns than the first.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(
+        self, paths: Sequence[str], wanted: Mapping[str, ColumnType] | None = None
+    ) -> None:
         self._paths = tuple(paths)
-        ending = Path(self._paths[0]).suffix.lower()
-        # An empty field of a text column is a missing text, like one of a number.
-        self._format = _FORMATS.get(ending) or pyarrow.dataset.CsvFileFormat(
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True)
-        )
-        with _told():
-            self._dataset = pyarrow.dataset.dataset(list(self._paths), format=self._format)
-        self._types = {field.name: _type_of(field.type) for field in self._dataset.schema}
+        self._wanted = dict(wanted or {})
+        with self._told():
+            self._states = self._look()
+            self._dataset = self._open()
+            self._types = {field.name: _type_of(field.type) for field in self._dataset.schema}
+            self._check_columns()
+
+    def _open(self) -> pyarrow.dataset.Dataset:
+        paths = list(self._paths)
+        ending = Path(paths[0]).suffix.lower()
+        if ending != ".csv":
+            return pyarrow.dataset.dataset(paths, format=_FORMATS[ending])
+        seen = pyarrow.dataset.dataset(paths[:1], format=_csv_format({})).schema
+        types = {field.name: self._csv_type(field) for field in seen}
+        return pyarrow.dataset.dataset(paths, format=_csv_format(types))
+
+    def _csv_type(self, field: pa.Field) -> pa.DataType:
+        """Returns what a column is read as; its first rows alone tell too little.
+
+        Where they are whole numbers, fractions may follow, and where they are empty, anything.
+        """
+        wanted = self._wanted.get(field.name)
+        if wanted is ColumnType.TEXT or (wanted is None and pa.types.is_null(field.type)):
+            return pa.string()
+        if pa.types.is_integer(field.type) or pa.types.is_null(field.type):
+            return pa.float64()
+        return field.type
+
+    def _check_columns(self) -> None:
+        """Every file must have the columns of the first: what is absent would count as missing."""
+        for fragment in self._dataset.get_fragments():
+            absent = set(self._types) - set(fragment.physical_schema.names)
+            if absent:
+                raise DataError(
+                    f"file {Path(fragment.path).name!r} lacks the columns {sorted(absent)[:10]} "
+                    "of the first file"
+                )
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        found = [Path(path).stat() for path in self._paths]
+        return [(state.st_ino, state.st_size, state.st_mtime_ns) for state in found]
+
+    def check_unchanged(self) -> None:
+        """Says whether the files are still those that were read first.
+
+        Raises:
+            DataError: One was changed or replaced meanwhile.
+        """
+        with self._told():
+            for path, before, now in zip(self._paths, self._states, self._look(), strict=True):
+                if before != now:
+                    raise DataError(
+                        f"file {Path(path).name!r} was changed while it was read; run the job again"
+                    )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turns what goes wrong with the files into the job's failure, without their folders."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            said = " ".join(str(error).split())
+            for path in self._paths:
+                said = said.replace(path, Path(path).name)
+            raise DataError(f"the table cannot be read: {said[:500]}") from error
 
     def names(self) -> list[str]:
         """Returns the columns in the order of the files."""
@@ -83,6 +144,9 @@ class TableReader:
             known = ", ".join(self.names()[:50])
             raise DataError(f"the table has no column {name!r}; it has: {known}")
         found = self._types[name]
+        wanted = self._wanted.get(name)
+        if wanted is ColumnType.TEXT and _is_discrete(self._dataset.schema.field(name).type):
+            return ColumnType.TEXT
         if found is None:
             raise DataError(
                 f"column {name!r}: expected numbers, booleans or texts, got "
@@ -98,7 +162,7 @@ class TableReader:
             DataError: A file is damaged or gone, or its columns are not those of the first.
         """
         row = 0
-        with _told():
+        with self._told():
             # One file and one batch ahead: more would take memory without being faster.
             scanner = self._dataset.scanner(
                 columns=list(names),
@@ -123,23 +187,25 @@ class TableReader:
             DataError: A file cannot be read.
         """
         whole = hashlib.sha256()
-        with _told():
+        with self._told():
             for path in self._paths:
                 with Path(path).open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
         return whole.hexdigest()
 
 
-class _told:  # noqa: N801 - used like a function
-    """Turns what goes wrong with the files into the job's failure."""
+def _csv_format(types: Mapping[str, pa.DataType]) -> pyarrow.dataset.CsvFileFormat:
+    return pyarrow.dataset.CsvFileFormat(
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        # An empty field of a text column is a missing text, like one of a number.
+        convert_options=pyarrow.csv.ConvertOptions(
+            strings_can_be_null=True, column_types=dict(types)
+        ),
+    )
 
-    def __enter__(self) -> None:
-        return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException | OSError):
-            said = " ".join(str(error).split())[:500]
-            raise DataError(f"the table cannot be read: {said}") from error
+def _is_discrete(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
 
 def _type_of(kind: pa.DataType) -> ColumnType | None:
@@ -161,6 +227,7 @@ def _as_numpy(values: pa.Array, kind: ColumnType) -> Column:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if kind is ColumnType.NUMBER:
-        numbers = pc.cast(values, pa.float64())
+        # Not safe: whole numbers beyond 2^53 lose their last digits, as they do in the network.
+        numbers = pc.cast(values, pa.float64(), safe=False)
         return np.array(pc.fill_null(numbers, float("nan")), np.float64)  # [N]
-    return np.array(pc.fill_null(values, ""), object)  # [N]
+    return np.array(pc.fill_null(pc.cast(values, pa.large_string()), ""), object)  # [N]
