@@ -353,6 +353,24 @@ def test_a_paused_job_comes_back_only_where_there_is_room(store: JobStore) -> No
     assert store.get(name).state is JobState.PAUSED
 
 
+def test_a_job_that_restarts_counts_its_retries_and_is_queued_again(store: JobStore) -> None:
+    name = _running(store)
+    died = JobError(Reason.PROCESS_DIED, "killed")
+    job = store.move(name, JobState.RESTARTING, error=died)
+    assert (job.retries, job.error) == (1, died)
+    job = store.restart(name)
+    assert (job.state, job.retries, job.error) == (JobState.QUEUED, 1, None)
+
+
+@pytest.mark.parametrize("wish", ["pause", "cancel"])
+def test_a_job_that_waits_for_its_restart_obeys_at_once(store: JobStore, wish: str) -> None:
+    name = _running(store)
+    store.move(name, JobState.RESTARTING)
+    job = store.pause(name) if wish == "pause" else store.cancel(name, CANCELLED)
+    assert job.state is {"pause": JobState.PAUSED, "cancel": JobState.CANCELLED}[wish]
+    assert store.restart(name) == job
+
+
 def test_a_job_that_is_being_published_cannot_be_cancelled(store: JobStore) -> None:
     name = _running(store)
     store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
@@ -482,6 +500,7 @@ MOVES = {
     "requeue": JobState.QUEUED,
     "paused": JobState.PAUSED,
     "expire": JobState.EXPIRED,
+    "restart": JobState.RESTARTING,
 }
 
 

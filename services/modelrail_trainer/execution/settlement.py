@@ -16,6 +16,7 @@ from modelrail_trainer.execution.transcript import final_metrics
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    RETRYABLE,
     STOPPING,
     TERMINAL,
     IllegalTransition,
@@ -117,7 +118,7 @@ class Settlement:
         if job.state is JobState.CANCELLING:
             await self.end(name, JobState.CANCELLED, job.error)
         elif job.error is not None:
-            await self.end(name, JobState.FAILED, job.error)
+            await self._fail(job, job.error)
         elif await self.read(self._directories.has_result, name):
             figures = await self.read(final_metrics, self._directories.path(name))
             await self.end(name, JobState.REGISTERING, None, figures)
@@ -131,7 +132,18 @@ class Settlement:
             tail = await self.read(self._directories.log_tail, name)
             message = f"{ended} before there was a result"
             message += f"; the end of its log:\n{tail}" if tail else "; its log is empty"
-            await self.end(name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message))
+            await self._fail(job, JobError(Reason.PROCESS_DIED, message))
+
+    async def _fail(self, job: Job, error: JobError) -> None:
+        """Fails a job, or has it run again when that may help and it has retries left."""
+        done, allowed = job.retries, job.policy.max_retries
+        if RETRYABLE[error.reason] and done < allowed:
+            message = f"retry {done + 1} of {allowed} follows: {error.message}"
+            await self.end(job.name, JobState.RESTARTING, JobError(error.reason, message))
+            return
+        if done:
+            error = JobError(error.reason, f"retries: {done}; {error.message}")
+        await self.end(job.name, JobState.FAILED, error)
 
     async def end(
         self,

@@ -75,6 +75,7 @@ def insert_job(
         "model_version": "",
         "attempt": 0,
         "losses": 0,
+        "retries": 0,
         "run_seconds": 0.0,
         "earlier_run_seconds": 0.0,
         "create_time": to_microseconds(now),

@@ -41,11 +41,13 @@ class RunPolicy:
         priority: Of the queued jobs that with the highest is next.
         max_run_duration: How long its processes may run, all attempts together; None for ever.
         expire_time: A job that has not started by then is not wanted any more.
+        max_retries: How often it may run again after a failure of the kind that is retryable.
     """
 
     priority: int = 0
     max_run_duration: timedelta | None = None
     expire_time: datetime | None = None
+    max_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Job:
     Attributes:
         attempt: How often the process was started.
         losses: How often the process was lost together with the trainer.
+        retries: How often it ran again after a failure.
         run_seconds: How long it had processes, as far as was noted.
         earlier_run_seconds: How long it had them before the present attempt.
         journal_offset: Bytes of the process's journal that are stored as events.
@@ -104,6 +107,7 @@ class Job:
     model_version: str
     attempt: int
     losses: int
+    retries: int
     run_seconds: float
     earlier_run_seconds: float
     create_time: datetime

@@ -57,6 +57,7 @@ def job_from_row(row: RowMapping) -> Job:
             if row["max_run_duration"] is None
             else row["max_run_duration"] * _MICROSECOND,
             expire_time=_optional_time(row["expire_time"]),
+            max_retries=row["max_retries"],
         ),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
@@ -72,6 +73,7 @@ def job_from_row(row: RowMapping) -> Job:
         model_version=row["model_version"],
         attempt=row["attempt"],
         losses=row["losses"],
+        retries=row["retries"],
         run_seconds=row["run_seconds"],
         earlier_run_seconds=row["earlier_run_seconds"],
         create_time=from_microseconds(row["create_time"]),
@@ -103,6 +105,7 @@ def policy_columns(policy: RunPolicy) -> dict[str, object]:
         "priority": policy.priority,
         "max_run_duration": None if limit is None else limit // _MICROSECOND,
         "expire_time": None if expire_time is None else to_microseconds(expire_time),
+        "max_retries": policy.max_retries,
     }
 
 

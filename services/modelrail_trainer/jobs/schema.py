@@ -53,6 +53,8 @@ jobs = Table(
     Column("priority", Integer, nullable=False),
     Column("max_run_duration", BigInteger),
     Column("expire_time", BigInteger),
+    Column("max_retries", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
     Column("run_seconds", Float, nullable=False),
     Column("earlier_run_seconds", Float, nullable=False),
     Index("jobs_by_state", "state", "number"),

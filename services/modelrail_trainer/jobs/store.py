@@ -303,8 +303,18 @@ class JobStore(JobReader):
                 change.set(metrics=metrics_text(metrics))
             if lost:
                 change.set(losses=change.job.losses + 1)
+            if new is JobState.RESTARTING:
+                change.set(retries=change.job.retries + 1, **process_columns(None))
             if new in {JobState.QUEUED, JobState.PAUSED}:
                 change.set(**progress_columns(None), **process_columns(None))
+            return change.apply()
+
+    def restart(self, name: TrainingJobName) -> Job:
+        """Queues a RESTARTING job; one that was paused or cancelled meanwhile is left alone."""
+        with self._change(name) as change:
+            if change.state is JobState.RESTARTING:
+                change.move(JobState.QUEUED)
+                change.set(**progress_columns(None))
             return change.apply()
 
     def note(self, name: TrainingJobName, error: JobError) -> Job:

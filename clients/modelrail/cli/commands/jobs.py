@@ -111,6 +111,8 @@ def show_job(job: pb.TrainingJob) -> None:
         say(f"  runs for {job.max_run_duration.ToTimedelta().total_seconds():g} s at most")
     if job.HasField("expire_time"):
         say(f"  expires  {job.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC unless started")
+    if job.max_retries:
+        say(f"  retries  {job.max_retries} at most; attempt {job.attempt}")
     if job.HasField("progress"):
         say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
     if job.HasField("error"):
