@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -447,3 +448,35 @@ async def test_a_restart_of_the_trainer_does_not_lose_the_next_attempt(
 def _restart_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_FIRST_RESTART_SECONDS", seconds)
     monkeypatch.setattr(supervisor, "_MAX_RESTART_SECONDS", seconds)
+
+
+# Clones
+
+
+async def test_a_clone_of_an_ended_job_runs_on_its_own(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    parent = await trainer.client.create_job(line_spec(), policy=RunPolicy(priority=7))
+    await trainer.ended(parent.name)
+    request_id = str(uuid.uuid4())
+    clone = await trainer.client.clone_job(parent.name, request_id=request_id)
+    again = await trainer.client.clone_job(parent.name, request_id=request_id.upper())
+    assert again.name == clone.name != parent.name
+    assert (clone.parent_job, clone.spec, clone.priority) == (parent.name, parent.spec, 7)
+    assert (await trainer.ended(clone.name)).state == Job.STATE_SUCCEEDED
+    assert len(house.registry.versions) == 2
+    with pytest.raises(InvalidArgument, match="request_id"):
+        await trainer.client.clone_job(parent.name, request_id="once")
+    with pytest.raises(NotFound):
+        await trainer.client.clone_job("trainingJobs/nobody")
+
+
+async def test_the_command_line_clones_a_job(house: House, trainer: TrainerUnderTest) -> None:
+    parent = await trainer.create()
+    status, output = await cli(house, "jobs", "clone", parent.name)
+    assert status == 0
+    newest, _ = [job async for job in trainer.client.list_jobs()]
+    assert f"submitted {newest.name}" in output
+    _, output = await cli(house, "jobs", "show", newest.name)
+    assert f"clone of {parent.name}" in output
+    await trainer.ended(newest.name)

@@ -202,6 +202,34 @@ def test_many_callers_with_one_request_id_make_one_job(store: JobStore) -> None:
     assert len({job.name for job in jobs}) == 1
 
 
+def test_a_clone_is_a_new_job_with_the_same_work_and_its_parent_named(store: JobStore) -> None:
+    policy = RunPolicy(5, timedelta(hours=1), datetime(2026, 1, 1, tzinfo=UTC), max_retries=2)
+    parent = store.create(replace(NEW, policy=policy))
+    store.cancel(parent.name, CANCELLED)
+    clone = store.clone(parent.name, actor="alice")
+    assert clone.name != parent.name
+    assert (clone.state, clone.parent) == (JobState.QUEUED, parent.name)
+    assert clone.specification == parent.specification
+    assert clone.publication == parent.publication
+    assert clone.policy == replace(policy, expire_time=None)
+    assert _actors(store, clone.name) == ["alice"]
+    assert store.get(parent.name).parent is None
+
+
+def test_a_repeated_request_for_a_clone_makes_one(store: JobStore) -> None:
+    first, second = store.create(NEW).name, store.create(NEW).name
+    request_id = str(uuid.uuid4())
+    clone = store.clone(first, request_id=request_id)
+    assert store.clone(first, request_id=request_id) == clone
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.clone(second, request_id=request_id)
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.create(NEW, request_id=request_id)
+    with pytest.raises(NotFound):
+        store.clone(TrainingJobName("nobody"))
+    assert len(store.page(size=10).jobs) == 3
+
+
 def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore) -> None:
     for _ in range(20):
         store.create(NEW)

@@ -130,6 +130,11 @@ class AsyncTrainerClient(ServiceClient):
         request = pb.ResumeTrainingJobRequest(name=name)
         return await self._call(self._stub.ResumeTrainingJob, request)
 
+    async def clone_job(self, name: str, *, request_id: str | None = None) -> pb.TrainingJob:
+        """Queues a new job like another, whatever became of that."""
+        request = pb.CloneTrainingJobRequest(name=name, request_id=request_id or new_request_id())
+        return await self._call(self._stub.CloneTrainingJob, request)
+
     async def watch_job(
         self, name: str, *, after_sequence: int = 0
     ) -> AsyncGenerator[pb.TrainingJobEvent, None]:

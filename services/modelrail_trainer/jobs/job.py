@@ -58,11 +58,13 @@ class NewJob:
         specification: The specification in its deterministic encoding; opaque here.
         publication: The part of it that the publisher needs.
         policy: When and how it is run.
+        parent: The job that it is a clone of.
     """
 
     specification: bytes
     publication: Publication
     policy: RunPolicy = RunPolicy()
+    parent: TrainingJobName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Job:
     specification: bytes
     publication: Publication
     policy: RunPolicy
+    parent: TrainingJobName | None
     state: JobState
     error: JobError | None
     progress: Progress | None

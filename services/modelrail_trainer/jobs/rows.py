@@ -59,6 +59,7 @@ def job_from_row(row: RowMapping) -> Job:
             expire_time=_optional_time(row["expire_time"]),
             max_retries=row["max_retries"],
         ),
+        parent=None if row["parent"] is None else TrainingJobName(row["parent"]),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
         progress=None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
@@ -104,6 +105,24 @@ class JobStore(JobReader):
                 now=self._now(),
                 actor=actor,
             )
+
+    def clone(self, name: TrainingJobName, *, request_id: str = "", actor: str = TRAINER) -> Job:
+        """Queues a new job like another, which would not start too late.
+
+        Args:
+            name: The job to clone.
+            request_id: The client's id of this wish; empty for none.
+            actor: Who asks.
+
+        Raises:
+            NotFound: There is no such job.
+            AlreadyExists: The request id made another job.
+            ResourceExhausted: Too many jobs wait.
+        """
+        job = self.get(name)
+        policy = replace(job.policy, expire_time=None)
+        new = NewJob(job.specification, job.publication, policy, parent=name)
+        return self.create(new, request_id=request_id, actor=actor)
 
     def _check_room(self, connection: Connection) -> None:
         waiting = connection.execute(
