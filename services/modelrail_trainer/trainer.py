@@ -111,6 +111,18 @@ class Trainer:
         self._supervisor.changed(job)
         return job
 
+    async def clone(self, name: TrainingJobName, request_id: str, actor: str) -> Job:
+        """Queues a new job like another for the client `actor`.
+
+        Raises:
+            NotFound: There is none of that name.
+            AlreadyExists: The request id made another job.
+            ResourceExhausted: Too many jobs wait.
+        """
+        job = await self._book.read(self._store.clone, name, request_id=request_id, actor=actor)
+        self._supervisor.queue_changed()
+        return job
+
     def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncGenerator[JobEvent, None]:
         """Yields the job's events after a position, up to its last or until the service stops.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.policy import Permission
+from modelrail_trainer.execution import supervisor
 from tests.integration.test_trainer_service import (
     House,
     ScriptedRegistry,
@@ -195,6 +197,8 @@ async def test_a_job_that_comes_too_late_never_starts(trainer: TrainerUnderTest)
 
 
 WRONG_POLICIES = {
+    "retries without end": (Job(max_retries=11), "max_retries"),
+    "fewer than no retries": (Job(max_retries=-1), "max_retries"),
     "a negative duration": (Job(max_run_duration=Duration(seconds=-1)), "max_run_duration"),
     "a duration below its unit": (Job(max_run_duration=Duration(nanos=999)), "max_run_duration"),
     "a duration beyond all bounds": (
@@ -226,15 +230,16 @@ async def test_the_command_line_submits_with_priority_and_limits(
     status, output = await cli(
         house,
         *("train", "examples/linear.yaml", "--detach", "--priority", "3"),
-        *("--max-run-seconds", "90", "--start-within-seconds", "3600"),
+        *("--max-run-seconds", "90", "--start-within-seconds", "3600", "--max-retries", "2"),
     )
     assert status == 0, output
     (job,) = [job async for job in trainer.client.list_jobs()]
-    assert (job.priority, job.max_run_duration.seconds) == (3, 90)
+    assert (job.priority, job.max_run_duration.seconds, job.max_retries) == (3, 90, 2)
     assert timedelta(minutes=59) < job.expire_time.ToDatetime(UTC) - datetime.now(UTC)
     _, output = await cli(house, "jobs", "show", job.name)
     assert "runs for 90 s at most" in output
     assert "unless started" in output
+    assert "retries  2 at most" in output
 
 
 # Pausing
@@ -349,3 +354,129 @@ async def test_an_ended_or_unknown_job_is_neither_paused_nor_resumed(
         await getattr(trainer.client, method)("trainingJobs/nobody")
     with pytest.raises(InvalidArgument):
         await getattr(trainer.client, method)("nobody")
+
+
+# Retries
+
+
+async def test_a_job_whose_process_died_runs_again_and_its_events_tell_it(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    created = await trainer.client.create_job(
+        line_spec("preparing running die_once exporting save finished"),
+        policy=RunPolicy(max_retries=2),
+    )
+    assert created.max_retries == 2
+    events = await trainer.events(created.name)
+    assert states(events) == [
+        *("QUEUED", "PREPARING", "RUNNING", "RESTARTING"),
+        *("QUEUED", "PREPARING", "RUNNING", "EXPORTING", "REGISTERING", "SUCCEEDED"),
+    ]
+    (restart,) = (
+        event.state_change
+        for event in events
+        if event.state_change.new_state == Job.STATE_RESTARTING
+    )
+    assert restart.error.reason == pb.JobError.REASON_PROCESS_DIED
+    assert restart.error.message.startswith(
+        "retry 1 of 2 follows: the process was ended by SIGKILL"
+    )
+    assert restart.actor == "trainer"
+    job = await trainer.client.get_job(created.name)
+    assert (job.attempt, job.HasField("error")) == (2, False)
+    _, output = await cli(house, "jobs", "watch", created.name)
+    assert "job will be tried again: retry 1 of 2 follows" in output
+
+
+async def test_a_job_fails_when_its_retries_are_used_up(trainer: TrainerUnderTest) -> None:
+    policy = RunPolicy(max_retries=1)
+    created = await trainer.client.create_job(line_spec("preparing kill"), policy=policy)
+    events = await trainer.events(created.name)
+    assert states(events) == [
+        *("QUEUED", "PREPARING", "RESTARTING", "QUEUED", "PREPARING", "FAILED")
+    ]
+    job = await trainer.client.get_job(created.name)
+    assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
+    assert job.error.message.startswith("retries: 1; ")
+
+
+async def test_a_failure_that_would_come_again_is_not_retried(trainer: TrainerUnderTest) -> None:
+    policy = RunPolicy(max_retries=10)
+    created = await trainer.client.create_job(line_spec("preparing running nan"), policy=policy)
+    job = await trainer.ended(created.name)
+    assert (job.state, job.attempt) == (Job.STATE_FAILED, 1)
+    assert job.error.message == "loss is nan"
+
+
+@pytest.mark.parametrize("wish", ["pause_job", "cancel_job"])
+async def test_a_job_that_waits_for_its_next_attempt_obeys_at_once(
+    trainer: TrainerUnderTest, monkeypatch: pytest.MonkeyPatch, wish: str
+) -> None:
+    _restart_after(3600, monkeypatch)
+    created = await trainer.client.create_job(
+        line_spec("preparing running die_once exporting save finished"),
+        policy=RunPolicy(max_retries=1),
+    )
+    await trainer.until_state(created.name, Job.STATE_RESTARTING)
+    job = await getattr(trainer.client, wish)(created.name)
+    if wish == "pause_job":
+        assert job.state == Job.STATE_PAUSED
+        await trainer.client.resume_job(created.name)
+        assert (await trainer.ended(created.name)).state == Job.STATE_SUCCEEDED
+    else:
+        assert job.state == Job.STATE_CANCELLED
+
+
+async def test_a_restart_of_the_trainer_does_not_lose_the_next_attempt(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _restart_after(3600, patch)
+        async with house.trainer() as trainer:
+            created = await trainer.client.create_job(
+                line_spec("preparing running die_once exporting save finished"),
+                policy=RunPolicy(max_retries=1),
+            )
+            await trainer.until_state(created.name, Job.STATE_RESTARTING)
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        assert (await trainer.ended(created.name)).state == Job.STATE_SUCCEEDED
+
+
+def _restart_after(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST_RESTART_SECONDS", seconds)
+    monkeypatch.setattr(supervisor, "_MAX_RESTART_SECONDS", seconds)
+
+
+# Clones
+
+
+async def test_a_clone_of_an_ended_job_runs_on_its_own(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    parent = await trainer.client.create_job(line_spec(), policy=RunPolicy(priority=7))
+    await trainer.ended(parent.name)
+    request_id = str(uuid.uuid4())
+    clone = await trainer.client.clone_job(parent.name, request_id=request_id)
+    again = await trainer.client.clone_job(parent.name, request_id=request_id.upper())
+    assert again.name == clone.name != parent.name
+    assert (clone.parent_job, clone.spec, clone.priority) == (parent.name, parent.spec, 7)
+    assert (await trainer.ended(clone.name)).state == Job.STATE_SUCCEEDED
+    assert len(house.registry.versions) == 2
+    with pytest.raises(InvalidArgument, match="request_id"):
+        await trainer.client.clone_job(parent.name, request_id="once")
+    with pytest.raises(NotFound):
+        await trainer.client.clone_job("trainingJobs/nobody")
+
+
+async def test_the_command_line_clones_a_job(house: House, trainer: TrainerUnderTest) -> None:
+    parent = await trainer.create()
+    status, output = await cli(house, "jobs", "clone", parent.name)
+    assert status == 0
+    newest, _ = [job async for job in trainer.client.list_jobs()]
+    assert f"submitted {newest.name}" in output
+    _, output = await cli(house, "jobs", "show", newest.name)
+    assert f"clone of {parent.name}" in output
+    await trainer.ended(newest.name)

@@ -126,6 +126,10 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                 raise RuntimeError("the roof is on fire")
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "die_once":
+                if not (directory.parent.parent / "died").exists():
+                    (directory.parent.parent / "died").touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
             case "gate":
                 log.log("at the gate")
                 if not (directory.parent.parent / "open").exists():

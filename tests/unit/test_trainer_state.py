@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from modelrail.client.trainer import TERMINAL_STATES
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.state import (
+    RETRYABLE,
     TERMINAL,
     TRANSITIONS,
     IllegalTransition,
@@ -29,6 +30,15 @@ def test_states_and_reasons_are_those_of_the_contract() -> None:
     }
     assert states - {"UNSPECIFIED"} == {state.value for state in JobState}
     assert reasons - {"UNSPECIFIED"} == {reason.value for reason in Reason}
+
+
+def test_every_reason_has_a_row_in_the_table_of_retries() -> None:
+    assert set(RETRYABLE) == set(Reason)
+
+
+def test_what_the_same_program_does_again_is_not_retried() -> None:
+    retried = {reason for reason, is_retried in RETRYABLE.items() if is_retried}
+    assert retried == {Reason.PROCESS_DIED, Reason.REGISTRY_UNAVAILABLE}
 
 
 def test_four_states_are_terminal() -> None:

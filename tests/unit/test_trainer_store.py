@@ -205,6 +205,34 @@ def test_many_callers_with_one_request_id_make_one_job(store: JobStore) -> None:
     assert len({job.name for job in jobs}) == 1
 
 
+def test_a_clone_is_a_new_job_with_the_same_work_and_its_parent_named(store: JobStore) -> None:
+    policy = RunPolicy(5, timedelta(hours=1), datetime(2026, 1, 1, tzinfo=UTC), max_retries=2)
+    parent = store.create(replace(NEW, policy=policy))
+    store.cancel(parent.name, CANCELLED)
+    clone = store.clone(parent.name, actor="alice")
+    assert clone.name != parent.name
+    assert (clone.state, clone.parent) == (JobState.QUEUED, parent.name)
+    assert clone.specification == parent.specification
+    assert clone.publication == parent.publication
+    assert clone.policy == replace(policy, expire_time=None)
+    assert _actors(store, clone.name) == ["alice"]
+    assert store.get(parent.name).parent is None
+
+
+def test_a_repeated_request_for_a_clone_makes_one(store: JobStore) -> None:
+    first, second = store.create(NEW).name, store.create(NEW).name
+    request_id = str(uuid.uuid4())
+    clone = store.clone(first, request_id=request_id)
+    assert store.clone(first, request_id=request_id) == clone
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.clone(second, request_id=request_id)
+    with pytest.raises(AlreadyExists, match="request_id"):
+        store.create(NEW, request_id=request_id)
+    with pytest.raises(NotFound):
+        store.clone(TrainingJobName("nobody"))
+    assert len(store.page(size=10).jobs) == 3
+
+
 def test_a_full_queue_refuses_and_keeps_nothing(store: JobStore) -> None:
     for _ in range(20):
         store.create(NEW)
@@ -356,6 +384,24 @@ def test_a_paused_job_comes_back_only_where_there_is_room(store: JobStore) -> No
     assert store.get(name).state is JobState.PAUSED
 
 
+def test_a_job_that_restarts_counts_its_retries_and_is_queued_again(store: JobStore) -> None:
+    name = _running(store)
+    died = JobError(Reason.PROCESS_DIED, "killed")
+    job = store.move(name, JobState.RESTARTING, error=died)
+    assert (job.retries, job.error) == (1, died)
+    job = store.restart(name)
+    assert (job.state, job.retries, job.error) == (JobState.QUEUED, 1, None)
+
+
+@pytest.mark.parametrize("wish", ["pause", "cancel"])
+def test_a_job_that_waits_for_its_restart_obeys_at_once(store: JobStore, wish: str) -> None:
+    name = _running(store)
+    store.move(name, JobState.RESTARTING)
+    job = store.pause(name) if wish == "pause" else store.cancel(name, CANCELLED)
+    assert job.state is {"pause": JobState.PAUSED, "cancel": JobState.CANCELLED}[wish]
+    assert store.restart(name) == job
+
+
 def test_a_job_that_is_being_published_cannot_be_cancelled(store: JobStore) -> None:
     name = _running(store)
     store.record(name, 1, [StateChange(None, JobState.EXPORTING)], journal_offset=20)
@@ -485,6 +531,7 @@ MOVES = {
     "requeue": JobState.QUEUED,
     "paused": JobState.PAUSED,
     "expire": JobState.EXPIRED,
+    "restart": JobState.RESTARTING,
 }
 
 

@@ -173,6 +173,7 @@ class TrainerClient(BlockingClient[AsyncTrainerClient]):
     cancel_job = blocking(AsyncTrainerClient.cancel_job)
     pause_job = blocking(AsyncTrainerClient.pause_job)
     resume_job = blocking(AsyncTrainerClient.resume_job)
+    clone_job = blocking(AsyncTrainerClient.clone_job)
     watch_job = blocking_iterator(AsyncTrainerClient.watch_job)
 
 

@@ -38,15 +38,18 @@ class RunPolicy:
         priority: From -100 to 100; of the jobs that wait for a place that with the highest is next.
         max_run_seconds: How long its processes may run, all attempts together; None for ever.
         expire_time: A job that has not started by then is dropped; with a time zone.
+        max_retries: How often it may run again when its process died, from 0 to 10.
     """
 
     priority: int = 0
     max_run_seconds: float | None = None
     expire_time: datetime | None = None
+    max_retries: int = 0
 
     def apply_to(self, job: pb.TrainingJob) -> None:
         """Writes the policy into a job that is to be created."""
         job.priority = self.priority
+        job.max_retries = self.max_retries
         if self.max_run_seconds is not None:
             job.max_run_duration.FromTimedelta(timedelta(seconds=self.max_run_seconds))
         if self.expire_time is not None:
@@ -126,6 +129,11 @@ class AsyncTrainerClient(ServiceClient):
         """Queues a paused job again; it runs from the start."""
         request = pb.ResumeTrainingJobRequest(name=name)
         return await self._call(self._stub.ResumeTrainingJob, request)
+
+    async def clone_job(self, name: str, *, request_id: str | None = None) -> pb.TrainingJob:
+        """Queues a new job like another, whatever became of that."""
+        request = pb.CloneTrainingJobRequest(name=name, request_id=request_id or new_request_id())
+        return await self._call(self._stub.CloneTrainingJob, request)
 
     async def watch_job(
         self, name: str, *, after_sequence: int = 0

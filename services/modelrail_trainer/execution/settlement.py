@@ -19,6 +19,7 @@ from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
+    RETRYABLE,
     STOPPING,
     TERMINAL,
     IllegalTransition,
@@ -135,7 +136,18 @@ class Settlement:
             error = await self.read(
                 diagnose, self._directories, name, ended, job.error, self._limits
             )
-            await self.end(name, JobState.FAILED, error)
+            await self._fail(job, error)
+
+    async def _fail(self, job: Job, error: JobError) -> None:
+        """Fails a job, or has it run again when that may help and it has retries left."""
+        done, allowed = job.retries, job.policy.max_retries
+        if RETRYABLE[error.reason] and done < allowed:
+            message = f"retry {done + 1} of {allowed} follows: {error.message}"
+            await self.end(job.name, JobState.RESTARTING, JobError(error.reason, message))
+            return
+        if done:
+            error = JobError(error.reason, f"retries: {done}; {error.message}")
+        await self.end(job.name, JobState.FAILED, error)
 
     async def end(
         self,

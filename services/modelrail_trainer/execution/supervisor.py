@@ -37,7 +37,6 @@ from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import (
-    IDLE,
     STOPPING,
     TERMINAL,
     IllegalTransition,
@@ -52,6 +51,8 @@ _log = structlog.get_logger(__name__)
 
 _MAX_LOSSES = 3
 _QUEUE_RETRY_SECONDS = 5.0
+_FIRST_RESTART_SECONDS = 1.0
+_MAX_RESTART_SECONDS = 60.0
 _INTERNAL = JobError(Reason.INTERNAL, "a defect of the trainer; its log has the trace")
 
 
@@ -109,7 +110,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        unfinished = frozenset(JobState) - TERMINAL - IDLE
+        unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED, JobState.PAUSED}
         for job in await self._book.read(self._store.in_states, unfinished):
             self._resume(job)
         self._spawn(self._settlement.trim_ended())
@@ -204,9 +205,9 @@ class Supervisor:
         await self._go_on(job, wishes)
 
     async def _go_on(self, job: Job, wishes: Wishes) -> None:
-        """Publishes the result of a job whose process is gone, if it has one."""
+        """Does what is left of an attempt whose process is gone; that takes no place."""
         try:
-            await self._guarded(job.name, self._register(job, wishes))
+            await self._guarded(job.name, self._finish(job, wishes))
         finally:
             self._wishing.forget(job.name, wishes)
 
@@ -307,15 +308,30 @@ class Supervisor:
         await self._book.change(self._store.set_run_seconds, job.name, seconds)
         stopwatch.noted(seconds)
 
-    # The registry
+    # After the process
 
-    async def _register(self, job: Job, wishes: Wishes) -> None:
+    async def _finish(self, job: Job, wishes: Wishes) -> None:
         name, attempt = job.name, job.attempt
         job = await self._settlement.read(self._store.get, name)
         # A later attempt, started meanwhile, is not the business of this one. A job that was
         # cancelled just now is: the publisher tells how it ends.
-        if job.state not in {JobState.REGISTERING, JobState.CANCELLING} or job.attempt != attempt:
+        if job.attempt != attempt:
             return
+        if job.state is JobState.RESTARTING:
+            await self._restart(job, wishes)
+        elif job.state in {JobState.REGISTERING, JobState.CANCELLING}:
+            await self._publish(name, wishes)
+
+    async def _restart(self, job: Job, wishes: Wishes) -> None:
+        """Queues the job again after a while; at a stop of the service the next start does it."""
+        first = min(_FIRST_RESTART_SECONDS * 2 ** (job.retries - 1), _MAX_RESTART_SECONDS)
+        seconds = Backoff(first, _MAX_RESTART_SECONDS).next_seconds()
+        await wait_first(wishes.changed, self._stopping, timeout_seconds=seconds)
+        if not self._stopping.is_set():
+            await self._settlement.change(self._store.restart, job.name)
+            self.queue_changed()
+
+    async def _publish(self, name: TrainingJobName, wishes: Wishes) -> None:
         ended = await self._publisher.publish(
             name, cancelled=wishes.cancelled, stopping=self._stopping
         )
@@ -326,7 +342,7 @@ class Supervisor:
 
     def _resume(self, job: Job) -> None:
         wishes = self._wishing.expect(job.name)
-        if job.state is JobState.REGISTERING:
+        if job.state in {JobState.REGISTERING, JobState.RESTARTING}:
             self._spawn(self._go_on(job, wishes))
         elif job.process is not None and identify(job.process.pid) == job.process:
             adopted = JobProcess(job.process, None)

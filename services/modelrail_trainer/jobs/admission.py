@@ -23,6 +23,9 @@ _ID_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
 def digest_of(new: NewJob) -> str:
     """Returns what tells a repeated wish for a job from another wish, a SHA-256."""
+    if new.parent is not None:
+        # What is cloned never changes.
+        return hashlib.sha256(f"clone of {new.parent}".encode()).hexdigest()
     content = new.specification
     usual = policy_columns(RunPolicy())
     # Only what is unusual, so that the digests of earlier trainers hold.
@@ -75,12 +78,14 @@ def insert_job(
         "model_version": "",
         "attempt": 0,
         "losses": 0,
+        "retries": 0,
         "run_seconds": 0.0,
         "earlier_run_seconds": 0.0,
         "create_time": to_microseconds(now),
         "journal_offset": 0,
         "committing": False,
         "last_sequence": 0,
+        "parent": None if new.parent is None else new.parent.training_job,
         **policy_columns(new.policy),
     }
     number = connection.execute(

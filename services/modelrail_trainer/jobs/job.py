@@ -42,11 +42,13 @@ class RunPolicy:
         priority: Of the queued jobs that with the highest is next.
         max_run_duration: How long its processes may run, all attempts together; None for ever.
         expire_time: A job that has not started by then is not wanted any more.
+        max_retries: How often it may run again after a failure of the kind that is retryable.
     """
 
     priority: int = 0
     max_run_duration: timedelta | None = None
     expire_time: datetime | None = None
+    max_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,14 @@ class NewJob:
         publication: The part of it that the publisher needs.
         data_paths: The files that it reads, by the field of the request that names them.
         policy: When and how it is run.
+        parent: The job that it is a clone of.
     """
 
     specification: bytes
     publication: Publication
     data_paths: Mapping[str, str] = field(default_factory=dict)
     policy: RunPolicy = RunPolicy()
+    parent: TrainingJobName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Job:
     Attributes:
         attempt: How often the process was started.
         losses: How often the process was lost together with the trainer.
+        retries: How often it ran again after a failure.
         run_seconds: How long it had processes, as far as was noted.
         earlier_run_seconds: How long it had them before the present attempt.
         journal_offset: Bytes of the process's journal that are stored as events.
@@ -101,6 +106,7 @@ class Job:
     specification: bytes
     publication: Publication
     policy: RunPolicy
+    parent: TrainingJobName | None
     state: JobState
     error: JobError | None
     progress: Progress | None
@@ -108,6 +114,7 @@ class Job:
     model_version: str
     attempt: int
     losses: int
+    retries: int
     run_seconds: float
     earlier_run_seconds: float
     create_time: datetime

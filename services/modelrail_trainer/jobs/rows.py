@@ -58,7 +58,9 @@ def job_from_row(row: RowMapping) -> Job:
             if row["max_run_duration"] is None
             else row["max_run_duration"] * _MICROSECOND,
             expire_time=_optional_time(row["expire_time"]),
+            max_retries=row["max_retries"],
         ),
+        parent=None if row["parent"] is None else TrainingJobName(row["parent"]),
         state=JobState(row["state"]),
         error=_error(row["error_reason"], row["error_message"]),
         progress=None
@@ -73,6 +75,7 @@ def job_from_row(row: RowMapping) -> Job:
         model_version=row["model_version"],
         attempt=row["attempt"],
         losses=row["losses"],
+        retries=row["retries"],
         run_seconds=row["run_seconds"],
         earlier_run_seconds=row["earlier_run_seconds"],
         create_time=from_microseconds(row["create_time"]),
@@ -108,6 +111,7 @@ def policy_columns(policy: RunPolicy) -> dict[str, object]:
         "priority": policy.priority,
         "max_run_duration": None if limit is None else limit // _MICROSECOND,
         "expire_time": None if expire_time is None else to_microseconds(expire_time),
+        "max_retries": policy.max_retries,
     }
 
 

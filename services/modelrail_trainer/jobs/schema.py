@@ -54,6 +54,10 @@ jobs = Table(
     Column("isolation", Text, nullable=False, server_default="[]"),
     Column("max_run_duration", BigInteger),
     Column("expire_time", BigInteger),
+    Column("max_retries", Integer, nullable=False),
+    # Id of the job that was cloned.
+    Column("parent", Text),
+    Column("retries", Integer, nullable=False),
     Column("run_seconds", Float, nullable=False),
     Column("earlier_run_seconds", Float, nullable=False),
     Index("jobs_by_state", "state", "number"),

@@ -21,6 +21,7 @@ class JobState(enum.StrEnum):
     EXPIRED = "EXPIRED"
     PAUSED = "PAUSED"
     PAUSING = "PAUSING"
+    RESTARTING = "RESTARTING"
 
 
 class Reason(enum.StrEnum):
@@ -39,9 +40,29 @@ class Reason(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
 
 
+# Whether another attempt may be spared what this one failed of. The same data, seed and program
+# make the same loss, the same export and the same use of memory, so those fail for good.
+RETRYABLE: Mapping[Reason, bool] = {
+    Reason.DATA: False,
+    Reason.NAN_LOSS: False,
+    Reason.EXPORT_FAILED: False,
+    Reason.GATE_FAILED: False,
+    Reason.PROCESS_DIED: True,
+    # Fails no job: the publisher tries on for as long as it takes.
+    Reason.REGISTRY_UNAVAILABLE: True,
+    Reason.REGISTRY_REFUSED: False,
+    Reason.CANCELLED_BY_USER: False,
+    Reason.INTERNAL: False,
+    Reason.OOM: False,
+    Reason.TIMEOUT: False,
+}
+
+
 _S = JobState
 # Whatever a process does, it can be ended, and a job whose process was lost runs again.
-_OUT_OF_PROCESS = frozenset({_S.CANCELLING, _S.PAUSING, _S.FAILED, _S.EXPIRED, _S.QUEUED})
+_OUT_OF_PROCESS = frozenset(
+    {_S.CANCELLING, _S.PAUSING, _S.FAILED, _S.EXPIRED, _S.QUEUED, _S.RESTARTING}
+)
 
 # The one table. A job whose process was lost with the trainer goes back to QUEUED and runs again.
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
@@ -53,6 +74,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     # The process may have come to an end of its own before it could be stopped.
     _S.PAUSING: frozenset({_S.PAUSED, _S.REGISTERING, _S.CANCELLING, _S.FAILED}),
+    _S.RESTARTING: frozenset({_S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
     _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING}),
     _S.SUCCEEDED: frozenset(),
     _S.CANCELLED: frozenset(),
@@ -66,10 +88,10 @@ WITH_PROCESS = frozenset({_S.PREPARING, _S.RUNNING, _S.EXPORTING})
 # States in which a client's wish ends the process, and what comes when it is gone. What the process
 # says of its phases does not count any more.
 STOPPING: Mapping[JobState, JobState] = {_S.CANCELLING: _S.CANCELLED, _S.PAUSING: _S.PAUSED}
-# States that nobody works on: a client's wish takes effect at once.
-IDLE = frozenset({_S.QUEUED, _S.PAUSED})
-# States that wait for something outside the job: a free place, or the registry.
-WAITING = frozenset({_S.QUEUED, _S.REGISTERING})
+# States without a process or a publication: a client's wish takes effect at once.
+IDLE = frozenset({_S.QUEUED, _S.PAUSED, _S.RESTARTING})
+# States that wait for a free place, the moment of the next attempt, or the registry.
+WAITING = frozenset({_S.QUEUED, _S.RESTARTING, _S.REGISTERING})
 
 
 class IllegalTransition(Exception):

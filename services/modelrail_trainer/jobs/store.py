@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, func, select
@@ -106,6 +107,24 @@ class JobStore(JobReader):
                 now=self._now(),
                 actor=actor,
             )
+
+    def clone(self, name: TrainingJobName, *, request_id: str = "", actor: str = TRAINER) -> Job:
+        """Queues a new job like another, which would not start too late.
+
+        Args:
+            name: The job to clone.
+            request_id: The client's id of this wish; empty for none.
+            actor: Who asks.
+
+        Raises:
+            NotFound: There is no such job.
+            AlreadyExists: The request id made another job.
+            ResourceExhausted: Too many jobs wait.
+        """
+        job = self.get(name)
+        policy = replace(job.policy, expire_time=None)
+        new = NewJob(job.specification, job.publication, policy, parent=name)
+        return self.create(new, request_id=request_id, actor=actor)
 
     def _check_room(self, connection: Connection) -> None:
         waiting = connection.execute(
@@ -310,8 +329,18 @@ class JobStore(JobReader):
                 change.set(metrics=metrics_text(metrics))
             if lost:
                 change.set(losses=change.job.losses + 1)
+            if new is JobState.RESTARTING:
+                change.set(retries=change.job.retries + 1, **process_columns(None))
             if new in {JobState.QUEUED, JobState.PAUSED}:
                 change.set(**progress_columns(None), **process_columns(None))
+            return change.apply()
+
+    def restart(self, name: TrainingJobName) -> Job:
+        """Queues a RESTARTING job; one that was paused or cancelled meanwhile is left alone."""
+        with self._change(name) as change:
+            if change.state is JobState.RESTARTING:
+                change.move(JobState.QUEUED)
+                change.set(**progress_columns(None))
             return change.apply()
 
     def note(self, name: TrainingJobName, error: JobError) -> Job:

@@ -12,6 +12,7 @@ POLICY: Policy = {
     f"{_SERVICE}/WatchTrainingJob": Permission.READ,
     f"{_SERVICE}/CreateTrainingJob": Permission.WRITE,
     f"{_SERVICE}/CancelTrainingJob": Permission.WRITE,
+    f"{_SERVICE}/CloneTrainingJob": Permission.WRITE,
     f"{_SERVICE}/PauseTrainingJob": Permission.WRITE,
     f"{_SERVICE}/ResumeTrainingJob": Permission.WRITE,
 }

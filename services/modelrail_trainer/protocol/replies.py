@@ -48,6 +48,8 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         ],
         max_run_duration=_duration_to_pb(job.policy.max_run_duration),
         expire_time=_time_to_pb(job.policy.expire_time),
+        max_retries=job.policy.max_retries,
+        parent_job=str(job.parent) if job.parent else "",
     )
 
 

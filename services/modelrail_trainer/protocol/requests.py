@@ -39,9 +39,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         for field, description in validation.validate(specification)
     ]
     violations += violations_of(request.training_job)
-    if request.request_id and not _is_uuid4(request.request_id):
-        got = repr(request.request_id[:_SHOWN_CHARACTERS])
-        violations.append(FieldViolation("request_id", f"expected a UUID4, got {got}"))
+    violations += _request_id_violations(request.request_id)
     if violations:
         raise InvalidArgument(
             "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
@@ -65,6 +63,23 @@ def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
     return {
         f"{_SPEC_PATH}.dataset.table.paths[{position}]": path for position, path in enumerate(paths)
     }
+
+
+def clone_from_pb(request: pb.CloneTrainingJobRequest) -> tuple[TrainingJobName, str]:
+    """Reads a request for a clone; returns the job to clone and the request id.
+
+    Raises:
+        InvalidArgument: One of them is malformed.
+    """
+    for violation in _request_id_violations(request.request_id):
+        raise InvalidArgument.field(violation.field, violation.description)
+    return job_name(request.name), request.request_id.lower()
+
+
+def _request_id_violations(request_id: str) -> Iterator[FieldViolation]:
+    if request_id and not _is_uuid4(request_id):
+        got = repr(request_id[:_SHOWN_CHARACTERS])
+        yield FieldViolation("request_id", f"expected a UUID4, got {got}")
 
 
 def _is_uuid4(text: str) -> bool:

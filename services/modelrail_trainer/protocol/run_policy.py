@@ -11,6 +11,7 @@ from modelrail_trainer.jobs.job import RunPolicy
 
 _PATH = "training_job"
 _MAX_PRIORITY = 100
+_MAX_RETRIES = 10
 _NANOS = 1_000_000_000
 # Bounds of google.protobuf.Duration and google.protobuf.Timestamp.
 _MAX_SECONDS = 315_576_000_000
@@ -22,6 +23,7 @@ def run_policy_from_pb(job: pb.TrainingJob) -> RunPolicy:
     return RunPolicy(
         priority=job.priority,
         max_run_duration=job.max_run_duration.ToTimedelta() or None,
+        max_retries=job.max_retries,
         expire_time=job.expire_time.ToDatetime(UTC) if job.HasField("expire_time") else None,
     )
 
@@ -32,6 +34,11 @@ def violations_of(job: pb.TrainingJob) -> Iterator[FieldViolation]:
         yield FieldViolation(
             f"{_PATH}.priority",
             f"expected a number from -{_MAX_PRIORITY} to {_MAX_PRIORITY}, got {job.priority}",
+        )
+    if not 0 <= job.max_retries <= _MAX_RETRIES:
+        yield FieldViolation(
+            f"{_PATH}.max_retries",
+            f"expected a number from 0 to {_MAX_RETRIES}, got {job.max_retries}",
         )
     limit = job.max_run_duration
     # What is shorter than its unit would come out as no limit.

@@ -63,6 +63,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name = requests.job_name(request.name)
         return replies.job_to_pb(await self._trainer.resume(name, identity().name))
 
+    async def CloneTrainingJob(  # noqa: N802 - the name is the protocol's
+        self, request: pb.CloneTrainingJobRequest, context: Context
+    ) -> pb.TrainingJob:
+        """Queues a new job like another."""
+        name, request_id = requests.clone_from_pb(request)
+        return replies.job_to_pb(await self._trainer.clone(name, request_id, identity().name))
+
     async def WatchTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.WatchTrainingJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:

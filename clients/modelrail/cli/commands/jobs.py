@@ -91,6 +91,14 @@ async def resume_job(session: Session, job: JobId) -> None:
     say(f"{found.name} is {state_name(found.state)}")
 
 
+@command(app, "clone", "trainer")
+async def clone_job(session: Session, job: JobId) -> None:
+    """Submit a new job like another, whatever became of that."""
+    async with session.trainer() as trainer:
+        found = await trainer.clone_job(job_name(job))
+    say(f"submitted {found.name}; follow it with: modelrail jobs watch {found.name}")
+
+
 def job_name(text: str) -> str:
     """Returns the resource name of a job from its id or its name.
 
@@ -105,12 +113,16 @@ def job_name(text: str) -> str:
 def show_job(job: pb.TrainingJob) -> None:
     """Writes what is known about a job."""
     say(f"{job.name} {state_name(job.state)}", style="bold")
+    if job.parent_job:
+        say(f"  clone of {job.parent_job}")
     if job.priority:
         say(f"  priority {job.priority}")
     if job.HasField("max_run_duration"):
         say(f"  runs for {job.max_run_duration.ToTimedelta().total_seconds():g} s at most")
     if job.HasField("expire_time"):
         say(f"  expires  {job.expire_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC unless started")
+    if job.max_retries:
+        say(f"  retries  {job.max_retries} at most; attempt {job.attempt}")
     if job.HasField("progress"):
         say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
     if job.HasField("error"):

@@ -63,6 +63,9 @@ async def train(
             min=0.001, max=_MAX_SECONDS, help="Stop the job when it has run for so long in all."
         ),
     ] = None,
+    max_retries: Annotated[
+        int, typer.Option(min=0, max=10, help="Run the job again when its process died.")
+    ] = 0,
     start_within: Annotated[
         float | None,
         typer.Option(
@@ -78,6 +81,7 @@ async def train(
     now = datetime.now(UTC)
     policy = RunPolicy(
         priority=priority,
+        max_retries=max_retries,
         max_run_seconds=max_run_seconds,
         expire_time=None if start_within is None else now + timedelta(seconds=start_within),
     )

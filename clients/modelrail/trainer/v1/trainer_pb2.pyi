@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TrainingJob(_message.Message):
-    __slots__ = ("name", "uid", "spec", "state", "error", "progress", "metrics", "model_version", "attempt", "create_time", "start_time", "end_time", "isolation", "priority", "max_run_duration", "expire_time")
+    __slots__ = ("name", "uid", "spec", "state", "error", "progress", "metrics", "model_version", "attempt", "create_time", "start_time", "end_time", "isolation", "priority", "max_run_duration", "expire_time", "max_retries", "parent_job")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[TrainingJob.State]
@@ -28,6 +28,7 @@ class TrainingJob(_message.Message):
         STATE_EXPIRED: _ClassVar[TrainingJob.State]
         STATE_PAUSED: _ClassVar[TrainingJob.State]
         STATE_PAUSING: _ClassVar[TrainingJob.State]
+        STATE_RESTARTING: _ClassVar[TrainingJob.State]
     STATE_UNSPECIFIED: TrainingJob.State
     STATE_QUEUED: TrainingJob.State
     STATE_PREPARING: TrainingJob.State
@@ -41,6 +42,7 @@ class TrainingJob(_message.Message):
     STATE_EXPIRED: TrainingJob.State
     STATE_PAUSED: TrainingJob.State
     STATE_PAUSING: TrainingJob.State
+    STATE_RESTARTING: TrainingJob.State
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +59,8 @@ class TrainingJob(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     MAX_RUN_DURATION_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    MAX_RETRIES_FIELD_NUMBER: _ClassVar[int]
+    PARENT_JOB_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: str
     spec: TrainingJobSpec
@@ -73,7 +77,9 @@ class TrainingJob(_message.Message):
     priority: int
     max_run_duration: _duration_pb2.Duration
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., model_version: _Optional[str] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., isolation: _Optional[_Iterable[_Union[IsolationLayer, _Mapping]]] = ..., priority: _Optional[int] = ..., max_run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    max_retries: int
+    parent_job: str
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., state: _Optional[_Union[TrainingJob.State, str]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., model_version: _Optional[str] = ..., attempt: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., isolation: _Optional[_Iterable[_Union[IsolationLayer, _Mapping]]] = ..., priority: _Optional[int] = ..., max_run_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., max_retries: _Optional[int] = ..., parent_job: _Optional[str] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("reason", "message")
@@ -636,6 +642,14 @@ class ResumeTrainingJobRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class CloneTrainingJobRequest(_message.Message):
+    __slots__ = ("name", "request_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    request_id: str
+    def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class WatchTrainingJobRequest(_message.Message):
     __slots__ = ("name", "after_sequence")

@@ -65,6 +65,11 @@ class TrainerServiceStub:
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.SerializeToString,
                 response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
                 _registered_method=True)
+        self.CloneTrainingJob = channel.unary_unary(
+                '/modelrail.trainer.v1.TrainerService/CloneTrainingJob',
+                request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CloneTrainingJobRequest.SerializeToString,
+                response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+                _registered_method=True)
         self.WatchTrainingJob = channel.unary_stream(
                 '/modelrail.trainer.v1.TrainerService/WatchTrainingJob',
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobRequest.SerializeToString,
@@ -122,6 +127,14 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloneTrainingJob(self, request, context):
+        """Queues a new job like another, whatever became of that (`trainingJobs/*:clone`): with its specification, priority,
+        `max_run_duration` and `max_retries`, and without its `expire_time`. RESOURCE_EXHAUSTED when too many jobs wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchTrainingJob(self, request, context):
         """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
         ends the job.
@@ -161,6 +174,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
             'ResumeTrainingJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeTrainingJob,
                     request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.FromString,
+                    response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.SerializeToString,
+            ),
+            'CloneTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneTrainingJob,
+                    request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CloneTrainingJobRequest.FromString,
                     response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.SerializeToString,
             ),
             'WatchTrainingJob': grpc.unary_stream_rpc_method_handler(
@@ -331,6 +349,33 @@ class TrainerService:
             target,
             '/modelrail.trainer.v1.TrainerService/ResumeTrainingJob',
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.ResumeTrainingJobRequest.SerializeToString,
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelrail.trainer.v1.TrainerService/CloneTrainingJob',
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.CloneTrainingJobRequest.SerializeToString,
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.TrainingJob.FromString,
             options,
             channel_credentials,

@@ -34,6 +34,10 @@ class TrainerServiceStub:
     checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
     ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
     """
+    CloneTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CloneTrainingJobRequest, _trainer_pb2.TrainingJob]
+    """Queues a new job like another, whatever became of that (`trainingJobs/*:clone`): with its specification, priority,
+    `max_run_duration` and `max_retries`, and without its `expire_time`. RESOURCE_EXHAUSTED when too many jobs wait.
+    """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_trainer_pb2.WatchTrainingJobRequest, _trainer_pb2.WatchTrainingJobResponse]
     """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
     ends the job.
@@ -94,6 +98,16 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
         checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
         ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+        """
+
+    @_abc_1.abstractmethod
+    def CloneTrainingJob(
+        self,
+        request: _trainer_pb2.CloneTrainingJobRequest,
+        context: _aio.ServicerContext[_trainer_pb2.CloneTrainingJobRequest, _abc.Awaitable[_trainer_pb2.TrainingJob]],
+    ) -> _abc.Awaitable[_trainer_pb2.TrainingJob]:
+        """Queues a new job like another, whatever became of that (`trainingJobs/*:clone`): with its specification, priority,
+        `max_run_duration` and `max_retries`, and without its `expire_time`. RESOURCE_EXHAUSTED when too many jobs wait.
         """
 
     @_abc_1.abstractmethod

@@ -1,4 +1,4 @@
-"""Priorities and limits of time."""
+"""Priorities, limits of time, retries and clones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("max_run_duration", sa.BigInteger))
     op.add_column("jobs", sa.Column("expire_time", sa.BigInteger))
+    op.add_column("jobs", sa.Column("parent", sa.Text))
+    for count in ("max_retries", "retries"):
+        op.add_column("jobs", sa.Column(count, sa.Integer, nullable=False, server_default="0"))
     for seconds in ("run_seconds", "earlier_run_seconds"):
         op.add_column("jobs", sa.Column(seconds, sa.Float, nullable=False, server_default="0"))
     op.create_index("jobs_by_priority", "jobs", ["state", sa.text("priority DESC"), "number"])
