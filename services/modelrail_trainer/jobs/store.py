@@ -123,7 +123,7 @@ class JobStore(JobReader):
         """
         job = self.get(name)
         policy = replace(job.policy, expire_time=None)
-        new = NewJob(job.specification, job.publication, policy, parent=name)
+        new = NewJob(job.specification, job.publication, policy=policy, parent=name)
         return self.create(new, request_id=request_id, actor=actor)
 
     def _check_room(self, connection: Connection) -> None:
