@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from modelrail.client.registry import AsyncRegistryClient
-from modelrail.client.trainer import AsyncTrainerClient
+from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 Job = pb.TrainingJob
@@ -209,6 +210,24 @@ async def test_a_killed_service_adopts_the_running_worker(site: Site) -> None:
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 1)
     assert epochs == [1, 2]
     assert await site.versions() == [job.model_version]
+    assert site.workers() == []
+
+
+async def test_an_adopted_process_is_ended_when_the_time_of_its_job_is_up(site: Site) -> None:
+    async with site.trainer() as trainer:
+        policy = RunPolicy(max_run_seconds=3600)
+        name = (await trainer.client.create_job(SPEC, policy=policy)).name
+        await _until_first_epoch(trainer.client, name)
+        (worker,) = site.workers()
+        await trainer.end(signal.SIGKILL)
+    assert site.workers() == [worker]
+    # As if an hour had gone by.
+    with closing(sqlite3.connect(site.path / "trainer" / "trainer.sqlite3")) as database:
+        database.execute("UPDATE jobs SET run_seconds = 3600")
+        database.commit()
+    async with site.trainer() as trainer:
+        job, _ = await _ended(trainer.client, name)
+    assert (job.state, job.attempt) == (Job.STATE_EXPIRED, 1)
     assert site.workers() == []
 
 
