@@ -18,6 +18,8 @@ from modelrail_trainer.record import Record, as_record, items, real, text, value
 RESULT_NAME = "result.json"
 MODEL_NAME = "model.onnx"
 """The graph that is served: from what clients send to what they read."""
+CHECKPOINTS_NAME = "checkpoints"
+"""Folder of what training goes on from after its process was lost."""
 BARE_NAME = "bare.onnx"
 """The network alone, where the served graph encodes raw columns in front of it."""
 ONNX_MEDIA_TYPE = "application/onnx"

@@ -351,6 +351,7 @@ class TrainingJobSpec:
     schedule: Schedule = Schedule()
     max_gradient_norm: float = 0.0
     selection: Selection = Selection()
+    checkpoint_every_steps: int = 0
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:

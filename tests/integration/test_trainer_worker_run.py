@@ -197,6 +197,21 @@ def test_two_runs_of_one_specification_make_the_same_file(
     assert load_result(tmp_path).files == load_result(line).files
 
 
+def test_a_job_that_was_killed_goes_on_and_makes_the_same_file(
+    digits: Path, start: Start, tmp_path: Path
+) -> None:
+    spec = _example("digits")
+    spec.checkpoint_every_steps = 7
+    worker = start(spec)
+    _wait_for(tmp_path, MetricsEvent)
+    worker.kill()
+    assert worker.wait(SECONDS) == -signal.SIGKILL
+    assert start(spec).wait(SECONDS) == 0, _log(tmp_path)
+    assert load_result(tmp_path).files == load_result(digits).files
+    lines = [event.text for event in _events(tmp_path) if isinstance(event, LogEvent)]
+    assert any(text.startswith("goes on from the checkpoint after step ") for text in lines)
+
+
 def test_sigterm_in_the_middle_of_training_ends_the_process_without_a_result(
     start: Start, tmp_path: Path
 ) -> None:

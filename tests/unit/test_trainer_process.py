@@ -128,10 +128,17 @@ def test_a_log_tail_shows_no_directories(tmp_path: Path) -> None:
     assert len(tail) <= 1500
 
 
-def test_a_new_attempt_starts_in_an_empty_directory(tmp_path: Path) -> None:
+def test_a_new_attempt_finds_the_checkpoints_and_nothing_else(tmp_path: Path) -> None:
     directories = JobDirectories(tmp_path)
     name = TrainingJobName("a-job")
-    (directories.prepare(name, b"first") / "events.jsonl").write_text("old")
-    directory = directories.prepare(name, b"second")
+    directory = directories.prepare(name, b"first")
+    (directory / "events.jsonl").write_text("old")
+    for folder in ("checkpoints", "data"):
+        (directory / folder).mkdir()
+        (directory / folder / "file").write_text("old")
+    assert directories.prepare(name, b"second") == directory
+    assert {path.name for path in directory.iterdir()} == {"spec.binpb", "checkpoints"}
+    assert (directory / "checkpoints" / "file").read_text() == "old"
+    directories.trim(name)
     assert [path.name for path in directory.iterdir()] == ["spec.binpb"]
     assert directory.stat().st_mode & 0o777 == 0o700

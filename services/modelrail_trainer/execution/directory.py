@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail.names import InvalidName, TrainingJobName
-from modelrail_trainer.artifact import RESULT_NAME
+from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
 from modelrail_trainer.execution.process import LOG_NAME
 from modelrail_trainer.journal import JOURNAL_NAME
 
@@ -43,15 +43,18 @@ class JobDirectories:
         return self._root / name.training_job
 
     def prepare(self, name: TrainingJobName, specification: bytes) -> Path:
-        """Makes an empty directory with the specification in it; what an earlier attempt left goes.
+        """Makes a directory with the specification in it.
+
+        Of what an earlier attempt left the checkpoints stay, and everything else goes.
 
         Raises:
             OSError: The disk does not take it.
         """
         directory = self.path(name)
-        if directory.exists():
-            shutil.rmtree(directory)
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        for entry in directory.iterdir():
+            if entry.name != CHECKPOINTS_NAME:
+                _remove(entry)
         # mkdir's mode is subject to the umask, which may be stricter than the worker can live with.
         directory.chmod(0o700)
         descriptor = os.open(
@@ -67,10 +70,7 @@ class JobDirectories:
         if not directory.is_dir():
             return
         for entry in _surplus(directory):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+            _remove(entry)
 
     def untrimmed(self) -> list[TrainingJobName]:
         """Returns the jobs whose directories hold what an ended job does not need."""
@@ -104,6 +104,13 @@ class JobDirectories:
         except FileNotFoundError:
             return ""
         return _DIRECTORIES.sub("", text).strip()[-_TAIL_CHARACTERS:]
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _surplus(directory: Path) -> Iterator[Path]:

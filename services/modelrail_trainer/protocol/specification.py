@@ -27,6 +27,7 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         log_every_epochs=message.log_every_epochs,
         schedule=_schedule(message.schedule),
         max_gradient_norm=message.max_gradient_norm,
+        checkpoint_every_steps=message.checkpoint_every_steps,
         selection=spec.Selection(
             metric=message.selection.metric,
             patience_epochs=message.selection.patience_epochs,

@@ -54,6 +54,7 @@ def check_learning(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterato
         "max_gradient_norm", spec.max_gradient_norm, "a finite length from 0", least=0.0
     )
     yield from _check_selection(spec.selection, facts)
+    yield from whole("checkpoint_every_steps", spec.checkpoint_every_steps, 0)
 
 
 def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx
+import torch
 
 from modelrail_trainer.artifact import (
     BARE_NAME,
+    CHECKPOINTS_NAME,
     MODEL_NAME,
     ONNX_MEDIA_TYPE,
     Lineage,
@@ -24,6 +27,7 @@ from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
 from modelrail_trainer.worker.export import describe, export, exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
+from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
@@ -72,7 +76,17 @@ def run_job(
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     journal.write(PhaseEvent(Phase.RUNNING))
-    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal))
+    checkpoints = Checkpoints(
+        directory / CHECKPOINTS_NAME,
+        {
+            "specification": spec_sha256,
+            "data": data.sha256,
+            "torch": str(torch.__version__),
+            "processors": str(len(os.sched_getaffinity(0))),
+        },
+        every_steps=spec.checkpoint_every_steps,
+    )
+    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal), checkpoints, journal.log)
     network = trained.network
     journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)

@@ -85,7 +85,7 @@ async def pause_job(session: Session, job: JobId) -> None:
 
 @command(app, "resume", "trainer")
 async def resume_job(session: Session, job: JobId) -> None:
-    """Put a paused job back into the queue; it runs again from the start."""
+    """Put a paused job back into the queue; it goes on from its last checkpoint."""
     async with session.trainer() as trainer:
         found = await trainer.resume_job(job_name(job))
     say(f"{found.name} is {state_name(found.state)}")

@@ -176,7 +176,7 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., split: _Optional[str] = ..., epoch: _Optional[int] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection")
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection", "checkpoint_every_steps")
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class TrainingJobSpec(_message.Message):
     SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     MAX_GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     dataset: Dataset
     split: Split
@@ -207,7 +208,8 @@ class TrainingJobSpec(_message.Message):
     schedule: Schedule
     max_gradient_norm: float
     selection: Selection
-    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ...) -> None: ...
+    checkpoint_every_steps: int
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
     __slots__ = ("bundled", "line", "table")

@@ -119,9 +119,9 @@ class TrainerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeTrainingJob(self, request, context):
-        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
-        checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
-        ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It goes on from its last
+        checkpoint. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has ended, or its
+        process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -30,9 +30,9 @@ class TrainerServiceStub:
     being published.
     """
     ResumeTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.ResumeTrainingJobRequest, _trainer_pb2.TrainingJob]
-    """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
-    checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
-    ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+    """Puts a paused job back into the queue (`trainingJobs/*:resume`). It goes on from its last
+    checkpoint. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has ended, or its
+    process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
     """
     CloneTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CloneTrainingJobRequest, _trainer_pb2.TrainingJob]
     """Queues a new job like another, whatever became of that (`trainingJobs/*:clone`): with its specification, priority,
@@ -95,9 +95,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_pb2.ResumeTrainingJobRequest,
         context: _aio.ServicerContext[_trainer_pb2.ResumeTrainingJobRequest, _abc.Awaitable[_trainer_pb2.TrainingJob]],
     ) -> _abc.Awaitable[_trainer_pb2.TrainingJob]:
-        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It runs again from the start: there are no
-        checkpoints to go on from. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has
-        ended, or its process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
+        """Puts a paused job back into the queue (`trainingJobs/*:resume`). It goes on from its last
+        checkpoint. Resuming a job that is not paused changes nothing. FAILED_PRECONDITION when the job has ended, or its
+        process is still being stopped; RESOURCE_EXHAUSTED when too many jobs wait.
         """
 
     @_abc_1.abstractmethod

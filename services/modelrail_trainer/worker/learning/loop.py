@@ -25,9 +25,11 @@ from modelrail_trainer.spec import (
 )
 from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.failure import NanLoss
+from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
+from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
@@ -97,13 +99,21 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
     return len(os.sched_getaffinity(0))  # what the process may really use
 
 
-def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], None]) -> Trained:
+def fit(
+    spec: TrainingJobSpec,
+    data: TrainingData,
+    on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> Trained:
     """Trains a network, and gives it the weights of its best epoch or of the last.
 
     Args:
         spec: With defaults applied.
         data: Only its training and validation parts are looked at.
         on_epoch: Called after each epoch.
+        checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
+        log: Told what happens beside training.
 
     Raises:
         NanLoss: The loss became infinite or not a number.
@@ -117,8 +127,6 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
         tokens=known.tokens if known else 0,
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
-    # The rows' order has a generator of its own, so that drop-out does not change it.
-    order_generator = torch.Generator().manual_seed(spec.seed)
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     targets = torch.from_numpy(data.train.targets)  # [N] or [N, outputs]
@@ -138,28 +146,27 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
     steps = spec.epochs * steps_per_epoch
 
     best = BestEpoch(spec.selection)
-    step = 0
-    for number in range(1, spec.epochs + 1):
-        started = time.perf_counter()
+    progress = Progress(network, optimiser, best, seed=spec.seed, checkpoints=checkpoints, log=log)
+    for number in range(progress.epoch, spec.epochs + 1):
+        started, before = time.perf_counter(), progress.rows
         network.train()
-        loss_sum = 0.0
-        order = torch.randperm(rows, generator=order_generator)  # [N]
-        for chosen in torch.split(order, batch_size):  # [B]
+        for chosen in progress.batches(rows, batch_size):  # [B]
             factor = learning_rate_factor(
-                spec.schedule, step, steps_per_epoch=steps_per_epoch, steps=steps
+                spec.schedule, progress.step, steps_per_epoch=steps_per_epoch, steps=steps
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
             loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
-                raise NanLoss(f"the loss became {value} in epoch {number}, step {step + 1}")
+                raise NanLoss(
+                    f"the loss became {value} in epoch {number}, step {progress.step + 1}"
+                )
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
             if spec.max_gradient_norm > 0:
                 nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
-            loss_sum += value * len(chosen)
-            step += 1
+            progress.made_step(len(chosen), value)
         seconds = time.perf_counter() - started
         validation = evaluate(torch_predict(network), data.validation, data.task)
         for name, figure in validation.items():
@@ -168,12 +175,13 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
         on_epoch(
             Epoch(
                 number=number,
-                step=step,
-                rows_per_second=rows / max(seconds, 1e-9),
-                train_loss=loss_sum / rows,
+                step=progress.step,
+                rows_per_second=(rows - before) / max(seconds, 1e-9),
+                train_loss=progress.loss_sum / rows,
                 validation=validation,
             )
         )
+        progress.ended_epoch()
         best.consider(number, validation, network)
         if best.gives_up(number):
             break
@@ -182,7 +190,7 @@ def fit(spec: TrainingJobSpec, data: TrainingData, on_epoch: Callable[[Epoch], N
     return Trained(
         network=network,
         epochs=number,
-        step=step,
+        step=progress.step,
         best_epoch=best.number,
         best_figure=best.figure,
     )

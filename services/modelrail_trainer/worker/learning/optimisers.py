@@ -26,6 +26,12 @@ class Optimiser(Protocol):
     def step(self) -> object:
         """Makes one step along the gradients."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns `state`, what is remembered of each parameter by its number, and its groups."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes back what `state_dict` returned."""
+
 
 class GradientDescent:
     """w ← w - learning_rate · ∂loss/∂w. The loop gives it the gradient over all training rows."""
@@ -46,6 +52,13 @@ class GradientDescent:
             for parameter in self.param_groups[0]["params"]:
                 if parameter.grad is not None:
                     parameter.sub_(self.param_groups[0]["lr"] * parameter.grad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns that nothing is remembered."""
+        return {"state": {}, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes nothing back."""
 
 
 def build_optimiser(optimizer: spec.Optimizer, parameters: Iterable[nn.Parameter]) -> Optimiser:

@@ -15,13 +15,18 @@ class BestEpoch:
     Attributes:
         number: From 1; 0 before the first epoch.
         figure: Its figure.
+        weights: Its weights.
     """
 
     def __init__(self, selection: spec.Selection) -> None:
         self.number = 0
         self.figure = float("nan")
+        self.weights: dict[str, Tensor] = {}
         self._selection = selection
-        self._weights: dict[str, Tensor] = {}
+
+    def go_on(self, number: int, figure: float, weights: dict[str, Tensor]) -> None:
+        """Takes over what a checkpoint knows of the best epoch."""
+        self.number, self.figure, self.weights = number, figure, weights
 
     def consider(self, number: int, validation: Mapping[str, float], network: nn.Module) -> None:
         """Takes an epoch that is better; of equal ones, the first stays."""
@@ -31,7 +36,7 @@ class BestEpoch:
         if self.number == 0 or better:
             self.number, self.figure = number, figure
             # A copy: the optimiser changes the network's own tensors in place.
-            self._weights = {name: value.clone() for name, value in network.state_dict().items()}
+            self.weights = {name: value.clone() for name, value in network.state_dict().items()}
 
     def gives_up(self, number: int) -> bool:
         """Tells whether the epochs since the best one have used up the patience."""
@@ -41,4 +46,4 @@ class BestEpoch:
     def restore(self, network: nn.Module) -> None:
         """Gives the network the weights of the best epoch, unless the last ones are wanted."""
         if not self._selection.keep_last:
-            network.load_state_dict(self._weights)
+            network.load_state_dict(self.weights)

@@ -1,0 +1,188 @@
+"""Checkpoints: everything that training needs in order to go on as if it had never stopped.
+
+A checkpoint is one safetensors file, which is read without running anything in it: tensors, and
+numbers and texts in its header. It is written beside its place and moved there when the disk has
+it, so what is there is whole; what is found damaged all the same is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from modelrail_trainer.worker.learning.optimisers import Optimiser
+
+_KEPT = 2
+_SUFFIX = ".safetensors"
+_HEADER = "modelrail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where training stands.
+
+    Attributes:
+        epoch: The epoch that is under way, from 1.
+        rows: Rows of it that were trained on.
+        step: Optimiser steps made.
+        loss_sum: Sum of the loss over those rows.
+        best_epoch: Number of the best epoch so far; 0 for none.
+        best_figure: Its figure.
+    """
+
+    epoch: int
+    rows: int
+    step: int
+    loss_sum: float
+    best_epoch: int
+    best_figure: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read: a position, and named tensors (see `training_state`)."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+
+
+def training_state(
+    network: nn.Module,
+    optimiser: Optimiser,
+    order: Tensor,
+    best_weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint.
+
+    Args:
+        network: Its weights and statistics.
+        optimiser: What it remembers of earlier gradients.
+        order: State of the generator of the rows' order at the beginning of the epoch, uint8.
+        best_weights: Of the best epoch so far.
+    """
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for number, memory in optimiser.state_dict()["state"].items():
+        for name, value in memory.items():
+            if value is not None:
+                tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
+    tensors |= {f"best.{name}": value for name, value in best_weights.items()}
+    return tensors | {"random.order": order, "random.torch": torch.get_rng_state()}
+
+
+def restore_training_state(
+    tensors: Mapping[str, Tensor], network: nn.Module, optimiser: Optimiser
+) -> None:
+    """Puts the tensors of a checkpoint back into network, optimiser and torch's generator."""
+    network.load_state_dict(part_of(tensors, "network."))
+    memories: dict[int, dict[str, Tensor]] = {}
+    for key, value in part_of(tensors, "optimiser.").items():
+        number, name = key.split(".", 1)
+        memories.setdefault(int(number), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": memories, "param_groups": groups})
+    torch.set_rng_state(tensors["random.torch"])
+
+
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Returns the tensors whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+class Checkpoints:
+    """The checkpoints of one job.
+
+    Args:
+        folder: Where they are; made if it is not there.
+        identity: What they belong to (specification, data, versions, threads): one that was written
+            for anything else is not gone on from.
+        every_steps: Steps between two of them; 0: as many as `every_seconds` takes.
+        every_seconds: Time between two of them otherwise, in seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, str],
+        *,
+        every_steps: int = 0,
+        every_seconds: float = 30.0,
+    ) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = folder
+        self._identity = dict(identity)
+        self._every_steps = every_steps
+        self._every_seconds = every_seconds
+        self._written = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is time for one after so many steps."""
+        if self._every_steps:
+            return step % self._every_steps == 0
+        return time.monotonic() - self._written >= self._every_seconds
+
+    def save(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
+        """Writes a checkpoint and removes the oldest ones.
+
+        Raises:
+            OSError: The disk does not take it; the ones before are as they were.
+        """
+        self._written = time.monotonic()
+        header = json.dumps({"identity": self._identity, "position": asdict(position)})
+        path = self._folder / f"step-{position.step:012d}{_SUFFIX}"
+        partial = path.with_suffix(".partial")
+        try:
+            content = safetensors.torch.save(
+                {name: value.contiguous() for name, value in tensors.items()}, {_HEADER: header}
+            )
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        _sync(self._folder)
+        for old in list(self._newest_first())[_KEPT:]:
+            old.unlink()
+
+    def newest(self) -> Checkpoint | None:
+        """Returns the newest checkpoint of this job that is whole; None if there is none."""
+        for path in self._newest_first():
+            try:
+                found = _read(path, self._identity)
+            except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _newest_first(self) -> Iterator[Path]:
+        yield from sorted(self._folder.glob(f"step-*{_SUFFIX}"), reverse=True)
+
+
+def _read(path: Path, identity: Mapping[str, str]) -> Checkpoint | None:
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[_HEADER])
+        if header["identity"] != identity:
+            return None
+        # Copies: the file may be removed, and the optimiser writes into its tensors.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    return Checkpoint(Position(**header["position"]), tensors)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

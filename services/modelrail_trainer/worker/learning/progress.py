@@ -1,0 +1,103 @@
+"""Where training stands: what the loop counts, and what it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from modelrail_trainer.worker.learning.checkpoint import (
+    Checkpoints,
+    Position,
+    part_of,
+    restore_training_state,
+    training_state,
+)
+from modelrail_trainer.worker.learning.optimisers import Optimiser
+from modelrail_trainer.worker.learning.selection import BestEpoch
+
+
+class Progress:
+    """The position of training, kept in checkpoints.
+
+    Args:
+        network: What is trained.
+        optimiser: What trains it.
+        best: The best epoch so far.
+        seed: Of the order of the rows.
+        checkpoints: Where training goes on from, and leaves checkpoints; None: nowhere.
+        log: Told what happens to checkpoints.
+
+    Attributes:
+        epoch: The epoch that is under way or comes next, from 1.
+        rows: Rows of it that were trained on.
+        step: Optimiser steps made.
+        loss_sum: Sum of the loss over those rows.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimiser: Optimiser,
+        best: BestEpoch,
+        *,
+        seed: int,
+        checkpoints: Checkpoints | None,
+        log: Callable[[str], None],
+    ) -> None:
+        self.epoch, self.rows, self.step, self.loss_sum = 1, 0, 0, 0.0
+        self._network = network
+        self._optimiser = optimiser
+        self._best = best
+        # The rows' order has a generator of its own, so that drop-out does not change it.
+        self._generator = torch.Generator().manual_seed(seed)
+        self._order_state = self._generator.get_state()
+        self._checkpoints = checkpoints
+        self._log = log
+        if checkpoints is not None and (found := checkpoints.newest()) is not None:
+            restore_training_state(found.tensors, network, optimiser)
+            self._generator.set_state(found.tensors["random.order"])
+            position = found.position
+            weights = part_of(found.tensors, "best.")
+            best.go_on(position.best_epoch, position.best_figure, weights)
+            self.epoch, self.rows = position.epoch, position.rows
+            self.step, self.loss_sum = position.step, position.loss_sum
+            log(f"goes on from the checkpoint after step {self.step}, in epoch {self.epoch}")
+
+    def batches(self, rows: int, batch_size: int) -> Iterator[Tensor]:
+        """Yields the numbers of the rows that the epoch still trains on, in batches of [B]."""
+        self._order_state = self._generator.get_state()
+        order = torch.randperm(rows, generator=self._generator)  # [N]
+        for first in range(self.rows, rows, batch_size):
+            yield order[first : first + batch_size]
+
+    def made_step(self, rows: int, loss: float) -> None:
+        """A step was made on so many rows; writes a checkpoint when it is time for one."""
+        self.step += 1
+        self.rows += rows
+        self.loss_sum += loss * rows
+        if self._checkpoints is not None and self._checkpoints.is_due(self.step):
+            self._save(self._checkpoints)
+
+    def ended_epoch(self) -> None:
+        """The epoch has ended, and the next one comes."""
+        self.epoch += 1
+        self.rows, self.loss_sum = 0, 0.0
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        position = Position(
+            epoch=self.epoch,
+            rows=self.rows,
+            step=self.step,
+            loss_sum=self.loss_sum,
+            best_epoch=self._best.number,
+            best_figure=self._best.figure,
+        )
+        state = training_state(
+            self._network, self._optimiser, self._order_state, self._best.weights
+        )
+        try:
+            checkpoints.save(position, state)
+        except OSError as error:  # training goes on, and the checkpoint before it stays
+            self._log(f"no checkpoint after step {self.step}: {error.strerror}")

@@ -1,0 +1,205 @@
+"""Checkpoints: training that was interrupted ends with the weights of training that was not."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from torch import Tensor
+
+from modelrail_trainer import spec
+from modelrail_trainer.worker import data
+from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position
+from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+
+DIGITS = spec.TrainingJobSpec(
+    dataset=spec.BundledDataset(name="digits"),
+    # Drop-out draws random numbers, and batch norm keeps statistics beside the weights.
+    model=spec.CnnModel(channels=(4,), hidden_units=8, dropout=0.3),
+    loss=spec.CrossEntropy(),
+    optimizer=spec.Adam(),
+    epochs=3,
+    batch_size=256,
+    seed=5,
+    publication=spec.Publication(model="digits"),
+)
+IDENTITY = {"specification": "1"}
+STEPS_PER_EPOCH = 5
+JOBS = {
+    "adam and drop-out": DIGITS,
+    "adamw": replace(DIGITS, optimizer=spec.AdamW()),
+    "momentum": replace(DIGITS, optimizer=spec.Sgd(learning_rate=0.1, momentum=0.9)),
+    "gradient descent": replace(
+        DIGITS, optimizer=spec.GradientDescent(learning_rate=0.1), epochs=15
+    ),
+    "batch norm": replace(DIGITS, model=spec.ResNetModel(channels=(4,), blocks_per_stage=1)),
+    "schedule and last epoch": replace(
+        DIGITS,
+        schedule=spec.Schedule(shape=spec.CosineSchedule(), warmup_steps=4),
+        selection=spec.Selection(keep_last=True),
+    ),
+}
+
+
+class Killed(BaseException):
+    """Ends training where a killed process would have ended."""
+
+
+class KilledAfter(Checkpoints):
+    """Checkpoints of a process that dies right after it wrote that of a step."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, IDENTITY, every_steps=1)
+        self._last = step
+
+    def save(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
+        super().save(position, tensors)
+        if position.step == self._last:
+            raise Killed
+
+
+def rows() -> data.TrainingData:
+    return data.load(DIGITS)
+
+
+def trained(
+    job: spec.TrainingJobSpec, checkpoints: Checkpoints | None
+) -> tuple[Trained, list[Epoch], list[str]]:
+    epochs: list[Epoch] = []
+    said: list[str] = []
+    return fit(job, rows(), epochs.append, checkpoints, said.append), epochs, said
+
+
+def weights(result: Trained) -> dict[str, Tensor]:
+    return dict(result.network.state_dict())
+
+
+def figures(epochs: list[Epoch]) -> list[Any]:
+    return [(e.number, e.step, e.train_loss, e.validation) for e in epochs]
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 15])
+def test_training_that_was_killed_ends_like_training_that_was_not(
+    tmp_path: Path, name: str, step: int
+) -> None:
+    job = JOBS[name]
+    whole, all_epochs, _ = trained(job, None)
+    with pytest.raises(Killed):
+        trained(job, KilledAfter(tmp_path / "c", step))
+    resumed, epochs, said = trained(job, Checkpoints(tmp_path / "c", IDENTITY))
+    assert any(f"after step {step}," in line for line in said)
+    assert weights(resumed).keys() == weights(whole).keys()
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[key], value), key
+    assert (resumed.step, resumed.best_epoch) == (whole.step, whole.best_epoch)
+    # An epoch that had ended before is not trained again; the one under way has its whole loss.
+    assert figures(epochs) == figures(all_epochs)[-len(epochs) :]
+    steps_of_an_epoch = all_epochs[0].step
+    assert len(epochs) == job.epochs - (step - 1) // steps_of_an_epoch
+
+
+def test_training_can_be_killed_again_and_again(tmp_path: Path) -> None:
+    whole, *_ = trained(DIGITS, None)
+    for step in (2, 3, 6, 11, 14):
+        with pytest.raises(Killed):
+            trained(DIGITS, KilledAfter(tmp_path / "c", step))
+    resumed, *_ = trained(DIGITS, Checkpoints(tmp_path / "c", IDENTITY))
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[key], value), key
+
+
+def left_by(tmp_path: Path, step: int) -> Path:
+    with pytest.raises(Killed):
+        trained(DIGITS, KilledAfter(tmp_path / "c", step))
+    return tmp_path / "c"
+
+
+def test_the_two_newest_are_kept_and_are_plain_safetensors(tmp_path: Path) -> None:
+    folder = left_by(tmp_path, 4)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["step-000000000003.safetensors", "step-000000000004.safetensors"]
+    with safetensors.safe_open(folder / names[1], framework="pt") as file:
+        assert "network.body.0.weight" not in file.metadata()
+        assert any(key.startswith("optimiser.") for key in file.keys())  # noqa: SIM118
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def scribbled(path: Path) -> None:
+    path.write_bytes(os.urandom(5000))
+
+
+@pytest.mark.parametrize("hurt", [cut, emptied, scribbled])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, hurt: Any) -> None:
+    folder = left_by(tmp_path, 4)
+    newest = max(folder.iterdir())
+    hurt(newest)
+    found = Checkpoints(folder, IDENTITY).newest()
+    assert found is not None
+    assert found.position.step == 3
+    hurt(min(folder.iterdir()))
+    assert Checkpoints(folder, IDENTITY).newest() is None
+
+
+def test_a_checkpoint_of_another_specification_or_data_set_is_not_gone_on_from(
+    tmp_path: Path,
+) -> None:
+    folder = left_by(tmp_path, 4)
+    assert Checkpoints(folder, {"specification": "2"}).newest() is None
+    assert Checkpoints(folder, {**IDENTITY, "data": "other"}).newest() is None
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder, IDENTITY, every_steps=2)
+    really = os.fsync
+    calls = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 2:  # the first checkpoint is a file and its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    whole, _, said = trained(DIGITS, checkpoints)
+    assert whole.step == 15
+    assert said == [
+        f"no checkpoint after step {step}: No space left on device" for step in range(4, 15, 2)
+    ]
+    assert [path.name for path in folder.iterdir()] == ["step-000000000002.safetensors"]
+    monkeypatch.undo()
+    found = Checkpoints(folder, IDENTITY).newest()
+    assert found is not None
+    assert found.position.step == 2
+
+
+def test_checkpoints_are_due_by_steps_or_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_steps = Checkpoints(tmp_path / "a", IDENTITY, every_steps=3)
+    assert [step for step in range(1, 10) if by_steps.is_due(step)] == [3, 6, 9]
+    clock = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: clock)
+    by_time = Checkpoints(tmp_path / "b", IDENTITY, every_seconds=30.0)
+    clock = 29.9
+    assert not by_time.is_due(1)
+    clock = 30.0
+    assert by_time.is_due(2)
