@@ -127,8 +127,11 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "die_once":
-                if not (directory.parent.parent / "died").exists():
-                    (directory.parent.parent / "died").touch()
+                # What stays from one attempt to the next.
+                died = directory / "checkpoints" / "died"
+                if not died.exists():
+                    died.parent.mkdir()
+                    died.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
             case "gate":
                 log.log("at the gate")
