@@ -101,7 +101,7 @@ class Checkpoints:
     """The checkpoints of one job.
 
     Args:
-        folder: Where they are; made if it is not there.
+        folder: Where they are; made with the first.
         identity: What they belong to (specification, data, versions, threads): one that was written
             for anything else is not gone on from.
         every_steps: Steps between two of them; 0: as many as `every_seconds` takes.
@@ -116,7 +116,6 @@ class Checkpoints:
         every_steps: int = 0,
         every_seconds: float = 30.0,
     ) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
         self._folder = folder
         self._identity = dict(identity)
         self._every_steps = every_steps
@@ -139,6 +138,7 @@ class Checkpoints:
         header = json.dumps({"identity": self._identity, "position": asdict(position)})
         path = self._folder / f"step-{position.step:012d}{_SUFFIX}"
         partial = path.with_suffix(".partial")
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             content = safetensors.torch.save(
                 {name: value.contiguous() for name, value in tensors.items()}, {_HEADER: header}
