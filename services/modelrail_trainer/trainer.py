@@ -47,6 +47,10 @@ class Trainer:
             InvalidArgument: A file of the data set is not below a data root.
             ResourceExhausted: Too many jobs wait.
         """
+        # A repeated call gets its job, whatever has become of the files meanwhile.
+        known = await self._book.read(self._store.known, new, request_id=request_id)
+        if known is not None:
+            return known
         await self._book.read(self._check_paths, new.data_paths)
         job = await self._book.read(self._store.create, new, request_id=request_id, actor=actor)
         self._supervisor.queue_changed()

@@ -798,8 +798,13 @@ async def test_files_are_read_below_the_data_roots_alone(house: House, tmp_path:
             (f"{S}.dataset.table.paths[1]", True),
             (f"{S}.dataset.table.paths[2]", True),
         ]
-        job = await trainer.client.create_job(table_spec("inside.csv"))
+        request = pb.CreateTrainingJobRequest(
+            training_job=Job(spec=table_spec("inside.csv")), request_id=str(uuid.uuid4())
+        )
+        job = await trainer.stub.CreateTrainingJob(request)
         assert (await trainer.ended(job.name)).state == Job.STATE_SUCCEEDED
+        (root / "inside.csv").unlink()
+        assert (await trainer.stub.CreateTrainingJob(request)).name == job.name
 
 
 async def test_without_a_data_root_no_file_is_read(trainer: TrainerUnderTest) -> None:

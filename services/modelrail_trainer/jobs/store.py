@@ -81,6 +81,15 @@ class JobStore(JobReader):
 
     # Changes that clients ask for
 
+    def known(self, new: NewJob, *, request_id: str) -> Job | None:
+        """Returns the job that an earlier request of this id made; None if there was none.
+
+        Raises:
+            AlreadyExists: The request id made another job.
+        """
+        with self._database.read() as connection:
+            return known_job(connection, request_id, digest_of(new))
+
     def create(self, new: NewJob, *, request_id: str = "", actor: str = TRAINER) -> Job:
         """Queues a job; a request id that was seen before returns the first call's job.
 

@@ -25,14 +25,13 @@ from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import TrainingData, load
-from modelrail_trainer.worker.export import describe, export, exported_module, signature_of
+from modelrail_trainer.worker.export import export, exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
-from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table
-from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
+from modelrail_trainer.worker.table.export import export_end_to_end
 
 _PACKAGES = (
     "modelrail",
@@ -113,12 +112,8 @@ def run_job(
     metrics += recomputed
     files = [MODEL_NAME]
     if data.table is not None:
-        signature = end_to_end_signature(signature, data.table.encodings, data.labels)
-        whole = end_to_end(model, data.table.encodings, signature)
-        describe(whole, signature, data.task)
-        onnx.save(whole, directory / MODEL_NAME)
-        parity = check_end_to_end(
-            directory / MODEL_NAME, module, signature, data.table.encodings, data.table.raw_rows
+        signature, parity = export_end_to_end(
+            model, signature, module, data.table, directory / MODEL_NAME
         )
         certificate = certificate.with_outputs(parity)
         files.append(BARE_NAME)
