@@ -36,6 +36,7 @@ from modelrail_trainer.journal import (
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.training_data import TrainingData
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 SECONDS = 120.0
@@ -371,7 +372,7 @@ def _example(name: str) -> pb.TrainingJobSpec:
     return json_format.ParseDict(content, pb.TrainingJobSpec())
 
 
-def _data(directory: Path) -> data.TrainingData:
+def _data(directory: Path) -> TrainingData:
     message = pb.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes())
     return data.load(with_defaults(spec_from_pb(message)))
 

@@ -18,6 +18,7 @@ from modelrail_trainer import spec
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.training_data import TrainingData
 
 DIGITS = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),
@@ -65,7 +66,7 @@ class KilledAfter(Checkpoints):
             raise Killed
 
 
-def rows() -> data.TrainingData:
+def rows() -> TrainingData:
     return data.load(DIGITS)
 
 

@@ -21,6 +21,7 @@ from modelrail_trainer.worker import acceptance, data, export
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
+from modelrail_trainer.worker.training_data import TrainingData
 
 DIGITS = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),
@@ -45,7 +46,7 @@ Change = Callable[[onnx.ModelProto], None]
 class Trained:
     """A trained network, and the bytes of its honest export."""
 
-    rows: data.TrainingData
+    rows: TrainingData
     network: nn.Module
     module: nn.Module
     signature: Signature

@@ -21,6 +21,7 @@ from modelrail_trainer.worker.learning import loop, losses
 from modelrail_trainer.worker.learning.optimisers import GradientDescent, build_optimiser
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.preprocessing import fit_steps
+from modelrail_trainer.worker.training_data import TrainingData
 
 STEPS = 10
 LINE = spec.TrainingJobSpec(
@@ -319,6 +320,6 @@ def test_the_digest_follows_the_rows_and_not_their_division() -> None:
     assert data.load(replace(LINE, seed=1)).sha256 != digest  # other noise
 
 
-def _weights(job: spec.TrainingJobSpec, rows: data.TrainingData | None = None) -> dict[str, Tensor]:
+def _weights(job: spec.TrainingJobSpec, rows: TrainingData | None = None) -> dict[str, Tensor]:
     network = loop.fit(job, rows or data.load(job), lambda _: None).network
     return {name: value.clone() for name, value in network.state_dict().items()}

@@ -20,6 +20,7 @@ from modelrail_trainer.worker import data
 from modelrail_trainer.worker.export import check_batch_axis
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.resnet import ResidualBlock
 from modelrail_trainer.worker.zoo.transformer import Attention, positions
@@ -215,7 +216,7 @@ def test_a_residual_network_learns_digits_and_learns_them_again_the_same() -> No
 
 
 @pytest.fixture
-def texts(monkeypatch: pytest.MonkeyPatch) -> data.TrainingData:
+def texts(monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     """Rows of tokens, of 1 to 9 of them; the class is that of the first token."""
     monkeypatch.setitem(spec.BUNDLED_DATASETS, "texts", TEXTS)
     generator = np.random.default_rng(4)
@@ -223,11 +224,13 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> data.TrainingData:
     rows[np.arange(9) >= generator.integers(1, 10, size=(90, 1))] = 0
     tokens: npt.NDArray[np.float32] = rows.astype(np.int64)
     part = Part(tokens, rows[:, 0] % CLASSES)
-    return replace(data.load(JOB), train=part, validation=part, test=part, outputs=CLASSES)
+    return replace(
+        data.load(JOB), train=part, validation=part, test=part, outputs=CLASSES, tokens=VOCABULARY
+    )
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_tokens_are_learned_and_learned_again_the_same(name: str, texts: data.TrainingData) -> None:
+def test_tokens_are_learned_and_learned_again_the_same(name: str, texts: TrainingData) -> None:
     job = replace(
         JOB,
         dataset=spec.BundledDataset(name="texts"),

@@ -14,10 +14,10 @@ from torch import nn
 
 from modelrail_trainer.artifact import ExportCertificate, OutputParity, Signature
 from modelrail_trainer.journal import Metric
-from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.export import leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
+from modelrail_trainer.worker.training_data import TrainingData
 
 BATCH_SIZES = (1, 2, 7)
 ABSOLUTE_TOLERANCE = 1e-4

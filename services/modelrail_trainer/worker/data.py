@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import numpy as np
 from modelrail_trainer.spec import (
     BundledDataset,
     Dataset,
-    DatasetFacts,
     LineDataset,
     RegressionLoss,
     Split,
@@ -23,46 +21,10 @@ from modelrail_trainer.spec import (
 )
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
-from modelrail_trainer.worker.table.dataset import Table, load_table
+from modelrail_trainer.worker.table.dataset import load_table
+from modelrail_trainer.worker.table.export import RawTable
 from modelrail_trainer.worker.table.graph import FEATURES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingData:
-    """A divided data set.
-
-    Attributes:
-        name: In a few words, for the lineage.
-        sha256: Digest over every row before the division.
-        task: What is learned.
-        input_name: Name of the graph's input.
-        input_meaning: What the input's numbers mean.
-        labels: Names of the classes; empty for regression.
-        outputs: Number of classes or predicted values.
-        table: How the features were made of a table's columns; None: the inputs are raw rows.
-    """
-
-    name: str
-    sha256: str
-    task: Task
-    input_name: str
-    input_meaning: str
-    labels: tuple[str, ...]
-    outputs: int
-    train: Part
-    validation: Part
-    test: Part
-    table: Table | None = None
-
-    @property
-    def facts(self) -> DatasetFacts:
-        """What is known of the data now that it is read."""
-        return DatasetFacts(
-            task=self.task,
-            rows=sum(map(len, (self.train, self.validation, self.test))),
-            row_shape=self.train.inputs.shape[1:],
-            outputs=self.outputs,
-        )
+from modelrail_trainer.worker.training_data import TrainingData
 
 
 def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
@@ -121,7 +83,7 @@ def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> T
         train=train,
         validation=validation,
         test=test,
-        table=table,
+        raw=RawTable(table),
     )
 
 

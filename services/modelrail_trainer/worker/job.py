@@ -24,14 +24,13 @@ from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase
 from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
-from modelrail_trainer.worker.data import TrainingData, load
+from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.export import export, exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
-from modelrail_trainer.worker.table.dataset import Table
-from modelrail_trainer.worker.table.export import export_end_to_end
+from modelrail_trainer.worker.training_data import TrainingData
 
 _PACKAGES = (
     "modelrail",
@@ -52,7 +51,7 @@ def run_job(
 ) -> None:
     """Runs a job and leaves `model.onnx` and `result.json` in the directory.
 
-    Of a table `bare.onnx` as well, the network without the encoding of the columns.
+    Where raw values are encoded `bare.onnx` as well, the network without the encoding.
 
     Args:
         spec: With defaults applied, and valid.
@@ -68,9 +67,9 @@ def run_job(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
     )
-    if data.table is not None:
-        _tell_of_table(data.table, journal)
-    # Of a table the shape of the rows and the classes are known only now.
+    for remark in data.raw.remarks() if data.raw else ():
+        journal.log(remark)
+    # Of files the shape of the rows and the classes are known only now.
     if violations := validate(spec, data.facts):
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
@@ -105,16 +104,14 @@ def run_job(
     journal.write(PhaseEvent(Phase.EXPORTING))
     signature = signature_of(data)
     module = exported_module(network, data.task)
-    network_path = directory / (MODEL_NAME if data.table is None else BARE_NAME)
+    network_path = directory / (MODEL_NAME if data.raw is None else BARE_NAME)
     model = export(module, signature, data.task)
     onnx.save(model, network_path)
     certificate, recomputed = acceptance.check(network_path, module, signature, data, figures)
     metrics += recomputed
     files = [MODEL_NAME]
-    if data.table is not None:
-        signature, parity = export_end_to_end(
-            model, signature, module, data.table, directory / MODEL_NAME
-        )
+    if data.raw is not None:
+        signature, parity = data.raw.export(model, signature, module, directory / MODEL_NAME)
         certificate = certificate.with_outputs(parity)
         files.append(BARE_NAME)
     worst = ", ".join(
@@ -151,15 +148,6 @@ def run_job(
         ),
         directory,
     )
-
-
-def _tell_of_table(table: Table, journal: JournalWriter) -> None:
-    features = sum(encoding.size for encoding in table.encodings)
-    journal.log(f"{len(table.encodings)} columns became {features} features")
-    for reason, rows in table.unusable.items():
-        journal.log(f"{rows} rows were left out: {reason}")
-    for column in table.constant_columns:
-        journal.log(f"column {column!r} never varies in the training rows and teaches nothing")
 
 
 def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None:

@@ -21,9 +21,7 @@ from modelrail_trainer.spec import (
     GradientDescent,
     TrainingJobSpec,
     body_outputs,
-    facts_of,
 )
-from modelrail_trainer.worker.data import TrainingData
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
@@ -33,6 +31,7 @@ from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
+from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.network import Network, TwoClasses
 
@@ -118,13 +117,12 @@ def fit(
     Raises:
         NanLoss: The loss became infinite or not a number.
     """
-    known = facts_of(spec.dataset)
     facts = DatasetFacts(
         task=data.task,
         rows=len(data.train),
         row_shape=data.train.inputs.shape[1:],
         outputs=body_outputs(spec.loss, data.outputs),
-        tokens=known.tokens if known else 0,
+        tokens=data.tokens,
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
 

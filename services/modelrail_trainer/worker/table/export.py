@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -15,27 +17,30 @@ from modelrail_trainer.worker.table.dataset import Table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
 
 
-def export_end_to_end(
-    bare: onnx.ModelProto, signature: Signature, module: nn.Module, table: Table, path: Path
-) -> tuple[Signature, tuple[OutputParity, ...]]:
-    """Writes the end-to-end graph and runs the gate on it.
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """The columns of a table, as `RawRows`."""
 
-    Args:
-        bare: The network alone, as it was exported.
-        signature: Of the network alone.
-        module: What was exported, in evaluation mode.
-        table: The columns.
-        path: Where the graph is written.
+    table: Table
 
-    Returns:
-        The signature of the graph, and the worst difference of each output of numbers.
+    def remarks(self) -> Iterator[str]:
+        """Yields what became of the columns, and which rows were left out."""
+        table = self.table
+        features = sum(encoding.size for encoding in table.encodings)
+        yield f"{len(table.encodings)} columns became {features} features"
+        for reason, rows in table.unusable.items():
+            yield f"{rows} rows were left out: {reason}"
+        for column in table.constant_columns:
+            yield f"column {column!r} never varies in the training rows and teaches nothing"
 
-    Raises:
-        GateFailed: The graph does not compute what Python computes, or breaks another rule.
-    """
-    whole_signature = end_to_end_signature(signature, table.encodings, table.labels)
-    whole = end_to_end(bare, table.encodings, whole_signature)
-    describe(whole, whole_signature, Task.CLASSIFICATION if table.labels else Task.REGRESSION)
-    onnx.save(whole, path)
-    parity = check_end_to_end(path, module, whole_signature, table.encodings, table.raw_rows)
-    return whole_signature, parity
+    def export(
+        self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
+    ) -> tuple[Signature, tuple[OutputParity, ...]]:
+        """Writes the graph from raw columns to answers, and runs the gate on it."""
+        table = self.table
+        whole_signature = end_to_end_signature(signature, table.encodings, table.labels)
+        whole = end_to_end(bare, table.encodings, whole_signature)
+        describe(whole, whole_signature, Task.CLASSIFICATION if table.labels else Task.REGRESSION)
+        onnx.save(whole, path)
+        parity = check_end_to_end(path, module, whole_signature, table.encodings, table.raw_rows)
+        return whole_signature, parity

@@ -1,0 +1,168 @@
+"""Where the rows come from, how they are divided, and what is done to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """What a model answers: one of a set of classes, or numbers."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFacts:
+    """What is known about a data set before it is read.
+
+    Attributes:
+        task: What is learned from it.
+        rows: Number of rows.
+        row_shape: Shape of one input row, without the batch axis.
+        outputs: Number of classes, or of predicted values.
+        tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
+            are numbers.
+    """
+
+    task: Task
+    rows: int
+    row_shape: tuple[int, ...]
+    outputs: int
+    tokens: int = 0
+
+
+BUNDLED_DATASETS = {
+    "digits": DatasetFacts(task=Task.CLASSIFICATION, rows=1797, row_shape=(8, 8), outputs=10)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundledDataset:
+    """A data set that comes with the trainer, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineDataset:
+    """Points (x, slope · x + intercept + noise), with x evenly spaced."""
+
+    slope: float
+    intercept: float
+    points: int
+    minimum_x: float = -1.0
+    maximum_x: float = 1.0
+    noise_stddev: float = 0.0
+
+
+class Missing(StrEnum):
+    """What stands in for a missing number."""
+
+    MEAN = "mean"
+    CONSTANT = "constant"
+    REFUSED = "refused"
+
+
+class Scale(StrEnum):
+    """How a number is scaled."""
+
+    STANDARDIZED = "standardized"
+    MIN_MAX = "min_max"
+    NONE = "none"
+
+
+class CategoryMethod(StrEnum):
+    """How a text becomes numbers."""
+
+    ONE_HOT = "one_hot"
+    ORDINAL = "ordinal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberEncoding:
+    """A number becomes one feature, or two with an indicator."""
+
+    missing: Missing = Missing.MEAN
+    constant: float = 0.0
+    missing_indicator: bool = False
+    log: bool = False
+    scale: Scale = Scale.STANDARDIZED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CategoryEncoding:
+    """A text becomes a feature for each of the most frequent texts, or one number."""
+
+    method: CategoryMethod = CategoryMethod.ONE_HOT
+    max_categories: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableColumn:
+    """One column to predict from; without an encoding it gets the default of its type."""
+
+    name: str
+    encoding: NumberEncoding | CategoryEncoding | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDataset:
+    """Rows of a table in files. Fields as in `modelrail.trainer.v1.TableDataset`."""
+
+    paths: tuple[str, ...]
+    target: str
+    columns: tuple[TableColumn, ...] = ()
+    skip_unusable_rows: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How the rows are divided. What the fractions leave is the training part."""
+
+    validation_fraction: float = 0.15
+    test_fraction: float = 0.15
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standardize:
+    """Subtract the training rows' mean and divide by their standard deviation, for each feature."""
+
+
+@dataclass(frozen=True, slots=True)
+class MinMaxScale:
+    """Map the training rows' smallest and largest value, over all features, to 0 and 1."""
+
+
+# None stands for a oneof in which nothing was set; `validate` refuses it.
+Dataset = BundledDataset | LineDataset | TableDataset | None
+Preprocessing = Standardize | MinMaxScale | None
+
+
+def dataset_with_defaults(dataset: Dataset) -> Dataset:
+    """Returns the data set with every zero that means a default replaced by it."""
+    if isinstance(dataset, LineDataset) and dataset.minimum_x == dataset.maximum_x == 0:
+        return replace(dataset, minimum_x=-1.0, maximum_x=1.0)
+    return dataset
+
+
+def split_with_defaults(split: Split) -> Split:
+    """Returns the split with every zero that means a default replaced by it."""
+    return replace(
+        split,
+        validation_fraction=split.validation_fraction or 0.15,
+        test_fraction=split.test_fraction or 0.15,
+    )
+
+
+def facts_of(dataset: Dataset) -> DatasetFacts | None:
+    """Returns what is known about a data set before it is read; None when nothing is."""
+    match dataset:
+        case BundledDataset(name=name):
+            return BUNDLED_DATASETS.get(name)
+        case LineDataset(points=points):
+            return DatasetFacts(task=Task.REGRESSION, rows=points, row_shape=(1,), outputs=1)
+        case TableDataset() | None:
+            return None

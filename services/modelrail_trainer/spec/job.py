@@ -1,0 +1,71 @@
+"""One run from a data set to a model version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from modelrail_trainer.spec.architecture import Model, model_with_defaults
+from modelrail_trainer.spec.data import (
+    Dataset,
+    Preprocessing,
+    Split,
+    dataset_with_defaults,
+    split_with_defaults,
+)
+from modelrail_trainer.spec.learning import (
+    Loss,
+    Optimizer,
+    Schedule,
+    Selection,
+    loss_with_defaults,
+    optimizer_with_defaults,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What is published: a version of `model`; `alias` moves to it unless that is empty."""
+
+    model: str
+    alias: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJobSpec:
+    """One run from a data set to a model version.
+
+    Fields as in `modelrail.trainer.v1.TrainingJobSpec`.
+    """
+
+    dataset: Dataset
+    model: Model
+    loss: Loss
+    optimizer: Optimizer
+    epochs: int
+    publication: Publication
+    display_name: str = ""
+    split: Split = field(default_factory=Split)
+    preprocessing: tuple[Preprocessing, ...] = ()
+    batch_size: int = 32
+    seed: int = 0
+    log_every_epochs: int = 1
+    schedule: Schedule = field(default_factory=Schedule)
+    max_gradient_norm: float = 0.0
+    selection: Selection = field(default_factory=Selection)
+    checkpoint_every_steps: int = 0
+
+
+def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
+    """Returns the specification with every zero that means a default replaced by it. Idempotent."""
+    return replace(
+        spec,
+        dataset=dataset_with_defaults(spec.dataset),
+        model=model_with_defaults(spec.model),
+        loss=loss_with_defaults(spec.loss),
+        optimizer=optimizer_with_defaults(spec.optimizer),
+        split=split_with_defaults(spec.split),
+        batch_size=spec.batch_size or 32,
+        log_every_epochs=spec.log_every_epochs or 1,
+        selection=replace(spec.selection, metric=spec.selection.metric or "loss"),
+    )

@@ -1,0 +1,84 @@
+"""A data set as the network reads it, and how raw values become that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+from torch import nn
+
+from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.spec import DatasetFacts, Task
+from modelrail_trainer.worker.part import Part
+
+
+class RawRows(Protocol):
+    """Raw values of which the inputs were made, and the same making as a graph."""
+
+    def remarks(self) -> Iterator[str]:
+        """Yields what there is to tell of the data, in sentences."""
+        ...
+
+    def export(
+        self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
+    ) -> tuple[Signature, tuple[OutputParity, ...]]:
+        """Writes the graph from raw values to answers, and proves it.
+
+        Args:
+            bare: The network alone, as it was exported.
+            signature: Of the network alone.
+            module: What was exported, in evaluation mode.
+            path: Where the graph is written.
+
+        Returns:
+            The signature of the graph, and the worst difference of each output of numbers.
+
+        Raises:
+            GateFailed: The graph does not compute what Python computes, or breaks another rule.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """A divided data set.
+
+    Attributes:
+        name: In a few words, for the lineage.
+        sha256: Digest over every row before the division.
+        task: What is learned.
+        input_name: Name of the graph's input.
+        input_meaning: What the input's numbers mean.
+        labels: Names of the classes; empty for regression.
+        outputs: Number of classes or predicted values.
+        tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
+            are numbers.
+        raw: What a client sends in place of the inputs; None: the inputs themselves.
+    """
+
+    name: str
+    sha256: str
+    task: Task
+    input_name: str
+    input_meaning: str
+    labels: tuple[str, ...]
+    outputs: int
+    train: Part
+    validation: Part
+    test: Part
+    tokens: int = 0
+    raw: RawRows | None = None
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the data now that it is read."""
+        return DatasetFacts(
+            task=self.task,
+            rows=sum(map(len, (self.train, self.validation, self.test))),
+            row_shape=self.train.inputs.shape[1:],
+            outputs=self.outputs,
+            tokens=self.tokens,
+        )
