@@ -129,9 +129,14 @@ def check_scale(document: Mapping[str, Any]) -> None:
 
 def check_overload(document: Mapping[str, Any]) -> None:
     (best,) = document["figures"]["best"]
-    (figures,) = document["figures"]["overloaded"]["2.0"]
-    assert figures["offered"] == pytest.approx(2 * best)
-    assert 0 < figures["good"] == pytest.approx(figures["share"] * best)
+    for multiple in (0.5, 2.0):
+        (figures,) = document["figures"]["overloaded"][str(multiple)]
+        assert figures["offered"] == pytest.approx(multiple * best)
+        assert figures["good"] == pytest.approx(figures["share"] * best)
+        if multiple < 1:
+            assert figures["good"] > 0
+        else:  # In so short a time a slow machine may answer nothing of it before its deadline.
+            assert figures["good"] + figures["refused"] + figures["late"] > 0
 
 
 def check_profile(document: Mapping[str, Any]) -> None:
