@@ -134,6 +134,7 @@ async def build_trainer(
                 metrics=metrics,
                 max_running_jobs=config.max_running_jobs,
                 stop_grace_seconds=config.cancel_grace_seconds,
+                max_silence_seconds=config.max_job_silence_seconds,
             )
         )
         servicer = TrainerServicer(

@@ -70,6 +70,12 @@ class TrainerConfig(ServerConfig):
     max_job_cpu_seconds: int = setting(
         0, "CPU time in seconds that each process of a job may use; 0: no limit.", minimum=0
     )
+    max_job_silence_seconds: int = setting(
+        600,
+        "Seconds in which a job must get on (rows read, a step made, a stage reached), else it\n"
+        "fails as STALLED; ten times its longest pause so far, if that is more. 0: no limit.",
+        minimum=0,
+    )
     max_job_processes: int = setting(
         4096,
         "Processes and threads that a job may add to those of the trainer's user; 0: no limit.\n"

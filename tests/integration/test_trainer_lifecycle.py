@@ -101,6 +101,31 @@ async def test_the_command_line_tells_who_cancelled_a_job(
     assert "job waits for its turn\n" in output
 
 
+# Silence
+
+
+async def test_a_job_that_makes_no_progress_is_stopped_and_says_so(house: House) -> None:
+    async with house.trainer(max_job_silence_seconds=1) as trainer:
+        created = await trainer.create("preparing running wait")
+        job = await trainer.ended(created.name)
+        assert processes_of(trainer) == []
+    assert job.state == Job.STATE_FAILED
+    assert job.error.reason == pb.JobError.REASON_STALLED
+    assert "no step was made" in job.error.message
+    assert "--max-job-silence-seconds" in job.error.message
+
+
+async def test_a_silent_job_has_its_retries(house: House) -> None:
+    async with house.trainer(max_job_silence_seconds=1) as trainer:
+        job = await trainer.client.create_job(
+            line_spec("preparing running wait"), policy=RunPolicy(max_retries=1)
+        )
+        events = await trainer.events(job.name)
+        job = await trainer.client.get_job(job.name)
+    assert states(events).count("RESTARTING") == 1
+    assert (job.attempt, job.error.reason) == (2, pb.JobError.REASON_STALLED)
+
+
 # The queue
 
 

@@ -34,6 +34,7 @@ from modelrail_trainer.journal import (
     read_events,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.pulse import PULSE_NAME, SHOW_AND_END, last_beat
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.training_data import TrainingData
@@ -137,7 +138,7 @@ def test_the_journal_tells_which_epoch_was_the_best_and_why_training_ended(
 def test_a_finished_job_leaves_its_results_and_nothing_that_looks_like_one(digits: Path) -> None:
     # A slow run leaves checkpoints, which the service removes.
     names = {path.name for path in digits.iterdir()} - {"checkpoints"}
-    assert names == {"spec.binpb", "events.jsonl", "worker.log", *RESULT_FILES}
+    assert names == {"spec.binpb", "events.jsonl", "pulse", "worker.log", *RESULT_FILES}
     assert [file.path for file in load_result(digits).files] == ["model.onnx"]
     verify_files(load_result(digits), digits)
 
@@ -225,6 +226,22 @@ def test_sigterm_in_the_middle_of_training_ends_the_process_without_a_result(
     assert worker.wait(5.0) == -signal.SIGTERM
     assert RESULT_FILES.isdisjoint(path.name for path in tmp_path.iterdir())
     assert not any(isinstance(event, FinishedEvent) for event in _events(tmp_path))
+
+
+def test_a_worker_that_is_given_up_shows_what_its_threads_do_and_ends(
+    start: Start, tmp_path: Path
+) -> None:
+    spec = _example("digits")
+    spec.epochs = 1000
+    worker = start(spec)
+    _wait_for(tmp_path, MetricsEvent)
+    assert last_beat(tmp_path / PULSE_NAME) is not None
+    worker.send_signal(SHOW_AND_END)
+    assert worker.wait(SECONDS) == -SHOW_AND_END
+    log = _log(tmp_path)
+    assert "most recent call first" in log
+    assert "in fit" in log
+    assert RESULT_FILES.isdisjoint(path.name for path in tmp_path.iterdir())
 
 
 def test_a_parent_that_ignored_sigterm_does_not_make_the_worker_deaf(

@@ -166,9 +166,11 @@ class JobProcess:
         cpu_seconds = _cpu_seconds(self.identity.pid)
         return ProcessExit(self._child.wait(), cpu_seconds)
 
-    async def stop(self, grace_seconds: float) -> ProcessExit:
-        """Ends the process: SIGTERM to the whole group, and after `grace_seconds` SIGKILL."""
-        self._signal_group(signal.SIGTERM)
+    async def stop(
+        self, grace_seconds: float, *, first: signal.Signals = signal.SIGTERM
+    ) -> ProcessExit:
+        """Ends the process: `first` to the whole group, and after `grace_seconds` SIGKILL."""
+        self._signal_group(first)
         try:
             async with asyncio.timeout(grace_seconds):
                 await self._exited.wait()

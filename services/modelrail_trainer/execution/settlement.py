@@ -12,8 +12,10 @@ from modelrail.names import TrainingJobName
 from modelrail_server.errors import NotFound
 from modelrail_trainer.execution.diagnosis import diagnose
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.excess import Excess
 from modelrail_trainer.execution.patience import Patience
 from modelrail_trainer.execution.process import ProcessExit
+from modelrail_trainer.execution.silence import stalled
 from modelrail_trainer.execution.transcript import final_metrics
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
@@ -110,7 +112,12 @@ class Settlement:
             _log.exception("directories of ended jobs could not be trimmed")
 
     async def settle(
-        self, name: TrainingJobName, ended: ProcessExit, *, requeue: bool, timed_out: bool = False
+        self,
+        name: TrainingJobName,
+        ended: ProcessExit,
+        *,
+        requeue: bool,
+        excess: Excess | None = None,
     ) -> None:
         """Decides what becomes of a job whose process is gone.
 
@@ -118,7 +125,7 @@ class Settlement:
             name: The job.
             ended: How the process ended.
             requeue: Whether the process was stopped for no fault of the job.
-            timed_out: Whether it was stopped because the job's time was up.
+            excess: What it was stopped for, when nobody wished that.
         """
         job = await self.read(self._store.get, name)
         if job.state is JobState.CANCELLING:
@@ -128,8 +135,11 @@ class Settlement:
             await self.end(name, JobState.REGISTERING, None, figures)
         elif job.error is None and job.state is JobState.PAUSING:
             await self.end(name, JobState.PAUSED, None)
-        elif job.error is None and timed_out:
+        elif job.error is None and excess is not None and excess.timed_out:
             await self.end(name, JobState.EXPIRED, ran_too_long(job))
+        elif job.error is None and excess is not None and excess.silent_seconds:
+            tail = await self.read(self._directories.log_tail, name)
+            await self._fail(job, stalled(excess.silent_seconds, tail))
         elif job.error is None and requeue:
             await self.end(name, JobState.QUEUED, None)
         else:

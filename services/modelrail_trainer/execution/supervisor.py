@@ -20,8 +20,8 @@ from typing import Any, Self
 import structlog
 
 from modelrail.names import TrainingJobName
-from modelrail_trainer.execution.diagnosis import log_overflows
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.excess import Excess, Excesses
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import (
     JobProcess,
@@ -31,6 +31,7 @@ from modelrail_trainer.execution.process import (
 )
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement, ran_too_long
+from modelrail_trainer.execution.silence import Silence
 from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
 from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes, Wishing
@@ -69,6 +70,7 @@ class Supervisor:
         max_running_jobs: Processes at a time. Adopted ones count, and may exceed the bound.
         stop_grace_seconds: Time between SIGTERM and SIGKILL, and between the last word of a process
             and its exit.
+        max_silence_seconds: Time in which a process must make progress; 0: any.
         poll_seconds: Time between two looks into the journal of a running job.
     """
 
@@ -83,6 +85,7 @@ class Supervisor:
         metrics: TrainerMetrics,
         max_running_jobs: int,
         stop_grace_seconds: float,
+        max_silence_seconds: float = 0,
         poll_seconds: float = 0.1,
     ) -> None:
         self._book = book
@@ -93,6 +96,7 @@ class Supervisor:
         self._threads = threads
         self._max_running_jobs = max_running_jobs
         self._stop_grace_seconds = stop_grace_seconds
+        self._max_silence_seconds = max_silence_seconds
         self._poll_seconds = poll_seconds
         self._running = 0
         self._wake = asyncio.Event()
@@ -105,6 +109,12 @@ class Supervisor:
             metrics=metrics,
             patience=self._patience,
             limits=launcher.limits,
+        )
+        self._excesses = Excesses(
+            self._settlement.read,
+            directories,
+            launcher.limits,
+            grace_seconds=stop_grace_seconds,
         )
         self._wishing = Wishing()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -252,13 +262,14 @@ class Supervisor:
         self, job: Job, process: JobProcess, wishes: Wishes, stopwatch: Stopwatch
     ) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
-        transcript = Transcript(self._book, job, self._directories.path(job.name), self._threads)
+        directory = self._directories.path(job.name)
+        transcript = Transcript(self._book, job, directory, self._threads)
         clock = asyncio.get_running_loop().time
+        silence = Silence(directory, clock, self._max_silence_seconds)
         deadline: float | None = None
         trouble: Backoff | None = None
         poll_seconds = self._poll_seconds
-        grace_seconds = self._stop_grace_seconds
-        timed_out = False
+        excess: Excess | None = None
         while not (process.exited or self._stopping.is_set()):
             await wait_first(
                 process.exit_event,
@@ -286,22 +297,24 @@ class Supervisor:
                 deadline = clock() + self._stop_grace_seconds
             if deadline is not None and clock() > deadline:
                 break
-            if await self._settlement.read(
-                log_overflows, self._directories, job.name, self._launcher.limits
-            ):
-                grace_seconds = 0  # It would use the time to write more.
+            excess = await self._excesses.find(job, transcript, stopwatch, silence)
+            if excess is not None:
                 break
-            # A process that said its last word is on its way out, and its result counts.
-            if not (stopwatch.remaining_seconds or transcript.complete):
-                timed_out = True
-                break
-        ended = await process.wait() if process.exited else await process.stop(grace_seconds)
+        ended = await self._ended(process, excess)
         await self._patience.until_done(transcript.catch_up)
         if stopwatch.is_limited:
             await self._patience.until_done(lambda: self._note_time(job, stopwatch))
         await self._settlement.settle(
-            job.name, ended, requeue=self._stopping.is_set(), timed_out=timed_out
+            job.name, ended, requeue=self._stopping.is_set(), excess=excess
         )
+
+    async def _ended(self, process: JobProcess, excess: Excess | None) -> ProcessExit:
+        """Returns how the process ended, after stopping it if it lives."""
+        if process.exited:
+            return await process.wait()
+        if excess is None:
+            return await process.stop(self._stop_grace_seconds)
+        return await process.stop(excess.grace_seconds, first=excess.signal)
 
     async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
         seconds = stopwatch.seconds

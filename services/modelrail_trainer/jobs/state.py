@@ -38,6 +38,7 @@ class Reason(enum.StrEnum):
     INTERNAL = "INTERNAL"
     OOM = "OOM"
     TIMEOUT = "TIMEOUT"
+    STALLED = "STALLED"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -55,6 +56,8 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.INTERNAL: False,
     Reason.OOM: False,
     Reason.TIMEOUT: False,
+    # A lock or a disk that hung may not hang again.
+    Reason.STALLED: True,
 }
 
 

@@ -7,6 +7,7 @@ trace is in the log. SIGTERM ends the process at once, without a result.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import hashlib
 import os
 import signal
@@ -27,8 +28,10 @@ from modelrail_trainer.journal import (
     PhaseEvent,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.pulse import SHOW_AND_END
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.validation import validate
+from modelrail_trainer.worker.progress import start_pulse
 
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
@@ -45,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The default action, whatever the parent left: it works inside torch too, where no Python
     # handler runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Works in a thread that hangs too; after the traces the default action ends the process.
+    signal.signal(SHOW_AND_END, signal.SIG_DFL)
+    faulthandler.register(SHOW_AND_END, chain=True)
+    start_pulse(directory)
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -17,6 +17,7 @@ from modelrail_trainer.journal import Metric
 from modelrail_trainer.worker.export import leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
+from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
 BATCH_SIZES = (1, 2, 7)
@@ -138,6 +139,7 @@ def _compare(
         got: dict[str, list[Floats]] = {output.name: [] for output in signature.outputs}
         expected: dict[str, list[Floats]] = {output.name: [] for output in signature.outputs}
         for start in range(0, len(filled), batch_size):
+            made_progress()
             batch = filled[start : start + batch_size]  # [batch_size, *row_shape]
             outputs = _run(session, signature, batch)
             for output, ours, theirs in zip(

@@ -30,6 +30,7 @@ from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
 _PACKAGES = (
@@ -74,6 +75,7 @@ def run_job(
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     journal.write(PhaseEvent(Phase.RUNNING))
+    made_progress()
     checkpoints = Checkpoints(
         directory / CHECKPOINTS_NAME,
         {
@@ -102,10 +104,12 @@ def run_job(
     metrics += _learned_line(spec, data, predict, journal)
 
     journal.write(PhaseEvent(Phase.EXPORTING))
+    made_progress()
     signature = signature_of(data)
     module = exported_module(network, data.task)
     network_path = directory / (MODEL_NAME if data.raw is None else BARE_NAME)
     model = export(module, signature, data.task)
+    made_progress()
     onnx.save(model, network_path)
     certificate, recomputed = acceptance.check(network_path, module, signature, data, figures)
     metrics += recomputed

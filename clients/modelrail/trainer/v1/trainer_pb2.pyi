@@ -97,6 +97,7 @@ class JobError(_message.Message):
         REASON_INTERNAL: _ClassVar[JobError.Reason]
         REASON_OOM: _ClassVar[JobError.Reason]
         REASON_TIMEOUT: _ClassVar[JobError.Reason]
+        REASON_STALLED: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -109,6 +110,7 @@ class JobError(_message.Message):
     REASON_INTERNAL: JobError.Reason
     REASON_OOM: JobError.Reason
     REASON_TIMEOUT: JobError.Reason
+    REASON_STALLED: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason

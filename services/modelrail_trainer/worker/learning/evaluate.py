@@ -12,6 +12,7 @@ from torch import nn
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.progress import made_progress
 
 Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256
@@ -29,7 +30,10 @@ def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
         task: Which figures are meant.
     """
     starts = range(0, len(part), _ROWS_AT_ONCE)
-    chunks = [predict(part.inputs[start : start + _ROWS_AT_ONCE]) for start in starts]
+    chunks = []
+    for start in starts:
+        chunks.append(predict(part.inputs[start : start + _ROWS_AT_ONCE]))
+        made_progress()
     outputs = np.concatenate(chunks).astype(np.float64)  # [N, outputs]
     with np.errstate(over="ignore", invalid="ignore"):  # the caller asks whether it is finite
         if task is Task.CLASSIFICATION:

@@ -31,6 +31,7 @@ from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
+from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.worker.zoo.build import build_body
 from modelrail_trainer.worker.zoo.network import Network, TwoClasses
@@ -165,6 +166,7 @@ def fit(
                 nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
             progress.made_step(len(chosen), value)
+            made_progress()
         seconds = time.perf_counter() - started
         validation = evaluate(torch_predict(network), data.validation, data.task)
         for name, figure in validation.items():

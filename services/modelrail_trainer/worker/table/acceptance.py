@@ -12,6 +12,7 @@ from torch import nn
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.table.encoding import Fitted, FittedNumber
 from modelrail_trainer.worker.table.graph import LABEL, ML_DOMAIN
 from modelrail_trainer.worker.table.reader import Column
@@ -83,6 +84,7 @@ def _run(
     found: dict[str, list[acceptance.Floats]] = {name: [] for name in names}
     count = len(next(iter(rows.values())))
     for start in range(0, count, batch_size):
+        made_progress()
         feed = {}
         for encoding in encodings:
             values = rows[encoding.name][start : start + batch_size].reshape(-1, 1)  # [B, 1]

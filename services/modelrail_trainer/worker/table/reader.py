@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.dataset
 
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.progress import made_progress
 
 _ROWS_AT_ONCE = 16_384
 _FORMATS = {".arrow": "ipc", ".parquet": "parquet"}
@@ -172,6 +173,7 @@ class TableReader:
                 use_threads=True,
             )
             for batch in scanner.to_batches():
+                made_progress()
                 if not batch.num_rows:
                     continue
                 columns = {
