@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +20,7 @@ from modelrail_server.serve import run
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
@@ -65,6 +67,12 @@ def _secret_files(config: TrainerConfig) -> list[Path]:
 
 def _absolute(paths: Iterable[str | Path]) -> list[Path]:
     return [Path(path).absolute() for path in paths]
+
+
+def _emptied(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
 
 
 @asynccontextmanager
@@ -137,8 +145,15 @@ async def build_trainer(
                 max_silence_seconds=config.max_job_silence_seconds,
             )
         )
+        dry_runs = DryRuns(
+            directories=JobDirectories(_emptied(data_dir / "dry-runs")),
+            launcher=launcher,
+            threads=threads,
+            stopping=runtime.stopping,
+            limit_seconds=config.dry_run_seconds,
+        )
         servicer = TrainerServicer(
-            Trainer(book, supervisor, DataRoots(data_roots), runtime.stopping)
+            Trainer(book, supervisor, dry_runs, DataRoots(data_roots), runtime.stopping)
         )
         yield Application(
             register=partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer),

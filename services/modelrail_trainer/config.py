@@ -41,6 +41,12 @@ class TrainerConfig(ServerConfig):
         minimum=1,
         maximum=100_000,
     )
+    dry_run_seconds: float = setting(
+        120.0,
+        "Seconds that a dry run may take. One runs at a time, beside the jobs.",
+        minimum=1,
+        maximum=3600,
+    )
     cancel_grace_seconds: float = setting(
         10.0,
         "Seconds between SIGTERM and SIGKILL when a job's process is stopped.",

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer.data_roots import DataPathError, DataRoots
+from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
@@ -22,6 +23,7 @@ class Trainer:
     Args:
         book: The jobs.
         supervisor: Carries them out.
+        dry_runs: Try a specification before its job is queued.
         data_roots: Where their files may lie.
         stopping: Set when the service stops and streams shall end.
     """
@@ -30,31 +32,54 @@ class Trainer:
         self,
         book: JobBook,
         supervisor: Supervisor,
+        dry_runs: DryRuns,
         data_roots: DataRoots,
         stopping: asyncio.Event,
     ) -> None:
         self._book = book
         self._store = book.store
         self._supervisor = supervisor
+        self._dry_runs = dry_runs
         self._data_roots = data_roots
         self._stopping = stopping
 
-    async def create(self, new: NewJob, request_id: str, actor: str) -> Job:
+    async def create(
+        self, new: NewJob, request_id: str, actor: str, *, dry_run: bool = False
+    ) -> Job:
         """Queues a job for the client `actor`; a repeated request id returns the first call's job.
+
+        Args:
+            new: The job.
+            request_id: The client's id of this wish; empty for none.
+            actor: Who asks.
+            dry_run: Whether a dry run must pass before the job is queued.
 
         Raises:
             AlreadyExists: The request id made another job.
+            FailedPrecondition: The dry run failed.
             InvalidArgument: A file of the data set is not below a data root.
-            ResourceExhausted: Too many jobs wait.
+            ResourceExhausted: Too many jobs wait, or too many dry runs.
         """
         # A repeated call gets its job, whatever has become of the files meanwhile.
         known = await self._book.read(self._store.known, new, request_id=request_id)
         if known is not None:
             return known
-        await self._book.read(self._check_paths, new.data_paths)
+        await self.check(new, dry_run=dry_run)
         job = await self._book.read(self._store.create, new, request_id=request_id, actor=actor)
         self._supervisor.queue_changed()
         return job
+
+    async def check(self, new: NewJob, *, dry_run: bool = False) -> None:
+        """Returns when a job could be queued, and queues nothing.
+
+        Raises:
+            FailedPrecondition: The dry run failed.
+            InvalidArgument: A file of the data set is not below a data root.
+            ResourceExhausted: Too many dry runs wait.
+        """
+        await self._book.read(self._check_paths, new.data_paths)
+        if dry_run:
+            await self._dry_runs.run(new.specification)
 
     def _check_paths(self, paths: Mapping[str, str]) -> None:
         violations = []

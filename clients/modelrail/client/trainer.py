@@ -84,6 +84,8 @@ class AsyncTrainerClient(ServiceClient):
         *,
         policy: RunPolicy | None = None,
         request_id: str | None = None,
+        dry_run: bool = False,
+        validate_only: bool = False,
     ) -> pb.TrainingJob:
         """Queues a job; the violations of `InvalidArgument` name every wrong field.
 
@@ -91,12 +93,18 @@ class AsyncTrainerClient(ServiceClient):
             spec: What the job does.
             policy: When and how it is run.
             request_id: UUID4 that makes the job once, however often it is sent.
+            dry_run: Sends one batch through the whole path first, and raises `FailedPrecondition`
+                when that fails. It takes seconds to minutes; see `with_timeout`.
+            validate_only: Checks, and queues nothing; the job that is returned has no name.
         """
         job = pb.TrainingJob(spec=spec)
         if policy is not None:
             policy.apply_to(job)
         request = pb.CreateTrainingJobRequest(
-            training_job=job, request_id=request_id or new_request_id()
+            training_job=job,
+            request_id=request_id or new_request_id(),
+            dry_run=dry_run,
+            validate_only=validate_only,
         )
         return await self._call(self._stub.CreateTrainingJob, request)
 

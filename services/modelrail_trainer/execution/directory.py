@@ -84,6 +84,11 @@ class JobDirectories:
                 names.append(name)
         return names
 
+    def remove(self, name: TrainingJobName) -> None:
+        """Removes the directory with all that is in it, if there is one."""
+        if self.path(name).is_dir():
+            shutil.rmtree(self.path(name))
+
     def has_result(self, name: TrainingJobName) -> bool:
         """Whether the job's process finished its result, which it moves into place last."""
         return (self.path(name) / RESULT_NAME).is_file()

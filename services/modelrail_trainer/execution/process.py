@@ -243,8 +243,12 @@ class ProcessLauncher:
             "ORT_DISABLE_TELEMETRY": self._environ.get("ORT_DISABLE_TELEMETRY", "1"),
         }
 
-    def spawn(self, directory: Path) -> JobProcess:
+    def spawn(self, directory: Path, options: Sequence[str] = ()) -> JobProcess:
         """Starts a process that waits for `JobProcess.release`. Blocks for the time of a fork.
+
+        Args:
+            directory: Where it works.
+            options: For the worker program, beside those of every job.
 
         Raises:
             OSError: The process cannot be started.
@@ -267,6 +271,7 @@ class ProcessLauncher:
                     confinement.to_json(),
                     *self._command,
                     *("--job-directory", str(directory)),
+                    *options,
                 ],
                 cwd=directory,
                 env=environment,

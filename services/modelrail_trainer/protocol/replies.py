@@ -16,6 +16,7 @@ from modelrail_trainer.jobs.job import (
     JobPage,
     LogLine,
     MetricReport,
+    NewJob,
     Progress,
     StateChange,
 )
@@ -50,6 +51,17 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         expire_time=_time_to_pb(job.policy.expire_time),
         max_retries=job.policy.max_retries,
         parent_job=str(job.parent) if job.parent else "",
+    )
+
+
+def new_job_to_pb(new: NewJob) -> pb.TrainingJob:
+    """Returns the resource that a job would become."""
+    return pb.TrainingJob(
+        spec=pb.TrainingJobSpec.FromString(new.specification),
+        priority=new.policy.priority,
+        max_run_duration=_duration_to_pb(new.policy.max_run_duration),
+        expire_time=_time_to_pb(new.policy.expire_time),
+        max_retries=new.policy.max_retries,
     )
 
 

@@ -40,7 +40,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> pb.TrainingJob:
         """Queues a job."""
         new, request_id = requests.new_job_from_pb(request)
-        return replies.job_to_pb(await self._trainer.create(new, request_id, identity().name))
+        if request.validate_only:
+            await self._trainer.check(new, dry_run=request.dry_run)
+            return replies.new_job_to_pb(new)
+        actor, dry_run = identity().name, request.dry_run
+        return replies.job_to_pb(
+            await self._trainer.create(new, request_id, actor, dry_run=dry_run)
+        )
 
     async def CancelTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.CancelTrainingJobRequest, context: Context

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="modelrail_trainer.worker")
     parser.add_argument("--job-directory", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, action="append", default=[])
+    parser.add_argument(
+        "--dry-run", action="store_true", help="one step on some of the rows, and no more"
+    )
     arguments = parser.parse_args(argv)
     directory: Path = arguments.job_directory
     # The default action, whatever the parent left: it works inside torch too, where no Python
@@ -58,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
-            failure = _run(directory, DataRoots(arguments.data_root), journal)
+            failure = _run(
+                directory, DataRoots(arguments.data_root), journal, dry_run=arguments.dry_run
+            )
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -71,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _run(directory: Path, data_roots: DataRoots, journal: JournalWriter) -> FailedEvent | None:
+def _run(
+    directory: Path, data_roots: DataRoots, journal: JournalWriter, *, dry_run: bool
+) -> FailedEvent | None:
     message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
     spec_sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
     spec = with_defaults(spec_from_pb(message))
@@ -87,7 +94,7 @@ def _run(directory: Path, data_roots: DataRoots, journal: JournalWriter) -> Fail
     from modelrail_trainer.worker.job import run_job
 
     try:
-        run_job(spec, spec_sha256, directory, journal)
+        run_job(spec, spec_sha256, directory, journal, dry_run=dry_run)
     except JobFailure as failure:
         traceback.print_exc()
         return FailedEvent(failure.reason, str(failure))

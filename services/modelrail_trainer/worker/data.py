@@ -27,13 +27,16 @@ from modelrail_trainer.worker.table.graph import FEATURES
 from modelrail_trainer.worker.training_data import TrainingData
 
 
-def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
+def load(
+    spec: TrainingJobSpec, folder: Path | None = None, *, max_rows: int | None = None
+) -> TrainingData:
     """Reads the data set of a specification and divides it.
 
     Args:
         spec: With defaults applied.
         folder: For the encoded rows of a table, which are read from there while they are used; made
             anew. Other data sets need none.
+        max_rows: Of files only so many rows are used, evenly from all of them; None: all.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
@@ -42,7 +45,7 @@ def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
     if isinstance(spec.dataset, TableDataset):
         if folder is None:
             raise ValueError("a table needs a folder for its encoded rows")
-        return _load_table(spec, spec.dataset, folder)
+        return _load_table(spec, spec.dataset, folder, max_rows)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):
@@ -65,12 +68,14 @@ def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
     )
 
 
-def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> TrainingData:
+def _load_table(
+    spec: TrainingJobSpec, dataset: TableDataset, folder: Path, max_rows: int | None
+) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
     task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
     folder.mkdir(mode=0o700)
-    table = load_table(dataset, spec.split, task, folder)
+    table = load_table(dataset, spec.split, task, folder, max_rows=max_rows)
     train, validation, test = table.parts
     return TrainingData(
         name=f"table of {len(dataset.paths)} files, target {dataset.target}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,10 +46,17 @@ _PACKAGES = (
 )
 
 _DATA_FOLDER = "data"
+DRY_RUN_ROWS = 10_000
+"""Rows of files that a dry run uses."""
 
 
 def run_job(
-    spec: TrainingJobSpec, spec_sha256: str, directory: Path, journal: JournalWriter
+    spec: TrainingJobSpec,
+    spec_sha256: str,
+    directory: Path,
+    journal: JournalWriter,
+    *,
+    dry_run: bool = False,
 ) -> None:
     """Runs a job and leaves `model.onnx` and `result.json` in the directory.
 
@@ -59,11 +67,12 @@ def run_job(
         spec_sha256: Digest of the specification, for the lineage.
         directory: The job's own.
         journal: Gets phases, metrics and log lines.
+        dry_run: Makes one step on some of the rows, and all that comes after with its result.
 
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
     """
-    data = load(spec, directory / _DATA_FOLDER)
+    data = load(spec, directory / _DATA_FOLDER, max_rows=DRY_RUN_ROWS if dry_run else None)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
@@ -74,6 +83,9 @@ def run_job(
     if violations := validate(spec, data.facts):
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
+    if dry_run:
+        data = data.head(spec.batch_size)
+        spec = replace(spec, epochs=1, checkpoint_every_steps=1)
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
     checkpoints = Checkpoints(

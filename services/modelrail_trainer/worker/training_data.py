@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +71,14 @@ class TrainingData:
     test: Part
     tokens: int = 0
     raw: RawRows | None = None
+
+    def head(self, rows: int) -> TrainingData:
+        """Returns the first rows of each part."""
+        train, validation, test = (
+            Part(part.inputs[:rows], part.targets[:rows])
+            for part in (self.train, self.validation, self.test)
+        )
+        return replace(self, train=train, validation=validation, test=test)
 
     @property
     def facts(self) -> DatasetFacts:

@@ -29,6 +29,8 @@ app = typer.Typer()
 
 _MAX_SECONDS = 366 * 86400.0
 _READY_SECONDS = 60.0
+# The trainer has a limit of its own, and one dry run may wait for others.
+_DRY_RUN_SECONDS = 3600.0
 _POLL_SECONDS = 0.05
 
 
@@ -41,6 +43,18 @@ async def train(
     *,
     detach: Annotated[
         bool, typer.Option("--detach", help="Submit the job and do not follow it.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Send one batch through the whole path, export and proof included, and train"
+            " nothing more.",
+        ),
+    ] = False,
+    dry_run_first: Annotated[
+        bool,
+        typer.Option("--dry-run-first", help="Submit the job when its dry run has passed."),
     ] = False,
     data_root: Annotated[
         list[Path] | None,
@@ -101,6 +115,14 @@ async def train(
             stack = await cleanup.enter_async_context(running_stack(plan))
             session = stack.session
         trainer = await cleanup.enter_async_context(session.trainer())
+        if dry_run or dry_run_first:
+            with waiting("one batch goes through the whole path"):
+                await trainer.with_timeout(_DRY_RUN_SECONDS).create_job(
+                    spec, policy=policy, dry_run=True, validate_only=True
+                )
+            say("the dry run passed: one batch was trained, exported and compared")
+            if dry_run:
+                return
         if detach:
             job = await trainer.create_job(spec, policy=policy)
             say(f"submitted {job.name}; follow it with: modelrail jobs watch {job.name}")

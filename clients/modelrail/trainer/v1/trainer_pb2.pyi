@@ -622,12 +622,16 @@ class ListTrainingJobsResponse(_message.Message):
     def __init__(self, training_jobs: _Optional[_Iterable[_Union[TrainingJob, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CreateTrainingJobRequest(_message.Message):
-    __slots__ = ("training_job", "request_id")
+    __slots__ = ("training_job", "request_id", "dry_run", "validate_only")
     TRAINING_JOB_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     training_job: TrainingJob
     request_id: str
-    def __init__(self, training_job: _Optional[_Union[TrainingJob, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    dry_run: bool
+    validate_only: bool
+    def __init__(self, training_job: _Optional[_Union[TrainingJob, _Mapping]] = ..., request_id: _Optional[str] = ..., dry_run: _Optional[bool] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
 class CancelTrainingJobRequest(_message.Message):
     __slots__ = ("name",)

@@ -66,7 +66,14 @@ class Table:
     constant_columns: tuple[str, ...]
 
 
-def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) -> Table:
+def load_table(
+    dataset: TableDataset,
+    split: Split,
+    task: Task,
+    folder: Path,
+    *,
+    max_rows: int | None = None,
+) -> Table:
     """Reads a table, fits the encodings of its columns and encodes its rows.
 
     Args:
@@ -74,11 +81,12 @@ def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) ->
         split: How it is divided.
         task: Whether the target is a class or a number.
         folder: An empty folder for the encoded rows, which stay there while they are used.
+        max_rows: Only so many rows are used, evenly from all of them; None: all.
 
     Raises:
         DataError: The table is not what the specification expects; the message says how.
     """
-    reader = TableReader(dataset.paths, _wanted_types(dataset))
+    reader = TableReader(dataset.paths, _wanted_types(dataset), max_rows=max_rows)
     columns = dataset.columns or _all_columns(reader, dataset.target)
     # Columns that are learned from because they are there keep the same rules as named ones.
     if wrong := list(check_table(replace(dataset, columns=columns))):
@@ -179,6 +187,8 @@ class _Passes:
                 self._check_classes(classes)
         self.unusable.check(skip=self._dataset.skip_unusable_rows)
         if self._task is Task.CLASSIFICATION:
+            if self._reader.is_sample:
+                classes |= self._all_classes()
             if len(classes) < 2:
                 raise DataError(
                     f"target {self._dataset.target!r}: expected at least 2 classes in the training "
@@ -195,6 +205,16 @@ class _Passes:
         self.constant_columns = tuple(
             name for name, fitting in self._fittings.items() if fitting.is_constant
         )
+
+    def _all_classes(self) -> set[str | float]:
+        """Returns the classes of every row: a sample may lack some."""
+        target = self._dataset.target
+        classes: set[str | float] = set()
+        for batch in self._reader.batches([target], every_row=True):
+            values = batch.columns[target]
+            classes.update(np.unique(values[~_is_missing(values)]).tolist())
+            self._check_classes(classes)
+        return classes
 
     def encode(self, folder: Path) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
         """Encodes every row; returns the parts, and some validation rows as they were."""

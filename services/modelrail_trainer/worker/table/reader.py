@@ -56,13 +56,18 @@ class TableReader:
     Args:
         paths: The files, all of one format.
         wanted: What some columns are to be read as. Whole numbers and booleans can be texts.
+        max_rows: Only so many rows are given, evenly from all of them; None: all.
 
     Raises:
         DataError: A file is missing, none of its format, or has other columns than the first.
     """
 
     def __init__(
-        self, paths: Sequence[str], wanted: Mapping[str, ColumnType] | None = None
+        self,
+        paths: Sequence[str],
+        wanted: Mapping[str, ColumnType] | None = None,
+        *,
+        max_rows: int | None = None,
     ) -> None:
         self._paths = tuple(paths)
         self._wanted = dict(wanted or {})
@@ -71,6 +76,8 @@ class TableReader:
             self._dataset = self._open()
             self._types = {field.name: _type_of(field.type) for field in self._dataset.schema}
             self._check_columns()
+            rows = 0 if max_rows is None else self._dataset.count_rows()
+        self._stride = 1 if max_rows is None else -(-rows // max_rows) or 1
 
     def _open(self) -> pyarrow.dataset.Dataset:
         paths = list(self._paths)
@@ -156,13 +163,23 @@ class TableReader:
             )
         return found
 
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+    @property
+    def is_sample(self) -> bool:
+        """Whether some rows are left out."""
+        return self._stride > 1
+
+    def batches(self, names: Sequence[str], *, every_row: bool = False) -> Iterator[Batch]:
         """Yields the rows of all files in order, a few thousand at a time.
+
+        Args:
+            names: The columns.
+            every_row: Whether to give those too that a sample leaves out.
 
         Raises:
             DataError: A file is damaged or gone, or its columns are not those of the first.
         """
-        row = 0
+        row = seen = 0
+        stride = 1 if every_row else self._stride
         with self._told():
             # One file and one batch ahead: more would take memory without being faster.
             scanner = self._dataset.scanner(
@@ -174,8 +191,12 @@ class TableReader:
             )
             for batch in scanner.to_batches():
                 made_progress()
-                if not batch.num_rows:
+                chosen = _every(stride, seen, batch.num_rows)
+                seen += batch.num_rows
+                if not len(chosen):
                     continue
+                if stride > 1:
+                    batch = batch.take(pa.array(chosen))  # noqa: PLW2901
                 columns = {
                     name: _as_numpy(batch.column(name), self.type_of(name)) for name in names
                 }
@@ -194,6 +215,11 @@ class TableReader:
                 with Path(path).open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
         return whole.hexdigest()
+
+
+def _every(stride: int, before: int, rows: int) -> range:
+    """Returns which rows of a batch are among every `stride`th, after so many rows before it."""
+    return range(-before % stride, rows, stride)
 
 
 def _csv_format(types: Mapping[str, pa.DataType]) -> pyarrow.dataset.CsvFileFormat:
