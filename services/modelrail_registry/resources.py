@@ -101,6 +101,14 @@ class OutputParity:
     max_absolute_difference: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExportAttempt:
+    """One way of exporting that was tried; `failure` is empty for the one that passed."""
+
+    method: str
+    failure: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportCertificate:
     """The comparison between the training framework's model and the exported file."""
@@ -111,6 +119,8 @@ class ExportCertificate:
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]
     rows: int
+    tools: Mapping[str, str] = field(default_factory=dict)
+    attempts: tuple[ExportAttempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

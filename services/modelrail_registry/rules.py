@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from modelrail.names import InvalidName, ModelVersionName, TrainingJobName, check_sha256
 from modelrail_registry.resources import (
@@ -197,13 +197,16 @@ def _check_lineage(lineage: Lineage, field: str) -> Violations:
             yield from _check_name(f"{field}.{part}", text, check)
     if _bad_text(lineage.dataset, _MAX_TEXT):
         yield FieldViolation(f"{field}.dataset", f"expected at most {_MAX_TEXT} characters")
-    if len(lineage.packages) > _MAX_ITEMS or any(
+    yield from _check_packages(lineage.packages, f"{field}.packages")
+
+
+def _check_packages(packages: Mapping[str, str], field: str) -> Violations:
+    if len(packages) > _MAX_ITEMS or any(
         not name or _bad_text(name, 256) or _bad_text(value, 256)
-        for name, value in lineage.packages.items()
+        for name, value in packages.items()
     ):
         yield FieldViolation(
-            f"{field}.packages",
-            f"expected at most {_MAX_ITEMS} names and versions of at most 256 characters",
+            field, f"expected at most {_MAX_ITEMS} names and versions of at most 256 characters"
         )
 
 
@@ -229,3 +232,13 @@ def _check_certificate(certificate: ExportCertificate, field: str) -> Violations
         yield FieldViolation(field, f"expected at most {_MAX_ITEMS} outputs and batch sizes")
     if certificate.rows < 0 or any(size < 1 for size in certificate.batch_sizes):
         yield FieldViolation(field, "expected rows from 0 and batch sizes from 1")
+    yield from _check_packages(certificate.tools, f"{field}.tools")
+    if len(certificate.attempts) > _MAX_ITEMS or any(
+        not attempt.method or _bad_text(attempt.method, 256) or len(attempt.failure) > _MAX_TEXT
+        for attempt in certificate.attempts
+    ):
+        yield FieldViolation(
+            f"{field}.attempts",
+            f"expected at most {_MAX_ITEMS} methods of at most 256 characters, with failures of at "
+            f"most {_MAX_TEXT}",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from modelrail_trainer.journal import Metric, metric_from_record
@@ -106,6 +106,14 @@ class OutputParity:
     max_absolute_difference: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExportAttempt:
+    """One way of exporting that was tried; `failure` is empty for the one that passed."""
+
+    method: str
+    failure: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportCertificate:
     """The comparison of trained model and exported file; fields as in the registry's message."""
@@ -116,6 +124,8 @@ class ExportCertificate:
     batch_sizes: tuple[int, ...]
     outputs: tuple[OutputParity, ...]
     rows: int
+    tools: dict[str, str] = field(default_factory=dict)
+    attempts: tuple[ExportAttempt, ...] = ()
 
     def with_outputs(self, others: tuple[OutputParity, ...]) -> ExportCertificate:
         """Returns the certificate for the worse of the known and these differences, by output."""
@@ -261,13 +271,12 @@ def _tensor(record: Record) -> TensorSpec:
 
 
 def _lineage(record: Record) -> Lineage:
-    packages = as_record(record.get("packages"), "packages")
     return Lineage(
         dataset=text(record, "dataset"),
         dataset_sha256=text(record, "dataset_sha256"),
         spec_sha256=text(record, "spec_sha256"),
         seed=whole(record, "seed"),
-        packages={name: text(packages, name) for name in packages},
+        packages=_texts(record, "packages"),
     )
 
 
@@ -279,7 +288,18 @@ def _certificate(record: Record) -> ExportCertificate:
         batch_sizes=values(record, "batch_sizes", int),
         outputs=items(record, "outputs", _parity),
         rows=whole(record, "rows"),
+        tools=_texts(record, "tools"),
+        attempts=items(record, "attempts", _attempt),
     )
+
+
+def _attempt(record: Record) -> ExportAttempt:
+    return ExportAttempt(text(record, "method"), text(record, "failure"))
+
+
+def _texts(record: Record, name: str) -> dict[str, str]:
+    found = as_record(record.get(name), name)
+    return {key: text(found, key) for key in found}
 
 
 def _parity(record: Record) -> OutputParity:

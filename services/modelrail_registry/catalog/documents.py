@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from modelrail_registry.resources import (
+    ExportAttempt,
     ExportCertificate,
     File,
     Lineage,
@@ -83,4 +84,7 @@ def _certificate(document: dict[str, Any]) -> ExportCertificate:
         batch_sizes=tuple(document["batch_sizes"]),
         outputs=tuple(OutputParity(**parity) for parity in document["outputs"]),
         rows=document["rows"],
+        # Versions of earlier programs have neither.
+        tools=document.get("tools", {}),
+        attempts=tuple(ExportAttempt(**attempt) for attempt in document.get("attempts", ())),
     )

@@ -129,6 +129,10 @@ def _certificate_to_pb(certificate: ExportCertificate) -> pb.ExportCertificate:
             for o in certificate.outputs
         ],
         rows=certificate.rows,
+        tools=certificate.tools,
+        attempts=[
+            pb.ExportAttempt(method=a.method, failure=a.failure) for a in certificate.attempts
+        ],
     )
 
 

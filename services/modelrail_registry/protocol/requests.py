@@ -20,6 +20,7 @@ from modelrail_registry.catalog.idempotency import RequestKey
 from modelrail_registry.catalog.models import ModelChange
 from modelrail_registry.catalog.pagination import PageRequest
 from modelrail_registry.resources import (
+    ExportAttempt,
     ExportCertificate,
     File,
     Lineage,
@@ -325,4 +326,6 @@ def _certificate_from_pb(message: pb.ExportCertificate) -> ExportCertificate:
         batch_sizes=tuple(message.batch_sizes),
         outputs=tuple(OutputParity(o.name, o.max_absolute_difference) for o in message.outputs),
         rows=message.rows,
+        tools=dict(message.tools),
+        attempts=tuple(ExportAttempt(a.method, a.failure) for a in message.attempts),
     )

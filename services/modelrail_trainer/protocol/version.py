@@ -52,6 +52,11 @@ def model_version_to_pb(
                 for output in certificate.outputs
             ],
             rows=certificate.rows,
+            tools=certificate.tools,
+            attempts=[
+                registry_pb2.ExportAttempt(method=attempt.method, failure=attempt.failure)
+                for attempt in certificate.attempts
+            ],
         ),
         description=description,
     )

@@ -57,16 +57,26 @@ def signature_of(data: TrainingData) -> Signature:
     return Signature((model_input,), (logits, probabilities))
 
 
-def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelProto:
+def export(
+    module: nn.Module, signature: Signature, task: Task, *, optimize: bool = True
+) -> onnx.ModelProto:
     """Exports a module that maps one input to the signature's outputs.
+
+    Args:
+        module: In evaluation mode.
+        signature: What the graph must look like; a first size that is a number fixes the batch.
+        task: For the file's description of itself.
+        optimize: Whether the exporter folds constants and fuses operators.
 
     Raises:
         ExportFailed: The exporter gave up, or the batch axis is not dynamic on every input and
         output.
     """
     (model_input,) = signature.inputs
+    batch, *row_shape = model_input.shape
     example = torch.zeros(
-        _EXAMPLE_ROWS, *[size for size in model_input.shape if isinstance(size, int)]
+        batch if isinstance(batch, int) else _EXAMPLE_ROWS,
+        *[size for size in row_shape if isinstance(size, int)],
     )
     with warnings.catch_warnings():
         # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.
@@ -79,7 +89,8 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
                 external_data=False,
                 input_names=[model_input.name],
                 output_names=[output.name for output in signature.outputs],
-                dynamic_shapes=({0: BATCH},),
+                dynamic_shapes=None if isinstance(batch, int) else ({0: BATCH},),
+                optimize=optimize,
                 verbose=False,
             )
         except Exception as error:  # the exporter's own tree, and whatever its passes raise
@@ -88,25 +99,30 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
         raise ExportFailed("the exporter made nothing")
     model: onnx.ModelProto = program.model_proto
     strip(model)
-    check_batch_axis(model)
+    check_batch_axis(model, batch)
     model.producer_name = "modelrail"
     describe(model, signature, task)
     return model
 
 
-def check_batch_axis(model: onnx.ModelProto) -> None:
+def check_batch_axis(model: onnx.ModelProto, batch: int | str = BATCH) -> None:
     """Refuses a graph whose first axis is fixed somewhere; the exporter may freeze it silently.
 
+    Args:
+        model: The graph.
+        batch: Name of the axis, or its size where it must be fixed.
+
     Raises:
-        ExportFailed: An input or output has no axis named `batch` in front.
+        ExportFailed: An input or output has another axis in front.
     """
     for kind, tensors in (("input", model.graph.input), ("output", model.graph.output)):
         for tensor in tensors:
             sizes = tensor.type.tensor_type.shape.dim
             first = (sizes[0].dim_param or sizes[0].dim_value) if sizes else "no axis"
-            if first != BATCH:
+            if first != batch:
                 raise ExportFailed(
-                    f"{kind} {tensor.name!r}: expected a first axis named {BATCH!r}, got {first}"
+                    f"{kind} {tensor.name!r}: expected a first axis "
+                    f"{'named' if isinstance(batch, str) else 'of size'} {batch!r}, got {first}"
                 )
 
 

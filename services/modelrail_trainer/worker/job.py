@@ -8,7 +8,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx
 import torch
 
 from modelrail_trainer.artifact import (
@@ -24,10 +23,10 @@ from modelrail_trainer.artifact import (
 from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
 from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.validation import validate
-from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import load
-from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
+from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
@@ -120,14 +119,12 @@ def run_job(
     signature = signature_of(data)
     module = exported_module(network, data.task)
     network_path = directory / (MODEL_NAME if data.raw is None else BARE_NAME)
-    model = export(module, signature, data.task)
-    made_progress()
-    onnx.save(model, network_path)
-    certificate, recomputed = acceptance.check(network_path, module, signature, data, figures)
-    metrics += recomputed
+    proven = export_and_prove(module, signature, data, figures, path=network_path, log=journal.log)
+    signature, certificate = proven.signature, proven.certificate
+    metrics += proven.metrics
     files = [MODEL_NAME]
     if data.raw is not None:
-        signature, parity = data.raw.export(model, signature, module, directory / MODEL_NAME)
+        signature, parity = data.raw.export(proven.model, signature, module, directory / MODEL_NAME)
         certificate = certificate.with_outputs(parity)
         files.append(BARE_NAME)
     worst = ", ".join(

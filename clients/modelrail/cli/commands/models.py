@@ -81,7 +81,6 @@ async def show(session: Session, reference: Reference, *, json: AsJson = False) 
         ("aliases", ", ".join(version.aliases) or "-"),
         ("created", f"{version.create_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"),
         ("description", version.description or "-"),
-        ("metrics", _metrics(version) or "-"),
         *(
             ("file", f"{file.path}  {file.size_bytes:,} bytes  sha256 {file.sha256}")
             for file in version.files
@@ -92,10 +91,40 @@ async def show(session: Session, reference: Reference, *, json: AsJson = False) 
         ("data set", version.lineage.dataset or "-"),
     )
     if version.HasField("certificate"):
-        rows = version.certificate.rows
-        for parity in version.certificate.outputs:
-            difference = f"{parity.max_absolute_difference:.2g} over {rows} rows"
-            _rows(("proof", f"{parity.name} differs from PyTorch by at most {difference}"))
+        _show_proof(version)
+    if version.metrics:
+        _show_metrics(version)
+
+
+def _show_metrics(version: pb.ModelVersion) -> None:
+    """Shows each figure as it was measured with each runtime."""
+    runtimes = dict.fromkeys(metric.runtime for metric in version.metrics)
+    values = {(m.split, m.name, m.runtime): m.value for m in version.metrics}
+    table = Table("rows", "figure", *(runtime or "value" for runtime in runtimes), box=None)
+    for split, name in dict.fromkeys((m.split, m.name) for m in version.metrics):
+        cells = [values.get((split, name, runtime)) for runtime in runtimes]
+        table.add_row(split, name, *("-" if cell is None else f"{cell:.6g}" for cell in cells))
+    stdout().print(table)
+
+
+def _show_proof(version: pb.ModelVersion) -> None:
+    """Says how the export was compared with PyTorch."""
+    proof = version.certificate
+    _rows(
+        *(
+            ("proof", f"{output.name} differs by at most {output.max_absolute_difference:.2g}")
+            for output in proof.outputs
+        ),
+        ("compared", f"{proof.rows} validation rows, zeros and large values, with PyTorch"),
+        ("allowed", f"{proof.absolute_tolerance:g} + {proof.relative_tolerance:g} of the value"),
+        ("batch sizes", ", ".join(map(str, proof.batch_sizes)) or "-"),
+        ("opset", str(proof.opset)),
+        ("tools", ", ".join(f"{name} {number}" for name, number in sorted(proof.tools.items()))),
+        *(
+            ("export", attempt.method + (f" failed: {attempt.failure}" if attempt.failure else ""))
+            for attempt in proof.attempts
+        ),
+    )
 
 
 @command(alias_app, "set", "registry")

@@ -162,20 +162,39 @@ class Lineage(_message.Message):
     def __init__(self, training_job: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec_sha256: _Optional[str] = ..., seed: _Optional[int] = ..., packages: _Optional[_Mapping[str, str]] = ..., parent_version: _Optional[str] = ...) -> None: ...
 
 class ExportCertificate(_message.Message):
-    __slots__ = ("opset", "absolute_tolerance", "relative_tolerance", "batch_sizes", "outputs", "rows")
+    __slots__ = ("opset", "absolute_tolerance", "relative_tolerance", "batch_sizes", "outputs", "rows", "tools", "attempts")
+    class ToolsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     OPSET_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     RELATIVE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZES_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     opset: int
     absolute_tolerance: float
     relative_tolerance: float
     batch_sizes: _containers.RepeatedScalarFieldContainer[int]
     outputs: _containers.RepeatedCompositeFieldContainer[OutputParity]
     rows: int
-    def __init__(self, opset: _Optional[int] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[OutputParity, _Mapping]]] = ..., rows: _Optional[int] = ...) -> None: ...
+    tools: _containers.ScalarMap[str, str]
+    attempts: _containers.RepeatedCompositeFieldContainer[ExportAttempt]
+    def __init__(self, opset: _Optional[int] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., batch_sizes: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Iterable[_Union[OutputParity, _Mapping]]] = ..., rows: _Optional[int] = ..., tools: _Optional[_Mapping[str, str]] = ..., attempts: _Optional[_Iterable[_Union[ExportAttempt, _Mapping]]] = ...) -> None: ...
+
+class ExportAttempt(_message.Message):
+    __slots__ = ("method", "failure")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    failure: str
+    def __init__(self, method: _Optional[str] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class OutputParity(_message.Message):
     __slots__ = ("name", "max_absolute_difference")

@@ -1,0 +1,155 @@
+"""From a trained module to a file that is proven: one way of exporting after the other.
+
+The exporter can fail, freeze an axis or compute something else, and often another way of calling it
+does not. Each rung is tried until one passes the gate; all of them are on the certificate. The last
+gives up batches: such a file answers one row at a time, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+from torch import Tensor, nn
+
+from modelrail_trainer.artifact import ExportAttempt, ExportCertificate, Signature
+from modelrail_trainer.journal import Metric
+from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker.export import export
+from modelrail_trainer.worker.failure import ExportFailed, GateFailed
+from modelrail_trainer.worker.training_data import TrainingData
+
+_MAX_FAILURE_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A way of exporting.
+
+    Attributes:
+        name: For the certificate.
+        optimize: Whether the exporter folds constants and fuses operators.
+        renames: Whether every weight gets another name.
+        has_batch: Whether the graph takes batches of any size.
+    """
+
+    name: str
+    optimize: bool
+    renames: bool = False
+    has_batch: bool = True
+
+
+RUNGS = (
+    Rung(name="optimized", optimize=True),
+    # Fusions have computed wrong numbers (pytorch issues 166797 and 168224).
+    Rung(name="not optimized", optimize=False),
+    # A weight may be called like a tensor inside the graph (pytorch issue 168211).
+    Rung(name="renamed", optimize=False, renames=True),
+    Rung(name="one row at a time", optimize=False, has_batch=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """An export that passed the gate.
+
+    Attributes:
+        model: The graph, which lies in the file.
+        signature: Its inputs and outputs.
+        certificate: What was compared.
+        metrics: Figures of the validation and test rows, recomputed with ONNX Runtime.
+    """
+
+    model: onnx.ModelProto
+    signature: Signature
+    certificate: ExportCertificate
+    metrics: tuple[Metric, ...]
+
+
+def export_and_prove(
+    module: nn.Module,
+    signature: Signature,
+    data: TrainingData,
+    figures: Mapping[str, Mapping[str, float]],
+    *,
+    path: Path,
+    log: Callable[[str], None],
+) -> Proven:
+    """Exports a module into a file that computes what the module computes.
+
+    Args:
+        module: In evaluation mode.
+        signature: What the graph shall look like.
+        data: Whose rows are compared.
+        figures: PyTorch's figures for `validation` and `test`.
+        path: Where the file is written.
+        log: Told of every way that failed.
+
+    Raises:
+        ExportFailed: No way of exporting gave a file.
+        GateFailed: None of the files passed the gate.
+    """
+    attempts: list[ExportAttempt] = []
+    last: ExportFailed | GateFailed | None = None
+    for rung in RUNGS:
+        if not rung.has_batch and data.raw is not None:
+            continue  # What stands in front of the network takes batches.
+        try:
+            proven = _climb(rung, module, signature, data, figures, path=path)
+        except (ExportFailed, GateFailed) as failure:
+            attempts.append(ExportAttempt(rung.name, str(failure)[:_MAX_FAILURE_CHARACTERS]))
+            log(f"export, {rung.name}: {failure}")
+            # A file with wrong numbers tells more than an exporter that gave up on another way.
+            last = failure if isinstance(failure, GateFailed) else last or failure
+            continue
+        attempts.append(ExportAttempt(rung.name))
+        if not rung.has_batch:
+            log("the exported model answers one row at a time, and cannot be batched")
+        certificate = replace(proven.certificate, attempts=tuple(attempts))
+        return replace(proven, certificate=certificate)
+    assert last is not None  # noqa: S101  # there is more than one rung
+    path.unlink(missing_ok=True)
+    raise type(last)(
+        "; ".join(f"{attempt.method}: {attempt.failure}" for attempt in attempts)
+    ) from last
+
+
+def _climb(
+    rung: Rung,
+    module: nn.Module,
+    signature: Signature,
+    data: TrainingData,
+    figures: Mapping[str, Mapping[str, float]],
+    *,
+    path: Path,
+) -> Proven:
+    wanted = signature if rung.has_batch else _of_one_row(signature)
+    exported = Renamed(module).eval() if rung.renames else module
+    model = export(exported, wanted, data.task, optimize=rung.optimize)
+    onnx.save(model, path)
+    certificate, metrics = acceptance.check(path, module, wanted, data, figures)
+    return Proven(model=model, signature=wanted, certificate=certificate, metrics=metrics)
+
+
+def _of_one_row(signature: Signature) -> Signature:
+    return Signature(
+        *(
+            tuple(replace(tensor, shape=(1, *tensor.shape[1:])) for tensor in tensors)
+            for tensors in (signature.inputs, signature.outputs)
+        )
+    )
+
+
+class Renamed(nn.Module):
+    """A module whose weights have a prefix that no tensor of a graph has."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.modelrail_exported = module
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Maps [B, *row_shape] to what the module gives."""
+        outputs: Tensor | tuple[Tensor, ...] = self.modelrail_exported(x)
+        return outputs
