@@ -59,7 +59,10 @@ def registry_connection(config: TrainerConfig) -> Connection:
 
 
 def _secret_files(config: TrainerConfig) -> list[Path]:
-    files = (config.registry_api_key_file, config.api_keys_file, config.tls_key)
+    files = (
+        *(config.registry_api_key_file, config.api_keys_file, config.tls_key),
+        config.database_password_file,
+    )
     return _absolute(file for file in files if file is not None)
 
 
@@ -86,6 +89,7 @@ async def build_trainer(
     Raises:
         ConfigError: The data directory cannot be written, another trainer owns it, or a credential
             cannot be used.
+        ServiceError: The database cannot be used.
     """
     async with AsyncExitStack() as stack:
         data_dir = stack.enter_context(
@@ -94,7 +98,7 @@ async def build_trainer(
         (data_dir / "jobs").mkdir(mode=0o700, exist_ok=True)
         threads = Threads()
         stack.callback(threads.close)
-        database = await threads.run(open_database, data_dir / "trainer.sqlite3")
+        database = await threads.run(open_database, config.database_place())
         store = JobStore(database, max_queued_jobs=config.max_queued_jobs)
         stack.callback(store.close)
         book = JobBook(store, threads)

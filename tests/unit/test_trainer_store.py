@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import create_engine
+from sqlalchemy import URL, create_engine
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
@@ -58,8 +58,8 @@ CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    store = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+def store(database_place: Path | URL) -> Iterator[JobStore]:
+    store = JobStore(open_database(database_place), max_queued_jobs=20)
     yield store
     store.close()
 
@@ -81,8 +81,8 @@ def _running(store: JobStore) -> TrainingJobName:
     return name
 
 
-def test_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
-    database = open_database(tmp_path / "trainer.sqlite3")
+def test_migrations_make_the_tables_that_the_code_uses(database_place: Path | URL) -> None:
+    database = open_database(database_place)
     with database.read() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), schema.metadata)
     database.close()
@@ -127,7 +127,7 @@ def test_the_next_job_is_that_with_the_highest_priority_and_of_equals_the_oldest
     assert [job.name for job in store.page(size=10).jobs] == names[::-1]
 
 
-def test_the_order_of_the_queue_is_read_from_an_index(store: JobStore, tmp_path: Path) -> None:
+def test_the_order_of_the_queue_is_read_from_an_index(tmp_path: Path) -> None:
     database = open_database(tmp_path / "trainer.sqlite3")
     with database.read() as connection:
         plan = connection.exec_driver_sql(
@@ -153,11 +153,11 @@ def test_ids_sort_by_the_time_of_creation(store: JobStore) -> None:
     assert len(set(names)) == 3
 
 
-def test_jobs_survive_a_restart(tmp_path: Path) -> None:
-    first = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+def test_jobs_survive_a_restart(database_place: Path | URL) -> None:
+    first = JobStore(open_database(database_place), max_queued_jobs=20)
     job = first.create(NEW)
     first.close()
-    second = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
+    second = JobStore(open_database(database_place), max_queued_jobs=20)
     assert second.get(job.name) == job
     second.close()
 

@@ -43,7 +43,7 @@ class JobChange:
         now: Callable[[], datetime],
         actor: str,
     ) -> None:
-        row = read_row(connection, name)
+        row = read_row(connection, name, lock=True)
         self._connection = connection
         self._name = name
         self._now = now
@@ -91,15 +91,22 @@ class JobChange:
         return read_job(self._connection, self._name)
 
 
-def read_row(connection: Connection, name: TrainingJobName) -> Any:
+def read_row(connection: Connection, name: TrainingJobName, *, lock: bool = False) -> Any:
     """Returns the row of a job.
+
+    Args:
+        connection: Inside a transaction.
+        name: The job.
+        lock: Whether nobody else may change it until the transaction is over. (SQLite has no such
+            clause and needs none: there one transaction writes at a time.)
 
     Raises:
         NotFound: There is no such job.
     """
-    row = connection.execute(
-        select(schema.jobs).where(schema.jobs.c.id == name.training_job)
-    ).mappings().one_or_none()  # fmt: skip
+    query = select(schema.jobs).where(schema.jobs.c.id == name.training_job)
+    if lock:
+        query = query.with_for_update()
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"{name} does not exist", reason="JOB_NOT_FOUND", resource=str(name))
     return row

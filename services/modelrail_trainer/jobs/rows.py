@@ -119,7 +119,8 @@ def error_columns(error: JobError | None) -> dict[str, object]:
     """Returns the columns that hold an error."""
     return {
         "error_reason": None if error is None else error.reason.value,
-        "error_message": None if error is None else error.message,
+        # PostgreSQL keeps no NUL in a text, and what a process wrote may hold one.
+        "error_message": None if error is None else error.message.replace("\0", "\ufffd"),
     }
 
 

@@ -54,6 +54,9 @@ from modelrail_trainer.jobs.state import (
 )
 from modelrail_trainer.journal import Metric
 
+# What a decision about room in the queue rests on, and on whether a request was seen before.
+_ADMISSION_LOCK = 1
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
@@ -103,7 +106,7 @@ class JobStore(JobReader):
             ResourceExhausted: Too many jobs wait.
         """
         digest = digest_of(new)
-        with self._database.write() as connection:
+        with self._admitting() as connection:
             known = known_job(connection, request_id, digest)
             if known is not None:
                 return known
@@ -134,6 +137,13 @@ class JobStore(JobReader):
         policy = replace(job.policy, expire_time=None)
         new = NewJob(job.specification, job.publication, policy=policy, parent=name)
         return self.create(new, request_id=request_id, actor=actor)
+
+    @contextmanager
+    def _admitting(self) -> Iterator[Connection]:
+        """Gives a write transaction in which no other adds to the jobs that wait."""
+        with self._database.write() as connection:
+            self._database.lock(connection, _ADMISSION_LOCK)
+            yield connection
 
     def _check_room(self, connection: Connection) -> None:
         waiting = connection.execute(
@@ -220,7 +230,7 @@ class JobStore(JobReader):
             FailedPrecondition: The job has ended, or its process is being stopped.
             ResourceExhausted: Too many jobs wait.
         """
-        with self._database.write() as connection:
+        with self._admitting() as connection:
             change = JobChange(connection, name, now=self._now, actor=actor)
             job = change.job
             if job.state in TERMINAL:
