@@ -22,6 +22,7 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.identity import trainer_id
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
@@ -99,7 +100,12 @@ async def build_trainer(
         threads = Threads()
         stack.callback(threads.close)
         database = await threads.run(open_database, config.database_place())
-        store = JobStore(database, max_queued_jobs=config.max_queued_jobs)
+        store = JobStore(
+            database,
+            max_queued_jobs=config.max_queued_jobs,
+            trainer=await threads.run(trainer_id, data_dir),
+            lease_seconds=config.lease_seconds,
+        )
         stack.callback(store.close)
         book = JobBook(store, threads)
         directories = JobDirectories(data_dir / "jobs")
@@ -138,6 +144,7 @@ async def build_trainer(
                 metrics=metrics,
                 max_running_jobs=config.max_running_jobs,
                 stop_grace_seconds=config.cancel_grace_seconds,
+                lease_seconds=config.lease_seconds,
             )
         )
         servicer = TrainerServicer(

@@ -53,6 +53,13 @@ class TrainerConfig(ServerConfig):
         minimum=1,
         maximum=100_000,
     )
+    lease_seconds: float = setting(
+        30.0,
+        "On PostgreSQL, seconds after which a trainer that is not heard of loses its jobs to the\n"
+        "others. The same for all trainers on one database.",
+        minimum=1,
+        maximum=3600,
+    )
     cancel_grace_seconds: float = setting(
         10.0,
         "Seconds between SIGTERM and SIGKILL when a job's process is stopped.",

@@ -272,7 +272,7 @@ def assert_exactly_once(job: Job, events: list[JobEvent], shelf: Shelf) -> None:
     ("method", "nth", "error"),
     [
         ("next_queued", 1, FULL),
-        ("start", 1, FULL),
+        ("start_next", 1, FULL),
         ("set_process", 1, BUSY),
         ("record", 1, FULL),
         ("record", 1, BUSY),
@@ -390,7 +390,8 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
 ) -> None:
     house.close_gate()
     name = await house.create()
-    house.store.start(name)  # and then the trainer was killed: the job is recovered, and runs again
+    # And then the trainer was killed: the job is recovered, and runs again.
+    house.store.start_next()
     first_may_end, first_is_over, second_may_run = (threading.Event() for _ in range(3))
 
     def hold_first(number: int) -> None:
@@ -452,7 +453,7 @@ async def test_a_job_that_was_resumed_before_its_pause_was_heard_runs_on(house: 
         starts.set()
         assert may_start.wait(60)
 
-    house.store.before["start"] = hold
+    house.store.before["start_next"] = hold
     shelf = Shelf()
     name = await house.create()
     async with house.supervisor(shelf) as supervisor:

@@ -93,6 +93,9 @@ def job_from_row(row: RowMapping) -> Job:
             Layer(**layer | {"name": LayerName(layer["name"])})
             for layer in json.loads(row["isolation"])
         ),
+        trainer=row["lease_owner"] or "",
+        lease_epoch=row["lease_epoch"],
+        lease_expires=_optional_time(row["lease_expires"]),
     )
 
 
