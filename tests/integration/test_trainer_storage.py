@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import URL
 
 from modelrail.client.errors import Unavailable as RegistryUnavailable
 from modelrail.client.registry import AsyncRegistryClient
@@ -105,8 +106,8 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
 class FailingStore(JobStore):
     """A job store whose methods fail as a test says; what it does not name works."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(open_database(path), max_queued_jobs=20)
+    def __init__(self, place: Path | URL, *, trainer: str = "trainer") -> None:
+        super().__init__(open_database(place), max_queued_jobs=20, trainer=trainer)
         self.calls: Counter[str] = Counter()
         # Decides by the number of the call, from 1, whether it fails and with what.
         self.before: dict[str, Callable[[int], Exception | None]] = {}

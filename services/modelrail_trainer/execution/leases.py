@@ -12,7 +12,7 @@ forward. Setting a clock by an hour neither steals a job nor keeps one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
@@ -94,6 +94,11 @@ class LeaseKeeper:
     def hold(self, lease: Lease) -> None:
         """Tells that this trainer works on the job from now on."""
         self._held[lease.name] = lease
+
+    @property
+    def held(self) -> Collection[TrainingJobName]:
+        """The jobs that this trainer works on."""
+        return self._held.keys()
 
     def let_go(self, lease: Lease) -> None:
         """Tells that it does not any more."""

@@ -30,6 +30,7 @@ from modelrail_trainer.execution.process import (
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
+from modelrail_trainer.execution.strays import end_strays, job_processes
 from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
@@ -118,7 +119,9 @@ class Supervisor:
         )
 
     async def __aenter__(self) -> Self:
+        processes = await self._threads.run(job_processes, self._directories.root)
         await self._leases.adopt()
+        await end_strays(processes, self._leases.held, grace_seconds=self._stop_grace_seconds)
         self._spawn(self._leases.keep(self._stopping))
         self._spawn(self._settlement.trim_ended())
         self._spawn(self._serve_queue())
