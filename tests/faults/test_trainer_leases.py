@@ -192,10 +192,40 @@ async def test_a_trainer_that_was_frozen_past_its_lease_changes_nothing_any_more
 
 
 async def _gates_in_use(site: Site, count: int) -> list[str]:
+    names: list[str] = []
     async with asyncio.timeout(_SECONDS):
-        while len(names := [name for name in ("one", "two") if site.workers(name)]) != count:
-            await asyncio.sleep(0.05)
-        return names
+        while len(names) != count:
+            await asyncio.sleep(0.05)  # Processes tell nobody that they began.
+            names = [name for name in ("one", "two") if site.workers(name)]
+    return names
+
+
+async def test_a_lost_job_goes_on_from_its_checkpoints_in_a_shared_folder(site: Site) -> None:
+    (site.path / "shared").mkdir()
+    for trainer in ("one", "two"):
+        (site.path / trainer).mkdir()
+        (site.path / trainer / "jobs").symlink_to(site.path / "shared")
+    async with site.trainer("one") as one:
+        created = await one.client.create_job(SPEC)
+        await _until_event(one.client, created.name, _is_report)
+        (worker,) = site.workers("one")
+        await one.end(signal.SIGKILL)
+        worker.kill()
+    directory = site.path / "shared" / created.name.removeprefix("trainingJobs/")
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "newest").write_text("weights")
+    async with site.trainer("two") as two:
+        await _until_event(
+            two.client,
+            created.name,
+            lambda event: event.state_change.new_state == Job.STATE_LOST,
+        )
+        await _gates_in_use(site, 1)
+        assert (directory / "checkpoints" / "newest").read_text() == "weights"
+        await site.open_gate("two")
+        events = await _history(two.client, created.name)
+    assert _states(events)[-6:] == ["QUEUED", *_LIFE]
+    assert len(await site.versions()) == 1
 
 
 async def test_a_wish_that_is_made_at_another_trainer_reaches_the_owner(site: Site) -> None:
