@@ -56,6 +56,7 @@ def setting(
     *,
     minimum: float | None = None,
     maximum: float | None = None,
+    secret: bool = False,
 ) -> Any:
     """Declares a field of a configuration dataclass.
 
@@ -68,9 +69,12 @@ def setting(
         help: One sentence for `--help`, with the unit.
         minimum: Smallest number allowed.
         maximum: Largest number allowed.
+        secret: Whether the value stays out of the configuration's `repr`.
     """
     return dataclasses.field(
-        default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum}
+        default=default,
+        repr=not secret,
+        metadata={"help": help, "minimum": minimum, "maximum": maximum},
     )
 
 

@@ -24,6 +24,7 @@ from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.identity import trainer_id
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
@@ -61,7 +62,10 @@ def registry_connection(config: TrainerConfig) -> Connection:
 
 
 def _secret_files(config: TrainerConfig) -> list[Path]:
-    files = (config.registry_api_key_file, config.api_keys_file, config.tls_key)
+    files = (
+        *(config.registry_api_key_file, config.api_keys_file, config.tls_key),
+        config.database_password_file,
+    )
     return _absolute(file for file in files if file is not None)
 
 
@@ -94,6 +98,7 @@ async def build_trainer(
     Raises:
         ConfigError: The data directory cannot be written, another trainer owns it, or a credential
             cannot be used.
+        ServiceError: The database cannot be used.
     """
     async with AsyncExitStack() as stack:
         data_dir = stack.enter_context(
@@ -102,8 +107,13 @@ async def build_trainer(
         (data_dir / "jobs").mkdir(mode=0o700, exist_ok=True)
         threads = Threads()
         stack.callback(threads.close)
-        database = await threads.run(open_database, data_dir / "trainer.sqlite3")
-        store = JobStore(database, max_queued_jobs=config.max_queued_jobs)
+        database = await threads.run(open_database, config.database_place())
+        store = JobStore(
+            database,
+            max_queued_jobs=config.max_queued_jobs,
+            trainer=await threads.run(trainer_id, data_dir),
+            lease_seconds=config.lease_seconds,
+        )
         stack.callback(store.close)
         book = JobBook(store, threads)
         directories = JobDirectories(data_dir / "jobs")
@@ -143,6 +153,7 @@ async def build_trainer(
                 max_running_jobs=config.max_running_jobs,
                 stop_grace_seconds=config.cancel_grace_seconds,
                 max_silence_seconds=config.max_job_silence_seconds,
+                lease_seconds=config.lease_seconds,
             )
         )
         dry_runs = DryRuns(

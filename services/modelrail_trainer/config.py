@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from modelrail_server.config import ConfigError, ServerConfig, setting
+from modelrail_server.postgresql import postgresql_url
 
 _GIB = 1 << 30
 
@@ -19,6 +22,15 @@ class TrainerConfig(ServerConfig):
     data_dir: Path = setting(
         Path(".modelrail/trainer"), "Folder for the database and the jobs; one trainer owns it."
     )
+
+    database_url: str = setting(
+        "",
+        "PostgreSQL database for the jobs, postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE;\n"
+        "empty: SQLite in --data-dir. Several trainers may share one. A password on a command\n"
+        "line is seen by everybody on the machine: see --database-password-file.",
+        secret=True,
+    )
+    database_password_file: Path | None = setting(None, "File with the password of --database-url.")
 
     registry: str = setting("127.0.0.1:8011", "Registry that versions are published to, HOST:PORT.")
     registry_api_key_file: Path | None = setting(
@@ -44,6 +56,13 @@ class TrainerConfig(ServerConfig):
     dry_run_seconds: float = setting(
         120.0,
         "Seconds that a dry run may take. One runs at a time, beside the jobs.",
+        minimum=1,
+        maximum=3600,
+    )
+    lease_seconds: float = setting(
+        30.0,
+        "On PostgreSQL, seconds after which a trainer that is not heard of loses its jobs to the\n"
+        "others. The same for all trainers on one database.",
         minimum=1,
         maximum=3600,
     )
@@ -88,6 +107,22 @@ class TrainerConfig(ServerConfig):
         "The kernel does not apply it to root.",
         minimum=0,
     )
+
+    def __post_init__(self) -> None:
+        """Checks what one field alone cannot tell."""
+        ServerConfig.__post_init__(self)
+        if self.database_password_file and not self.database_url:
+            raise ConfigError("database_password_file", "expected --database-url beside it")
+
+    def database_place(self) -> Path | URL:
+        """Returns where the jobs are kept: a file in the data directory, or on PostgreSQL.
+
+        Raises:
+            ConfigError: The URL is of another database, or the password cannot be read.
+        """
+        if not self.database_url:
+            return self.data_dir.absolute() / "trainer.sqlite3"
+        return postgresql_url(self.database_url, self.database_password_file)
 
     def data_roots(self) -> list[Path]:
         """Returns the folders of --data-root.

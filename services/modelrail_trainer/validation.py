@@ -79,6 +79,8 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
             "publication.description",
             f"expected at most {MAX_DESCRIPTION_BYTES} bytes, got {size_bytes}",
         )
+    if "\0" in publication.description:
+        yield Violation("publication.description", "expected text, got a NUL character in it")
 
 
 def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import URL
 
 from modelrail.client.errors import Unavailable as RegistryUnavailable
 from modelrail.client.registry import AsyncRegistryClient
@@ -105,8 +106,8 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
 class FailingStore(JobStore):
     """A job store whose methods fail as a test says; what it does not name works."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(open_database(path), max_queued_jobs=20)
+    def __init__(self, place: Path | URL, *, trainer: str = "trainer") -> None:
+        super().__init__(open_database(place), max_queued_jobs=20, trainer=trainer)
         self.calls: Counter[str] = Counter()
         # Decides by the number of the call, from 1, whether it fails and with what.
         self.before: dict[str, Callable[[int], Exception | None]] = {}
@@ -272,7 +273,7 @@ def assert_exactly_once(job: Job, events: list[JobEvent], shelf: Shelf) -> None:
     ("method", "nth", "error"),
     [
         ("next_queued", 1, FULL),
-        ("start", 1, FULL),
+        ("start_next", 1, FULL),
         ("set_process", 1, BUSY),
         ("record", 1, FULL),
         ("record", 1, BUSY),
@@ -390,7 +391,8 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
 ) -> None:
     house.close_gate()
     name = await house.create()
-    house.store.start(name)  # and then the trainer was killed: the job is recovered, and runs again
+    # And then the trainer was killed: the job is recovered, and runs again.
+    house.store.start_next()
     first_may_end, first_is_over, second_may_run = (threading.Event() for _ in range(3))
 
     def hold_first(number: int) -> None:
@@ -452,7 +454,7 @@ async def test_a_job_that_was_resumed_before_its_pause_was_heard_runs_on(house: 
         starts.set()
         assert may_start.wait(60)
 
-    house.store.before["start"] = hold
+    house.store.before["start_next"] = hold
     shelf = Shelf()
     name = await house.create()
     async with house.supervisor(shelf) as supervisor:

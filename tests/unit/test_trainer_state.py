@@ -38,7 +38,12 @@ def test_every_reason_has_a_row_in_the_table_of_retries() -> None:
 
 def test_what_the_same_program_does_again_is_not_retried() -> None:
     retried = {reason for reason, is_retried in RETRYABLE.items() if is_retried}
-    assert retried == {Reason.PROCESS_DIED, Reason.STALLED, Reason.REGISTRY_UNAVAILABLE}
+    assert retried == {
+        Reason.PROCESS_DIED,
+        Reason.STALLED,
+        Reason.NODE_LOST,
+        Reason.REGISTRY_UNAVAILABLE,
+    }
 
 
 def test_four_states_are_terminal() -> None:

@@ -36,6 +36,7 @@ _PHASES = {
     pb.TrainingJob.STATE_FAILED: "failed",
     pb.TrainingJob.STATE_EXPIRED: "expired",
     pb.TrainingJob.STATE_RESTARTING: "will be tried again",
+    pb.TrainingJob.STATE_LOST: "lost its trainer; another takes it over",
     pb.TrainingJob.STATE_PAUSING: "is being paused",
     pb.TrainingJob.STATE_PAUSED: "is paused until it is resumed",
 }

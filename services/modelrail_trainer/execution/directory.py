@@ -38,6 +38,11 @@ class JobDirectories:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        """Where the directories are."""
+        return self._root
+
     def path(self, name: TrainingJobName) -> Path:
         """Returns the directory of a job. The service makes the ids, without separators."""
         return self._root / name.training_job

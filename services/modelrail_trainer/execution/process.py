@@ -24,6 +24,7 @@ from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.job import ProcessIdentity
 
 LOG_NAME = "worker.log"
+JOB_DIRECTORY = "--job-directory"
 # What Python and its numeric libraries need. Everything else stays out, above all credentials.
 _INHERITED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH")
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -270,7 +271,7 @@ class ProcessLauncher:
                     *_CONFINE,
                     confinement.to_json(),
                     *self._command,
-                    *("--job-directory", str(directory)),
+                    *(JOB_DIRECTORY, str(directory)),
                     *options,
                 ],
                 cwd=directory,

@@ -25,13 +25,14 @@ from modelrail.client.errors import (
     OutOfRange,
     Unimplemented,
 )
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
+from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import DATABASE_ERRORS, Backoff
 from modelrail_trainer.execution.registry import VersionRegistry
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.lease import Lease, StaleLease
 from modelrail_trainer.jobs.state import IllegalTransition, JobState, Reason
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.threads import Threads
@@ -55,6 +56,10 @@ _REFUSALS = (
 _STORAGE_FAILED = JobError(
     Reason.INTERNAL, "the trainer's storage cannot be used now; trying again"
 )
+
+
+class _NoResultError(Exception):
+    """The job's directory has no result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +101,34 @@ class Publisher:
         self._slots = asyncio.Semaphore(concurrency)
 
     async def publish(
-        self, name: TrainingJobName, *, cancelled: asyncio.Event, stopping: asyncio.Event
+        self, lease: Lease, *, cancelled: asyncio.Event, stopping: asyncio.Event
     ) -> Ending | None:
         """Publishes the result of a REGISTERING job, however long the registry cannot be reached.
 
         Args:
-            name: The job.
+            lease: The job, held by this trainer.
             cancelled: Set when the job became CANCELLING.
             stopping: Set when the service stops; the next start goes on.
 
         Returns:
-            How the job ends; None when the service stops before that is known.
+            How the job ends; None when the service stops before that is known. LOST when there is
+            nothing to publish: the result stayed with a trainer that held the job before.
+
+        Raises:
+            StaleLease: The job is another trainer's to publish.
         """
+        name = lease.name
         backoff = Backoff(_FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         while not stopping.is_set():
             try:
                 if cancelled.is_set():
                     job = await self._book.read(self._store.get, name)
                     return Ending(JobState.CANCELLED, job.error)
-                attempt = asyncio.create_task(self._attempt(name))
+                attempt = asyncio.create_task(self._attempt(lease))
                 ending = await _unless(attempt, cancelled, stopping)
             except (OSError, *DATABASE_ERRORS) as error:
                 _log.warning("storage not usable", job=str(name), error=str(error))
-                await self._note(name, _STORAGE_FAILED)
+                await self._note(lease, _STORAGE_FAILED)
             except ModelrailError as error:
                 _log.warning("registry not usable", job=str(name), error=error.message)
                 # Without a reason it is the transport's text, which tells addresses.
@@ -127,7 +137,7 @@ class Publisher:
                     Reason.REGISTRY_UNAVAILABLE,
                     f"the registry cannot take the version now: {why}; trying again",
                 )
-                await self._note(name, reason)
+                await self._note(lease, reason)
             else:
                 if ending is not None:
                     return ending
@@ -136,22 +146,26 @@ class Publisher:
             await wait_first(cancelled, stopping, timeout_seconds=backoff.next_seconds())
         return None
 
-    async def _note(self, name: TrainingJobName, error: JobError) -> None:
+    async def _note(self, lease: Lease, error: JobError) -> None:
         """Tells clients why the job waits, if the storage takes it."""
         try:
-            await self._book.change(self._store.note, name, error)
+            await self._book.change(self._store.note, lease, error)
         except DATABASE_ERRORS as failure:
-            _log.warning("reason not stored", job=str(name), error=str(failure))
+            _log.warning("reason not stored", job=str(lease.name), error=str(failure))
 
-    async def _attempt(self, name: TrainingJobName) -> Ending | None:
+    async def _attempt(self, lease: Lease) -> Ending | None:
         """Tries once; raises `ModelrailError` when another try makes sense."""
         async with self._slots:
-            job = await self._book.read(self._store.get, name)
+            job = await self._book.read(self._store.get, lease.name)
+            if job.lease != lease:
+                raise StaleLease(f"epoch {lease.epoch} of {lease.name} is over")
             if job.state is not JobState.REGISTERING:
                 return Ending(JobState.CANCELLED, job.error)
             try:
                 if not job.model_version:
                     job = await self._make_version(job)
+            except _NoResultError:
+                return Ending(JobState.LOST)
             except IllegalTransition:
                 return None  # A client cancelled it right now; the next look finds out.
             except ArtifactError as error:
@@ -169,16 +183,29 @@ class Publisher:
             # The registry was asked before, and its answer was lost.
             version = await self._registry.version_of(job)
             if version is not None:
-                _log.info("version adopted", job=str(job.name), version=version)
-                return await self._book.change(self._store.set_version, job.name, version)
+                return await self._adopt_version(job, version)
+        if not await self._threads.run(self._directories.has_result, job.name):
+            raise _NoResultError
         directory = self._directories.path(job.name)
         result: TrainingResult = await self._threads.run(load_result, directory)
         await self._threads.run(verify_files, result, directory)
         for file in result.files:
             await self._registry.upload(directory, file)
-        await self._book.change(self._store.begin_commit, job.name)
-        version = await self._registry.create_version(result, job, _request_id(job, "version"))
-        return await self._book.change(self._store.set_version, job.name, version)
+        # From here on a trainer that takes the job over asks for the version before it makes one.
+        await self._book.change(self._store.begin_commit, job.lease)
+        try:
+            version = await self._registry.create_version(result, job, _request_id(job, "version"))
+        except AlreadyExists:
+            # Another holder of the job was faster, with files of its own: they are the version.
+            made = await self._registry.version_of(job)
+            if made is None:
+                raise
+            return await self._adopt_version(job, made)
+        return await self._book.change(self._store.set_version, job.lease, version)
+
+    async def _adopt_version(self, job: Job, version: str) -> Job:
+        _log.info("version adopted", job=str(job.name), version=version)
+        return await self._book.change(self._store.set_version, job.lease, version)
 
     async def _move_alias(self, job: Job) -> Ending:
         publication = job.publication

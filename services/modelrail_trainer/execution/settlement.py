@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
@@ -20,6 +22,7 @@ from modelrail_trainer.execution.transcript import final_metrics
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.lease import Lease, StaleLease
 from modelrail_trainer.jobs.state import (
     RETRYABLE,
     STOPPING,
@@ -83,15 +86,15 @@ class Settlement:
 
     async def change(
         self,
-        method: Callable[Concatenate[TrainingJobName, P], Job],
-        name: TrainingJobName,
+        method: Callable[Concatenate[Lease, P], Job],
+        lease: Lease,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Job:
         """Changes a job, after a bad moment of the database again."""
         return await self._patience.until_done(
-            lambda: self._book.change(method, name, *args, **kwargs)
+            lambda: self._book.change(method, lease, *args, **kwargs)
         )
 
     async def _trim(self, name: TrainingJobName) -> None:
@@ -113,7 +116,7 @@ class Settlement:
 
     async def settle(
         self,
-        name: TrainingJobName,
+        lease: Lease,
         ended: ProcessExit,
         *,
         requeue: bool,
@@ -122,61 +125,66 @@ class Settlement:
         """Decides what becomes of a job whose process is gone.
 
         Args:
-            name: The job.
+            lease: The job, held by this trainer.
             ended: How the process ended.
             requeue: Whether the process was stopped for no fault of the job.
             excess: What it was stopped for, when nobody wished that.
         """
+        name = lease.name
         job = await self.read(self._store.get, name)
         if job.state is JobState.CANCELLING:
-            await self.end(name, JobState.CANCELLED, job.error)
+            await self.end(lease, JobState.CANCELLED, job.error)
         elif job.error is None and await self.read(self._directories.has_result, name):
             figures = await self.read(final_metrics, self._directories.path(name))
-            await self.end(name, JobState.REGISTERING, None, figures)
+            await self.end(lease, JobState.REGISTERING, None, figures)
         elif job.error is None and job.state is JobState.PAUSING:
-            await self.end(name, JobState.PAUSED, None)
+            await self.end(lease, JobState.PAUSED, None)
         elif job.error is None and excess is not None and excess.timed_out:
-            await self.end(name, JobState.EXPIRED, ran_too_long(job))
+            await self.end(lease, JobState.EXPIRED, ran_too_long(job))
         elif job.error is None and excess is not None and excess.silent_seconds:
-            tail = await self.read(self._directories.log_tail, name)
-            await self._fail(job, stalled(excess.silent_seconds, tail))
+            tail = await self.read(self._directories.log_tail, lease.name)
+            await self._fail(lease, job, stalled(excess.silent_seconds, tail))
         elif job.error is None and requeue:
-            await self.end(name, JobState.QUEUED, None)
+            await self.end(lease, JobState.QUEUED, None)
         else:
             error = await self.read(
                 diagnose, self._directories, name, ended, job.error, self._limits
             )
-            await self._fail(job, error)
+            await self._fail(lease, job, error)
 
-    async def _fail(self, job: Job, error: JobError) -> None:
+    async def _fail(self, lease: Lease, job: Job, error: JobError) -> None:
         """Fails a job, or has it run again when that may help and it has retries left."""
         done, allowed = job.retries, job.policy.max_retries
         if RETRYABLE[error.reason] and done < allowed:
             message = f"retry {done + 1} of {allowed} follows: {error.message}"
-            await self.end(job.name, JobState.RESTARTING, JobError(error.reason, message))
+            await self.end(lease, JobState.RESTARTING, JobError(error.reason, message))
             return
         if done:
             error = JobError(error.reason, f"retries: {done}; {error.message}")
-        await self.end(job.name, JobState.FAILED, error)
+        await self.end(lease, JobState.FAILED, error)
 
     async def end(
         self,
-        name: TrainingJobName,
+        lease: Lease,
         new: JobState,
         error: JobError | None,
         metrics: tuple[Metric, ...] | None = None,
         *,
         lost: bool = False,
     ) -> None:
-        """Moves the job on, or to where a client who was faster wants it."""
+        """Moves the job on, or to where a client who was faster wants it.
+
+        Raises:
+            StaleLease: It is another's to move; this trainer leaves it as it is.
+        """
         while True:
             try:
                 job = await self.change(
-                    self._store.move, name, new, error=error, metrics=metrics, lost=lost
+                    self._store.move, lease, new, error=error, metrics=metrics, lost=lost
                 )
                 break
             except IllegalTransition:
-                job = await self.read(self._store.get, name)
+                job = await self.read(self._store.get, lease.name)
                 if job.state is new:
                     break
                 if job.state not in STOPPING:
@@ -185,6 +193,30 @@ class Settlement:
                 new, error, metrics = STOPPING[job.state], job.error, None
         if job.state in TERMINAL:
             await self.conclude(job)
+
+    async def expire_queued(self) -> float:
+        """Ends the jobs that waited too long; returns the seconds until the next such moment."""
+        while (job := await self._book.read(self._store.next_expiring)) is not None:
+            expire_time = job.policy.expire_time or job.create_time
+            seconds = (expire_time - datetime.now(UTC)).total_seconds()
+            if seconds > 0:
+                return seconds
+            error = JobError(Reason.TIMEOUT, f"it had not started by {expire_time:%Y-%m-%d %X} UTC")
+            await self._expire(job, error)
+        return math.inf
+
+    async def expire_spent(self, queued: Job) -> bool:
+        """Ends a queued job whose time to run is used up; returns whether it is."""
+        limit = queued.policy.max_run_duration
+        if limit is None or queued.run_seconds < limit.total_seconds():
+            return False
+        await self._expire(queued, ran_too_long(queued))
+        return True
+
+    async def _expire(self, queued: Job, error: JobError) -> None:
+        # Between two looks it may have been cancelled, or started by another trainer.
+        with suppress(IllegalTransition, StaleLease):
+            await self.end(queued.lease, JobState.EXPIRED, error)
 
     async def conclude(self, job: Job) -> None:
         """Does what is left to do for a job that has ended."""

@@ -11,17 +11,15 @@ job: what cannot be stored now is stored later, by this trainer or the next.
 from __future__ import annotations
 
 import asyncio
-import math
+import time
 from collections.abc import Coroutine
-from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Self
 
 import structlog
 
-from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.excess import Excess, Excesses
+from modelrail_trainer.execution.leases import LeaseKeeper
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import (
     JobProcess,
@@ -30,17 +28,19 @@ from modelrail_trainer.execution.process import (
     identify,
 )
 from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.settlement import Settlement, ran_too_long
+from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.silence import Silence
 from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
+from modelrail_trainer.execution.strays import end_strays, job_processes
 from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
+from modelrail_trainer.jobs.lease import Lease, StaleLease
+from modelrail_trainer.jobs.running import MAX_LOSSES
 from modelrail_trainer.jobs.state import (
     STOPPING,
     TERMINAL,
-    IllegalTransition,
     JobState,
     Reason,
 )
@@ -50,7 +50,6 @@ from modelrail_trainer.waiting import wait_first
 
 _log = structlog.get_logger(__name__)
 
-_MAX_LOSSES = 3
 _QUEUE_RETRY_SECONDS = 5.0
 _FIRST_RESTART_SECONDS = 1.0
 _MAX_RESTART_SECONDS = 60.0
@@ -71,6 +70,7 @@ class Supervisor:
         stop_grace_seconds: Time between SIGTERM and SIGKILL, and between the last word of a process
             and its exit.
         max_silence_seconds: Time in which a process must make progress; 0: any.
+        lease_seconds: How long a job that is not renewed stays this trainer's.
         poll_seconds: Time between two looks into the journal of a running job.
     """
 
@@ -86,6 +86,7 @@ class Supervisor:
         max_running_jobs: int,
         stop_grace_seconds: float,
         max_silence_seconds: float = 0,
+        lease_seconds: float = 30.0,
         poll_seconds: float = 0.1,
     ) -> None:
         self._book = book
@@ -118,11 +119,20 @@ class Supervisor:
         )
         self._wishing = Wishing()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leases = LeaseKeeper(
+            book=book,
+            wishing=self._wishing,
+            lease_seconds=lease_seconds,
+            clock=time.monotonic,
+            go_on=self._resume,
+            settled=self.changed,
+        )
 
     async def __aenter__(self) -> Self:
-        unfinished = frozenset(JobState) - TERMINAL - {JobState.QUEUED, JobState.PAUSED}
-        for job in await self._book.read(self._store.in_states, unfinished):
-            self._resume(job)
+        processes = await self._threads.run(job_processes, self._directories.root)
+        await self._leases.adopt()
+        await end_strays(processes, self._leases.held, grace_seconds=self._stop_grace_seconds)
+        self._spawn(self._leases.keep(self._stopping))
         self._spawn(self._settlement.trim_ended())
         self._spawn(self._serve_queue())
         return self
@@ -158,48 +168,32 @@ class Supervisor:
             self._wake.clear()
             wait_seconds = _QUEUE_RETRY_SECONDS
             try:
-                wait_seconds = min(wait_seconds, await self._expire_queued())
+                wait_seconds = min(wait_seconds, await self._settlement.expire_queued())
                 while self._running < self._max_running_jobs and not self._stopping.is_set():
                     queued = await self._book.read(self._store.next_queued)
                     if queued is None:
                         break
-                    await self._start(queued)
+                    if await self._settlement.expire_spent(queued):
+                        continue
+                    if not await self._start():
+                        break
             except Exception:  # noqa: BLE001 - the queue outlives a bad moment of the disk
                 _log.exception("the queue could not be served")
             await wait_first(self._wake, self._stopping, timeout_seconds=wait_seconds)
 
-    async def _expire_queued(self) -> float:
-        """Ends the jobs that waited too long; returns the seconds until the next such moment."""
-        while (job := await self._book.read(self._store.next_expiring)) is not None:
-            expire_time = job.policy.expire_time or job.create_time
-            seconds = (expire_time - datetime.now(UTC)).total_seconds()
-            if seconds > 0:
-                return seconds
-            error = JobError(Reason.TIMEOUT, f"it had not started by {expire_time:%Y-%m-%d %X} UTC")
-            with suppress(IllegalTransition):  # It was cancelled between two looks.
-                await self._settlement.end(job.name, JobState.EXPIRED, error)
-        return math.inf
-
-    async def _start(self, queued: Job) -> None:
-        name = queued.name
-        limit = queued.policy.max_run_duration
-        if limit is not None and queued.run_seconds >= limit.total_seconds():
-            await self._settlement.end(name, JobState.EXPIRED, ran_too_long(queued))
-            return
-        # Made before the state changes, so that no wish in between is missed.
-        wishes = self._wishing.expect(name)
-        try:
-            await self._threads.run(self._directories.prepare, name, queued.specification)
-            job = await self._book.change(self._store.start, name)
-        except Exception as error:
-            self._wishing.forget(name, wishes)
-            if passes(error):
-                raise  # It waits in the queue for better times.
-            if not isinstance(error, IllegalTransition):  # It was cancelled between two looks.
-                _log.exception("job could not be started", job=str(name))
-                await self._settlement.end(name, JobState.FAILED, _INTERNAL)
-            return
+    async def _start(self) -> bool:
+        """Takes the next job of the queue; False when others took the last ones."""
+        async with self._leases.taking():
+            job = await self._book.read(self._store.start_next)
+            if job is None:
+                return False
+            self._leases.hold(job.lease)
+        self._book.stir(job.name)
+        wishes = self._wishing.expect(job.name)
+        # What a client wanted in between was told to nobody.
+        wishes.changed.set()
         self._occupy(job, wishes, self._launch(job, wishes))
+        return True
 
     def _occupy(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` for the job on one of the places."""
@@ -208,7 +202,7 @@ class Supervisor:
 
     async def _on_place(self, job: Job, wishes: Wishes, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._guarded(job.name, work)
+            await self._guarded(job.lease, work)
         finally:
             self._running -= 1
             self._wake.set()
@@ -217,44 +211,57 @@ class Supervisor:
     async def _go_on(self, job: Job, wishes: Wishes) -> None:
         """Does what is left of an attempt whose process is gone; that takes no place."""
         try:
-            await self._guarded(job.name, self._finish(job, wishes))
+            await self._guarded(job.lease, self._finish(job, wishes))
         finally:
             self._wishing.forget(job.name, wishes)
+            self._leases.let_go(job.lease)
 
-    async def _guarded(self, name: TrainingJobName, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, lease: Lease, work: Coroutine[Any, Any, None]) -> None:
         """Turns a defect into the failure of the one job that met it."""
+        name = lease.name
         try:
             await work
+        except StaleLease:
+            _log.warning("job is another's now", job=str(name), epoch=lease.epoch)
         except Exception as error:  # noqa: BLE001 - whatever it is, only this job fails
             if passes(error):
                 _log.exception("job is left to the next start", job=str(name))
                 return
             _log.exception("job met a defect of the trainer", job=str(name))
             try:
-                await self._settlement.end(name, JobState.FAILED, _INTERNAL)
+                await self._settlement.end(lease, JobState.FAILED, _INTERNAL)
+            except StaleLease:
+                _log.warning("job is another's now", job=str(name), epoch=lease.epoch)
             except Exception:  # noqa: BLE001 - the next start finds the job as it is
                 _log.exception("job could not be marked as failed", job=str(name))
 
     # One process
 
     async def _launch(self, job: Job, wishes: Wishes) -> None:
-        directory = self._directories.path(job.name)
+        name = job.name
         try:
-            process = await self._threads.run(self._launcher.spawn, directory)
-        except OSError:
-            _log.exception("process could not be started", job=str(job.name))
-            await self._settlement.end(job.name, JobState.FAILED, _INTERNAL)
+            await self._patience.until_done(
+                lambda: self._threads.run(self._directories.prepare, name, job.specification)
+            )
+            process = await self._threads.run(self._launcher.spawn, self._directories.path(name))
+        except OSError as error:
+            if passes(error) and self._stopping.is_set():
+                await self._settlement.settle(job.lease, ProcessExit(None), requeue=True)
+                return
+            _log.exception("process could not be started", job=str(name))
+            await self._settlement.end(job.lease, JobState.FAILED, _INTERNAL)
             return
         async with process:
             try:
                 job = await self._settlement.change(
-                    self._store.set_process, job.name, process.identity
+                    self._store.set_process, job.lease, process.identity
                 )
                 process.release()
                 stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
                 await self._follow(job, process, wishes, stopwatch)
             finally:
-                # Only a defect leaves it alive here; a process that nobody follows must not run on.
+                # A defect leaves it alive here, and so does the loss of the lease; a process that
+                # nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
 
@@ -278,7 +285,7 @@ class Supervisor:
             )
             if wishes.changed.is_set():
                 wishes.changed.clear()
-                if (await self._settlement.read(self._store.get, job.name)).state in STOPPING:
+                if await self._is_to_stop(job.lease):
                     break
             try:
                 await transcript.catch_up()
@@ -305,7 +312,7 @@ class Supervisor:
         if stopwatch.is_limited:
             await self._patience.until_done(lambda: self._note_time(job, stopwatch))
         await self._settlement.settle(
-            job.name, ended, requeue=self._stopping.is_set(), excess=excess
+            job.lease, ended, requeue=self._stopping.is_set(), excess=excess
         )
 
     async def _ended(self, process: JobProcess, excess: Excess | None) -> ProcessExit:
@@ -316,24 +323,30 @@ class Supervisor:
             return await process.stop(self._stop_grace_seconds)
         return await process.stop(excess.grace_seconds, first=excess.signal)
 
+    async def _is_to_stop(self, lease: Lease) -> bool:
+        job = await self._settlement.read(self._store.get, lease.name)
+        if job.lease != lease:
+            raise StaleLease(f"epoch {lease.epoch} of {lease.name} is over")
+        return job.state in STOPPING
+
     async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
         seconds = stopwatch.seconds
-        await self._book.change(self._store.set_run_seconds, job.name, seconds)
+        await self._book.change(self._store.set_run_seconds, job.lease, seconds)
         stopwatch.noted(seconds)
 
     # After the process
 
     async def _finish(self, job: Job, wishes: Wishes) -> None:
-        name, attempt = job.name, job.attempt
-        job = await self._settlement.read(self._store.get, name)
+        lease = job.lease
+        job = await self._settlement.read(self._store.get, lease.name)
         # A later attempt, started meanwhile, is not the business of this one. A job that was
         # cancelled just now is: the publisher tells how it ends.
-        if job.attempt != attempt:
+        if job.lease != lease:
             return
         if job.state is JobState.RESTARTING:
             await self._restart(job, wishes)
         elif job.state in {JobState.REGISTERING, JobState.CANCELLING}:
-            await self._publish(name, wishes)
+            await self._publish(lease, wishes)
 
     async def _restart(self, job: Job, wishes: Wishes) -> None:
         """Queues the job again after a while; at a stop of the service the next start does it."""
@@ -341,15 +354,17 @@ class Supervisor:
         seconds = Backoff(first, _MAX_RESTART_SECONDS).next_seconds()
         await wait_first(wishes.changed, self._stopping, timeout_seconds=seconds)
         if not self._stopping.is_set():
-            await self._settlement.change(self._store.restart, job.name)
+            await self._settlement.change(self._store.restart, job.lease)
             self.queue_changed()
 
-    async def _publish(self, name: TrainingJobName, wishes: Wishes) -> None:
+    async def _publish(self, lease: Lease, wishes: Wishes) -> None:
         ended = await self._publisher.publish(
-            name, cancelled=wishes.cancelled, stopping=self._stopping
+            lease, cancelled=wishes.cancelled, stopping=self._stopping
         )
-        if ended is not None:
-            await self._settlement.end(name, ended.state, ended.error)
+        if ended is not None and ended.state is JobState.LOST:
+            self.changed(await self._settlement.change(self._store.lose, lease))
+        elif ended is not None:
+            await self._settlement.end(lease, ended.state, ended.error)
 
     # After a restart
 
@@ -371,21 +386,25 @@ class Supervisor:
             stopwatch = Stopwatch(
                 job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
             )
-            await self._follow(job, process, wishes, stopwatch)
+            try:
+                await self._follow(job, process, wishes, stopwatch)
+            except StaleLease:
+                await process.stop(self._stop_grace_seconds)
+                raise
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""
-        name = job.name
+        name, lease = job.name, job.lease
         transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
         if job.state in STOPPING or job.error is not None or complete:
-            await self._settlement.settle(name, ProcessExit(None), requeue=True)
-        elif job.losses + 1 >= _MAX_LOSSES:
-            message = f"the process was lost with the trainer {_MAX_LOSSES} times"
+            await self._settlement.settle(lease, ProcessExit(None), requeue=True)
+        elif job.losses + 1 >= MAX_LOSSES:
+            message = f"the process was lost with the trainer {MAX_LOSSES} times"
             await self._settlement.end(
-                name, JobState.FAILED, JobError(Reason.PROCESS_DIED, message), lost=True
+                lease, JobState.FAILED, JobError(Reason.PROCESS_DIED, message), lost=True
             )
         else:
-            await self._settlement.end(name, JobState.QUEUED, None, lost=True)
+            await self._settlement.end(lease, JobState.QUEUED, None, lost=True)

@@ -62,6 +62,7 @@ class Transcript:
             OSError: The journal cannot be read.
             JournalError: The journal holds something else than events.
             IllegalTransition: The process reported its phases in an impossible order.
+            StaleLease: The job is somebody else's now.
         """
         while True:
             if self._offset is None:
@@ -77,8 +78,7 @@ class Transcript:
             self._offset = None
             await self._book.change(
                 self._book.store.record,
-                self._job.name,
-                self._job.attempt,
+                self._job.lease,
                 [happening for event in events if (happening := _happening(event)) is not None],
                 journal_offset=offset,
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),

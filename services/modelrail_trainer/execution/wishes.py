@@ -41,6 +41,11 @@ class Wishing:
         if self._wishes.get(name) is wishes:
             del self._wishes[name]
 
+    def stir(self, name: TrainingJobName) -> None:
+        """Has whoever works on the job look at it."""
+        if (wishes := self._wishes.get(name)) is not None:
+            wishes.changed.set()
+
     def tell(self, job: Job) -> None:
         """Tells that a client changed the job's state."""
         wishes = self._wishes.get(job.name)

@@ -85,6 +85,7 @@ def insert_job(
         "journal_offset": 0,
         "committing": False,
         "last_sequence": 0,
+        "lease_epoch": 0,
         "parent": None if new.parent is None else new.parent.training_job,
         **policy_columns(new.policy),
     }

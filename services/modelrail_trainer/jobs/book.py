@@ -10,13 +10,17 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.jobs.job import Job, JobEvent
+from modelrail_trainer.jobs.lease import Lease
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
 P = ParamSpec("P")
 T = TypeVar("T")
+S = TypeVar("S", TrainingJobName, Lease)
 _PAGE = 256
+# Between two looks at a job that another trainer may run: its changes wake nobody here.
+_LOOK_SECONDS = 1.0
 
 
 class JobBook:
@@ -30,6 +34,7 @@ class JobBook:
     def __init__(self, store: JobStore, threads: Threads) -> None:
         self.store = store
         self._threads = threads
+        self._look_seconds = _LOOK_SECONDS if store.is_shared else None
         self._watchers: defaultdict[TrainingJobName, set[asyncio.Event]] = defaultdict(set)
 
     async def read(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -38,19 +43,31 @@ class JobBook:
 
     async def change(
         self,
-        method: Callable[Concatenate[TrainingJobName, P], Job],
-        name: TrainingJobName,
+        method: Callable[Concatenate[S, P], Job],
+        subject: S,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Job:
-        """Calls a changing method of the store and wakes whoever watches the job."""
+        """Calls a changing method of the store and wakes whoever watches the job.
+
+        Args:
+            method: The method.
+            subject: The job: by its name for what a client wants, by its lease for its holder.
+            args: More arguments of the method.
+            kwargs: The same.
+        """
+        name = subject.name if isinstance(subject, Lease) else subject
         try:
-            return await self._threads.run(method, name, *args, **kwargs)
+            return await self._threads.run(method, subject, *args, **kwargs)
         finally:
             # Also after a cancellation: the thread may have written all the same.
-            for watcher in self._watchers.get(name, ()):
-                watcher.set()
+            self.stir(name)
+
+    def stir(self, name: TrainingJobName) -> None:
+        """Wakes whoever watches the job."""
+        for watcher in self._watchers.get(name, ()):
+            watcher.set()
 
     async def watch(
         self, name: TrainingJobName, after_sequence: int, stopping: asyncio.Event
@@ -80,7 +97,7 @@ class JobBook:
                 if complete or stopping.is_set():
                     return
                 if not events:
-                    await wait_first(news, stopping)
+                    await wait_first(news, stopping, timeout_seconds=self._look_seconds)
 
     @contextmanager
     def _watcher(self, name: TrainingJobName) -> Iterator[asyncio.Event]:

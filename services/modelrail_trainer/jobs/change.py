@@ -12,6 +12,7 @@ from modelrail.names import TrainingJobName
 from modelrail_server.errors import NotFound
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.job import Happening, Job, JobError, StateChange
+from modelrail_trainer.jobs.lease import Lease, StaleLease
 from modelrail_trainer.jobs.rows import (
     error_columns,
     happening_columns,
@@ -19,7 +20,7 @@ from modelrail_trainer.jobs.rows import (
     process_columns,
     to_microseconds,
 )
-from modelrail_trainer.jobs.state import TERMINAL, JobState, check_transition
+from modelrail_trainer.jobs.state import HELD, TERMINAL, JobState, check_transition
 
 
 class JobChange:
@@ -30,9 +31,11 @@ class JobChange:
         name: The job.
         now: Clock, in UTC.
         actor: Who brings the change about.
+        lease: Makes the change count only while the job has this epoch.
 
     Raises:
         NotFound: There is no such job.
+        StaleLease: It has another epoch.
     """
 
     def __init__(
@@ -42,8 +45,9 @@ class JobChange:
         *,
         now: Callable[[], datetime],
         actor: str,
+        lease: Lease | None = None,
     ) -> None:
-        row = read_row(connection, name)
+        row = read_row(connection, name, lock=True)
         self._connection = connection
         self._name = name
         self._now = now
@@ -52,6 +56,8 @@ class JobChange:
         self._happenings: list[Happening] = []
         self._number: int = row["number"]
         self.job = job_from_row(row)
+        if lease is not None and lease != self.job.lease:
+            raise StaleLease(f"epoch {lease.epoch} of {name} is over")
         self.state = self.job.state
 
     def set(self, **columns: object) -> None:
@@ -76,30 +82,48 @@ class JobChange:
             # Whatever the wall clock does, a job does not end before it was made.
             end = max(self._now(), self.job.create_time)
             self.set(end_time=to_microseconds(end), **process_columns(None))
+        if new not in HELD:
+            self.set(lease_owner=None, lease_expires=None)
 
     def apply(self) -> Job:
-        """Writes what was gathered and returns the job as it is now."""
+        """Writes what was gathered and returns the job as it is now.
+
+        Raises:
+            StaleLease: Somebody took the job meanwhile.
+        """
         if self._columns:
-            self._connection.execute(
+            written = self._connection.execute(
                 update(schema.jobs)
-                .where(schema.jobs.c.number == self._number)
+                .where(
+                    schema.jobs.c.number == self._number,
+                    schema.jobs.c.lease_epoch == self.job.lease_epoch,
+                )
                 .values(**self._columns)
             )
+            if written.rowcount != 1:
+                raise StaleLease(f"epoch {self.job.lease_epoch} of {self._name} is over")
         append_events(
             self._connection, self._number, self.job.last_sequence, self._happenings, self._now()
         )
         return read_job(self._connection, self._name)
 
 
-def read_row(connection: Connection, name: TrainingJobName) -> Any:
+def read_row(connection: Connection, name: TrainingJobName, *, lock: bool = False) -> Any:
     """Returns the row of a job.
+
+    Args:
+        connection: Inside a transaction.
+        name: The job.
+        lock: Whether nobody else may change it until the transaction is over. (SQLite has no such
+            clause and needs none: there one transaction writes at a time.)
 
     Raises:
         NotFound: There is no such job.
     """
-    row = connection.execute(
-        select(schema.jobs).where(schema.jobs.c.id == name.training_job)
-    ).mappings().one_or_none()  # fmt: skip
+    query = select(schema.jobs).where(schema.jobs.c.id == name.training_job)
+    if lock:
+        query = query.with_for_update()
+    row = connection.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"{name} does not exist", reason="JOB_NOT_FOUND", resource=str(name))
     return row

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from modelrail_server.database import Database, sqlite_url
 
 
-def open_database(path: Path) -> Database:
-    """Returns the database at `path`, made and migrated when needed.
+def open_database(place: Path | URL) -> Database:
+    """Returns the database at `place`, migrated when needed.
+
+    Args:
+        place: File of the SQLite database, made when it is missing; or the URL of a PostgreSQL
+            database, which exists.
 
     Raises:
         alembic.util.CommandError: The database is of a newer program.
-        ServiceError: The file is no database, or cannot be written.
+        ServiceError: The file is no database, or cannot be written; the server cannot be reached.
     """
-    database = Database(sqlite_url(path), migrations="modelrail_trainer.jobs:migrations")
+    url = place if isinstance(place, URL) else sqlite_url(place)
+    database = Database(url, migrations="modelrail_trainer.jobs:migrations")
     try:
         database.migrate()
     except BaseException:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.isolation.layer import Layer
+from modelrail_trainer.jobs.lease import Lease
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
@@ -91,7 +92,7 @@ class Job:
 
     Attributes:
         attempt: How often the process was started.
-        losses: How often the process was lost together with the trainer.
+        losses: How often it was lost together with its trainer, or with the trainer's machine.
         retries: How often it ran again after a failure.
         run_seconds: How long it had processes, as far as was noted.
         earlier_run_seconds: How long it had them before the present attempt.
@@ -99,6 +100,10 @@ class Job:
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
         isolation: The layers around the process, as it found them.
+        trainer: Id of the trainer that holds it; empty while nobody does.
+        lease_epoch: How often it was taken.
+        lease_expires: When the others may take it, unless the lease is renewed; None where nobody
+            else can.
     """
 
     name: TrainingJobName
@@ -125,6 +130,14 @@ class Job:
     committing: bool
     last_sequence: int
     isolation: tuple[Layer, ...]
+    trainer: str
+    lease_epoch: int
+    lease_expires: datetime | None
+
+    @property
+    def lease(self) -> Lease:
+        """What a write names that counts only while nobody takes the job."""
+        return Lease(self.name, self.lease_epoch)
 
 
 @dataclass(frozen=True, slots=True)

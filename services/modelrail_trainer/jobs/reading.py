@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from typing import Any
+
+from sqlalchemy import Select, func, select
 
 from modelrail.names import TrainingJobName
 from modelrail_server.database import Database
@@ -12,6 +14,16 @@ from modelrail_trainer.jobs.change import read_job, read_row
 from modelrail_trainer.jobs.job import Job, JobEvent, JobPage
 from modelrail_trainer.jobs.rows import event_from_row, job_from_row
 from modelrail_trainer.jobs.state import TERMINAL, JobState
+
+
+def queue() -> Select[Any]:
+    """Returns the query for the job that gets the next place."""
+    return (
+        select(schema.jobs)
+        .where(schema.jobs.c.state == JobState.QUEUED)
+        .order_by(schema.jobs.c.priority.desc(), schema.jobs.c.number)
+        .limit(1)
+    )
 
 
 class JobReader:
@@ -60,14 +72,8 @@ class JobReader:
 
     def next_queued(self) -> Job | None:
         """Returns the job that gets the next place: by priority, and of equals the oldest."""
-        query = (
-            select(schema.jobs)
-            .where(schema.jobs.c.state == JobState.QUEUED)
-            .order_by(schema.jobs.c.priority.desc(), schema.jobs.c.number)
-            .limit(1)
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).mappings().one_or_none()
+            row = connection.execute(queue()).mappings().one_or_none()
         return None if row is None else job_from_row(row)
 
     def next_expiring(self) -> Job | None:

@@ -93,6 +93,9 @@ def job_from_row(row: RowMapping) -> Job:
             Layer(**layer | {"name": LayerName(layer["name"])})
             for layer in json.loads(row["isolation"])
         ),
+        trainer=row["lease_owner"] or "",
+        lease_epoch=row["lease_epoch"],
+        lease_expires=_optional_time(row["lease_expires"]),
     )
 
 
@@ -119,7 +122,8 @@ def error_columns(error: JobError | None) -> dict[str, object]:
     """Returns the columns that hold an error."""
     return {
         "error_reason": None if error is None else error.reason.value,
-        "error_message": None if error is None else error.message,
+        # PostgreSQL keeps no NUL in a text, and what a process wrote may hold one.
+        "error_message": None if error is None else error.message.replace("\0", "\ufffd"),
     }
 
 

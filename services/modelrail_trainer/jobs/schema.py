@@ -60,6 +60,11 @@ jobs = Table(
     Column("retries", Integer, nullable=False),
     Column("run_seconds", Float, nullable=False),
     Column("earlier_run_seconds", Float, nullable=False),
+    # Who holds the job, how often it was taken, and when the others may take it by the clock of
+    # the database.
+    Column("lease_owner", Text),
+    Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
+    Column("lease_expires", BigInteger),
     Index("jobs_by_state", "state", "number"),
 )
 # The order of the queue.

@@ -22,6 +22,7 @@ class JobState(enum.StrEnum):
     PAUSED = "PAUSED"
     PAUSING = "PAUSING"
     RESTARTING = "RESTARTING"
+    LOST = "LOST"
 
 
 class Reason(enum.StrEnum):
@@ -39,6 +40,7 @@ class Reason(enum.StrEnum):
     OOM = "OOM"
     TIMEOUT = "TIMEOUT"
     STALLED = "STALLED"
+    NODE_LOST = "NODE_LOST"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -58,13 +60,15 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.TIMEOUT: False,
     # A lock or a disk that hung may not hang again.
     Reason.STALLED: True,
+    # Has a bound of its own: the number of losses.
+    Reason.NODE_LOST: True,
 }
 
 
 _S = JobState
 # Whatever a process does, it can be ended, and a job whose process was lost runs again.
 _OUT_OF_PROCESS = frozenset(
-    {_S.CANCELLING, _S.PAUSING, _S.FAILED, _S.EXPIRED, _S.QUEUED, _S.RESTARTING}
+    {_S.CANCELLING, _S.PAUSING, _S.FAILED, _S.EXPIRED, _S.QUEUED, _S.RESTARTING, _S.LOST}
 )
 
 # The one table. A job whose process was lost with the trainer goes back to QUEUED and runs again.
@@ -73,11 +77,12 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     _S.PREPARING: _OUT_OF_PROCESS | {_S.RUNNING},
     _S.RUNNING: _OUT_OF_PROCESS | {_S.EXPORTING},
     _S.EXPORTING: _OUT_OF_PROCESS | {_S.REGISTERING},
-    _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED}),
+    _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED, _S.LOST}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     # The process may have come to an end of its own before it could be stopped.
     _S.PAUSING: frozenset({_S.PAUSED, _S.REGISTERING, _S.CANCELLING, _S.FAILED}),
     _S.RESTARTING: frozenset({_S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
+    _S.LOST: frozenset({_S.QUEUED, _S.PAUSED, _S.CANCELLING, _S.FAILED}),
     _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLING}),
     _S.SUCCEEDED: frozenset(),
     _S.CANCELLED: frozenset(),
@@ -92,7 +97,9 @@ WITH_PROCESS = frozenset({_S.PREPARING, _S.RUNNING, _S.EXPORTING})
 # says of its phases does not count any more.
 STOPPING: Mapping[JobState, JobState] = {_S.CANCELLING: _S.CANCELLED, _S.PAUSING: _S.PAUSED}
 # States without a process or a publication: a client's wish takes effect at once.
-IDLE = frozenset({_S.QUEUED, _S.PAUSED, _S.RESTARTING})
+IDLE = frozenset({_S.QUEUED, _S.PAUSED, _S.RESTARTING, _S.LOST})
+# States in which a trainer holds the job.
+HELD = frozenset(JobState) - TERMINAL - {_S.QUEUED, _S.PAUSED, _S.LOST}
 # States that wait for a free place, the moment of the next attempt, or the registry.
 WAITING = frozenset({_S.QUEUED, _S.RESTARTING, _S.REGISTERING})
 

@@ -51,6 +51,7 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         expire_time=_time_to_pb(job.policy.expire_time),
         max_retries=job.policy.max_retries,
         parent_job=str(job.parent) if job.parent else "",
+        trainer=job.trainer,
     )
 
 
