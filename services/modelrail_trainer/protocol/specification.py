@@ -70,6 +70,7 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
 # An unspecified value of an enumeration is its default; so is one that only a newer client knows,
 # as proto3 hands it on: `requests.py` has refused it before.
 _MISSING = {
+    pb.NumberEncoding.MISSING_MEDIAN: spec.Missing.MEDIAN,
     pb.NumberEncoding.MISSING_CONSTANT: spec.Missing.CONSTANT,
     pb.NumberEncoding.MISSING_REFUSED: spec.Missing.REFUSED,
 }
@@ -81,7 +82,7 @@ _METHODS = {pb.CategoryEncoding.METHOD_ORDINAL: spec.CategoryMethod.ORDINAL}
 
 
 def _column(message: pb.TableColumn) -> spec.TableColumn:
-    encoding: spec.NumberEncoding | spec.CategoryEncoding | None = None
+    encoding: spec.Encoding | None = None
     match message.WhichOneof("encoding"):
         case "number":
             number = message.number
@@ -98,6 +99,8 @@ def _column(message: pb.TableColumn) -> spec.TableColumn:
                 method=_METHODS.get(category.method, spec.CategoryMethod.ONE_HOT),
                 max_categories=category.max_categories or 100,
             )
+        case "hash":
+            encoding = spec.HashEncoding(buckets=message.hash.buckets or 256)
         case _:
             pass
     return spec.TableColumn(name=message.name, encoding=encoding)

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail_trainer.rules.violation import Violation, real, shown, whole
-from modelrail_trainer.spec import CategoryEncoding, NumberEncoding, TableDataset
+from modelrail_trainer.spec import CategoryEncoding, HashEncoding, NumberEncoding, TableDataset
 
 MAX_FLOAT = 3.4e38
 MAX_PATHS = 10_000
 MAX_COLUMNS = 4_096
 MAX_CATEGORIES = 1_000
+MAX_BUCKETS = 10_000
 MAX_NAME_CHARACTERS = 128
 OUTPUT_NAMES = frozenset({"label", "logits", "probabilities", "y"})
 """Of the exported graph; an input of it cannot be called so."""
@@ -76,6 +77,8 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
                 )
             case CategoryEncoding(max_categories=most):
                 yield from whole(f"{field}.category.max_categories", most, 1, MAX_CATEGORIES)
+            case HashEncoding(buckets=buckets):
+                yield from whole(f"{field}.hash.buckets", buckets, 2, MAX_BUCKETS)
             case None:
                 pass
 

@@ -61,6 +61,7 @@ class Missing(StrEnum):
     """What stands in for a missing number."""
 
     MEAN = "mean"
+    MEDIAN = "median"
     CONSTANT = "constant"
     REFUSED = "refused"
 
@@ -100,11 +101,21 @@ class CategoryEncoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HashEncoding:
+    """A text becomes one of so many features, by a hash."""
+
+    buckets: int = 256
+
+
+Encoding = NumberEncoding | CategoryEncoding | HashEncoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableColumn:
     """One column to predict from; without an encoding it gets the default of its type."""
 
     name: str
-    encoding: NumberEncoding | CategoryEncoding | None = None
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,14 +234,16 @@ class TableDataset(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[TableColumn, _Mapping]]] = ..., skip_unusable_rows: _Optional[bool] = ...) -> None: ...
 
 class TableColumn(_message.Message):
-    __slots__ = ("name", "number", "category")
+    __slots__ = ("name", "number", "category", "hash")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
     name: str
     number: NumberEncoding
     category: CategoryEncoding
-    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ...) -> None: ...
+    hash: HashEncoding
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ..., hash: _Optional[_Union[HashEncoding, _Mapping]] = ...) -> None: ...
 
 class NumberEncoding(_message.Message):
     __slots__ = ("missing", "constant", "missing_indicator", "log", "scale")
@@ -251,10 +253,12 @@ class NumberEncoding(_message.Message):
         MISSING_MEAN: _ClassVar[NumberEncoding.Missing]
         MISSING_CONSTANT: _ClassVar[NumberEncoding.Missing]
         MISSING_REFUSED: _ClassVar[NumberEncoding.Missing]
+        MISSING_MEDIAN: _ClassVar[NumberEncoding.Missing]
     MISSING_UNSPECIFIED: NumberEncoding.Missing
     MISSING_MEAN: NumberEncoding.Missing
     MISSING_CONSTANT: NumberEncoding.Missing
     MISSING_REFUSED: NumberEncoding.Missing
+    MISSING_MEDIAN: NumberEncoding.Missing
     class Scale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCALE_UNSPECIFIED: _ClassVar[NumberEncoding.Scale]
@@ -292,6 +296,12 @@ class CategoryEncoding(_message.Message):
     method: CategoryEncoding.Method
     max_categories: int
     def __init__(self, method: _Optional[_Union[CategoryEncoding.Method, str]] = ..., max_categories: _Optional[int] = ...) -> None: ...
+
+class HashEncoding(_message.Message):
+    __slots__ = ("buckets",)
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    buckets: int
+    def __init__(self, buckets: _Optional[int] = ...) -> None: ...
 
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")

@@ -12,8 +12,8 @@ from torch import nn
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
-from modelrail_trainer.worker.table.encoding import Fitted, FittedNumber
-from modelrail_trainer.worker.table.graph import LABEL, ML_DOMAIN
+from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
+from modelrail_trainer.worker.table.graph import LABEL, domains_of
 from modelrail_trainer.worker.table.reader import Column
 
 _UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER} no text of the training rows"
@@ -39,7 +39,7 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature, domains=frozenset({ML_DOMAIN}))
+    acceptance.check_file(path, signature, domains=frozenset(domains_of(encodings)))
     rows = {e.name: np.concatenate([rows[e.name], _edge_values(e)]) for e in encodings}
     features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
     expected = dict(
@@ -68,7 +68,8 @@ def _edge_values(encoding: Fitted) -> Column:
         # Far outside of the training rows, and not so far that differences of 32-bit floats count.
         large = 1e6 if encoding.log else float(encoding.shift + 100 * encoding.width)
         return np.array([np.nan, -1.0, 0.0, large])
-    return np.array(["", _UNKNOWN_TEXT, encoding.keys[0], encoding.keys[-1]], object)
+    known = encoding.keys if isinstance(encoding, FittedCategory) else ("a\0b",)
+    return np.array(["", _UNKNOWN_TEXT, known[0], known[-1]], object)
 
 
 def _run(

@@ -7,7 +7,7 @@ every row. What the network trains on is read from the disk as it is needed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import (
     CategoryEncoding,
+    HashEncoding,
     NumberEncoding,
     Split,
     TableColumn,
@@ -31,6 +32,7 @@ from modelrail_trainer.worker.table.encoding import (
     CategoryFitting,
     Fitted,
     Fitting,
+    HashFitting,
     NumberFitting,
 )
 from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
@@ -79,16 +81,17 @@ def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) ->
         DataError: The table is not what the specification expects; the message says how.
     """
     reader = TableReader(dataset.paths, _wanted_types(dataset))
-    columns = dataset.columns or _all_columns(reader, dataset.target)
+    if not dataset.columns:
+        dataset = replace(dataset, columns=_all_columns(reader, dataset.target))
     # Columns that are learned from because they are there keep the same rules as named ones.
-    if wrong := list(check_table(replace(dataset, columns=columns))):
+    if wrong := list(check_table(dataset)):
         raise DataError(
             "; ".join(f"{field}: {description}" for field, description in wrong[:10])
             + "; rename them in the files, or name the columns to learn from"
         )
-    passes = _Passes(reader, dataset, columns, split, task)
+    passes = _Passes(reader, dataset, split, task, folder)
     passes.fit()
-    parts, raw_rows = passes.encode(folder)
+    parts, raw_rows = passes.encode()
     sha256 = reader.sha256()
     reader.check_unchanged()
     return Table(
@@ -111,9 +114,10 @@ def _all_columns(reader: TableReader, target: str) -> tuple[TableColumn, ...]:
 
 
 def _wanted_types(dataset: TableDataset) -> dict[str, ColumnType]:
-    kinds = {NumberEncoding: ColumnType.NUMBER, CategoryEncoding: ColumnType.TEXT}
     return {
-        column.name: kinds[type(column.encoding)]
+        column.name: ColumnType.NUMBER
+        if isinstance(column.encoding, NumberEncoding)
+        else ColumnType.TEXT
         for column in dataset.columns
         if column.encoding is not None
     }
@@ -147,15 +151,18 @@ class _Passes:
         self,
         reader: TableReader,
         dataset: TableDataset,
-        columns: Sequence[TableColumn],
         split: Split,
         task: Task,
+        folder: Path,
     ) -> None:
         self._reader = reader
         self._dataset = dataset
         self._split = split
         self._task = task
-        self._fittings = {column.name: _fitting(column, reader) for column in columns}
+        self._folder = folder
+        self._fittings = {
+            column.name: _fitting(column, reader, folder) for column in dataset.columns
+        }
         self._target_type = reader.type_of(dataset.target)
         if task is Task.REGRESSION and self._target_type is ColumnType.TEXT:
             raise DataError(
@@ -196,11 +203,12 @@ class _Passes:
             name for name, fitting in self._fittings.items() if fitting.is_constant
         )
 
-    def encode(self, folder: Path) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
+    def encode(self) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
         """Encodes every row; returns the parts, and some validation rows as they were."""
         raw: dict[str, list[Column]] = {name: [] for name in self._fittings}
         kept = 0
         unusable = _Unusable()
+        folder = self._folder
         with ExitStack() as stack:
             files = [
                 _PartFile(folder / part.name.lower(), self._width(), self._target_dtype(), stack)
@@ -306,7 +314,7 @@ class _PartFile:
         return Part(features, targets)
 
 
-def _fitting(column: TableColumn, reader: TableReader) -> Fitting:
+def _fitting(column: TableColumn, reader: TableReader, folder: Path) -> Fitting:
     kind = reader.type_of(column.name)
     encoding = column.encoding or (
         NumberEncoding() if kind is ColumnType.NUMBER else CategoryEncoding()
@@ -314,9 +322,11 @@ def _fitting(column: TableColumn, reader: TableReader) -> Fitting:
     if isinstance(encoding, NumberEncoding):
         if kind is not ColumnType.NUMBER:
             raise DataError(f"column {column.name!r}: expected numbers for its encoding, got texts")
-        return NumberFitting(column.name, encoding)
+        return NumberFitting(column.name, encoding, folder)
     if kind is not ColumnType.TEXT:
         raise DataError(f"column {column.name!r}: expected texts for its encoding, got numbers")
+    if isinstance(encoding, HashEncoding):
+        return HashFitting(column.name, encoding)
     return CategoryFitting(column.name, encoding)
 
 

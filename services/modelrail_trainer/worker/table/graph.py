@@ -1,7 +1,8 @@
 """The end-to-end graph: raw columns in, what the network says and the label of it out.
 
-Operators of the default domain and `ai.onnx.ml` only, so that every server of ONNX runs it: a text
-is looked up by LabelEncoder, and what stands for it is a row of a table.
+Operators of the default domain and `ai.onnx.ml` wherever there are any, so that every server of
+ONNX runs it: a category is looked up by LabelEncoder, and what stands for it is a row of a table.
+The standard has no hash of texts; MurmurHash3 is an operator of every build of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from modelrail_trainer.artifact import Signature, TensorSpec
-from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
+from modelrail_trainer.worker.table.encoding import (
+    Fitted,
+    FittedCategory,
+    FittedHash,
+    FittedNumber,
+)
 
 ML_DOMAIN = "ai.onnx.ml"
+ORT_DOMAIN = "com.microsoft"
+"""Operators that every build of ONNX Runtime has beside those of the standard."""
 FEATURES = "features"
 LABEL = "label"
-_ML_VERSION = 3  # LabelEncoder with lists of both kinds of keys
+# Of ai.onnx.ml the one whose LabelEncoder has lists of both kinds of keys.
+_VERSIONS = {ML_DOMAIN: 3, ORT_DOMAIN: 1}
 _BATCH = "batch"
 _PREFIX = "network."
 # Apart from the names of columns, which are the inputs'.
@@ -57,11 +66,20 @@ def end_to_end(
             [_value(tensor) for tensor in signature.outputs],
             graph.initializers,
         ),
-        opset_imports=[*bare.opset_import, helper.make_opsetid(ML_DOMAIN, _ML_VERSION)],
+        opset_imports=[
+            *bare.opset_import,
+            *(helper.make_opsetid(domain, _VERSIONS[domain]) for domain in domains_of(encodings)),
+        ],
         ir_version=bare.ir_version,
         producer_name=bare.producer_name,
         functions=network.functions,
     )
+
+
+def domains_of(encodings: Sequence[Fitted]) -> tuple[str, ...]:
+    """Returns the domains of the operators that a graph uses beside the default ones."""
+    hashes = any(isinstance(encoding, FittedHash) for encoding in encodings)
+    return (ML_DOMAIN, ORT_DOMAIN) if hashes else (ML_DOMAIN,)
 
 
 def end_to_end_signature(
@@ -120,6 +138,8 @@ class _Graph:
         """Adds the nodes of an encoding; returns its features, [batch, size]."""
         if isinstance(encoding, FittedNumber):
             return self._number(encoding)
+        if isinstance(encoding, FittedHash):
+            return self._hash(encoding)
         return self._category(encoding)
 
     def _number(self, number: FittedNumber) -> str:
@@ -147,6 +167,14 @@ class _Graph:
             default_int64=len(category.keys),
         )
         return self.apply("Gather", self.constant(category.table), place, axis=0)
+
+    def _hash(self, hashed: FittedHash) -> str:
+        # [batch, 1] ▸ [batch]: the features are then [batch, size].
+        text = self.apply("Reshape", hashed.name, self.constant(np.array([-1], np.int64)))
+        number = self.apply("MurmurHash3", text, domain=ORT_DOMAIN, positive=1, seed=0)
+        buckets = self.constant(np.array(hashed.buckets, np.int64))
+        place = self.apply("Mod", self.apply("Cast", number, to=TensorProto.INT64), buckets)
+        return self.apply("OneHot", place, buckets, self.constant(np.array([0, 1], np.float32)))
 
     def label(self, logits: str, labels: Sequence[str]) -> None:
         place = self.apply("ArgMax", logits, axis=1, keepdims=1)  # [batch, 1]
