@@ -99,11 +99,30 @@ def _column(message: pb.TableColumn) -> spec.TableColumn:
                 method=_METHODS.get(category.method, spec.CategoryMethod.ONE_HOT),
                 max_categories=category.max_categories or 100,
             )
+        case "text":
+            encoding = _text(message.text)
         case "hash":
             encoding = spec.HashEncoding(buckets=message.hash.buckets or 256)
         case _:
             pass
     return spec.TableColumn(name=message.name, encoding=encoding)
+
+
+def _text(message: pb.TextEncoding) -> spec.TextEncoding:
+    tokens: spec.WordTokens | spec.ByteTokens | None = None
+    match message.WhichOneof("tokens"):
+        case "words":
+            words = message.words
+            tokens = spec.WordTokens(
+                max_vocabulary=words.max_vocabulary or 20_000,
+                min_count=words.min_count or 1,
+                lower_case=words.lower_case,
+            )
+        case "bytes":
+            tokens = spec.ByteTokens()
+        case _:
+            pass
+    return spec.TextEncoding(tokens=tokens, max_tokens=message.max_tokens or 256)
 
 
 def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:

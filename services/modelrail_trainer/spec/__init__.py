@@ -17,6 +17,7 @@ from modelrail_trainer.spec.architecture import (
 from modelrail_trainer.spec.data import (
     BUNDLED_DATASETS,
     BundledDataset,
+    ByteTokens,
     CategoryEncoding,
     CategoryMethod,
     Dataset,
@@ -34,6 +35,8 @@ from modelrail_trainer.spec.data import (
     TableColumn,
     TableDataset,
     Task,
+    TextEncoding,
+    WordTokens,
     facts_of,
 )
 from modelrail_trainer.spec.job import (
@@ -74,6 +77,7 @@ __all__ = [
     "AdamW",
     "BinaryCrossEntropy",
     "BundledDataset",
+    "ByteTokens",
     "CategoryEncoding",
     "CategoryMethod",
     "ClassificationLoss",
@@ -114,8 +118,10 @@ __all__ = [
     "TableColumn",
     "TableDataset",
     "Task",
+    "TextEncoding",
     "TrainingJobSpec",
     "TransformerModel",
+    "WordTokens",
     "body_outputs",
     "facts_of",
     "with_defaults",

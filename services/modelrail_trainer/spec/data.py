@@ -107,7 +107,29 @@ class HashEncoding:
     buckets: int = 256
 
 
-Encoding = NumberEncoding | CategoryEncoding | HashEncoding
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordTokens:
+    """A token is a word, numbered by its place among the most frequent ones."""
+
+    max_vocabulary: int = 20_000
+    min_count: int = 1
+    lower_case: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ByteTokens:
+    """A token is a byte."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """A text becomes a row of tokens."""
+
+    tokens: WordTokens | ByteTokens | None
+    max_tokens: int = 256
+
+
+Encoding = NumberEncoding | CategoryEncoding | HashEncoding | TextEncoding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

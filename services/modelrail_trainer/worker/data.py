@@ -23,7 +23,7 @@ from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
-from modelrail_trainer.worker.table.graph import FEATURES
+from modelrail_trainer.worker.table.graph import FEATURES, TOKENS
 from modelrail_trainer.worker.training_data import TrainingData
 
 
@@ -76,13 +76,14 @@ def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> T
         name=f"table of {len(dataset.paths)} files, target {dataset.target}",
         sha256=table.sha256,
         task=task,
-        input_name=FEATURES,
-        input_meaning="encoded columns",
+        input_name=TOKENS if table.tokens else FEATURES,
+        input_meaning="tokens, 0 after the last" if table.tokens else "encoded columns",
         labels=table.labels,
         outputs=len(table.labels) or 1,
         train=train,
         validation=validation,
         test=test,
+        tokens=table.tokens,
         raw=RawTable(table),
     )
 

@@ -19,9 +19,14 @@ from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.worker.zoo.network import Classifier
 
 BATCH = "batch"
+LENGTH = "length"
+"""Axis of the tokens of a row."""
 # Two rows or more: an axis of size 1 could be taken for one that broadcasts.
 _EXAMPLE_ROWS = 3
+# Apart from the rows, so that the two axes are not taken for one.
+_EXAMPLE_LENGTH = 5
 _SCHEMA_VERSION = "1"
+_DATATYPES = {"FP32": torch.float32, "INT64": torch.int64}
 
 
 def exported_module(network: nn.Module, task: Task) -> nn.Module:
@@ -34,10 +39,12 @@ def signature_of(data: TrainingData) -> Signature:
     rows = data.train.inputs
     model_input = TensorSpec(
         name=data.input_name,
-        datatype="FP32",
-        shape=(BATCH, *rows.shape[1:]),
+        datatype="INT64" if data.tokens else "FP32",
+        shape=(BATCH, LENGTH) if data.tokens else (BATCH, *rows.shape[1:]),
         meaning=data.input_meaning,
-        value_range=ValueRange(float(rows.min()), float(rows.max())),
+        value_range=ValueRange(0.0, data.tokens - 1.0)
+        if data.tokens
+        else ValueRange(float(rows.min()), float(rows.max())),
     )
     shape = (BATCH, data.outputs)
     if data.task is Task.REGRESSION:
@@ -65,9 +72,12 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
         output.
     """
     (model_input,) = signature.inputs
+    sizes = {BATCH: _EXAMPLE_ROWS, LENGTH: _EXAMPLE_LENGTH}
     example = torch.zeros(
-        _EXAMPLE_ROWS, *[size for size in model_input.shape if isinstance(size, int)]
+        [size if isinstance(size, int) else sizes[size] for size in model_input.shape],
+        dtype=_DATATYPES[model_input.datatype],
     )
+    dynamic = {axis: size for axis, size in enumerate(model_input.shape) if isinstance(size, str)}
     with warnings.catch_warnings():
         # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
@@ -79,7 +89,7 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
                 external_data=False,
                 input_names=[model_input.name],
                 output_names=[output.name for output in signature.outputs],
-                dynamic_shapes=({0: BATCH},),
+                dynamic_shapes=(dynamic,),
                 verbose=False,
             )
         except Exception as error:  # the exporter's own tree, and whatever its passes raise

@@ -234,16 +234,18 @@ class TableDataset(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[TableColumn, _Mapping]]] = ..., skip_unusable_rows: _Optional[bool] = ...) -> None: ...
 
 class TableColumn(_message.Message):
-    __slots__ = ("name", "number", "category", "hash")
+    __slots__ = ("name", "number", "category", "hash", "text")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
     HASH_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     name: str
     number: NumberEncoding
     category: CategoryEncoding
     hash: HashEncoding
-    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ..., hash: _Optional[_Union[HashEncoding, _Mapping]] = ...) -> None: ...
+    text: TextEncoding
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ..., hash: _Optional[_Union[HashEncoding, _Mapping]] = ..., text: _Optional[_Union[TextEncoding, _Mapping]] = ...) -> None: ...
 
 class NumberEncoding(_message.Message):
     __slots__ = ("missing", "constant", "missing_indicator", "log", "scale")
@@ -302,6 +304,30 @@ class HashEncoding(_message.Message):
     BUCKETS_FIELD_NUMBER: _ClassVar[int]
     buckets: int
     def __init__(self, buckets: _Optional[int] = ...) -> None: ...
+
+class TextEncoding(_message.Message):
+    __slots__ = ("words", "bytes", "max_tokens")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    words: WordTokens
+    bytes: ByteTokens
+    max_tokens: int
+    def __init__(self, words: _Optional[_Union[WordTokens, _Mapping]] = ..., bytes: _Optional[_Union[ByteTokens, _Mapping]] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class WordTokens(_message.Message):
+    __slots__ = ("max_vocabulary", "min_count", "lower_case")
+    MAX_VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    MIN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_CASE_FIELD_NUMBER: _ClassVar[int]
+    max_vocabulary: int
+    min_count: int
+    lower_case: bool
+    def __init__(self, max_vocabulary: _Optional[int] = ..., min_count: _Optional[int] = ..., lower_case: _Optional[bool] = ...) -> None: ...
+
+class ByteTokens(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")

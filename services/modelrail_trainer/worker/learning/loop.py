@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
@@ -93,9 +93,16 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
     number of threads may round differently.
     """
     batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
-    if parameter_count(spec.model, facts) * batch_size < _WORK_WORTH_THREADS:
+    places = facts.row_shape[0] if facts.tokens else 1  # the weights are met at each token
+    if parameter_count(spec.model, facts) * batch_size * places < _WORK_WORTH_THREADS:
         return 1
     return len(os.sched_getaffinity(0))  # what the process may really use
+
+
+def without_padding(rows: Tensor) -> Tensor:
+    """Cuts rows of tokens [B, T] to the longest of them, [B, 1 … T]; padding only takes time."""
+    longest = int((rows != 0).sum(dim=1).max())
+    return rows[:, : max(1, longest)]
 
 
 def fit(
@@ -154,7 +161,8 @@ def fit(
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
-            loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
+            batch = without_padding(inputs[chosen]) if facts.tokens else inputs[chosen]
+            loss = loss_of(network(batch), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
                 raise NanLoss(

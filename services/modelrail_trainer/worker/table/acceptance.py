@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from torch import nn
 
@@ -15,7 +17,16 @@ from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
 from modelrail_trainer.worker.table.graph import LABEL, domains_of
 from modelrail_trainer.worker.table.reader import Column
+from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
 
+# Zeros inside and at the end, white space, capitals, combining marks, right to left, emoji.
+_HOSTILE_TEXTS = (
+    "a\0b\0",
+    "\u00a0\t\u2003\r\n",
+    "ABC Ä e\u0301",
+    "\u0627\u0644 \u202e",
+    "\U0001f600!?",
+)
 _UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER} no text of the training rows"
 
 
@@ -68,6 +79,8 @@ def _edge_values(encoding: Fitted) -> Column:
         # Far outside of the training rows, and not so far that differences of 32-bit floats count.
         large = 1e6 if encoding.log else float(encoding.shift + 100 * encoding.width)
         return np.array([np.nan, -1.0, 0.0, large])
+    if isinstance(encoding, FittedWords | FittedBytes):
+        return np.array(["", *_HOSTILE_TEXTS, "x " * encoding.size, "y" * 1000], object)
     known = encoding.keys if isinstance(encoding, FittedCategory) else ("a\0b",)
     return np.array(["", _UNKNOWN_TEXT, known[0], known[-1]], object)
 
@@ -86,9 +99,7 @@ def _run(
     for start in range(0, count, batch_size):
         feed = {}
         for encoding in encodings:
-            values = rows[encoding.name][start : start + batch_size].reshape(-1, 1)  # [B, 1]
-            is_number = isinstance(encoding, FittedNumber)
-            feed[encoding.name] = values.astype(np.float32) if is_number else values
+            feed[encoding.name] = _sent(encoding, rows[encoding.name][start : start + batch_size])
         try:
             outputs = session.run(names, feed)
         except Exception as error:  # ONNX Runtime has an own error class for each status
@@ -98,6 +109,18 @@ def _run(
         for name, output in zip(names, outputs, strict=True):
             found[name].append(output)
     return {name: np.concatenate(outputs) for name, outputs in found.items()}
+
+
+def _sent(encoding: Fitted, values: Column) -> npt.NDArray[Any]:
+    """Returns values [B] as a client sends them, [B, 1], or [B, bytes of the longest]."""
+    if isinstance(encoding, FittedNumber):
+        return values.astype(np.float32).reshape(-1, 1)
+    if isinstance(encoding, FittedBytes):
+        contents = [text.encode() for text in values]
+        longest = max(map(len, contents))
+        filled = b"".join(content.ljust(longest, b"\0") for content in contents)
+        return np.frombuffer(filled, np.uint8).reshape(len(values), longest)
+    return values.reshape(-1, 1)
 
 
 def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from modelrail_trainer.spec import (
     TableColumn,
     TableDataset,
     Task,
+    TextEncoding,
 )
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
@@ -37,6 +38,7 @@ from modelrail_trainer.worker.table.encoding import (
 )
 from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
 from modelrail_trainer.worker.table.reader import Batch, Column, ColumnType, TableReader
+from modelrail_trainer.worker.table.text import FittedBytes, FittedWords, TextFitting
 
 MAX_CLASSES = 10_000
 MAX_FEATURES = 20_000
@@ -57,6 +59,8 @@ class Table:
         raw_rows: Some validation rows as they stand in the files, by column.
         unusable: Rows that were left out, by reason.
         constant_columns: Columns that never vary in the training rows.
+        tokens: Size of the vocabulary when rows are tokens; 0 when they are numbers.
+        remarks: What else there is to tell, in sentences.
     """
 
     sha256: str
@@ -66,6 +70,8 @@ class Table:
     raw_rows: Mapping[str, Column]
     unusable: Mapping[str, int]
     constant_columns: tuple[str, ...]
+    tokens: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) -> Table:
@@ -102,6 +108,8 @@ def load_table(dataset: TableDataset, split: Split, task: Task, folder: Path) ->
         raw_rows=raw_rows,
         unusable=dict(passes.unusable.counts),
         constant_columns=passes.constant_columns,
+        tokens=passes.tokens,
+        remarks=passes.remarks,
     )
 
 
@@ -173,6 +181,8 @@ class _Passes:
         self.encodings: tuple[Fitted, ...] = ()
         self.labels: tuple[str, ...] = ()
         self.constant_columns: tuple[str, ...] = ()
+        self.tokens = 0
+        self.remarks: tuple[str, ...] = ()
 
     def fit(self) -> None:
         """Fits the encodings and finds the classes."""
@@ -199,6 +209,15 @@ class _Passes:
                 f"expected columns that become at most {MAX_FEATURES} features, got "
                 f"{self._width()}; ask for fewer categories"
             )
+        for encoding in self.encodings:
+            if isinstance(encoding, FittedWords | FittedBytes):
+                self.tokens = encoding.tokens
+        self.remarks = tuple(
+            remark
+            for fitting in self._fittings.values()
+            if isinstance(fitting, TextFitting)
+            for remark in fitting.remarks()
+        )
         self.constant_columns = tuple(
             name for name, fitting in self._fittings.items() if fitting.is_constant
         )
@@ -211,7 +230,7 @@ class _Passes:
         folder = self._folder
         with ExitStack() as stack:
             files = [
-                _PartFile(folder / part.name.lower(), self._width(), self._target_dtype(), stack)
+                _PartFile(folder / part.name.lower(), self._shape(), self._target_dtype(), stack)
                 for part in PartOfRow
             ]
             for batch, parts, usable in self._batches(unusable):
@@ -284,6 +303,10 @@ class _Passes:
     def _width(self) -> int:
         return sum(encoding.size for encoding in self.encodings)
 
+    def _shape(self) -> np.dtype[Any]:
+        """Returns the type of a row: its numbers, and how many."""
+        return np.dtype((np.int64 if self.tokens else np.float32, (self._width(),)))
+
     def _target_dtype(self) -> npt.DTypeLike:
         return np.int64 if self._task is Task.CLASSIFICATION else np.float32
 
@@ -291,14 +314,16 @@ class _Passes:
 class _PartFile:
     """The rows of one part, as they are encoded."""
 
-    def __init__(self, path: Path, width: int, target_dtype: npt.DTypeLike, stack: ExitStack):
+    def __init__(
+        self, path: Path, row: np.dtype[Any], target_dtype: npt.DTypeLike, stack: ExitStack
+    ) -> None:
         self._paths = (path.with_suffix(".features"), path.with_suffix(".targets"))
         self._files: list[BinaryIO] = [stack.enter_context(p.open("wb")) for p in self._paths]
-        self._width = width
+        self._row = row
         self._target_dtype = target_dtype
         self.rows = 0
 
-    def write(self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.generic]) -> None:
+    def write(self, features: npt.NDArray[Any], targets: npt.NDArray[np.generic]) -> None:
         for file, array in zip(self._files, (features, targets), strict=True):
             file.write(np.ascontiguousarray(array).data)
         self.rows += len(features)
@@ -309,7 +334,8 @@ class _PartFile:
         Shared with the file, so that they count for no limit of the process's memory.
         """
         target_shape = (self.rows,) if self._target_dtype is np.int64 else (self.rows, 1)
-        features = np.memmap(self._paths[0], np.float32, "r+", shape=(self.rows, self._width))
+        row, shape = self._row.base, (self.rows, *self._row.shape)
+        features = np.memmap(self._paths[0], row, "r+", shape=shape)
         targets = np.memmap(self._paths[1], self._target_dtype, "r+", shape=target_shape)
         return Part(features, targets)
 
@@ -325,6 +351,8 @@ def _fitting(column: TableColumn, reader: TableReader, folder: Path) -> Fitting:
         return NumberFitting(column.name, encoding, folder)
     if kind is not ColumnType.TEXT:
         raise DataError(f"column {column.name!r}: expected texts for its encoding, got numbers")
+    if isinstance(encoding, TextEncoding):
+        return TextFitting(column.name, encoding)
     if isinstance(encoding, HashEncoding):
         return HashFitting(column.name, encoding)
     return CategoryFitting(column.name, encoding)

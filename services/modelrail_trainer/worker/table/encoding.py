@@ -25,6 +25,7 @@ from modelrail_trainer.spec import (
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.table.median import Values
 from modelrail_trainer.worker.table.reader import Column
+from modelrail_trainer.worker.table.text import FittedText
 
 Features = npt.NDArray[np.float32]
 
@@ -128,7 +129,7 @@ class FittedHash:
         return encoded
 
 
-Fitted = FittedNumber | FittedCategory | FittedHash
+Fitted = FittedNumber | FittedCategory | FittedHash | FittedText
 
 
 class Fitting(Protocol):
