@@ -50,8 +50,9 @@ TEXT = st.one_of(
     st.lists(
         st.sampled_from(
             [
-                *("free", "FREE", "Free", "naïve", "ÄÖ", "e\u0301", "١٢٣", "שלום", "日本語", "x" * 300),
-                *(" ", "\t", "\n", "\r", "\v", "\x85", "\u00a0", "\u2003", "\u200b", "\u200d", "\u3000"),
+                *("free", "FREE", "Free", "naïve", "ÄÖ", "e\u0301", "١٢٣", "שלום", "日本語"),
+                *(" ", "\t", "\n", "\r", "\v", "\x85", "\u00a0", "\u2003", "\u200b", "\u3000"),
+                *("\u200d", "x" * 300),
                 *("\0", "\x1b", "\x7f", "\ufeff", "\ufffd", "\ufffe", "\U0010ffff", "\ue000"),
                 *("!", "_", "'", "…", "€", "😀", "👩\u200d💻", "İ", "ẞ", "K"),
             ]
@@ -250,7 +251,7 @@ def test_a_table_of_texts_becomes_rows_of_tokens_of_the_training_rows_words(
 def test_bytes_that_are_no_text_fail_the_job_when_the_table_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"text,t\n" + b"good,x\nbad \xff\xfe,y\n" * 50)
-    with pytest.raises(DataError, match="UTF-?8"):
+    with pytest.raises(DataError, match=r"UTF-?8"):
         loaded(tmp_path, path, ByteTokens())
 
 
