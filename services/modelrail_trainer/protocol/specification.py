@@ -63,6 +63,10 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
                 columns=tuple(_column(column) for column in table.columns),
                 skip_unusable_rows=table.skip_unusable_rows,
             )
+        case "lines":
+            return spec.LinesDataset(
+                paths=tuple(message.lines.paths), context_length=message.lines.context_length
+            )
         case _:
             return None
 
@@ -166,6 +170,13 @@ def _model(message: pb.ModelSpec) -> spec.Model:  # noqa: PLR0911  # one return 
                 heads=message.transformer.heads,
                 feed_forward=message.transformer.feed_forward,
                 dropout=message.transformer.dropout,
+            )
+        case "gpt":
+            return spec.GptModel(
+                width=message.gpt.width,
+                layers=message.gpt.layers,
+                heads=message.gpt.heads,
+                dropout=message.gpt.dropout,
             )
         case _:
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
@@ -31,13 +31,21 @@ GRAPH_PREFIXES = ("encode.", "network.")
 TABLE_ENDINGS = frozenset({".arrow", ".csv", ".parquet"})
 
 
+def check_paths(field: str, paths: Sequence[str]) -> Iterator[Violation]:
+    """Finds what is wrong with the paths of files that can be seen without the files."""
+    if not 1 <= len(paths) <= MAX_PATHS:
+        yield Violation(field, f"expected from 1 to {MAX_PATHS} files, got {len(paths)}")
+    for position, file in enumerate(paths[:MAX_PATHS]):
+        if not file or "\0" in file or ".." in Path(file).parts:
+            yield Violation(
+                f"{field}[{position}]", f"expected a path without `..`, got {shown(file)}"
+            )
+
+
 def check_table(table: TableDataset) -> Iterator[Violation]:
     """Finds what is wrong with `dataset.table` that can be seen without its files."""
     path = "dataset.table"
-    if not 1 <= len(table.paths) <= MAX_PATHS:
-        yield Violation(
-            f"{path}.paths", f"expected from 1 to {MAX_PATHS} files, got {len(table.paths)}"
-        )
+    yield from check_paths(f"{path}.paths", table.paths)
     endings = {Path(file).suffix.lower() for file in table.paths}
     if table.paths and (len(endings) > 1 or not endings <= TABLE_ENDINGS):
         known = ", ".join(sorted(TABLE_ENDINGS))
@@ -46,12 +54,6 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
             f"{path}.paths",
             f"expected files of one format, with one of the endings {known}; got {got}",
         )
-    for position, file in enumerate(table.paths[:MAX_PATHS]):
-        if not file or "\0" in file or ".." in Path(file).parts:
-            yield Violation(
-                f"{path}.paths[{position}]",
-                f"expected a path without `..`, got {shown(file)}",
-            )
     yield from _name(f"{path}.target", table.target)
     if len(table.columns) > MAX_COLUMNS:
         yield Violation(

@@ -7,6 +7,7 @@ nor gRPC is imported here, because the service, which validates, must start with
 
 from modelrail_trainer.spec.architecture import (
     CnnModel,
+    GptModel,
     GruModel,
     LinearModel,
     MlpModel,
@@ -16,6 +17,7 @@ from modelrail_trainer.spec.architecture import (
 )
 from modelrail_trainer.spec.data import (
     BUNDLED_DATASETS,
+    BYTE_VALUES,
     BundledDataset,
     ByteTokens,
     CategoryEncoding,
@@ -25,6 +27,7 @@ from modelrail_trainer.spec.data import (
     Encoding,
     HashEncoding,
     LineDataset,
+    LinesDataset,
     MinMaxScale,
     Missing,
     NumberEncoding,
@@ -71,6 +74,7 @@ from modelrail_trainer.spec.learning import (
 
 __all__ = [
     "BUNDLED_DATASETS",
+    "BYTE_VALUES",
     "HIGHER_IS_BETTER",
     "SELECTION_METRICS",
     "Adam",
@@ -88,6 +92,7 @@ __all__ = [
     "Dataset",
     "DatasetFacts",
     "Encoding",
+    "GptModel",
     "GradientDescent",
     "GruModel",
     "HashEncoding",
@@ -95,6 +100,7 @@ __all__ = [
     "KlDivergence",
     "LineDataset",
     "LinearModel",
+    "LinesDataset",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",

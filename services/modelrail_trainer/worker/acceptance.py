@@ -14,6 +14,7 @@ from torch import nn
 
 from modelrail_trainer.artifact import ExportCertificate, OutputParity, Signature
 from modelrail_trainer.journal import Metric
+from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.export import LENGTH, leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
@@ -25,6 +26,8 @@ ABSOLUTE_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-3
 # Beyond this many rows the comparison of single rows would take longer than it teaches.
 _MAX_ROWS = 256
+# Windows of language, which have an output at each place.
+_MAX_WINDOWS = 16
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,7 +52,8 @@ def check(
         GateFailed: The message names the rule that is broken, expected and got.
     """
     model = check_file(path, signature)
-    rows = data.validation.inputs[:_MAX_ROWS]
+    language = data.task is Task.LANGUAGE
+    rows = data.validation.inputs[: _MAX_WINDOWS if language else _MAX_ROWS]
     worst = dict.fromkeys((output.name for output in signature.outputs), 0.0)
     levels = onnxruntime.GraphOptimizationLevel
     for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
@@ -58,6 +62,8 @@ def check(
             shorter = np.ascontiguousarray(rows[:, :length])
             for name, difference in _compare(session, module, signature, shorter).items():
                 worst[name] = max(worst[name], difference)
+        if language:
+            _check_causality(session, signature, np.ascontiguousarray(rows))
     certificate = ExportCertificate(
         opset=opset_of(model),
         absolute_tolerance=ABSOLUTE_TOLERANCE,
@@ -127,6 +133,20 @@ def open_session(
         )
     except Exception as error:  # ONNX Runtime has an own error class for each status
         raise GateFailed(f"ONNX Runtime cannot load the file: {str(error)[:500]}") from error
+
+
+def _check_causality(
+    session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs
+) -> None:
+    """Refuses a graph in which what comes later changes what was said before."""
+    (whole,) = _run(session, signature, rows)  # [N, T, outputs]
+    length = rows.shape[1]
+    for place in sorted({1, length // 2, length - 1}):
+        others = rows.copy()
+        others[:, place:] = 255 - others[:, place:]  # no byte stays as it was
+        (changed,) = _run(session, signature, others)
+        what = f"output 'logits' before place {place}, with other bytes from there on"
+        compare(changed[:, :place], whole[:, :place], what)
 
 
 def _lengths(signature: Signature, rows: Inputs) -> tuple[int, ...]:

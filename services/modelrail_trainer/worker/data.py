@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from modelrail_trainer.spec import (
+    BYTE_VALUES,
     BundledDataset,
     Dataset,
     LineDataset,
+    LinesDataset,
     RegressionLoss,
     Split,
     TableDataset,
@@ -20,6 +22,7 @@ from modelrail_trainer.spec import (
     facts_of,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
@@ -32,16 +35,20 @@ def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
 
     Args:
         spec: With defaults applied.
-        folder: For the encoded rows of a table, which are read from there while they are used; made
-            anew. Other data sets need none.
+        folder: For what is made of files (a table's encoded rows, or a stream), which is read from
+            there while it is used; made anew. Other data sets need none.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
             not what the specification expects.
     """
-    if isinstance(spec.dataset, TableDataset):
+    if isinstance(spec.dataset, TableDataset | LinesDataset):
         if folder is None:
-            raise ValueError("a table needs a folder for its encoded rows")
+            raise ValueError("what is read from files needs a folder for what is made of them")
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
+        folder.mkdir(mode=0o700)
+        if isinstance(spec.dataset, LinesDataset):
+            return _load_lines(spec, spec.dataset, folder)
         return _load_table(spec, spec.dataset, folder)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
@@ -68,8 +75,6 @@ def load(spec: TrainingJobSpec, folder: Path | None = None) -> TrainingData:
 def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
     task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
-    folder.mkdir(mode=0o700)
     table = load_table(dataset, spec.split, task, folder)
     train, validation, test = table.parts
     return TrainingData(
@@ -85,6 +90,24 @@ def _load_table(spec: TrainingJobSpec, dataset: TableDataset, folder: Path) -> T
         test=test,
         tokens=table.tokens,
         raw=RawTable(table),
+    )
+
+
+def _load_lines(spec: TrainingJobSpec, dataset: LinesDataset, folder: Path) -> TrainingData:
+    stream = load_stream(dataset, spec.split, folder)
+    train, validation, test = stream.parts
+    return TrainingData(
+        name=f"{stream.size_bytes} bytes of text in {len(dataset.paths)} files",
+        sha256=stream.sha256,
+        task=Task.LANGUAGE,
+        input_name="bytes",
+        input_meaning="text in UTF-8",
+        labels=(),
+        outputs=BYTE_VALUES,
+        train=train,
+        validation=validation,
+        test=test,
+        tokens=BYTE_VALUES,
     )
 
 

@@ -26,11 +26,15 @@ _EXAMPLE_ROWS = 3
 # Apart from the rows, so that the two axes are not taken for one.
 _EXAMPLE_LENGTH = 5
 _SCHEMA_VERSION = "1"
-_DATATYPES = {"FP32": torch.float32, "INT64": torch.int64}
+_DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
 
 
 def exported_module(network: nn.Module, task: Task) -> nn.Module:
-    """Returns the module whose outputs the graph has: logits and probabilities, or y."""
+    """Returns the module whose outputs the graph has.
+
+    They are logits and probabilities, y, or for language logits: their probabilities would be as
+    large once more.
+    """
     return (Classifier(network) if task is Task.CLASSIFICATION else network).eval()
 
 
@@ -39,13 +43,21 @@ def signature_of(data: TrainingData) -> Signature:
     rows = data.train.inputs
     model_input = TensorSpec(
         name=data.input_name,
-        datatype="INT64" if data.tokens else "FP32",
+        datatype=_datatype(data),
         shape=(BATCH, LENGTH) if data.tokens else (BATCH, *rows.shape[1:]),
         meaning=data.input_meaning,
         value_range=ValueRange(0.0, data.tokens - 1.0)
         if data.tokens
         else ValueRange(float(rows.min()), float(rows.max())),
     )
+    if data.task is Task.LANGUAGE:
+        scores = TensorSpec(
+            name="logits",
+            datatype="FP32",
+            shape=(BATCH, LENGTH, data.outputs),
+            meaning="score of each byte as the next one",
+        )
+        return Signature((model_input,), (scores,))
     shape = (BATCH, data.outputs)
     if data.task is Task.REGRESSION:
         value = TensorSpec(name="y", datatype="FP32", shape=shape, meaning="predicted value")
@@ -62,6 +74,12 @@ def signature_of(data: TrainingData) -> Signature:
         labels=data.labels,
     )
     return Signature((model_input,), (logits, probabilities))
+
+
+def _datatype(data: TrainingData) -> str:
+    if data.task is Task.LANGUAGE:
+        return "UINT8"
+    return "INT64" if data.tokens else "FP32"
 
 
 def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelProto:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 Inputs = npt.NDArray[Any]
-"""Features, float32 [rows, *row_shape], or tokens, int64 [rows, length]."""
+"""Features float32 [rows, *row_shape], or tokens int64 or bytes uint8 [rows, length]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +17,10 @@ class Part:
     """Rows and what is to be predicted for them.
 
     Attributes:
-        inputs: Features, float32 [rows, *row_shape], or tokens, int64 [rows, length].
-        targets: Class numbers, int64 [rows], or values, float32 [rows, 1].
+        inputs: Features, float32 [rows, *row_shape], tokens, int64 [rows, length], or bytes, uint8
+            [rows, length].
+        targets: Class numbers, int64 [rows], values, float32 [rows, 1], or the byte after each
+            byte, uint8 [rows, length].
     """
 
     inputs: Inputs

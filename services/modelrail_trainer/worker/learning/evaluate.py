@@ -11,6 +11,7 @@ from torch import nn
 
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.language.figures import language_figures
 from modelrail_trainer.worker.part import Inputs, Part
 
 Predict = Callable[[Inputs], npt.NDArray[np.float32]]
@@ -20,6 +21,8 @@ _ROWS_AT_ONCE = 256
 def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
     """Returns loss and accuracy, or loss (which is the mean squared error), mse and mae.
 
+    Those of language are told by `language_figures`.
+
     The loss of classes is the plain cross-entropy. Both are the same whatever the job minimises, so
     that jobs with different losses can be compared.
 
@@ -28,6 +31,8 @@ def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
         part: Rows with their targets.
         task: Which figures are meant.
     """
+    if task is Task.LANGUAGE:
+        return language_figures(predict, part)
     starts = range(0, len(part), _ROWS_AT_ONCE)
     chunks = [predict(part.inputs[start : start + _ROWS_AT_ONCE]) for start in starts]
     outputs = np.concatenate(chunks).astype(np.float64)  # [N, outputs]

@@ -19,13 +19,14 @@ from modelrail_trainer.spec import (
     BinaryCrossEntropy,
     DatasetFacts,
     GradientDescent,
+    Task,
     TrainingJobSpec,
     body_outputs,
 )
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
-from modelrail_trainer.worker.learning.losses import loss_function
+from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
@@ -134,8 +135,9 @@ def fit(
     prepare_torch(spec.seed, threads_for(spec, facts))
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
-    targets = torch.from_numpy(data.train.targets)  # [N] or [N, outputs]
+    targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
     rows = len(inputs)
+    has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
     preprocessing = fit_steps(spec.preprocessing, inputs)
@@ -144,6 +146,8 @@ def fit(
         body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
     network = Network(preprocessing, body)
     loss_of = loss_function(spec.loss)
+    if data.task is Task.LANGUAGE:
+        loss_of = at_each_place(loss_of)
     optimiser = build_optimiser(spec.optimizer, network.parameters())
 
     learning_rate = optimiser.param_groups[0]["lr"]
@@ -161,7 +165,7 @@ def fit(
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
-            batch = without_padding(inputs[chosen]) if facts.tokens else inputs[chosen]
+            batch = without_padding(inputs[chosen]) if has_padding else inputs[chosen]
             loss = loss_of(network(batch), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
