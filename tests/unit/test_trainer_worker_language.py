@@ -17,6 +17,7 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
 from modelrail_trainer.parameters import parameter_count
+from modelrail_trainer.protocol.requests import new_job_from_pb
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
@@ -313,6 +314,22 @@ def test_the_fields_come_over_the_wire_with_their_defaults(tmp_path: Path) -> No
     resolved = with_real_paths(read, DataRoots([tmp_path])).dataset
     assert isinstance(resolved, spec.LinesDataset)
     assert resolved.paths == (str((tmp_path / "text").resolve()),)
+
+
+def test_the_files_are_looked_for_below_the_folders_that_may_be_read() -> None:
+    message = pb.TrainingJobSpec(
+        epochs=1, publication=pb.Publication(model="language"), dataset=pb.Dataset()
+    )
+    message.dataset.lines.paths.extend(["a", "b"])
+    message.model.gpt.SetInParent()
+    message.loss.cross_entropy.SetInParent()
+    message.optimizer.adam.SetInParent()
+    request = pb.CreateTrainingJobRequest(training_job=pb.TrainingJob(spec=message))
+    new, _ = new_job_from_pb(request)
+    assert new.data_paths == {
+        "training_job.spec.dataset.lines.paths[0]": "a",
+        "training_job.spec.dataset.lines.paths[1]": "b",
+    }
 
 
 def wrong(**fields: Any) -> dict[str, str]:
