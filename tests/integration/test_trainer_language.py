@@ -1,4 +1,4 @@
-"""A job on text files, by a real worker process: bytes in, the next byte out, samples in its log."""
+"""A job on text files, by a real worker process: bytes in, the next byte out, samples logged."""
 
 from __future__ import annotations
 
