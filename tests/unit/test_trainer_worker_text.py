@@ -108,7 +108,9 @@ def test_words_are_parted_by_white_space_and_punctuation_stands_alone() -> None:
     assert words("日本 か😀😀…") == ["日", "本", "か", "😀", "😀", "…"]
     assert words("a\0b\x7fc") == ["a", "b", "c"]
     assert words(" \n\t") == words("") == []
+    assert words("x、y。z\u3000") == ["x", "、", "y", "。", "z"]
     assert words("ABC ÄÖ İ", lower_case=True) == ["abc", "ÄÖ", "İ"]
+    assert words("@AZ[ `az{", lower_case=True) == ["@", "az", "[", "`", "az", "{"]
 
 
 def test_every_code_point_is_of_the_same_kind_in_python_and_in_the_graph() -> None:
@@ -137,6 +139,13 @@ def test_the_graph_finds_the_words_that_python_finds(rows: list[str], lower_case
     encoding = FittedWords("text", WORDS, lower_case=lower_case, size=SIZE)
     (got,) = WORD_SESSIONS[lower_case].run(None, {"text": texts(*rows).reshape(-1, 1)})
     assert_same(got, encoding.encode(texts(*rows)))
+
+
+def test_every_character_of_ascii_has_the_same_lower_case_in_python_and_in_the_graph() -> None:
+    characters = [chr(point) for point in range(128)]
+    encoding = FittedWords("text", tuple(filter(str.isprintable, characters)), True, SIZE)
+    (got,) = session(encoding).run(None, {"text": texts(*characters).reshape(-1, 1)})
+    assert_same(got, encoding.encode(texts(*characters)))
 
 
 BYTE_SESSION = session(FittedBytes("text", SIZE))
