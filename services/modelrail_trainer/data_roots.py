@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modelrail_trainer.spec import TableDataset, TrainingJobSpec
+from modelrail_trainer.spec import LinesDataset, TableDataset, TrainingJobSpec
 
 
 class DataPathError(ValueError):
@@ -53,7 +53,7 @@ def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJob
     Raises:
         DataPathError: A file is not there any more.
     """
-    if not isinstance(spec.dataset, TableDataset):
+    if not isinstance(spec.dataset, TableDataset | LinesDataset):
         return spec
     paths = tuple(str(data_roots.resolve(path)) for path in spec.dataset.paths)
     return replace(spec, dataset=replace(spec.dataset, paths=paths))

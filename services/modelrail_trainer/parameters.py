@@ -8,6 +8,7 @@ from itertools import pairwise
 from modelrail_trainer.spec import (
     CnnModel,
     DatasetFacts,
+    GptModel,
     GruModel,
     LinearModel,
     MlpModel,
@@ -53,6 +54,12 @@ def parameter_count(model: Model, facts: DatasetFacts) -> int:
             before = facts.tokens * width + model.layers * (2 * norm + attention + perceptron)
             before += norm
             widths = [width, facts.outputs]
+        case GptModel(width=width):
+            # Two normalizations, attention, and a perceptron four times as wide; the outputs use
+            # the weights of the embedding.
+            layer = 4 * width + 4 * width * (width + 1) + 8 * width * width + 5 * width
+            before = facts.tokens * width + model.layers * layer + 2 * width
+            widths = []
     return before + sum(a * b + b for a, b in pairwise(widths))
 
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from modelrail.names import InvalidName, ModelAliasName, check_id
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
-from modelrail_trainer.rules.table import check_table
+from modelrail_trainer.rules.table import check_paths, check_table
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     BundledDataset,
     DatasetFacts,
     LineDataset,
+    LinesDataset,
     TableDataset,
     Task,
     TrainingJobSpec,
@@ -27,6 +28,8 @@ from modelrail_trainer.spec import (
 )
 
 MAX_POINTS = 1_000_000
+MIN_CONTEXT_LENGTH = 8
+MAX_CONTEXT_LENGTH = 4_096
 MAX_PREPROCESSING_STEPS = 16
 MAX_DISPLAY_NAME_CHARACTERS = 256
 MAX_DESCRIPTION_BYTES = 16 * 1024  # the registry's limit for the description of a version
@@ -86,7 +89,7 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
 def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     match spec.dataset:
         case None:
-            yield nothing_set("dataset", "bundled", "line", "table")
+            yield nothing_set("dataset", "bundled", "line", "table", "lines")
         case BundledDataset(name=name) if name not in BUNDLED_DATASETS:
             known = ", ".join(sorted(BUNDLED_DATASETS))
             yield Violation("dataset.bundled", f"expected one of: {known}; got {shown(name)}")
@@ -106,6 +109,14 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
                 )
         case TableDataset() as table:
             yield from check_table(table)
+        case LinesDataset() as lines:
+            yield from check_paths("dataset.lines.paths", lines.paths)
+            yield from whole(
+                "dataset.lines.context_length",
+                lines.context_length,
+                MIN_CONTEXT_LENGTH,
+                MAX_CONTEXT_LENGTH,
+            )
         case BundledDataset():
             pass
     yield from _check_split(spec, facts)
@@ -139,8 +150,8 @@ def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[
         )
         yield wrong[-1]
     yield from whole("split.seed", split.seed, 0)
-    if wrong or facts is None or isinstance(spec.dataset, TableDataset):
-        return  # how a table is divided is known when it is read
+    if wrong or facts is None or isinstance(spec.dataset, TableDataset | LinesDataset):
+        return  # how files are divided is known when they are read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1
     for field, fraction in fractions.items():

@@ -176,10 +176,8 @@ def test_places_are_told_by_sines_and_cosines_of_growing_wave_length() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-# torch's own: what the exporter makes of a GRU and of trees. Nothing of ours is meant.
+# torch's own: what the exporter makes of trees. Nothing of ours is meant.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
-@pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not:UserWarning")
 def test_an_architecture_is_exported_for_any_batch_and_computes_the_same(name: str) -> None:
     body = _body(name)
     program = torch.onnx.export(

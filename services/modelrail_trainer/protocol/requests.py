@@ -17,7 +17,7 @@ from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.protocol.pagination import number_from_token
 from modelrail_trainer.protocol.run_policy import run_policy_from_pb, violations_of
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.spec import TableDataset, TrainingJobSpec
+from modelrail_trainer.spec import LinesDataset, TableDataset, TrainingJobSpec
 
 _SPEC_PATH = "training_job.spec"
 _SHOWN_CHARACTERS = 80
@@ -59,9 +59,16 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
 
 def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
     dataset = specification.dataset
-    paths = dataset.paths if isinstance(dataset, TableDataset) else ()
+    match dataset:
+        case TableDataset(paths=paths):
+            kind = "table"
+        case LinesDataset(paths=paths):
+            kind = "lines"
+        case _:
+            return {}
     return {
-        f"{_SPEC_PATH}.dataset.table.paths[{position}]": path for position, path in enumerate(paths)
+        f"{_SPEC_PATH}.dataset.{kind}.paths[{position}]": path
+        for position, path in enumerate(paths)
     }
 
 

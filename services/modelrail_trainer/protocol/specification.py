@@ -63,6 +63,10 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
                 columns=tuple(_column(column) for column in table.columns),
                 skip_unusable_rows=table.skip_unusable_rows,
             )
+        case "lines":
+            return spec.LinesDataset(
+                paths=tuple(message.lines.paths), context_length=message.lines.context_length
+            )
         case _:
             return None
 
@@ -70,6 +74,7 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
 # An unspecified value of an enumeration is its default; so is one that only a newer client knows,
 # as proto3 hands it on: `requests.py` has refused it before.
 _MISSING = {
+    pb.NumberEncoding.MISSING_MEDIAN: spec.Missing.MEDIAN,
     pb.NumberEncoding.MISSING_CONSTANT: spec.Missing.CONSTANT,
     pb.NumberEncoding.MISSING_REFUSED: spec.Missing.REFUSED,
 }
@@ -81,7 +86,7 @@ _METHODS = {pb.CategoryEncoding.METHOD_ORDINAL: spec.CategoryMethod.ORDINAL}
 
 
 def _column(message: pb.TableColumn) -> spec.TableColumn:
-    encoding: spec.NumberEncoding | spec.CategoryEncoding | None = None
+    encoding: spec.Encoding | None = None
     match message.WhichOneof("encoding"):
         case "number":
             number = message.number
@@ -98,9 +103,30 @@ def _column(message: pb.TableColumn) -> spec.TableColumn:
                 method=_METHODS.get(category.method, spec.CategoryMethod.ONE_HOT),
                 max_categories=category.max_categories or 100,
             )
+        case "text":
+            encoding = _text(message.text)
+        case "hash":
+            encoding = spec.HashEncoding(buckets=message.hash.buckets or 256)
         case _:
             pass
     return spec.TableColumn(name=message.name, encoding=encoding)
+
+
+def _text(message: pb.TextEncoding) -> spec.TextEncoding:
+    tokens: spec.WordTokens | spec.ByteTokens | None = None
+    match message.WhichOneof("tokens"):
+        case "words":
+            words = message.words
+            tokens = spec.WordTokens(
+                max_vocabulary=words.max_vocabulary or 20_000,
+                min_count=words.min_count or 1,
+                lower_case=words.lower_case,
+            )
+        case "bytes":
+            tokens = spec.ByteTokens()
+        case _:
+            pass
+    return spec.TextEncoding(tokens=tokens, max_tokens=message.max_tokens or 256)
 
 
 def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:
@@ -144,6 +170,13 @@ def _model(message: pb.ModelSpec) -> spec.Model:  # noqa: PLR0911  # one return 
                 heads=message.transformer.heads,
                 feed_forward=message.transformer.feed_forward,
                 dropout=message.transformer.dropout,
+            )
+        case "gpt":
+            return spec.GptModel(
+                width=message.gpt.width,
+                layers=message.gpt.layers,
+                heads=message.gpt.heads,
+                dropout=message.gpt.dropout,
             )
         case _:
             return None

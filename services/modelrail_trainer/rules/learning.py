@@ -71,6 +71,9 @@ def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
         )
         yield Violation("loss", f"expected one of {fitting} for {data}, got {name}")
         return
+    if facts and facts.task is Task.LANGUAGE and not isinstance(loss, CrossEntropy):
+        yield Violation("loss", f"expected cross_entropy for a data set of lines, got {name}")
+        return
     match loss:
         case CrossEntropy(class_weights=weights, label_smoothing=smoothing):
             if weights and facts and len(weights) != facts.outputs:

@@ -11,10 +11,12 @@ from modelrail_trainer.rules.violation import Violation, nothing_set, real, whol
 from modelrail_trainer.spec import (
     CnnModel,
     DatasetFacts,
+    GptModel,
     GruModel,
     LinearModel,
     MlpModel,
     ResNetModel,
+    Task,
     TrainingJobSpec,
     TransformerModel,
     body_outputs,
@@ -34,6 +36,7 @@ _NAMES: dict[type, str] = {
     ResNetModel: "resnet",
     GruModel: "gru",
     TransformerModel: "transformer",
+    GptModel: "gpt",
 }
 
 
@@ -43,8 +46,6 @@ def check_model(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
     match spec.model:
         case None:
             wrong.append(nothing_set("model", *_NAMES.values()))
-        case LinearModel():
-            pass
         case MlpModel(hidden_units=hidden):
             wrong += widths("model.mlp.hidden_units", hidden, "layers", MAX_LAYERS, MAX_UNITS)
         case CnnModel() as cnn:
@@ -67,6 +68,8 @@ def check_model(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
             wrong += whole("model.gru.layers", gru.layers, 1, MAX_LAYERS)
         case TransformerModel() as transformer:
             wrong += _check_transformer(transformer)
+        case GptModel() as gpt:
+            wrong += _check_gpt(gpt)
     if facts is not None and spec.model is not None and not wrong:
         wrong += _check_tokens(spec, facts)
     yield from wrong
@@ -103,9 +106,36 @@ def _check_transformer(model: TransformerModel) -> Iterator[Violation]:
     )
 
 
+def _check_gpt(model: GptModel) -> Iterator[Violation]:
+    path = "model.gpt"
+    sizes = [
+        *whole(f"{path}.width", model.width, 1, MAX_CHANNELS),
+        *whole(f"{path}.layers", model.layers, 1, MAX_LAYERS),
+        *whole(f"{path}.heads", model.heads, 1, MAX_CHANNELS),
+    ]
+    yield from sizes
+    # Every head gets as many numbers, and rotates them in pairs.
+    if not sizes and model.width % (2 * model.heads):
+        yield Violation(
+            f"{path}.width",
+            f"expected a multiple of 2 · heads = {2 * model.heads}, got {model.width}",
+        )
+    yield from real(
+        f"{path}.dropout", model.dropout, "a probability in [0, 1)", least=0.0, below=1.0
+    )
+
+
 def _check_tokens(spec: TrainingJobSpec, facts: DatasetFacts) -> Iterator[Violation]:
     name = _NAMES[type(spec.model)]
-    reads_tokens = isinstance(spec.model, GruModel | TransformerModel)
+    if (facts.task is Task.LANGUAGE) != isinstance(spec.model, GptModel):
+        yield Violation(
+            f"model.{name}",
+            f"expected gpt for a data set of lines, got {name}"
+            if facts.task is Task.LANGUAGE
+            else "expected a data set of lines for gpt",
+        )
+        return
+    reads_tokens = isinstance(spec.model, GruModel | TransformerModel | GptModel)
     if reads_tokens and not facts.tokens:
         yield Violation(
             f"model.{name}",

@@ -55,8 +55,20 @@ class TransformerModel:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GptModel:
+    """A transformer's decoder that predicts the next byte."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    dropout: float = 0.0
+
+
 # None stands for a oneof in which nothing was set; `validate` refuses it.
-Model = LinearModel | MlpModel | CnnModel | ResNetModel | GruModel | TransformerModel | None
+Model = (
+    LinearModel | MlpModel | CnnModel | ResNetModel | GruModel | TransformerModel | GptModel | None
+)
 
 
 def model_with_defaults(model: Model) -> Model:
@@ -81,6 +93,13 @@ def model_with_defaults(model: Model) -> Model:
                 layers=model.layers or 2,
                 heads=model.heads or 4,
                 feed_forward=model.feed_forward or 4 * width,
+            )
+        case GptModel():
+            return replace(
+                model,
+                width=model.width or 128,
+                layers=model.layers or 4,
+                heads=model.heads or 4,
             )
         case _:
             return model

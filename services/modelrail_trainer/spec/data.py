@@ -7,10 +7,11 @@ from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What a model answers: one of a set of classes, or numbers."""
+    """What a model answers: one of a set of classes, numbers, or the next byte at each place."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+    LANGUAGE = "language"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class DatasetFacts:
 
     Attributes:
         task: What is learned from it.
-        rows: Number of rows.
+        rows: Number of rows; 0 when just reading tells it.
         row_shape: Shape of one input row, without the batch axis.
         outputs: Number of classes, or of predicted values.
         tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
@@ -61,6 +62,7 @@ class Missing(StrEnum):
     """What stands in for a missing number."""
 
     MEAN = "mean"
+    MEDIAN = "median"
     CONSTANT = "constant"
     REFUSED = "refused"
 
@@ -100,11 +102,43 @@ class CategoryEncoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HashEncoding:
+    """A text becomes one of so many features, by a hash."""
+
+    buckets: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordTokens:
+    """A token is a word, numbered by its place among the most frequent ones."""
+
+    max_vocabulary: int = 20_000
+    min_count: int = 1
+    lower_case: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ByteTokens:
+    """A token is a byte."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoding:
+    """A text becomes a row of tokens."""
+
+    tokens: WordTokens | ByteTokens | None
+    max_tokens: int = 256
+
+
+Encoding = NumberEncoding | CategoryEncoding | HashEncoding | TextEncoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TableColumn:
     """One column to predict from; without an encoding it gets the default of its type."""
 
     name: str
-    encoding: NumberEncoding | CategoryEncoding | None = None
+    encoding: Encoding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +149,17 @@ class TableDataset:
     target: str
     columns: tuple[TableColumn, ...] = ()
     skip_unusable_rows: bool = False
+
+
+BYTE_VALUES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinesDataset:
+    """Text files as one stream of bytes, in windows of so many of them."""
+
+    paths: tuple[str, ...]
+    context_length: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +182,7 @@ class MinMaxScale:
 
 
 # None stands for a oneof in which nothing was set; `validate` refuses it.
-Dataset = BundledDataset | LineDataset | TableDataset | None
+Dataset = BundledDataset | LineDataset | TableDataset | LinesDataset | None
 Preprocessing = Standardize | MinMaxScale | None
 
 
@@ -145,6 +190,8 @@ def dataset_with_defaults(dataset: Dataset) -> Dataset:
     """Returns the data set with every zero that means a default replaced by it."""
     if isinstance(dataset, LineDataset) and dataset.minimum_x == dataset.maximum_x == 0:
         return replace(dataset, minimum_x=-1.0, maximum_x=1.0)
+    if isinstance(dataset, LinesDataset):
+        return replace(dataset, context_length=dataset.context_length or 256)
     return dataset
 
 
@@ -164,5 +211,13 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
             return BUNDLED_DATASETS.get(name)
         case LineDataset(points=points):
             return DatasetFacts(task=Task.REGRESSION, rows=points, row_shape=(1,), outputs=1)
+        case LinesDataset(context_length=length):
+            return DatasetFacts(
+                task=Task.LANGUAGE,
+                rows=0,
+                row_shape=(length,),
+                outputs=BYTE_VALUES,
+                tokens=BYTE_VALUES,
+            )
         case TableDataset() | None:
             return None

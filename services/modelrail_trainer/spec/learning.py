@@ -113,6 +113,7 @@ class Schedule:
 SELECTION_METRICS = {
     Task.CLASSIFICATION: ("loss", "accuracy"),
     Task.REGRESSION: ("loss", "mse", "mae"),
+    Task.LANGUAGE: ("loss", "perplexity", "bits_per_byte", "accuracy"),
 }
 HIGHER_IS_BETTER = frozenset({"accuracy"})
 

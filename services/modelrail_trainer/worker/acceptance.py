@@ -16,9 +16,11 @@ from torch import nn
 
 from modelrail_trainer.artifact import ExportCertificate, OutputParity, Signature
 from modelrail_trainer.journal import Metric
-from modelrail_trainer.worker.export import leaks, opset_of
+from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.export import LENGTH, leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
+from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -38,6 +40,8 @@ _FEW_ROWS = 16
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 # Beyond this many rows the comparison of single rows would take longer than it teaches.
 _MAX_ROWS = 256
+# Windows of language, which have an output at each place.
+_MAX_WINDOWS = 16
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,17 +66,25 @@ def check(
         GateFailed: The message names the rule that is broken, expected and got.
     """
     model = check_file(path, signature)
-    rows = data.validation.inputs[:_MAX_ROWS]
+    language = data.task is Task.LANGUAGE
+    rows = data.validation.inputs[: _MAX_WINDOWS if language else _MAX_ROWS]
     compared = np.concatenate([edge_rows(rows), rows])
     batch_sizes = batch_sizes_of(signature)
-    expected = {size: _torch_outputs(module, signature, compared, size) for size in batch_sizes}
+    cases = []  # rows of each length, and what PyTorch makes of them
+    for length in _lengths(signature, rows):
+        shorter = np.ascontiguousarray(compared[:, :length])
+        outputs = {size: _torch_outputs(module, signature, shorter, size) for size in batch_sizes}
+        cases.append((shorter, outputs))
     worst = dict.fromkeys((output.name for output in signature.outputs), 0.0)
     for level in LEVELS:
         session = open_session(path, level)
         count = len(compared) if level in _FULL_LEVELS else _FEW_ROWS
-        found = _compare(session, signature, compared[:count], expected)
-        for name, difference in found.items():
-            worst[name] = max(worst[name], difference)
+        for shorter, expected in cases:
+            found = _compare(session, signature, shorter[:count], expected)
+            for name, difference in found.items():
+                worst[name] = max(worst[name], difference)
+        if language:
+            _check_causality(session, signature, np.ascontiguousarray(rows[:count]))
     certificate = ExportCertificate(
         opset=opset_of(model),
         absolute_tolerance=ABSOLUTE_TOLERANCE,
@@ -91,7 +103,7 @@ def batch_sizes_of(signature: Signature) -> tuple[int, ...]:
     return (first,) if isinstance(first, int) else BATCH_SIZES
 
 
-def edge_rows(rows: Floats) -> Floats:
+def edge_rows(rows: Inputs) -> Inputs:
     """Returns two rows beyond what validation has: zeros, and large values, [2, *row_shape].
 
     Numbers are ten times the largest. Whole numbers are names or pixels, so the largest is as far
@@ -99,7 +111,7 @@ def edge_rows(rows: Floats) -> Floats:
     """
     largest = np.abs(rows).max(initial=1)
     factor = 10 if rows.dtype.kind == "f" else 1
-    edges: Floats = np.zeros((2, *rows.shape[1:]), rows.dtype)
+    edges: Inputs = np.zeros((2, *rows.shape[1:]), rows.dtype)
     edges[1] = factor * largest
     return edges
 
@@ -164,10 +176,30 @@ def open_session(
         raise GateFailed(f"ONNX Runtime cannot load the file: {str(error)[:500]}") from error
 
 
+def _check_causality(
+    session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs
+) -> None:
+    """Refuses a graph in which what comes later changes what was said before."""
+    (whole,) = _run(session, signature, rows)  # [N, T, outputs]
+    length = rows.shape[1]
+    for place in sorted({1, length // 2, length - 1}):
+        others = rows.copy()
+        others[:, place:] = 255 - others[:, place:]  # no byte stays as it was
+        (changed,) = _run(session, signature, others)
+        what = f"output 'logits' before place {place}, with other bytes from there on"
+        compare(changed[:, :place], whole[:, :place], what)
+
+
+def _lengths(signature: Signature, rows: Inputs) -> tuple[int, ...]:
+    """Returns the lengths of rows that are tried: several, where a request chooses it."""
+    whole = rows.shape[1]
+    return (whole, whole // 2 + 1, 1) if LENGTH in signature.inputs[0].shape else (whole,)
+
+
 def _compare(
     session: onnxruntime.InferenceSession,
     signature: Signature,
-    rows: Floats,
+    rows: Inputs,
     expected: Mapping[int, Mapping[str, Floats]],
 ) -> dict[str, float]:
     """Compares PyTorch and ONNX Runtime, and single rows with rows in a batch.
@@ -194,13 +226,13 @@ def _compare(
 
 
 def _torch_outputs(
-    module: nn.Module, signature: Signature, rows: Floats, batch_size: int
+    module: nn.Module, signature: Signature, rows: Inputs, batch_size: int
 ) -> dict[str, Floats]:
     return _in_batches(partial(run_torch, module), signature, rows, batch_size)
 
 
 def _in_batches(
-    run: Callable[[Floats], list[Floats]], signature: Signature, rows: Floats, batch_size: int
+    run: Callable[[Inputs], list[Floats]], signature: Signature, rows: Inputs, batch_size: int
 ) -> dict[str, Floats]:
     """Returns each output for all rows, [N, …], asked for in batches of one size."""
     # Rows are taken again from the front until the last batch is full.
@@ -265,7 +297,7 @@ def _recompute(
 
 
 def _first_output(
-    session: onnxruntime.InferenceSession, signature: Signature, rows: Floats
+    session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs
 ) -> Floats:
     run = partial(_run, session, signature)
     (fixed, *others) = batch_sizes_of(signature)
@@ -273,7 +305,7 @@ def _first_output(
     return run(rows)[0] if others else _in_batches(run, signature, rows, fixed)[name]
 
 
-def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floats) -> list[Floats]:
+def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs) -> list[Floats]:
     names = [output.name for output in signature.outputs]
     try:
         outputs: list[Floats] = session.run(names, {signature.inputs[0].name: rows})
@@ -282,7 +314,7 @@ def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floa
     return outputs
 
 
-def run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
+def run_torch(module: nn.Module, rows: Inputs) -> list[Floats]:
     """Returns the outputs of a module for some rows, each [B, outputs]."""
     with torch.inference_mode():
         outputs = module(torch.from_numpy(rows))

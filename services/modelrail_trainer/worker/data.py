@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from modelrail_trainer.spec import (
+    BYTE_VALUES,
     BundledDataset,
     Dataset,
     LineDataset,
+    LinesDataset,
     RegressionLoss,
     Split,
     TableDataset,
@@ -20,10 +22,11 @@ from modelrail_trainer.spec import (
     facts_of,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
-from modelrail_trainer.worker.table.graph import FEATURES
+from modelrail_trainer.worker.table.graph import FEATURES, TOKENS
 from modelrail_trainer.worker.training_data import TrainingData
 
 
@@ -34,17 +37,21 @@ def load(
 
     Args:
         spec: With defaults applied.
-        folder: For the encoded rows of a table, which are read from there while they are used; made
-            anew. Other data sets need none.
-        max_rows: Of files only so many rows are used, evenly from all of them; None: all.
+        folder: For what is made of files (a table's encoded rows, or a stream), which is read from
+            there while it is used; made anew. Other data sets need none.
+        max_rows: Of tables only so many rows are used, evenly from all of them; None: all.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
             not what the specification expects.
     """
-    if isinstance(spec.dataset, TableDataset):
+    if isinstance(spec.dataset, TableDataset | LinesDataset):
         if folder is None:
-            raise ValueError("a table needs a folder for its encoded rows")
+            raise ValueError("what is read from files needs a folder for what is made of them")
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
+        folder.mkdir(mode=0o700)
+        if isinstance(spec.dataset, LinesDataset):
+            return _load_lines(spec, spec.dataset, folder)
         return _load_table(spec, spec.dataset, folder, max_rows)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
@@ -73,22 +80,39 @@ def _load_table(
 ) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
     task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
-    folder.mkdir(mode=0o700)
     table = load_table(dataset, spec.split, task, folder, max_rows=max_rows)
     train, validation, test = table.parts
     return TrainingData(
         name=f"table of {len(dataset.paths)} files, target {dataset.target}",
         sha256=table.sha256,
         task=task,
-        input_name=FEATURES,
-        input_meaning="encoded columns",
+        input_name=TOKENS if table.tokens else FEATURES,
+        input_meaning="tokens, 0 after the last" if table.tokens else "encoded columns",
         labels=table.labels,
         outputs=len(table.labels) or 1,
         train=train,
         validation=validation,
         test=test,
+        tokens=table.tokens,
         raw=RawTable(table),
+    )
+
+
+def _load_lines(spec: TrainingJobSpec, dataset: LinesDataset, folder: Path) -> TrainingData:
+    stream = load_stream(dataset, spec.split, folder)
+    train, validation, test = stream.parts
+    return TrainingData(
+        name=f"{stream.size_bytes} bytes of text in {len(dataset.paths)} files",
+        sha256=stream.sha256,
+        task=Task.LANGUAGE,
+        input_name="bytes",
+        input_meaning="text in UTF-8",
+        labels=(),
+        outputs=BYTE_VALUES,
+        train=train,
+        validation=validation,
+        test=test,
+        tokens=BYTE_VALUES,
     )
 
 

@@ -19,13 +19,22 @@ from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.worker.zoo.network import Classifier
 
 BATCH = "batch"
+LENGTH = "length"
+"""Axis of the tokens of a row."""
 # Two rows or more: an axis of size 1 could be taken for one that broadcasts.
 _EXAMPLE_ROWS = 3
+# Apart from the rows, so that the two axes are not taken for one.
+_EXAMPLE_LENGTH = 5
 _SCHEMA_VERSION = "1"
+_DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
 
 
 def exported_module(network: nn.Module, task: Task) -> nn.Module:
-    """Returns the module whose outputs the graph has: logits and probabilities, or y."""
+    """Returns the module whose outputs the graph has.
+
+    They are logits and probabilities, y, or for language logits: their probabilities would be as
+    large once more.
+    """
     return (Classifier(network) if task is Task.CLASSIFICATION else network).eval()
 
 
@@ -34,11 +43,21 @@ def signature_of(data: TrainingData) -> Signature:
     rows = data.train.inputs
     model_input = TensorSpec(
         name=data.input_name,
-        datatype="FP32",
-        shape=(BATCH, *rows.shape[1:]),
+        datatype=_datatype(data),
+        shape=(BATCH, LENGTH) if data.tokens else (BATCH, *rows.shape[1:]),
         meaning=data.input_meaning,
-        value_range=ValueRange(float(rows.min()), float(rows.max())),
+        value_range=ValueRange(0.0, data.tokens - 1.0)
+        if data.tokens
+        else ValueRange(float(rows.min()), float(rows.max())),
     )
+    if data.task is Task.LANGUAGE:
+        scores = TensorSpec(
+            name="logits",
+            datatype="FP32",
+            shape=(BATCH, LENGTH, data.outputs),
+            meaning="score of each byte as the next one",
+        )
+        return Signature((model_input,), (scores,))
     shape = (BATCH, data.outputs)
     if data.task is Task.REGRESSION:
         value = TensorSpec(name="y", datatype="FP32", shape=shape, meaning="predicted value")
@@ -57,6 +76,12 @@ def signature_of(data: TrainingData) -> Signature:
     return Signature((model_input,), (logits, probabilities))
 
 
+def _datatype(data: TrainingData) -> str:
+    if data.task is Task.LANGUAGE:
+        return "UINT8"
+    return "INT64" if data.tokens else "FP32"
+
+
 def export(
     module: nn.Module, signature: Signature, task: Task, *, optimize: bool = True
 ) -> onnx.ModelProto:
@@ -73,11 +98,12 @@ def export(
         output.
     """
     (model_input,) = signature.inputs
-    batch, *row_shape = model_input.shape
+    sizes = {BATCH: _EXAMPLE_ROWS, LENGTH: _EXAMPLE_LENGTH}
     example = torch.zeros(
-        batch if isinstance(batch, int) else _EXAMPLE_ROWS,
-        *[size for size in row_shape if isinstance(size, int)],
+        [size if isinstance(size, int) else sizes[size] for size in model_input.shape],
+        dtype=_DATATYPES[model_input.datatype],
     )
+    dynamic = {axis: size for axis, size in enumerate(model_input.shape) if isinstance(size, str)}
     with warnings.catch_warnings():
         # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
@@ -89,7 +115,7 @@ def export(
                 external_data=False,
                 input_names=[model_input.name],
                 output_names=[output.name for output in signature.outputs],
-                dynamic_shapes=None if isinstance(batch, int) else ({0: BATCH},),
+                dynamic_shapes=(dynamic,),
                 optimize=optimize,
                 verbose=False,
             )
@@ -99,7 +125,7 @@ def export(
         raise ExportFailed("the exporter made nothing")
     model: onnx.ModelProto = program.model_proto
     strip(model)
-    check_batch_axis(model, batch)
+    check_batch_axis(model, model_input.shape[0])
     model.producer_name = "modelrail"
     describe(model, signature, task)
     return model

@@ -21,12 +21,13 @@ from modelrail_trainer.artifact import (
     save_result,
 )
 from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
-from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
+from modelrail_trainer.spec import LinearModel, LineDataset, Task, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.ladder import export_and_prove
+from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
@@ -113,6 +114,9 @@ def run_job(
                 raise NanLoss(f"the {split} {name} of the trained model is {value}")
         metrics += as_metrics(values, split=split, epoch=0, runtime="pytorch")
     metrics += _learned_line(spec, data, predict, journal)
+    if data.task is Task.LANGUAGE:
+        for text in samples(network, data.facts.row_shape[0], seed=spec.seed):
+            journal.log(f"sample: {text}")
 
     journal.write(PhaseEvent(Phase.EXPORTING))
     made_progress()

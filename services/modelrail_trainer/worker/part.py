@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+Inputs = npt.NDArray[Any]
+"""Features float32 [rows, *row_shape], or tokens int64 or bytes uint8 [rows, length]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +17,13 @@ class Part:
     """Rows and what is to be predicted for them.
 
     Attributes:
-        inputs: Features, float32 [rows, *row_shape].
-        targets: Class numbers, int64 [rows], or values, float32 [rows, 1].
+        inputs: Features, float32 [rows, *row_shape], tokens, int64 [rows, length], or bytes, uint8
+            [rows, length].
+        targets: Class numbers, int64 [rows], values, float32 [rows, 1], or the byte after each
+            byte, uint8 [rows, length].
     """
 
-    inputs: npt.NDArray[np.float32]
+    inputs: Inputs
     targets: Array
 
     def __len__(self) -> int:

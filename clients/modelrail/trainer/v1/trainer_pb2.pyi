@@ -220,14 +220,16 @@ class TrainingJobSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("bundled", "line", "table")
+    __slots__ = ("bundled", "line", "table", "lines")
     BUNDLED_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
     bundled: str
     line: LineDataset
     table: TableDataset
-    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ...) -> None: ...
+    lines: LinesDataset
+    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ..., lines: _Optional[_Union[LinesDataset, _Mapping]] = ...) -> None: ...
 
 class TableDataset(_message.Message):
     __slots__ = ("paths", "target", "columns", "skip_unusable_rows")
@@ -242,14 +244,18 @@ class TableDataset(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[str]] = ..., target: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[TableColumn, _Mapping]]] = ..., skip_unusable_rows: _Optional[bool] = ...) -> None: ...
 
 class TableColumn(_message.Message):
-    __slots__ = ("name", "number", "category")
+    __slots__ = ("name", "number", "category", "hash", "text")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     name: str
     number: NumberEncoding
     category: CategoryEncoding
-    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ...) -> None: ...
+    hash: HashEncoding
+    text: TextEncoding
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[_Union[NumberEncoding, _Mapping]] = ..., category: _Optional[_Union[CategoryEncoding, _Mapping]] = ..., hash: _Optional[_Union[HashEncoding, _Mapping]] = ..., text: _Optional[_Union[TextEncoding, _Mapping]] = ...) -> None: ...
 
 class NumberEncoding(_message.Message):
     __slots__ = ("missing", "constant", "missing_indicator", "log", "scale")
@@ -259,10 +265,12 @@ class NumberEncoding(_message.Message):
         MISSING_MEAN: _ClassVar[NumberEncoding.Missing]
         MISSING_CONSTANT: _ClassVar[NumberEncoding.Missing]
         MISSING_REFUSED: _ClassVar[NumberEncoding.Missing]
+        MISSING_MEDIAN: _ClassVar[NumberEncoding.Missing]
     MISSING_UNSPECIFIED: NumberEncoding.Missing
     MISSING_MEAN: NumberEncoding.Missing
     MISSING_CONSTANT: NumberEncoding.Missing
     MISSING_REFUSED: NumberEncoding.Missing
+    MISSING_MEDIAN: NumberEncoding.Missing
     class Scale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         SCALE_UNSPECIFIED: _ClassVar[NumberEncoding.Scale]
@@ -300,6 +308,44 @@ class CategoryEncoding(_message.Message):
     method: CategoryEncoding.Method
     max_categories: int
     def __init__(self, method: _Optional[_Union[CategoryEncoding.Method, str]] = ..., max_categories: _Optional[int] = ...) -> None: ...
+
+class HashEncoding(_message.Message):
+    __slots__ = ("buckets",)
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    buckets: int
+    def __init__(self, buckets: _Optional[int] = ...) -> None: ...
+
+class TextEncoding(_message.Message):
+    __slots__ = ("words", "bytes", "max_tokens")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    words: WordTokens
+    bytes: ByteTokens
+    max_tokens: int
+    def __init__(self, words: _Optional[_Union[WordTokens, _Mapping]] = ..., bytes: _Optional[_Union[ByteTokens, _Mapping]] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class WordTokens(_message.Message):
+    __slots__ = ("max_vocabulary", "min_count", "lower_case")
+    MAX_VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    MIN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LOWER_CASE_FIELD_NUMBER: _ClassVar[int]
+    max_vocabulary: int
+    min_count: int
+    lower_case: bool
+    def __init__(self, max_vocabulary: _Optional[int] = ..., min_count: _Optional[int] = ..., lower_case: _Optional[bool] = ...) -> None: ...
+
+class ByteTokens(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class LinesDataset(_message.Message):
+    __slots__ = ("paths", "context_length")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    context_length: int
+    def __init__(self, paths: _Optional[_Iterable[str]] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")
@@ -344,20 +390,22 @@ class MinMaxScale(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("linear", "mlp", "cnn", "resnet", "gru", "transformer")
+    __slots__ = ("linear", "mlp", "cnn", "resnet", "gru", "transformer", "gpt")
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     MLP_FIELD_NUMBER: _ClassVar[int]
     CNN_FIELD_NUMBER: _ClassVar[int]
     RESNET_FIELD_NUMBER: _ClassVar[int]
     GRU_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMER_FIELD_NUMBER: _ClassVar[int]
+    GPT_FIELD_NUMBER: _ClassVar[int]
     linear: LinearModel
     mlp: MlpModel
     cnn: CnnModel
     resnet: ResNetModel
     gru: GruModel
     transformer: TransformerModel
-    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ..., resnet: _Optional[_Union[ResNetModel, _Mapping]] = ..., gru: _Optional[_Union[GruModel, _Mapping]] = ..., transformer: _Optional[_Union[TransformerModel, _Mapping]] = ...) -> None: ...
+    gpt: GptModel
+    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ..., resnet: _Optional[_Union[ResNetModel, _Mapping]] = ..., gru: _Optional[_Union[GruModel, _Mapping]] = ..., transformer: _Optional[_Union[TransformerModel, _Mapping]] = ..., gpt: _Optional[_Union[GptModel, _Mapping]] = ...) -> None: ...
 
 class LinearModel(_message.Message):
     __slots__ = ()
@@ -412,6 +460,18 @@ class TransformerModel(_message.Message):
     feed_forward: int
     dropout: float
     def __init__(self, width: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., feed_forward: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
+
+class GptModel(_message.Message):
+    __slots__ = ("width", "layers", "heads", "dropout")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    DROPOUT_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    layers: int
+    heads: int
+    dropout: float
+    def __init__(self, width: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
 
 class Loss(_message.Message):
     __slots__ = ("mse", "cross_entropy", "mae", "huber", "bce", "kl")

@@ -11,15 +11,18 @@ from torch import nn
 
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.language.figures import language_figures
+from modelrail_trainer.worker.part import Inputs, Part
 from modelrail_trainer.worker.progress import made_progress
 
-Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+Predict = Callable[[Inputs], npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256
 
 
 def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
     """Returns loss and accuracy, or loss (which is the mean squared error), mse and mae.
+
+    Those of language are told by `language_figures`.
 
     The loss of classes is the plain cross-entropy. Both are the same whatever the job minimises, so
     that jobs with different losses can be compared.
@@ -29,6 +32,8 @@ def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
         part: Rows with their targets.
         task: Which figures are meant.
     """
+    if task is Task.LANGUAGE:
+        return language_figures(predict, part)
     starts = range(0, len(part), _ROWS_AT_ONCE)
     chunks = []
     for start in starts:
@@ -51,7 +56,7 @@ def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
 def torch_predict(network: nn.Module) -> Predict:
     """Returns the prediction of a PyTorch network, in evaluation mode and without gradients."""
 
-    def predict(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def predict(rows: Inputs) -> npt.NDArray[np.float32]:
         network.eval()
         with torch.inference_mode():
             outputs: npt.NDArray[np.float32] = network(torch.from_numpy(rows)).numpy()

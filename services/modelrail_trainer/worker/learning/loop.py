@@ -12,20 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
     DatasetFacts,
     GradientDescent,
+    Task,
     TrainingJobSpec,
     body_outputs,
 )
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
-from modelrail_trainer.worker.learning.losses import loss_function
+from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
@@ -94,9 +95,16 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
     number of threads may round differently.
     """
     batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
-    if parameter_count(spec.model, facts) * batch_size < _WORK_WORTH_THREADS:
+    places = facts.row_shape[0] if facts.tokens else 1  # the weights are met at each token
+    if parameter_count(spec.model, facts) * batch_size * places < _WORK_WORTH_THREADS:
         return 1
     return len(os.sched_getaffinity(0))  # what the process may really use
+
+
+def without_padding(rows: Tensor) -> Tensor:
+    """Cuts rows of tokens [B, T] to the longest of them, [B, 1 … T]; padding only takes time."""
+    longest = int((rows != 0).sum(dim=1).max())
+    return rows[:, : max(1, longest)]
 
 
 def fit(
@@ -128,8 +136,9 @@ def fit(
     prepare_torch(spec.seed, threads_for(spec, facts))
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
-    targets = torch.from_numpy(data.train.targets)  # [N] or [N, outputs]
+    targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
     rows = len(inputs)
+    has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
     preprocessing = fit_steps(spec.preprocessing, inputs)
@@ -138,6 +147,8 @@ def fit(
         body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
     network = Network(preprocessing, body)
     loss_of = loss_function(spec.loss)
+    if data.task is Task.LANGUAGE:
+        loss_of = at_each_place(loss_of)
     optimiser = build_optimiser(spec.optimizer, network.parameters())
 
     learning_rate = optimiser.param_groups[0]["lr"]
@@ -155,7 +166,8 @@ def fit(
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
-            loss = loss_of(network(inputs[chosen]), targets[chosen])  # []
+            batch = without_padding(inputs[chosen]) if has_padding else inputs[chosen]
+            loss = loss_of(network(batch), targets[chosen])  # []
             value = loss.item()
             if not math.isfinite(value):
                 raise NanLoss(

@@ -74,6 +74,18 @@ def binary_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     return torch.nn.functional.softplus(signs * z).mean()
 
 
+def at_each_place(loss_of: LossFunction) -> LossFunction:
+    """Returns a loss of classes for rows in which every place has one.
+
+    It takes logits [B, T, C] and class numbers [B, T], and is the mean over all places.
+    """
+
+    def loss(logits: Tensor, classes: Tensor) -> Tensor:
+        return loss_of(logits.flatten(0, 1), classes.flatten().long())
+
+    return loss
+
+
 def kl_divergence(logits: Tensor, classes: Tensor, *, temperature: float) -> Tensor:
     """Mean of Σ q · (log q - log p), q = softmax(one-hot / temperature), p = softmax(logits), [].
 

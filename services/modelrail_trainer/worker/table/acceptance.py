@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from torch import nn
 
@@ -13,10 +15,19 @@ from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.table.encoding import Fitted, FittedNumber
-from modelrail_trainer.worker.table.graph import LABEL, ML_DOMAIN
+from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
+from modelrail_trainer.worker.table.graph import LABEL, domains_of
 from modelrail_trainer.worker.table.reader import Column
+from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
 
+# Zeros inside and at the end, white space, capitals, combining marks, right to left, emoji.
+_HOSTILE_TEXTS = (
+    "a\0b\0",
+    "\u00a0\t\u2003\r\n",
+    "ABC Ä e\u0301",
+    "\u0627\u0644 \u202e",
+    "\U0001f600!?",
+)
 _UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER} no text of the training rows"
 
 
@@ -40,7 +51,7 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature, domains=frozenset({ML_DOMAIN}))
+    acceptance.check_file(path, signature, domains=frozenset(domains_of(encodings)))
     rows = {e.name: np.concatenate([rows[e.name], _edge_values(e)]) for e in encodings}
     features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
     expected = dict(
@@ -69,7 +80,10 @@ def _edge_values(encoding: Fitted) -> Column:
         # Far outside of the training rows, and not so far that differences of 32-bit floats count.
         large = 1e6 if encoding.log else float(encoding.shift + 100 * encoding.width)
         return np.array([np.nan, -1.0, 0.0, large])
-    return np.array(["", _UNKNOWN_TEXT, encoding.keys[0], encoding.keys[-1]], object)
+    if isinstance(encoding, FittedWords | FittedBytes):
+        return np.array(["", *_HOSTILE_TEXTS, "x " * encoding.size, "y" * 1000], object)
+    known = encoding.keys if isinstance(encoding, FittedCategory) else ("a\0b",)
+    return np.array(["", _UNKNOWN_TEXT, known[0], known[-1]], object)
 
 
 def _run(
@@ -87,9 +101,7 @@ def _run(
         made_progress()
         feed = {}
         for encoding in encodings:
-            values = rows[encoding.name][start : start + batch_size].reshape(-1, 1)  # [B, 1]
-            is_number = isinstance(encoding, FittedNumber)
-            feed[encoding.name] = values.astype(np.float32) if is_number else values
+            feed[encoding.name] = _sent(encoding, rows[encoding.name][start : start + batch_size])
         try:
             outputs = session.run(names, feed)
         except Exception as error:  # ONNX Runtime has an own error class for each status
@@ -99,6 +111,18 @@ def _run(
         for name, output in zip(names, outputs, strict=True):
             found[name].append(output)
     return {name: np.concatenate(outputs) for name, outputs in found.items()}
+
+
+def _sent(encoding: Fitted, values: Column) -> npt.NDArray[Any]:
+    """Returns values [B] as a client sends them, [B, 1], or [B, bytes of the longest]."""
+    if isinstance(encoding, FittedNumber):
+        return values.astype(np.float32).reshape(-1, 1)
+    if isinstance(encoding, FittedBytes):
+        contents = [text.encode() for text in values]
+        longest = max(map(len, contents))
+        filled = b"".join(content.ljust(longest, b"\0") for content in contents)
+        return np.frombuffer(filled, np.uint8).reshape(len(values), longest)
+    return values.reshape(-1, 1)
 
 
 def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:

@@ -7,11 +7,11 @@ every row. What the network trains on is read from the disk as it is needed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ import numpy.typing as npt
 from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import (
     CategoryEncoding,
+    HashEncoding,
     NumberEncoding,
     Split,
     TableColumn,
     TableDataset,
     Task,
+    TextEncoding,
 )
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
@@ -31,10 +33,12 @@ from modelrail_trainer.worker.table.encoding import (
     CategoryFitting,
     Fitted,
     Fitting,
+    HashFitting,
     NumberFitting,
 )
 from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
 from modelrail_trainer.worker.table.reader import Batch, Column, ColumnType, TableReader
+from modelrail_trainer.worker.table.text import FittedBytes, FittedWords, TextFitting
 
 MAX_CLASSES = 10_000
 MAX_FEATURES = 20_000
@@ -55,6 +59,8 @@ class Table:
         raw_rows: Some validation rows as they stand in the files, by column.
         unusable: Rows that were left out, by reason.
         constant_columns: Columns that never vary in the training rows.
+        tokens: Size of the vocabulary when rows are tokens; 0 when they are numbers.
+        remarks: What else there is to tell, in sentences.
     """
 
     sha256: str
@@ -64,6 +70,8 @@ class Table:
     raw_rows: Mapping[str, Column]
     unusable: Mapping[str, int]
     constant_columns: tuple[str, ...]
+    tokens: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 def load_table(
@@ -87,16 +95,17 @@ def load_table(
         DataError: The table is not what the specification expects; the message says how.
     """
     reader = TableReader(dataset.paths, _wanted_types(dataset), max_rows=max_rows)
-    columns = dataset.columns or _all_columns(reader, dataset.target)
+    if not dataset.columns:
+        dataset = replace(dataset, columns=_all_columns(reader, dataset.target))
     # Columns that are learned from because they are there keep the same rules as named ones.
-    if wrong := list(check_table(replace(dataset, columns=columns))):
+    if wrong := list(check_table(dataset)):
         raise DataError(
             "; ".join(f"{field}: {description}" for field, description in wrong[:10])
             + "; rename them in the files, or name the columns to learn from"
         )
-    passes = _Passes(reader, dataset, columns, split, task)
+    passes = _Passes(reader, dataset, split, task, folder)
     passes.fit()
-    parts, raw_rows = passes.encode(folder)
+    parts, raw_rows = passes.encode()
     sha256 = reader.sha256()
     reader.check_unchanged()
     return Table(
@@ -107,6 +116,8 @@ def load_table(
         raw_rows=raw_rows,
         unusable=dict(passes.unusable.counts),
         constant_columns=passes.constant_columns,
+        tokens=passes.tokens,
+        remarks=passes.remarks,
     )
 
 
@@ -119,9 +130,10 @@ def _all_columns(reader: TableReader, target: str) -> tuple[TableColumn, ...]:
 
 
 def _wanted_types(dataset: TableDataset) -> dict[str, ColumnType]:
-    kinds = {NumberEncoding: ColumnType.NUMBER, CategoryEncoding: ColumnType.TEXT}
     return {
-        column.name: kinds[type(column.encoding)]
+        column.name: ColumnType.NUMBER
+        if isinstance(column.encoding, NumberEncoding)
+        else ColumnType.TEXT
         for column in dataset.columns
         if column.encoding is not None
     }
@@ -155,15 +167,18 @@ class _Passes:
         self,
         reader: TableReader,
         dataset: TableDataset,
-        columns: Sequence[TableColumn],
         split: Split,
         task: Task,
+        folder: Path,
     ) -> None:
         self._reader = reader
         self._dataset = dataset
         self._split = split
         self._task = task
-        self._fittings = {column.name: _fitting(column, reader) for column in columns}
+        self._folder = folder
+        self._fittings = {
+            column.name: _fitting(column, reader, folder) for column in dataset.columns
+        }
         self._target_type = reader.type_of(dataset.target)
         if task is Task.REGRESSION and self._target_type is ColumnType.TEXT:
             raise DataError(
@@ -174,6 +189,8 @@ class _Passes:
         self.encodings: tuple[Fitted, ...] = ()
         self.labels: tuple[str, ...] = ()
         self.constant_columns: tuple[str, ...] = ()
+        self.tokens = 0
+        self.remarks: tuple[str, ...] = ()
 
     def fit(self) -> None:
         """Fits the encodings and finds the classes."""
@@ -202,6 +219,15 @@ class _Passes:
                 f"expected columns that become at most {MAX_FEATURES} features, got "
                 f"{self._width()}; ask for fewer categories"
             )
+        for encoding in self.encodings:
+            if isinstance(encoding, FittedWords | FittedBytes):
+                self.tokens = encoding.tokens
+        self.remarks = tuple(
+            remark
+            for fitting in self._fittings.values()
+            if isinstance(fitting, TextFitting)
+            for remark in fitting.remarks()
+        )
         self.constant_columns = tuple(
             name for name, fitting in self._fittings.items() if fitting.is_constant
         )
@@ -216,14 +242,15 @@ class _Passes:
             self._check_classes(classes)
         return classes
 
-    def encode(self, folder: Path) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
+    def encode(self) -> tuple[tuple[Part, Part, Part], dict[str, Column]]:
         """Encodes every row; returns the parts, and some validation rows as they were."""
         raw: dict[str, list[Column]] = {name: [] for name in self._fittings}
         kept = 0
         unusable = _Unusable()
+        folder = self._folder
         with ExitStack() as stack:
             files = [
-                _PartFile(folder / part.name.lower(), self._width(), self._target_dtype(), stack)
+                _PartFile(folder / part.name.lower(), self._shape(), self._target_dtype(), stack)
                 for part in PartOfRow
             ]
             for batch, parts, usable in self._batches(unusable):
@@ -296,6 +323,10 @@ class _Passes:
     def _width(self) -> int:
         return sum(encoding.size for encoding in self.encodings)
 
+    def _shape(self) -> np.dtype[Any]:
+        """Returns the type of a row: its numbers, and how many."""
+        return np.dtype((np.int64 if self.tokens else np.float32, (self._width(),)))
+
     def _target_dtype(self) -> npt.DTypeLike:
         return np.int64 if self._task is Task.CLASSIFICATION else np.float32
 
@@ -303,14 +334,16 @@ class _Passes:
 class _PartFile:
     """The rows of one part, as they are encoded."""
 
-    def __init__(self, path: Path, width: int, target_dtype: npt.DTypeLike, stack: ExitStack):
+    def __init__(
+        self, path: Path, row: np.dtype[Any], target_dtype: npt.DTypeLike, stack: ExitStack
+    ) -> None:
         self._paths = (path.with_suffix(".features"), path.with_suffix(".targets"))
         self._files: list[BinaryIO] = [stack.enter_context(p.open("wb")) for p in self._paths]
-        self._width = width
+        self._row = row
         self._target_dtype = target_dtype
         self.rows = 0
 
-    def write(self, features: npt.NDArray[np.float32], targets: npt.NDArray[np.generic]) -> None:
+    def write(self, features: npt.NDArray[Any], targets: npt.NDArray[np.generic]) -> None:
         for file, array in zip(self._files, (features, targets), strict=True):
             file.write(np.ascontiguousarray(array).data)
         self.rows += len(features)
@@ -321,12 +354,13 @@ class _PartFile:
         Shared with the file, so that they count for no limit of the process's memory.
         """
         target_shape = (self.rows,) if self._target_dtype is np.int64 else (self.rows, 1)
-        features = np.memmap(self._paths[0], np.float32, "r+", shape=(self.rows, self._width))
+        row, shape = self._row.base, (self.rows, *self._row.shape)
+        features = np.memmap(self._paths[0], row, "r+", shape=shape)
         targets = np.memmap(self._paths[1], self._target_dtype, "r+", shape=target_shape)
         return Part(features, targets)
 
 
-def _fitting(column: TableColumn, reader: TableReader) -> Fitting:
+def _fitting(column: TableColumn, reader: TableReader, folder: Path) -> Fitting:
     kind = reader.type_of(column.name)
     encoding = column.encoding or (
         NumberEncoding() if kind is ColumnType.NUMBER else CategoryEncoding()
@@ -334,9 +368,13 @@ def _fitting(column: TableColumn, reader: TableReader) -> Fitting:
     if isinstance(encoding, NumberEncoding):
         if kind is not ColumnType.NUMBER:
             raise DataError(f"column {column.name!r}: expected numbers for its encoding, got texts")
-        return NumberFitting(column.name, encoding)
+        return NumberFitting(column.name, encoding, folder)
     if kind is not ColumnType.TEXT:
         raise DataError(f"column {column.name!r}: expected texts for its encoding, got numbers")
+    if isinstance(encoding, TextEncoding):
+        return TextFitting(column.name, encoding)
+    if isinstance(encoding, HashEncoding):
+        return HashFitting(column.name, encoding)
     return CategoryFitting(column.name, encoding)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +17,15 @@ import numpy.typing as npt
 from modelrail_trainer.spec import (
     CategoryEncoding,
     CategoryMethod,
+    HashEncoding,
     Missing,
     NumberEncoding,
     Scale,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.table.median import Values
 from modelrail_trainer.worker.table.reader import Column
+from modelrail_trainer.worker.table.text import FittedText
 
 Features = npt.NDArray[np.float32]
 
@@ -95,7 +99,37 @@ class FittedCategory:
         return encoded
 
 
-Fitted = FittedNumber | FittedCategory
+@dataclass(frozen=True, slots=True)
+class FittedHash:
+    """A feature for each remainder of a text's hash; 1 for the one that it has, 0 for the others.
+
+    The hash is MurmurHash3 (Appleby, 2011; x86, 32 bits, seed 0) over the text in UTF-8.
+
+    Attributes:
+        name: Of the column.
+        buckets: Number of remainders.
+    """
+
+    name: str
+    buckets: int
+
+    @property
+    def size(self) -> int:
+        """Number of features."""
+        return self.buckets
+
+    def encode(self, values: Column) -> Features:
+        """Maps [N] to [N, size]."""
+        from sklearn.utils import murmurhash3_32  # takes more than a second to import
+
+        hashes = {text: murmurhash3_32(text, positive=True) for text in set(values)}
+        encoded = np.zeros((len(values), self.buckets), np.float32)
+        places = np.fromiter((hashes[text] % self.buckets for text in values), np.int64)
+        encoded[np.arange(len(values)), places] = 1
+        return encoded
+
+
+Fitted = FittedNumber | FittedCategory | FittedHash | FittedText
 
 
 class Fitting(Protocol):
@@ -125,11 +159,13 @@ class NumberFitting:
     Args:
         name: Of the column.
         encoding: What is asked for.
+        folder: For a file of the values, which the median needs.
     """
 
-    def __init__(self, name: str, encoding: NumberEncoding) -> None:
+    def __init__(self, name: str, encoding: NumberEncoding, folder: Path | None = None) -> None:
         self._name = name
         self._encoding = encoding
+        self._values = Values(folder) if encoding.missing is Missing.MEDIAN else None
         self._raw = _Moments()
         self._logs = _Moments()
         self._missing = 0
@@ -139,6 +175,8 @@ class NumberFitting:
         present = values[~np.isnan(values)].astype(np.float64)
         self._missing += len(values) - len(present)
         self._raw.add(present)
+        if self._values is not None:
+            self._values.add(present)
         if self._encoding.log and self._raw.minimum > -1:
             self._logs.add(np.log1p(np.maximum(present, 0.0)))
 
@@ -167,6 +205,8 @@ class NumberFitting:
                 f"column {self._name!r}: expected numbers from 0 for log, got {raw.minimum:g}"
             )
         fill = encoding.constant if encoding.missing is Missing.CONSTANT else raw.mean
+        if self._values is not None:
+            fill = self._values.median()
         moments = self._logs if encoding.log else raw
         shift, width = 0.0, 1.0
         if encoding.scale is Scale.STANDARDIZED:
@@ -236,6 +276,38 @@ class CategoryFitting:
     def is_constant(self) -> bool:
         """Whether all texts seen are the same."""
         return len(self._counts) <= 1
+
+
+class HashFitting:
+    """Nothing is fitted; whether the texts vary is looked at.
+
+    Args:
+        name: Of the column.
+        encoding: What is asked for.
+    """
+
+    def __init__(self, name: str, encoding: HashEncoding) -> None:
+        self._fitted = FittedHash(name, encoding.buckets)
+        self._seen: set[str] = set()
+
+    def add(self, values: Column) -> None:
+        """Looks at training rows, [N]."""
+        if len(self._seen) <= 1:
+            self._seen.update(values)
+            self._seen = set(sorted(self._seen)[:2])
+
+    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
+        """Returns that every row can be used."""
+        return {}
+
+    def fitted(self) -> FittedHash:
+        """Returns the encoding."""
+        return self._fitted
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all texts seen are the same."""
+        return len(self._seen) <= 1
 
 
 class _Moments:

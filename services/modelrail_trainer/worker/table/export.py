@@ -26,8 +26,12 @@ class RawTable:
     def remarks(self) -> Iterator[str]:
         """Yields what became of the columns, and which rows were left out."""
         table = self.table
-        features = sum(encoding.size for encoding in table.encodings)
-        yield f"{len(table.encodings)} columns became {features} features"
+        if table.tokens:
+            yield f"the texts became rows of tokens, of {table.tokens} different ones"
+        else:
+            features = sum(encoding.size for encoding in table.encodings)
+            yield f"{len(table.encodings)} columns became {features} features"
+        yield from table.remarks
         for reason, rows in table.unusable.items():
             yield f"{rows} rows were left out: {reason}"
         for column in table.constant_columns:

@@ -9,13 +9,14 @@ from torch import nn
 
 from modelrail_trainer import spec
 from modelrail_trainer.worker.zoo.cnn import cnn
+from modelrail_trainer.worker.zoo.gpt import Gpt
 from modelrail_trainer.worker.zoo.gru import Gru
 from modelrail_trainer.worker.zoo.perceptron import perceptron
 from modelrail_trainer.worker.zoo.resnet import resnet
 from modelrail_trainer.worker.zoo.transformer import Transformer
 
 
-def build_body(
+def build_body(  # noqa: PLR0911  # one return a kind
     model: spec.Model, row_shape: Sequence[int], outputs: int, tokens: int = 0
 ) -> nn.Module:
     """Makes an architecture with random weights, drawn from torch's global generator.
@@ -43,5 +44,7 @@ def build_body(
             return Gru(model, tokens, outputs)
         case spec.TransformerModel():
             return Transformer(model, tokens, outputs)
+        case spec.GptModel():
+            return Gpt(model)
         case None:
             raise ValueError("the specification has no architecture")

@@ -25,6 +25,8 @@ class GruLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, T, E] to the state after each token, [B, T, H]."""
+        if torch.onnx.is_in_onnx_export():
+            return self._as_operator(x)
         start = x.new_zeros(1, x.shape[0], self.weight_hh.shape[1])  # [1, B, H]
         weights: list[Tensor] = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
         states, _ = torch.gru(
@@ -39,6 +41,32 @@ class GruLayer(nn.Module):
             batch_first=True,
         )
         return states
+
+    def _as_operator(self, x: Tensor) -> Tensor:
+        """Stands for the operator GRU of ONNX in an export; its values are not computed.
+
+        The exporter would write out the loop over the tokens, for rows of one length only.
+        """
+        batch, length, _ = x.shape
+        hidden_units = self.weight_hh.shape[1]
+        weights = [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh]
+        w, r, bias_w, bias_r = (_update_gate_first(part) for part in weights)
+        states = torch.onnx.ops.symbolic(
+            "GRU",
+            (x.transpose(0, 1), w[None], r[None], torch.cat([bias_w, bias_r])[None]),
+            # The state is reset after it is mapped, as torch does it.
+            attrs={"hidden_size": hidden_units, "linear_before_reset": 1},
+            dtype=x.dtype,
+            shape=(length, 1, batch, hidden_units),
+            version=14,
+        )  # [T, 1, B, H]
+        return states.squeeze(1).transpose(0, 1)
+
+
+def _update_gate_first(weights: Tensor) -> Tensor:
+    """Returns the gates of [3H, …] in the order of ONNX; torch has the reset gate before it."""
+    size = weights.shape[0] // 3
+    return torch.cat([weights[size : 2 * size], weights[:size], weights[2 * size :]])
 
 
 class Gru(nn.Module):
