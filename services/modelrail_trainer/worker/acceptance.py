@@ -17,6 +17,7 @@ from modelrail_trainer.journal import Metric
 from modelrail_trainer.worker.export import leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
+from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -128,7 +129,7 @@ def open_session(
 
 
 def _compare(
-    session: onnxruntime.InferenceSession, module: nn.Module, signature: Signature, rows: Floats
+    session: onnxruntime.InferenceSession, module: nn.Module, signature: Signature, rows: Inputs
 ) -> dict[str, float]:
     """Compares PyTorch and ONNX Runtime, and single rows with rows in a batch."""
     worst: dict[str, float] = {}
@@ -208,7 +209,7 @@ def _recompute(
     return metrics
 
 
-def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floats) -> list[Floats]:
+def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs) -> list[Floats]:
     names = [output.name for output in signature.outputs]
     try:
         outputs: list[Floats] = session.run(names, {signature.inputs[0].name: rows})
@@ -217,7 +218,7 @@ def _run(session: onnxruntime.InferenceSession, signature: Signature, rows: Floa
     return outputs
 
 
-def run_torch(module: nn.Module, rows: Floats) -> list[Floats]:
+def run_torch(module: nn.Module, rows: Inputs) -> list[Floats]:
     """Returns the outputs of a module for some rows, each [B, outputs]."""
     with torch.inference_mode():
         outputs = module(torch.from_numpy(rows))

@@ -11,6 +11,7 @@ import numpy as np
 from modelrail_trainer.spec import (
     BundledDataset,
     Dataset,
+    ImageDataset,
     LineDataset,
     RegressionLoss,
     Split,
@@ -20,6 +21,9 @@ from modelrail_trainer.spec import (
     facts_of,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.images.dataset import load_images
+from modelrail_trainer.worker.images.export import RawImages
+from modelrail_trainer.worker.images.graph import PIXELS
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
@@ -34,8 +38,8 @@ def load(
 
     Args:
         spec: With defaults applied.
-        folder: For the encoded rows of a table, which are read from there while they are used; made
-            anew. Other data sets need none.
+        folder: For the encoded rows of a table and for decoded images, which are read from there
+            while they are used; made anew. Other data sets need none.
         max_rows: Of files only so many rows are used, evenly from all of them; None: all.
 
     Raises:
@@ -46,6 +50,10 @@ def load(
         if folder is None:
             raise ValueError("a table needs a folder for its encoded rows")
         return _load_table(spec, spec.dataset, folder, max_rows)
+    if isinstance(spec.dataset, ImageDataset):
+        if folder is None:
+            raise ValueError("images need a folder for their decoded rows")
+        return _load_images(spec, spec.dataset, folder, max_rows)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):
@@ -89,6 +97,30 @@ def _load_table(
         validation=validation,
         test=test,
         raw=RawTable(table),
+    )
+
+
+def _load_images(
+    spec: TrainingJobSpec, dataset: ImageDataset, folder: Path, max_rows: int | None
+) -> TrainingData:
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
+    folder.mkdir(mode=0o700)
+    images = load_images(dataset, spec.split, folder, max_rows=max_rows)
+    train, validation, test = images.parts
+    return TrainingData(
+        name=f"{images.color} images of {images.height} by {images.width} pixels in "
+        f"{len(images.labels)} classes",
+        sha256=images.sha256,
+        task=Task.CLASSIFICATION,
+        input_name=PIXELS,
+        input_meaning="pixels, channel by channel",
+        labels=images.labels,
+        outputs=len(images.labels),
+        train=train,
+        validation=validation,
+        test=test,
+        raw=RawImages(images),
+        scaling=images.scaling,
     )
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from google.protobuf.message import Message
@@ -34,7 +35,7 @@ def signature_of(data: TrainingData) -> Signature:
     rows = data.train.inputs
     model_input = TensorSpec(
         name=data.input_name,
-        datatype="FP32",
+        datatype="UINT8" if rows.dtype == np.uint8 else "FP32",
         shape=(BATCH, *rows.shape[1:]),
         meaning=data.input_meaning,
         value_range=ValueRange(float(rows.min()), float(rows.max())),
@@ -66,7 +67,9 @@ def export(module: nn.Module, signature: Signature, task: Task) -> onnx.ModelPro
     """
     (model_input,) = signature.inputs
     example = torch.zeros(
-        _EXAMPLE_ROWS, *[size for size in model_input.shape if isinstance(size, int)]
+        _EXAMPLE_ROWS,
+        *[size for size in model_input.shape if isinstance(size, int)],
+        dtype=torch.uint8 if model_input.datatype == "UINT8" else torch.float32,
     )
     with warnings.catch_warnings():
         # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.

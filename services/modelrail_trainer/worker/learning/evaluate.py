@@ -11,10 +11,10 @@ from torch import nn
 
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.part import Inputs, Part
 from modelrail_trainer.worker.progress import made_progress
 
-Predict = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+Predict = Callable[[Inputs], npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256
 
 
@@ -51,7 +51,7 @@ def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
 def torch_predict(network: nn.Module) -> Predict:
     """Returns the prediction of a PyTorch network, in evaluation mode and without gradients."""
 
-    def predict(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def predict(rows: Inputs) -> npt.NDArray[np.float32]:
         network.eval()
         with torch.inference_mode():
             outputs: npt.NDArray[np.float32] = network(torch.from_numpy(rows)).numpy()
