@@ -21,6 +21,7 @@ from modelrail_trainer.spec import (
     DatasetFacts,
     ImageDataset,
     LineDataset,
+    RegressionLoss,
     TableDataset,
     Task,
     TrainingJobSpec,
@@ -107,12 +108,7 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
         case TableDataset() as table:
             yield from check_table(table)
         case ImageDataset() as images:
-            yield from check_images(images)
-            if spec.preprocessing:
-                yield Violation(
-                    "preprocessing",
-                    "expected no steps for images, whose pixels dataset.images.scale scales",
-                )
+            yield from _check_images(spec, images, facts)
         case BundledDataset():
             pass
     yield from _check_split(spec, facts)
@@ -124,6 +120,19 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
     for position, step in enumerate(spec.preprocessing[:MAX_PREPROCESSING_STEPS]):
         if step is None:
             yield nothing_set(f"preprocessing[{position}]", "standardize", "min_max_scale")
+
+
+def _check_images(
+    spec: TrainingJobSpec, images: ImageDataset, facts: DatasetFacts | None
+) -> Iterator[Violation]:
+    yield from check_images(images)
+    if spec.preprocessing:
+        yield Violation(
+            "preprocessing",
+            "expected no steps for images, whose pixels dataset.images.scale scales",
+        )
+    if isinstance(spec.loss, RegressionLoss) and facts is None:  # with facts, said with the loss
+        yield Violation("loss", "expected one of cross_entropy, bce, kl for images")
 
 
 def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
