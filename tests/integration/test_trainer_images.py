@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from PIL import Image
 
 import modelrail
+from modelrail.client.errors import InvalidArgument
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_inference.config import InferenceConfig
@@ -155,6 +156,12 @@ async def test_digits_in_folders_are_learned_and_told_apart_in_any_size(tmp_path
             for size in sizes
         ]
         answers = await asyncio.gather(*(answer for _, answer in asked))
+        # What cannot be resized is refused, and hurts nobody else.
+        for height, width in ((16_385, 1), (1, 16_385)):
+            with pytest.raises(InvalidArgument, match="could not compute these inputs"):
+                await client.infer("digits", {"image": np.zeros((1, height, width), np.uint8)})
+        again = await client.infer("digits", {"image": sizes[0][:50]})
+        np.testing.assert_array_equal(again.outputs["label"], answers[0].outputs["label"])
     for (start, _), answer in zip(asked, answers, strict=True):
         outputs = answer.outputs
         told = np.array([text.decode() for text in outputs["label"][:, 0]])

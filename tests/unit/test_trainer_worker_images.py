@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,7 @@ def test_each_image_is_in_one_part_with_the_class_of_its_folder(
 def test_the_division_follows_from_the_seed(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "animals", 20)
     first, again = (loaded(of_folder(root), tmp_path).parts[1].inputs.tobytes() for _ in "ab")
-    other = loaded(of_folder(root), tmp_path, Split(validation_fraction=0.25, seed=4))
+    other = loaded(of_folder(root), tmp_path, replace(HALF, seed=4))
     assert first == again
     assert other.parts[1].inputs.tobytes() != first
 
@@ -213,6 +215,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no image": (lambda path: path.write_text("hello"), "cannot be decoded: no known format"),
     "truncated": (half, "cannot be decoded"),
     "bomb": (bomb, "has more than 64000000 pixels"),
+    "large": (lambda path: Image.new("1", (9_000, 9_000)).save(path), "has more than 64000000 pix"),
     "long": (lambda path: Image.new("1", (16_385, 1)).save(path), "has a side of more than 16384"),
     "16 bits": (of_16_bits, "is not of 8 bits a channel, but of mode 'I;16'"),
     "coloured": (lambda path: save(path, noise(6, 5, 3)), "is rgb, unlike the first"),
@@ -238,6 +241,23 @@ def test_an_image_that_cannot_be_used_fails_the_job_or_is_left_out(
     assert sum(map(len, images.parts)) == 7
     assert sum(images.unusable.values()) == 1
     assert images.remarks[-1].startswith(f"1 images were left out: one {reason[:20]}")
+
+
+def test_an_image_that_may_not_be_read_is_told_as_one(
+    animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open = os.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("dog/3.png"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"'dog/3.png' cannot be read: Permission denied; mend"):
+        loaded(of_folder(animals), tmp_path)
+    images = loaded(of_folder(animals, skip_unusable_images=True), tmp_path)
+    assert sum(map(len, images.parts)) == 7
 
 
 def test_a_link_within_the_roots_is_followed(animals: Path, tmp_path: Path) -> None:
