@@ -3,11 +3,12 @@ VENV ?= .venv
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data test check protos
+.PHONY: help install demo data fashion-mnist test check protos
 
 help:
 	@echo "make demo     install into $(VENV), then train, publish and serve a model"
 	@echo "make data     install the data that the tables of README.md are made of"
+	@echo "make fashion-mnist   bring Fashion-MNIST into data/, from its Debian package, which is not installed"
 	@echo "make test     install into $(VENV), then run the whole test suite"
 	@echo "make check    lint, types, import rules and generated code"
 	@echo "make protos   write the generated stubs anew"
@@ -24,6 +25,14 @@ demo: install
 
 data: install
 	$(VENV)/bin/pip install --no-deps -r deploy/data.txt
+
+fashion-mnist: data/fashion-mnist
+
+# Only the files are taken out of the package, so nobody needs to be root.
+data/fashion-mnist:
+	rm -rf data/package && mkdir -p data/package
+	cd data/package && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
+	mv data/package/usr/share/datasets/fashion-mnist $@ && rm -r data/package
 
 test: install
 	$(VENV)/bin/python -m pytest -n logical --dist loadfile tests/unit tests/contract tests/integration

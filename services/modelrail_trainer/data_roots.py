@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modelrail_trainer.spec import LinesDataset, TableDataset, TrainingJobSpec
+from modelrail_trainer.spec import (
+    Dataset,
+    IdxFiles,
+    ImageDataset,
+    ImageFolder,
+    LinesDataset,
+    TableDataset,
+    TrainingJobSpec,
+)
 
 
 class DataPathError(ValueError):
@@ -23,6 +31,11 @@ class DataRoots:
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = tuple(roots)
 
+    @property
+    def real_roots(self) -> tuple[str, ...]:
+        """The folders that are there, with links followed."""
+        return tuple(str(root.resolve()) for root in self._roots if root.is_dir())
+
     def resolve(self, path: str) -> Path:
         """Returns the file that a path of a specification means, with links followed.
 
@@ -32,18 +45,29 @@ class DataRoots:
         Raises:
             DataPathError: There is no such file below a root.
         """
+        return self._resolve(path, Path.is_file, "file")
+
+    def resolve_folder(self, path: str) -> Path:
+        """Returns the folder that a path of a specification means, as `resolve` does a file.
+
+        Raises:
+            DataPathError: There is no such folder that is a root or below one.
+        """
+        return self._resolve(path, Path.is_dir, "folder")
+
+    def _resolve(self, path: str, is_wanted: Callable[[Path], bool], noun: str) -> Path:
         if not self._roots:
             raise DataPathError("this trainer reads no files: it was started without --data-root")
         for root in self._roots:
             try:
                 real_root = root.resolve(strict=True)
-                file = (real_root / path).resolve(strict=True)
-                if file.is_relative_to(real_root) and file.is_file():
-                    return file
+                found = (real_root / path).resolve(strict=True)
+                if found.is_relative_to(real_root) and is_wanted(found):
+                    return found
             except (OSError, ValueError, RuntimeError):  # absent, odd characters, a loop of links
                 continue
         raise DataPathError(
-            f"expected a file below a --data-root of the trainer, got {path[:200]!r}"
+            f"expected a {noun} below a --data-root of the trainer, got {path[:200]!r}"
         )
 
 
@@ -51,9 +75,31 @@ def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJob
     """Returns the specification with the files that its paths mean.
 
     Raises:
-        DataPathError: A file is not there any more.
+        DataPathError: A file or folder is not there any more.
     """
-    if not isinstance(spec.dataset, TableDataset | LinesDataset):
-        return spec
-    paths = tuple(str(data_roots.resolve(path)) for path in spec.dataset.paths)
-    return replace(spec, dataset=replace(spec.dataset, paths=paths))
+    return replace(spec, dataset=_with_real_paths(spec.dataset, data_roots))
+
+
+def _with_real_paths(dataset: Dataset, data_roots: DataRoots) -> Dataset:
+    def real(path: str) -> str:
+        return str(data_roots.resolve(path)) if path else ""
+
+    match dataset:
+        case TableDataset() | LinesDataset():
+            return replace(dataset, paths=tuple(map(real, dataset.paths)))
+        case ImageDataset(source=IdxFiles() as idx):
+            source = replace(
+                idx,
+                images=real(idx.images),
+                labels=real(idx.labels),
+                test_images=real(idx.test_images),
+                test_labels=real(idx.test_labels),
+            )
+            return replace(dataset, source=source)
+        case ImageDataset(source=ImageFolder() as folder):
+            path = str(data_roots.resolve_folder(folder.path))
+            return replace(
+                dataset, source=replace(folder, path=path, readable=data_roots.real_roots)
+            )
+        case _:
+            return dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
@@ -57,7 +57,7 @@ class Trainer:
         Raises:
             AlreadyExists: The request id made another job.
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file of the data set is not below a data root.
+            InvalidArgument: A file or folder of the data set is not below a data root.
             ResourceExhausted: Too many jobs wait, or too many dry runs.
         """
         # A repeated call gets its job, whatever has become of the files meanwhile.
@@ -74,20 +74,24 @@ class Trainer:
 
         Raises:
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file of the data set is not below a data root.
+            InvalidArgument: A file or folder of the data set is not below a data root.
             ResourceExhausted: Too many dry runs wait.
         """
-        await self._book.read(self._check_paths, new.data_paths)
+        await self._book.read(self._check_paths, new)
         if dry_run:
             await self._dry_runs.run(new.specification)
 
-    def _check_paths(self, paths: Mapping[str, str]) -> None:
+    def _check_paths(self, new: NewJob) -> None:
         violations = []
-        for field, path in paths.items():
-            try:
-                self._data_roots.resolve(path)
-            except DataPathError as error:
-                violations.append(FieldViolation(field, str(error)))
+        for resolve, paths in (
+            (self._data_roots.resolve, new.data_paths),
+            (self._data_roots.resolve_folder, new.data_folders),
+        ):
+            for field, path in paths.items():
+                try:
+                    resolve(path)
+                except DataPathError as error:
+                    violations.append(FieldViolation(field, str(error)))
         if violations:
             raise InvalidArgument(
                 "; ".join(f"{one.field}: {one.description}" for one in violations[:10]),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
+from modelrail_trainer.rules.images import check_images
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
 from modelrail_trainer.rules.table import check_paths, check_table
@@ -18,8 +19,10 @@ from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     BundledDataset,
     DatasetFacts,
+    ImageDataset,
     LineDataset,
     LinesDataset,
+    RegressionLoss,
     TableDataset,
     Task,
     TrainingJobSpec,
@@ -43,8 +46,8 @@ def validate(spec: TrainingJobSpec, facts: DatasetFacts | None = None) -> list[V
 
     Args:
         spec: What is checked.
-        facts: What is known of the data set; None: what is known before it is read. A table is
-            known only then, so a specification can turn out wrong once its files are read.
+        facts: What is known of the data set; None: what is known before it is read. Files are
+            known only then, so a specification can turn out wrong once they are read.
     """
     spec = with_defaults(spec)
     facts = facts or facts_of(spec.dataset)
@@ -89,7 +92,7 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
 def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     match spec.dataset:
         case None:
-            yield nothing_set("dataset", "bundled", "line", "table", "lines")
+            yield nothing_set("dataset", "bundled", "line", "table", "images", "lines")
         case BundledDataset(name=name) if name not in BUNDLED_DATASETS:
             known = ", ".join(sorted(BUNDLED_DATASETS))
             yield Violation("dataset.bundled", f"expected one of: {known}; got {shown(name)}")
@@ -117,6 +120,8 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
                 MIN_CONTEXT_LENGTH,
                 MAX_CONTEXT_LENGTH,
             )
+        case ImageDataset() as images:
+            yield from _check_images(spec, images, facts)
         case BundledDataset():
             pass
     yield from _check_split(spec, facts)
@@ -128,6 +133,19 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
     for position, step in enumerate(spec.preprocessing[:MAX_PREPROCESSING_STEPS]):
         if step is None:
             yield nothing_set(f"preprocessing[{position}]", "standardize", "min_max_scale")
+
+
+def _check_images(
+    spec: TrainingJobSpec, images: ImageDataset, facts: DatasetFacts | None
+) -> Iterator[Violation]:
+    yield from check_images(images)
+    if spec.preprocessing:
+        yield Violation(
+            "preprocessing",
+            "expected no steps for images, whose pixels dataset.images.scale scales",
+        )
+    if isinstance(spec.loss, RegressionLoss) and facts is None:  # with facts, said with the loss
+        yield Violation("loss", "expected one of cross_entropy, bce, kl for images")
 
 
 def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
@@ -150,7 +168,11 @@ def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[
         )
         yield wrong[-1]
     yield from whole("split.seed", split.seed, 0)
-    if wrong or facts is None or isinstance(spec.dataset, TableDataset | LinesDataset):
+    if (
+        wrong
+        or facts is None
+        or isinstance(spec.dataset, TableDataset | ImageDataset | LinesDataset)
+    ):
         return  # how files are divided is known when they are read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1

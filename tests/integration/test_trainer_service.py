@@ -807,6 +807,36 @@ async def test_files_are_read_below_the_data_roots_alone(house: House, tmp_path:
         assert (await trainer.stub.CreateTrainingJob(request)).name == job.name
 
 
+async def test_folders_and_files_of_images_are_looked_for_below_the_data_roots(
+    house: House, tmp_path: Path
+) -> None:
+    root = tmp_path / "data root"
+    (root / "animals").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (root / "file").touch()
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer(data_root=(str(root),)) as trainer,
+    ):
+        spec = line_spec()
+        spec.loss.cross_entropy.SetInParent()
+        for path in ("absent", "file", str(tmp_path / "outside")):
+            spec.dataset.images.folder.path = path
+            with pytest.raises(InvalidArgument) as caught:
+                await trainer.client.create_job(spec)
+            (violation,) = caught.value.violations
+            assert violation.field == f"{S}.dataset.images.folder.path"
+            assert "expected a folder below a --data-root" in violation.description
+        spec.dataset.images.idx.images = "file"
+        spec.dataset.images.idx.labels = "animals"
+        with pytest.raises(InvalidArgument) as caught:
+            await trainer.client.create_job(spec)
+        assert [v.field for v in caught.value.violations] == [f"{S}.dataset.images.idx.labels"]
+        spec.dataset.images.folder.path = "animals"
+        job = await trainer.client.create_job(spec)
+        assert (await trainer.ended(job.name)).state == Job.STATE_SUCCEEDED
+
+
 async def test_without_a_data_root_no_file_is_read(trainer: TrainerUnderTest) -> None:
     with pytest.raises(InvalidArgument, match="without --data-root"):
         await trainer.client.create_job(table_spec("/etc/hostname.csv"))

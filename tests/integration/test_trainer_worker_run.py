@@ -37,6 +37,7 @@ from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import PULSE_NAME, SHOW_AND_END, last_beat
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.training_data import TrainingData
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
@@ -399,9 +400,7 @@ def _session(directory: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def _run(
-    directory: Path, model_input: str, rows: npt.NDArray[np.float32]
-) -> dict[str, npt.NDArray[np.float32]]:
+def _run(directory: Path, model_input: str, rows: Inputs) -> dict[str, npt.NDArray[np.float32]]:
     session = _session(directory)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {model_input: rows}), strict=True))

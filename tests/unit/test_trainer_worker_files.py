@@ -105,6 +105,56 @@ def test_what_is_known_once_a_table_is_read_is_checked_then() -> None:
     assert [violation.field for violation in validate(job, facts)] == ["model.cnn"]
 
 
+FOLDER = spec.ImageFolder(path="animals")
+IDX = spec.IdxFiles(images="images.gz", labels="labels.gz", class_names=("a", "b"))
+IMAGES = spec.ImageDataset(source=FOLDER, size=spec.ImageSize(height=1, width=4_096))
+
+
+@pytest.mark.parametrize(
+    ("images", "fields"),
+    [
+        (replace(IMAGES, source=None), [""]),
+        (replace(IMAGES, source=replace(FOLDER, path="")), [".folder.path"]),
+        (replace(IMAGES, source=replace(FOLDER, path="a/../../b")), [".folder.path"]),
+        (replace(IMAGES, source=replace(FOLDER, path="a\0b")), [".folder.path"]),
+        (replace(IMAGES, source=replace(IDX, images="")), [".idx.images"]),
+        (replace(IMAGES, source=replace(IDX, labels="..")), [".idx.labels"]),
+        (replace(IMAGES, source=replace(IDX, test_images="t")), [".idx.test_labels"]),
+        (replace(IMAGES, source=replace(IDX, test_labels="t")), [".idx.test_images"]),
+        (replace(IMAGES, source=replace(IDX, class_names=("a",))), [".idx.class_names"]),
+        (replace(IMAGES, source=replace(IDX, class_names=("a", "a"))), [".idx.class_names[1]"]),
+        (replace(IMAGES, source=replace(IDX, class_names=("", "a"))), [".idx.class_names[0]"]),
+        (
+            replace(IMAGES, size=spec.ImageSize(height=0, width=100_000)),
+            [".size.height", ".size.width"],
+        ),
+    ],
+)
+def test_a_violation_names_the_field_of_images(
+    images: spec.ImageDataset, fields: list[str]
+) -> None:
+    for good in (IMAGES, replace(IMAGES, source=IDX)):
+        assert validate(replace(GOOD, dataset=good)) == []
+    found = [violation.field for violation in validate(replace(GOOD, dataset=images))]
+    assert found == [f"dataset.images{field}" for field in fields]
+
+
+def test_steps_before_images_and_numbers_from_them_are_refused_before_they_are_read() -> None:
+    steps = replace(GOOD, dataset=IMAGES, preprocessing=(spec.Standardize(),))
+    assert [violation.field for violation in validate(steps)] == ["preprocessing"]
+    regression = replace(GOOD, dataset=IMAGES, loss=spec.MeanSquaredError())
+    assert [violation.field for violation in validate(regression)] == ["loss"]
+
+
+def test_a_network_that_is_too_deep_for_the_images_is_refused_once_they_are_read() -> None:
+    job = replace(GOOD, dataset=IMAGES, model=spec.CnnModel(channels=(4, 4, 4)))
+    for row_shape, fields in (((8, 8), []), ((3, 8, 8), []), ((3, 7, 8), ["model.cnn.channels"])):
+        facts = spec.DatasetFacts(
+            task=spec.Task.CLASSIFICATION, rows=100, row_shape=row_shape, outputs=3
+        )
+        assert [violation.field for violation in validate(job, facts)] == fields
+
+
 def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"kind": "log", "text": "one"}\n{"kind": "lo')

@@ -17,7 +17,14 @@ from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.protocol.pagination import number_from_token
 from modelrail_trainer.protocol.run_policy import run_policy_from_pb, violations_of
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.spec import LinesDataset, TableDataset, TrainingJobSpec
+from modelrail_trainer.spec import (
+    IdxFiles,
+    ImageDataset,
+    ImageFolder,
+    LinesDataset,
+    TableDataset,
+    TrainingJobSpec,
+)
 
 _SPEC_PATH = "training_job.spec"
 _SHOWN_CHARACTERS = 80
@@ -52,6 +59,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         encoded,
         specification.publication,
         data_paths=_data_paths(specification),
+        data_folders=_data_folders(specification),
         policy=run_policy_from_pb(request.training_job),
     )
     return new, request_id
@@ -59,17 +67,30 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
 
 def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
     dataset = specification.dataset
+    path = f"{_SPEC_PATH}.dataset"
     match dataset:
         case TableDataset(paths=paths):
-            kind = "table"
+            return {f"{path}.table.paths[{position}]": file for position, file in enumerate(paths)}
         case LinesDataset(paths=paths):
-            kind = "lines"
+            return {f"{path}.lines.paths[{position}]": file for position, file in enumerate(paths)}
+        case ImageDataset(source=IdxFiles() as idx):
+            files = {
+                "images": idx.images,
+                "labels": idx.labels,
+                "test_images": idx.test_images,
+                "test_labels": idx.test_labels,
+            }
+            return {f"{path}.images.idx.{field}": file for field, file in files.items() if file}
         case _:
             return {}
-    return {
-        f"{_SPEC_PATH}.dataset.{kind}.paths[{position}]": path
-        for position, path in enumerate(paths)
-    }
+
+
+def _data_folders(specification: TrainingJobSpec) -> dict[str, str]:
+    match specification.dataset:
+        case ImageDataset(source=ImageFolder(path=folder)):
+            return {f"{_SPEC_PATH}.dataset.images.folder.path": folder}
+        case _:
+            return {}
 
 
 def clone_from_pb(request: pb.CloneTrainingJobRequest) -> tuple[TrainingJobName, str]:

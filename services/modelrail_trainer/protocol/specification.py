@@ -67,6 +67,8 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
             return spec.LinesDataset(
                 paths=tuple(message.lines.paths), context_length=message.lines.context_length
             )
+        case "images":
+            return _images(message.images)
         case _:
             return None
 
@@ -127,6 +129,38 @@ def _text(message: pb.TextEncoding) -> spec.TextEncoding:
         case _:
             pass
     return spec.TextEncoding(tokens=tokens, max_tokens=message.max_tokens or 256)
+
+
+_COLORS = {pb.ImageDataset.COLOR_GREY: spec.Color.GREY, pb.ImageDataset.COLOR_RGB: spec.Color.RGB}
+_PIXEL_SCALES = {
+    pb.ImageDataset.SCALE_UNIT: spec.PixelScale.UNIT,
+    pb.ImageDataset.SCALE_NONE: spec.PixelScale.NONE,
+}
+
+
+def _images(message: pb.ImageDataset) -> spec.ImageDataset:
+    source: spec.ImageFolder | spec.IdxFiles | None = None
+    match message.WhichOneof("source"):
+        case "folder":
+            source = spec.ImageFolder(path=message.folder.path, divided=message.folder.divided)
+        case "idx":
+            source = spec.IdxFiles(
+                images=message.idx.images,
+                labels=message.idx.labels,
+                test_images=message.idx.test_images,
+                test_labels=message.idx.test_labels,
+                class_names=tuple(message.idx.class_names),
+            )
+        case _:
+            pass
+    size = spec.ImageSize(height=message.size.height, width=message.size.width)
+    return spec.ImageDataset(
+        source=source,
+        color=_COLORS.get(message.color),
+        size=size if message.HasField("size") else None,
+        scale=_PIXEL_SCALES.get(message.scale, spec.PixelScale.STANDARDIZED),
+        skip_unusable_images=message.skip_unusable_images,
+    )
 
 
 def _preprocessing(message: pb.Preprocessing) -> spec.Preprocessing:

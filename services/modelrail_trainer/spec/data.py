@@ -162,6 +162,69 @@ class LinesDataset:
     context_length: int = 256
 
 
+class Color(StrEnum):
+    """Channels of a pixel."""
+
+    GREY = "grey"
+    RGB = "rgb"
+
+
+class PixelScale(StrEnum):
+    """How pixels become numbers for the network."""
+
+    STANDARDIZED = "standardized"
+    UNIT = "unit"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFolder:
+    """A folder of images for each class.
+
+    Attributes:
+        path: Of the folder that they lie in.
+        divided: Whether folders for the parts lie between.
+        readable: The folders that links may lead into, once `path` is resolved.
+    """
+
+    path: str
+    divided: bool = False
+    readable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdxFiles:
+    """Images in files of the idx format. Fields as in `modelrail.trainer.v1.IdxFiles`."""
+
+    images: str
+    labels: str
+    test_images: str = ""
+    test_labels: str = ""
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSize:
+    """Height and width of an image in pixels."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDataset:
+    """Images in files, each of one class. Fields as in `modelrail.trainer.v1.ImageDataset`.
+
+    No colour: that of the first training image. No size: all images have one.
+    """
+
+    source: ImageFolder | IdxFiles | None
+    color: Color | None = None
+    size: ImageSize | None = None
+    scale: PixelScale = PixelScale.STANDARDIZED
+    skip_unusable_images: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """How the rows are divided. What the fractions leave is the training part."""
@@ -182,7 +245,7 @@ class MinMaxScale:
 
 
 # None stands for a oneof in which nothing was set; `validate` refuses it.
-Dataset = BundledDataset | LineDataset | TableDataset | LinesDataset | None
+Dataset = BundledDataset | LineDataset | TableDataset | ImageDataset | LinesDataset | None
 Preprocessing = Standardize | MinMaxScale | None
 
 
@@ -219,5 +282,5 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
                 outputs=BYTE_VALUES,
                 tokens=BYTE_VALUES,
             )
-        case TableDataset() | None:
+        case TableDataset() | ImageDataset() | None:
             return None

@@ -12,6 +12,7 @@ from modelrail_trainer.spec import (
     BYTE_VALUES,
     BundledDataset,
     Dataset,
+    ImageDataset,
     LineDataset,
     LinesDataset,
     RegressionLoss,
@@ -22,6 +23,9 @@ from modelrail_trainer.spec import (
     facts_of,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.images.dataset import load_images
+from modelrail_trainer.worker.images.export import RawImages
+from modelrail_trainer.worker.images.graph import PIXELS
 from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
@@ -37,9 +41,9 @@ def load(
 
     Args:
         spec: With defaults applied.
-        folder: For what is made of files (a table's encoded rows, or a stream), which is read from
+        folder: For what is made of files (encoded rows, pixels, or a stream), which is read from
             there while it is used; made anew. Other data sets need none.
-        max_rows: Of tables only so many rows are used, evenly from all of them; None: all.
+        max_rows: Of tables and images only so many rows are used, evenly from all of them; None: all.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
@@ -53,6 +57,10 @@ def load(
         if isinstance(spec.dataset, LinesDataset):
             return _load_lines(spec, spec.dataset, folder)
         return _load_table(spec, spec.dataset, folder, max_rows)
+    if isinstance(spec.dataset, ImageDataset):
+        if folder is None:
+            raise ValueError("images need a folder for their decoded rows")
+        return _load_images(spec, spec.dataset, folder, max_rows)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):
@@ -113,6 +121,28 @@ def _load_lines(spec: TrainingJobSpec, dataset: LinesDataset, folder: Path) -> T
         validation=validation,
         test=test,
         tokens=BYTE_VALUES,
+    )
+
+
+def _load_images(
+    spec: TrainingJobSpec, dataset: ImageDataset, folder: Path, max_rows: int | None
+) -> TrainingData:
+    images = load_images(dataset, spec.split, folder, max_rows=max_rows)
+    train, validation, test = images.parts
+    return TrainingData(
+        name=f"{images.color} images of {images.height} by {images.width} pixels in "
+        f"{len(images.labels)} classes",
+        sha256=images.sha256,
+        task=Task.CLASSIFICATION,
+        input_name=PIXELS,
+        input_meaning="pixels, channel by channel",
+        labels=images.labels,
+        outputs=len(images.labels),
+        train=train,
+        validation=validation,
+        test=test,
+        raw=RawImages(images),
+        scaling=images.scaling,
     )
 
 

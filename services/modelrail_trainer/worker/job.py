@@ -40,6 +40,7 @@ _PACKAGES = (
     "onnx",
     "onnxruntime",
     "onnxscript",
+    "pillow",
     "pyarrow",
     "scikit-learn",
     "torch",

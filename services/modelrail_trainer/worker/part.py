@@ -17,8 +17,8 @@ class Part:
     """Rows and what is to be predicted for them.
 
     Attributes:
-        inputs: Features, float32 [rows, *row_shape], tokens, int64 [rows, length], or bytes, uint8
-            [rows, length].
+        inputs: Features, float32 [rows, *row_shape], tokens, int64 [rows, length], bytes, uint8
+            [rows, length], or pixels, uint8 [rows, *row_shape].
         targets: Class numbers, int64 [rows], values, float32 [rows, 1], or the byte after each
             byte, uint8 [rows, length].
     """

@@ -57,6 +57,8 @@ class TrainingData:
         tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
             are numbers.
         raw: What a client sends in place of the inputs; None: the inputs themselves.
+        scaling: First module of the network, in place of the steps of the specification; None:
+            those.
     """
 
     name: str
@@ -71,6 +73,7 @@ class TrainingData:
     test: Part
     tokens: int = 0
     raw: RawRows | None = None
+    scaling: nn.Module | None = None
 
     def head(self, rows: int) -> TrainingData:
         """Returns the first rows of each part."""

@@ -220,16 +220,18 @@ class TrainingJobSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("bundled", "line", "table", "lines")
+    __slots__ = ("bundled", "line", "table", "images", "lines")
     BUNDLED_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
     bundled: str
     line: LineDataset
     table: TableDataset
+    images: ImageDataset
     lines: LinesDataset
-    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ..., lines: _Optional[_Union[LinesDataset, _Mapping]] = ...) -> None: ...
+    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ..., images: _Optional[_Union[ImageDataset, _Mapping]] = ..., lines: _Optional[_Union[LinesDataset, _Mapping]] = ...) -> None: ...
 
 class TableDataset(_message.Message):
     __slots__ = ("paths", "target", "columns", "skip_unusable_rows")
@@ -346,6 +348,70 @@ class LinesDataset(_message.Message):
     paths: _containers.RepeatedScalarFieldContainer[str]
     context_length: int
     def __init__(self, paths: _Optional[_Iterable[str]] = ..., context_length: _Optional[int] = ...) -> None: ...
+
+class ImageDataset(_message.Message):
+    __slots__ = ("folder", "idx", "color", "size", "scale", "skip_unusable_images")
+    class Color(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        COLOR_UNSPECIFIED: _ClassVar[ImageDataset.Color]
+        COLOR_GREY: _ClassVar[ImageDataset.Color]
+        COLOR_RGB: _ClassVar[ImageDataset.Color]
+    COLOR_UNSPECIFIED: ImageDataset.Color
+    COLOR_GREY: ImageDataset.Color
+    COLOR_RGB: ImageDataset.Color
+    class Scale(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        SCALE_UNSPECIFIED: _ClassVar[ImageDataset.Scale]
+        SCALE_STANDARDIZED: _ClassVar[ImageDataset.Scale]
+        SCALE_UNIT: _ClassVar[ImageDataset.Scale]
+        SCALE_NONE: _ClassVar[ImageDataset.Scale]
+    SCALE_UNSPECIFIED: ImageDataset.Scale
+    SCALE_STANDARDIZED: ImageDataset.Scale
+    SCALE_UNIT: ImageDataset.Scale
+    SCALE_NONE: ImageDataset.Scale
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    IDX_FIELD_NUMBER: _ClassVar[int]
+    COLOR_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    SKIP_UNUSABLE_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    folder: ImageFolder
+    idx: IdxFiles
+    color: ImageDataset.Color
+    size: ImageSize
+    scale: ImageDataset.Scale
+    skip_unusable_images: bool
+    def __init__(self, folder: _Optional[_Union[ImageFolder, _Mapping]] = ..., idx: _Optional[_Union[IdxFiles, _Mapping]] = ..., color: _Optional[_Union[ImageDataset.Color, str]] = ..., size: _Optional[_Union[ImageSize, _Mapping]] = ..., scale: _Optional[_Union[ImageDataset.Scale, str]] = ..., skip_unusable_images: _Optional[bool] = ...) -> None: ...
+
+class ImageFolder(_message.Message):
+    __slots__ = ("path", "divided")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DIVIDED_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    divided: bool
+    def __init__(self, path: _Optional[str] = ..., divided: _Optional[bool] = ...) -> None: ...
+
+class IdxFiles(_message.Message):
+    __slots__ = ("images", "labels", "test_images", "test_labels", "class_names")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TEST_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TEST_LABELS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAMES_FIELD_NUMBER: _ClassVar[int]
+    images: str
+    labels: str
+    test_images: str
+    test_labels: str
+    class_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, images: _Optional[str] = ..., labels: _Optional[str] = ..., test_images: _Optional[str] = ..., test_labels: _Optional[str] = ..., class_names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ImageSize(_message.Message):
+    __slots__ = ("height", "width")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")

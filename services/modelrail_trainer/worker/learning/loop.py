@@ -141,7 +141,7 @@ def fit(
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
-    preprocessing = fit_steps(spec.preprocessing, inputs)
+    preprocessing = data.scaling or fit_steps(spec.preprocessing, inputs)
     body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
     if isinstance(spec.loss, BinaryCrossEntropy):
         body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
