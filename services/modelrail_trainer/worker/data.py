@@ -43,24 +43,25 @@ def load(
         spec: With defaults applied.
         folder: For what is made of files (encoded rows, pixels, or a stream), which is read from
             there while it is used; made anew. Other data sets need none.
-        max_rows: Of tables and images only so many rows are used, evenly from all of them; None: all.
+        max_rows: Of tables and images only so many rows are used, evenly from all of them; None:
+            all.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
             not what the specification expects.
     """
-    if isinstance(spec.dataset, TableDataset | LinesDataset):
+    if isinstance(spec.dataset, TableDataset | LinesDataset | ImageDataset):
         if folder is None:
             raise ValueError("what is read from files needs a folder for what is made of them")
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt before this one
         folder.mkdir(mode=0o700)
-        if isinstance(spec.dataset, LinesDataset):
-            return _load_lines(spec, spec.dataset, folder)
-        return _load_table(spec, spec.dataset, folder, max_rows)
-    if isinstance(spec.dataset, ImageDataset):
-        if folder is None:
-            raise ValueError("images need a folder for their decoded rows")
-        return _load_images(spec, spec.dataset, folder, max_rows)
+        match spec.dataset:
+            case TableDataset() as table:
+                return _load_table(spec, table, folder, max_rows)
+            case LinesDataset() as lines:
+                return _load_lines(spec, lines, folder)
+            case ImageDataset() as images:
+                return _load_images(spec, images, folder, max_rows)
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):

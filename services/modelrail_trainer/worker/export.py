@@ -27,6 +27,7 @@ _EXAMPLE_ROWS = 3
 _EXAMPLE_LENGTH = 5
 _SCHEMA_VERSION = "1"
 _DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
+_DATATYPE_OF = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
 
 def exported_module(network: nn.Module, task: Task) -> nn.Module:
@@ -43,7 +44,7 @@ def signature_of(data: TrainingData) -> Signature:
     rows = data.train.inputs
     model_input = TensorSpec(
         name=data.input_name,
-        datatype=_datatype(data),
+        datatype=_DATATYPE_OF[rows.dtype.name],
         shape=(BATCH, LENGTH) if data.tokens else (BATCH, *rows.shape[1:]),
         meaning=data.input_meaning,
         value_range=ValueRange(0.0, data.tokens - 1.0)
@@ -74,12 +75,6 @@ def signature_of(data: TrainingData) -> Signature:
         labels=data.labels,
     )
     return Signature((model_input,), (logits, probabilities))
-
-
-def _datatype(data: TrainingData) -> str:
-    if data.task is Task.LANGUAGE:
-        return "UINT8"
-    return "INT64" if data.tokens else "FP32"
 
 
 def export(
