@@ -132,15 +132,20 @@ class Trainer:
         self._supervisor.changed(job)
         return job
 
-    async def resume(self, name: TrainingJobName, actor: str) -> Job:
+    async def resume(self, name: TrainingJobName, processes: int, actor: str) -> Job:
         """Queues a paused job again for the client `actor`.
+
+        Args:
+            name: The job.
+            processes: How many train together from now on; 0: as many as before.
+            actor: Who asks.
 
         Raises:
             NotFound: There is none of that name.
             FailedPrecondition: It has ended, or its process is being stopped.
             ResourceExhausted: Too many jobs wait.
         """
-        job = await self._book.change(self._store.resume, name, actor=actor)
+        job = await self._book.change(self._store.resume, name, processes=processes, actor=actor)
         self._supervisor.changed(job)
         return job
 

@@ -286,6 +286,7 @@ class House:
 
     tmp_path: Path
     registry: ScriptedRegistry
+    worker: str = WORKER
 
     @property
     def registry_address(self) -> str:
@@ -296,7 +297,7 @@ class House:
         self, **settings: int | float | tuple[str, ...]
     ) -> AsyncIterator[TrainerUnderTest]:
         worker = self.tmp_path / "worker.py"
-        worker.write_text(WORKER)
+        worker.write_text(self.worker)
         config = TrainerConfig(
             grpc_address=f"unix:{self.tmp_path}/t.sock",
             data_dir=self.tmp_path / "data",

@@ -612,7 +612,7 @@ def test_a_database_of_an_older_version_is_brought_up_to_date(tmp_path: Path) ->
     name = store.create(NEW).name
     store.close()
     with closing(sqlite3.connect(path)) as old:
-        for column in ("isolation", "lease_owner", "lease_epoch", "lease_expires"):
+        for column in ("isolation", "lease_owner", "lease_epoch", "lease_expires", "processes"):
             old.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         old.execute("UPDATE alembic_version SET version_num = '0002'")
         old.commit()

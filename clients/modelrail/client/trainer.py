@@ -39,17 +39,20 @@ class RunPolicy:
         max_run_seconds: How long its processes may run, all attempts together; None for ever.
         expire_time: A job that has not started by then is dropped; with a time zone.
         max_retries: How often it may run again when its process died, from 0 to 10.
+        processes: How many processes train together, from 1 to 64.
     """
 
     priority: int = 0
     max_run_seconds: float | None = None
     expire_time: datetime | None = None
     max_retries: int = 0
+    processes: int = 1
 
     def apply_to(self, job: pb.TrainingJob) -> None:
         """Writes the policy into a job that is to be created."""
         job.priority = self.priority
         job.max_retries = self.max_retries
+        job.processes = self.processes
         if self.max_run_seconds is not None:
             job.max_run_duration.FromTimedelta(timedelta(seconds=self.max_run_seconds))
         if self.expire_time is not None:
@@ -133,9 +136,14 @@ class AsyncTrainerClient(ServiceClient):
         """Takes a job out of the queue, or stops its process, until it is resumed."""
         return await self._call(self._stub.PauseTrainingJob, pb.PauseTrainingJobRequest(name=name))
 
-    async def resume_job(self, name: str) -> pb.TrainingJob:
-        """Queues a paused job again; it runs from the start."""
-        request = pb.ResumeTrainingJobRequest(name=name)
+    async def resume_job(self, name: str, *, processes: int = 0) -> pb.TrainingJob:
+        """Queues a paused job again; it goes on from its last checkpoint.
+
+        Args:
+            name: The job.
+            processes: How many train together from now on; 0 for as many as before.
+        """
+        request = pb.ResumeTrainingJobRequest(name=name, processes=processes)
         return await self._call(self._stub.ResumeTrainingJob, request)
 
     async def clone_job(self, name: str, *, request_id: str | None = None) -> pb.TrainingJob:

@@ -22,6 +22,7 @@ from typing import Self
 from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.job import ProcessIdentity
+from modelrail_trainer.pulse import SHOW_AND_END
 
 LOG_NAME = "worker.log"
 JOB_DIRECTORY = "--job-directory"
@@ -194,6 +195,20 @@ class JobProcess:
             os.killpg(pid, number)
 
 
+def _torchrun(processes: int) -> tuple[str, ...]:
+    """Returns what stands between Python and the worker program, to run it so many times."""
+    return (
+        *("-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(processes)),
+        # What `--standalone` means, without names: a job may not read /etc/hosts.
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--rdzv-id", "job"),
+        *("--local-addr", "127.0.0.1"),
+        # A job is started again by the trainer, which knows what may help.
+        *("--max-restarts", "0"),
+        # What ends the agent ends its processes in the same way.
+        *("--signals-to-handle", f"SIGTERM,SIGINT,SIGHUP,SIGQUIT,{SHOW_AND_END.name}"),
+    )
+
+
 class ProcessLauncher:
     """Starts job processes.
 
@@ -223,9 +238,11 @@ class ProcessLauncher:
         self._readable = tuple(readable)
         self._hidden = tuple(hidden)
 
-    def environment(self, directory: Path) -> dict[str, str]:
+    def environment(self, directory: Path, processes: int = 1) -> dict[str, str]:
         """Returns the environment of a job in `directory`: what Python needs, and no more."""
-        threads = str(self._threads_per_job)
+        threads = str(max(1, self._threads_per_job // processes))
+        # The processes of a job meet on this machine alone, whatever its name resolves to.
+        network = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if processes > 1 else {}
         return {
             **{
                 name: self._environ[name] for name in _INHERITED + _DEVICES if name in self._environ
@@ -242,26 +259,33 @@ class ProcessLauncher:
             "OPENBLAS_NUM_THREADS": threads,
             # Official builds of ONNX Runtime from 1.32 on report their use otherwise.
             "ORT_DISABLE_TELEMETRY": self._environ.get("ORT_DISABLE_TELEMETRY", "1"),
+            **network,
         }
 
-    def spawn(self, directory: Path, options: Sequence[str] = ()) -> JobProcess:
+    def spawn(
+        self, directory: Path, options: Sequence[str] = (), *, processes: int = 1
+    ) -> JobProcess:
         """Starts a process that waits for `JobProcess.release`. Blocks for the time of a fork.
 
         Args:
             directory: Where it works.
             options: For the worker program, beside those of every job.
+            processes: How many train together; more than one are started by torchrun.
 
         Raises:
             OSError: The process cannot be started.
         """
-        environment = self.environment(directory)
+        environment = self.environment(directory, processes)
         confinement = Confinement(
             directory=directory,
             limits=self.limits,
             variables=tuple(environment),
             readable=self._readable,
             hidden=self._hidden,
+            has_tcp=processes > 1,
         )
+        program, *arguments = self._command
+        torchrun = _torchrun(processes) if processes > 1 else ()
         with (directory / LOG_NAME).open("ab") as log:
             (directory / LOG_NAME).chmod(0o600)
             # The service chooses command and directory; nothing in them comes from a client.
@@ -270,7 +294,7 @@ class ProcessLauncher:
                     *("/bin/sh", "-c", _GATE, "modelrail-job"),
                     *_CONFINE,
                     confinement.to_json(),
-                    *self._command,
+                    *(program, *torchrun, *arguments),
                     *(JOB_DIRECTORY, str(directory)),
                     *options,
                 ],

@@ -243,7 +243,11 @@ class Supervisor:
             await self._patience.until_done(
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
-            process = await self._threads.run(self._launcher.spawn, self._directories.path(name))
+            process = await self._threads.run(
+                self._launcher.spawn,
+                self._directories.path(name),
+                processes=job.policy.processes,
+            )
         except OSError as error:
             if passes(error) and self._stopping.is_set():
                 await self._settlement.settle(job.lease, ProcessExit(None), requeue=True)

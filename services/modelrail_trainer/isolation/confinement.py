@@ -20,6 +20,7 @@ class Confinement:
         variables: Names of the environment variables that it was given on purpose.
         readable: Files and directories that it may read beside those of Python and the system.
         hidden: Files and directories that it must not read wherever they lie.
+        has_tcp: Whether its processes talk to each other over TCP.
     """
 
     directory: Path
@@ -27,6 +28,7 @@ class Confinement:
     variables: tuple[str, ...] = ()
     readable: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
+    has_tcp: bool = False
 
     def to_json(self) -> str:
         """Returns it as text for a command line."""
@@ -42,4 +44,5 @@ class Confinement:
             variables=tuple(values["variables"]),
             readable=tuple(map(Path, values["readable"])),
             hidden=tuple(map(Path, values["hidden"])),
+            has_tcp=values["has_tcp"],
         )

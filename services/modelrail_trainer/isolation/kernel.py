@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import enum
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 # The same numbers on every architecture.
 _LANDLOCK_CREATE_RULESET = 444
@@ -109,6 +111,18 @@ def forbid_new_privileges() -> None:
     _checked(
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))),
         "prctl(PR_SET_NO_NEW_PRIVS)",
+    )
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when the thread that started it ends.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    _checked(
+        _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)),
+        "prctl(PR_SET_PDEATHSIG)",
     )
 
 

@@ -47,7 +47,7 @@ def _landlock(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
         landlock(
             allowed,
             handled=FileAccess.of_version(version),
-            tcp=TcpAccess(3 if version >= _SINCE_TCP else 0),
+            tcp=TcpAccess(0 if confinement.has_tcp or version < _SINCE_TCP else 3),
             scope=Scope(3 if version >= _SINCE_SCOPES else 0),
         )
     except OSError as error:
@@ -56,17 +56,24 @@ def _landlock(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
     files = "writes in the job's directory, reads programs, libraries and what was allowed"
     if version < _SINCE_TRUNCATE:
         files += "; can empty other files of the trainer's user"
-    network = f"{held}: no TCP; UDP and sockets that are files stay open"
     signals = f"{held}: no signals and no abstract sockets to others"
     return [
         Layer(LayerName.FILES, True, f"{held}: {files}"),
-        Layer(LayerName.NETWORK, True, network)
-        if version >= _SINCE_TCP
-        else Layer(LayerName.NETWORK, False, f"{held} is older than {_SINCE_TCP}"),
+        _network(version, has_tcp=confinement.has_tcp),
         Layer(LayerName.SIGNALS, True, signals)
         if version >= _SINCE_SCOPES
         else Layer(LayerName.SIGNALS, False, f"{held} is older than {_SINCE_SCOPES}"),
     ]
+
+
+def _network(version: int, *, has_tcp: bool) -> Layer:
+    held = f"Landlock {version}"
+    if has_tcp:
+        return Layer(LayerName.NETWORK, False, "the job's processes talk to each other over TCP")
+    if version < _SINCE_TCP:
+        return Layer(LayerName.NETWORK, False, f"{held} is older than {_SINCE_TCP}")
+    open_ways = "UDP and sockets that are files stay open"
+    return Layer(LayerName.NETWORK, True, f"{held}: no TCP; {open_ways}")
 
 
 def _no_landlock(error: OSError) -> list[Layer]:

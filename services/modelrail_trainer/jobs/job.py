@@ -44,12 +44,14 @@ class RunPolicy:
         max_run_duration: How long its processes may run, all attempts together; None for ever.
         expire_time: A job that has not started by then is not wanted any more.
         max_retries: How often it may run again after a failure of the kind that is retryable.
+        processes: How many processes train together.
     """
 
     priority: int = 0
     max_run_duration: timedelta | None = None
     expire_time: datetime | None = None
     max_retries: int = 0
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ def job_from_row(row: RowMapping) -> Job:
             else row["max_run_duration"] * _MICROSECOND,
             expire_time=_optional_time(row["expire_time"]),
             max_retries=row["max_retries"],
+            processes=row["processes"],
         ),
         parent=None if row["parent"] is None else TrainingJobName(row["parent"]),
         state=JobState(row["state"]),
@@ -115,6 +116,7 @@ def policy_columns(policy: RunPolicy) -> dict[str, object]:
         "max_run_duration": None if limit is None else limit // _MICROSECOND,
         "expire_time": None if expire_time is None else to_microseconds(expire_time),
         "max_retries": policy.max_retries,
+        "processes": policy.processes,
     }
 
 

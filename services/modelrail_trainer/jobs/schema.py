@@ -55,6 +55,7 @@ jobs = Table(
     Column("max_run_duration", BigInteger),
     Column("expire_time", BigInteger),
     Column("max_retries", Integer, nullable=False),
+    Column("processes", Integer, nullable=False, server_default="1"),
     # Id of the job that was cloned.
     Column("parent", Text),
     Column("retries", Integer, nullable=False),

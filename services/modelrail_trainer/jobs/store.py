@@ -205,11 +205,12 @@ class JobStore(RunStore):
                 change.move(JobState.PAUSED)
             return change.apply()
 
-    def resume(self, name: TrainingJobName, *, actor: str = TRAINER) -> Job:
+    def resume(self, name: TrainingJobName, *, processes: int = 0, actor: str = TRAINER) -> Job:
         """Queues a paused job again; one that is not paused is left alone.
 
         Args:
             name: The job.
+            processes: How many train together from now on; 0: as many as before.
             actor: Who asks.
 
         Raises:
@@ -230,6 +231,8 @@ class JobStore(RunStore):
                 return job
             self._check_room(connection)
             change.move(JobState.QUEUED)
+            if processes:
+                change.set(processes=processes)
             return change.apply()
 
 

@@ -50,6 +50,7 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         max_run_duration=_duration_to_pb(job.policy.max_run_duration),
         expire_time=_time_to_pb(job.policy.expire_time),
         max_retries=job.policy.max_retries,
+        processes=job.policy.processes,
         parent_job=str(job.parent) if job.parent else "",
         trainer=job.trainer,
     )
@@ -63,6 +64,7 @@ def new_job_to_pb(new: NewJob) -> pb.TrainingJob:
         max_run_duration=_duration_to_pb(new.policy.max_run_duration),
         expire_time=_time_to_pb(new.policy.expire_time),
         max_retries=new.policy.max_retries,
+        processes=new.policy.processes,
     )
 
 

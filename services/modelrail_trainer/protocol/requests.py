@@ -15,7 +15,11 @@ from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer import validation
 from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.protocol.pagination import number_from_token
-from modelrail_trainer.protocol.run_policy import run_policy_from_pb, violations_of
+from modelrail_trainer.protocol.run_policy import (
+    MAX_PROCESSES,
+    run_policy_from_pb,
+    violations_of,
+)
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import (
     IdxFiles,
@@ -91,6 +95,21 @@ def _data_folders(specification: TrainingJobSpec) -> dict[str, str]:
             return {f"{_SPEC_PATH}.dataset.images.folder.path": folder}
         case _:
             return {}
+
+
+def resume_from_pb(request: pb.ResumeTrainingJobRequest) -> tuple[TrainingJobName, int]:
+    """Reads a request to go on; returns the job and how many processes it wants, 0 for as before.
+
+    Raises:
+        InvalidArgument: One of them is malformed.
+    """
+    if not 0 <= request.processes <= MAX_PROCESSES:
+        raise InvalidArgument.field(
+            "processes",
+            f"expected a number from 1 to {MAX_PROCESSES}, or 0 for as many as before, "
+            f"got {request.processes}",
+        )
+    return job_name(request.name), request.processes
 
 
 def clone_from_pb(request: pb.CloneTrainingJobRequest) -> tuple[TrainingJobName, str]:

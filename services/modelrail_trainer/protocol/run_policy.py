@@ -12,6 +12,7 @@ from modelrail_trainer.jobs.job import RunPolicy
 _PATH = "training_job"
 _MAX_PRIORITY = 100
 _MAX_RETRIES = 10
+MAX_PROCESSES = 64
 _NANOS = 1_000_000_000
 # Bounds of google.protobuf.Duration and google.protobuf.Timestamp.
 _MAX_SECONDS = 315_576_000_000
@@ -24,6 +25,7 @@ def run_policy_from_pb(job: pb.TrainingJob) -> RunPolicy:
         priority=job.priority,
         max_run_duration=job.max_run_duration.ToTimedelta() or None,
         max_retries=job.max_retries,
+        processes=job.processes or 1,
         expire_time=job.expire_time.ToDatetime(UTC) if job.HasField("expire_time") else None,
     )
 
@@ -39,6 +41,11 @@ def violations_of(job: pb.TrainingJob) -> Iterator[FieldViolation]:
         yield FieldViolation(
             f"{_PATH}.max_retries",
             f"expected a number from 0 to {_MAX_RETRIES}, got {job.max_retries}",
+        )
+    if not 0 <= job.processes <= MAX_PROCESSES:
+        yield FieldViolation(
+            f"{_PATH}.processes",
+            f"expected a number from 1 to {MAX_PROCESSES}, or 0 for 1, got {job.processes}",
         )
     limit = job.max_run_duration
     # What is shorter than its unit would come out as no limit.

@@ -66,8 +66,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: pb.ResumeTrainingJobRequest, context: Context
     ) -> pb.TrainingJob:
         """Queues a paused job again."""
-        name = requests.job_name(request.name)
-        return replies.job_to_pb(await self._trainer.resume(name, identity().name))
+        name, processes = requests.resume_from_pb(request)
+        return replies.job_to_pb(await self._trainer.resume(name, processes, identity().name))
 
     async def CloneTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.CloneTrainingJobRequest, context: Context

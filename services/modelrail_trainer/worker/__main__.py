@@ -18,6 +18,7 @@ from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
+from modelrail_trainer.isolation.kernel import end_with_parent
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -29,7 +30,7 @@ from modelrail_trainer.journal import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
-from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.spec import TrainingJobSpec, with_defaults
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.progress import start_pulse
 
@@ -54,20 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Works in a thread that hangs too; after the traces the default action ends the process.
     signal.signal(SHOW_AND_END, signal.SIG_DFL)
     faulthandler.register(SHOW_AND_END, chain=True)
-    start_pulse(directory)
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    data_roots = DataRoots(arguments.data_root)
+    if "WORLD_SIZE" in os.environ:
+        # torchrun gives each of its processes a session of its own, which nobody would end.
+        end_with_parent()
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _assist(directory, data_roots)
+    start_pulse(directory)
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
-            failure = _run(
-                directory, DataRoots(arguments.data_root), journal, dry_run=arguments.dry_run
-            )
+            failure = _run(directory, data_roots, journal, dry_run=arguments.dry_run)
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
-            journal.write(FailedEvent(FailureReason.INTERNAL, _in_short(error)))
+            # Of what the other one died its own words tell, and the trainer, which sees them all.
+            if not ("WORLD_SIZE" in os.environ and _lost_a_replica(error)):
+                journal.write(FailedEvent(FailureReason.INTERNAL, _in_short(error)))
             return EXIT_DEFECT
         if failure is not None:
             journal.write(failure)
@@ -79,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(
     directory: Path, data_roots: DataRoots, journal: JournalWriter, *, dry_run: bool
 ) -> FailedEvent | None:
-    message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
-    spec_sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
-    spec = with_defaults(spec_from_pb(message))
+    spec, spec_sha256 = _specification(directory)
     if violations := validate(spec):
         wrong = "; ".join(f"{field}: {description}" for field, description in violations)
         return FailedEvent(FailureReason.DATA, wrong)
@@ -92,13 +97,43 @@ def _run(
     # torch takes seconds to import; the journal has told by now that the process lives.
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import run_job
+    from modelrail_trainer.worker.learning.replicas import join_replicas
 
     try:
-        run_job(spec, spec_sha256, directory, journal, dry_run=dry_run)
+        replicas = join_replicas()
+        run_job(spec, spec_sha256, directory, journal, dry_run=dry_run, replicas=replicas)
     except JobFailure as failure:
         traceback.print_exc()
         return FailedEvent(failure.reason, str(failure))
     return None
+
+
+def _assist(directory: Path, data_roots: DataRoots) -> int:
+    """Trains beside the first process of the job, which tells what there is to tell."""
+    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.worker.job import assist_job
+    from modelrail_trainer.worker.learning.replicas import join_replicas
+
+    spec, spec_sha256 = _specification(directory)
+    try:
+        spec = with_real_paths(spec, data_roots)
+        assist_job(spec, spec_sha256, directory, join_replicas())
+    except (JobFailure, DataPathError):
+        return EXIT_FAILED
+    return 0
+
+
+def _specification(directory: Path) -> tuple[TrainingJobSpec, str]:
+    """Returns the specification with its defaults, and its digest."""
+    message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
+    sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
+    return with_defaults(spec_from_pb(message)), sha256
+
+
+def _lost_a_replica(error: Exception) -> bool:
+    from modelrail_trainer.worker.learning.replicas import tells_of_a_lost_replica
+
+    return tells_of_a_lost_replica(error)
 
 
 def _in_short(error: Exception) -> str:

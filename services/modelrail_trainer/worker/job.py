@@ -31,6 +31,7 @@ from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -58,6 +59,7 @@ def run_job(
     journal: JournalWriter,
     *,
     dry_run: bool = False,
+    replicas: Replicas = ALONE,
 ) -> None:
     """Runs a job and leaves `model.onnx` and `result.json` in the directory.
 
@@ -69,11 +71,13 @@ def run_job(
         directory: The job's own.
         journal: Gets phases, metrics and log lines.
         dry_run: Makes one step on some of the rows, and all that comes after with its result.
+        replicas: The processes that train together; this is the first of them.
 
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
     """
     data = load(spec, directory / _DATA_FOLDER, max_rows=DRY_RUN_ROWS if dry_run else None)
+    replicas.share_data(data)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
@@ -89,17 +93,17 @@ def run_job(
         spec = replace(spec, epochs=1, checkpoint_every_steps=1)
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
-    checkpoints = Checkpoints(
-        directory / CHECKPOINTS_NAME,
-        {
-            "specification": spec_sha256,
-            "data": data.sha256,
-            "torch": str(torch.__version__),
-            "processors": str(len(os.sched_getaffinity(0))),
-        },
-        every_steps=spec.checkpoint_every_steps,
+    if replicas.count > 1:
+        journal.log(f"{replicas.count} processes train together, each on its part of every batch")
+    checkpoints = _checkpoints(spec, spec_sha256, data, directory)
+    trained = fit(
+        spec,
+        data,
+        lambda epoch: _report(epoch, spec, journal),
+        checkpoints,
+        journal.log,
+        replicas=replicas,
     )
-    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal), checkpoints, journal.log)
     network = trained.network
     journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
@@ -165,6 +169,40 @@ def run_job(
             certificate=certificate,
         ),
         directory,
+    )
+
+
+def assist_job(
+    spec: TrainingJobSpec, spec_sha256: str, directory: Path, replicas: Replicas
+) -> None:
+    """Trains beside the first process of a job, which tells and keeps everything.
+
+    Args:
+        spec: With defaults applied, and valid.
+        spec_sha256: Digest of the specification.
+        directory: The job's own.
+        replicas: The processes that train together.
+
+    Raises:
+        NanLoss: The loss became infinite or not a number, as the first process says too.
+    """
+    data = replicas.share_data(None)
+    checkpoints = _checkpoints(spec, spec_sha256, data, directory)
+    fit(spec, data, lambda epoch: None, checkpoints, replicas=replicas)
+
+
+def _checkpoints(
+    spec: TrainingJobSpec, spec_sha256: str, data: TrainingData, directory: Path
+) -> Checkpoints:
+    return Checkpoints(
+        directory / CHECKPOINTS_NAME,
+        {
+            "specification": spec_sha256,
+            "data": data.sha256,
+            "torch": str(torch.__version__),
+            "processors": str(len(os.sched_getaffinity(0))),
+        },
+        every_steps=spec.checkpoint_every_steps,
     )
 
 

@@ -84,10 +84,17 @@ async def pause_job(session: Session, job: JobId) -> None:
 
 
 @command(app, "resume", "trainer")
-async def resume_job(session: Session, job: JobId) -> None:
+async def resume_job(
+    session: Session,
+    job: JobId,
+    *,
+    processes: Annotated[
+        int, typer.Option(min=0, max=64, help="Processes that train together; 0: as before.")
+    ] = 0,
+) -> None:
     """Put a paused job back into the queue; it goes on from its last checkpoint."""
     async with session.trainer() as trainer:
-        found = await trainer.resume_job(job_name(job))
+        found = await trainer.resume_job(job_name(job), processes=processes)
     say(f"{found.name} is {state_name(found.state)}")
 
 
@@ -117,6 +124,8 @@ def show_job(job: pb.TrainingJob) -> None:
         say(f"  clone of {job.parent_job}")
     if job.priority:
         say(f"  priority {job.priority}")
+    if job.processes > 1:
+        say(f"  {job.processes} processes")
     if job.HasField("max_run_duration"):
         say(f"  runs for {job.max_run_duration.ToTimedelta().total_seconds():g} s at most")
     if job.HasField("expire_time"):
@@ -132,6 +141,10 @@ def show_job(job: pb.TrainingJob) -> None:
         say(f"  metrics  {metrics_text(job.metrics)}")
     if job.model_version:
         say(f"  version  {job.model_version}")
+    _show_walls(job)
+
+
+def _show_walls(job: pb.TrainingJob) -> None:
     if job.isolation:
         active = [_layer_name(layer) for layer in job.isolation if layer.active]
         say(f"  walls    {', '.join(active) or 'none'}")

@@ -80,6 +80,10 @@ async def train(
     max_retries: Annotated[
         int, typer.Option(min=0, max=10, help="Run the job again when its process died.")
     ] = 0,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Train with so many processes, each on its part."),
+    ] = 1,
     start_within: Annotated[
         float | None,
         typer.Option(
@@ -96,6 +100,7 @@ async def train(
     policy = RunPolicy(
         priority=priority,
         max_retries=max_retries,
+        processes=processes,
         max_run_seconds=max_run_seconds,
         expire_time=None if start_within is None else now + timedelta(seconds=start_within),
     )

@@ -75,13 +75,13 @@ def training_state(
             if value is not None:
                 tensors[f"optimiser.{number}.{name}"] = torch.as_tensor(value)
     tensors |= {f"best.{name}": value for name, value in best_weights.items()}
-    return tensors | {"random.order": order, "random.torch": torch.get_rng_state()}
+    return tensors | {"random.order": order}
 
 
 def restore_training_state(
     tensors: Mapping[str, Tensor], network: nn.Module, optimiser: Optimiser
 ) -> None:
-    """Puts the tensors of a checkpoint back into network, optimiser and torch's generator."""
+    """Puts the tensors of a checkpoint back into network and optimiser."""
     network.load_state_dict(part_of(tensors, "network."))
     memories: dict[int, dict[str, Tensor]] = {}
     for key, value in part_of(tensors, "optimiser.").items():
@@ -89,7 +89,6 @@ def restore_training_state(
         memories.setdefault(int(number), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": memories, "param_groups": groups})
-    torch.set_rng_state(tensors["random.torch"])
 
 
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.progress import Progress
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.preprocessing import fit_steps
@@ -107,12 +108,22 @@ def without_padding(rows: Tensor) -> Tensor:
     return rows[:, : max(1, longest)]
 
 
+def build_network(spec: TrainingJobSpec, preprocessing: nn.Module, facts: DatasetFacts) -> Network:
+    """Makes the network with random weights, drawn from torch's global generator."""
+    body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
+    if isinstance(spec.loss, BinaryCrossEntropy):
+        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
+    return Network(preprocessing, body)
+
+
 def fit(
     spec: TrainingJobSpec,
     data: TrainingData,
     on_epoch: Callable[[Epoch], None],
     checkpoints: Checkpoints | None = None,
     log: Callable[[str], None] = lambda text: None,
+    *,
+    replicas: Replicas = ALONE,
 ) -> Trained:
     """Trains a network, and gives it the weights of its best epoch or of the last.
 
@@ -122,6 +133,7 @@ def fit(
         on_epoch: Called after each epoch.
         checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
         log: Told what happens beside training.
+        replicas: The processes that train together.
 
     Raises:
         NanLoss: The loss became infinite or not a number.
@@ -133,7 +145,7 @@ def fit(
         outputs=body_outputs(spec.loss, data.outputs),
         tokens=data.tokens,
     )
-    prepare_torch(spec.seed, threads_for(spec, facts))
+    prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count))
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
@@ -141,11 +153,9 @@ def fit(
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
-    preprocessing = data.scaling or fit_steps(spec.preprocessing, inputs)
-    body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
-    if isinstance(spec.loss, BinaryCrossEntropy):
-        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
-    network = Network(preprocessing, body)
+    network = build_network(spec, data.scaling or fit_steps(spec.preprocessing, inputs), facts)
+    model = replicas.replicate(network)
+    replicas.part_ways(spec.seed)
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:
         loss_of = at_each_place(loss_of)
@@ -156,7 +166,15 @@ def fit(
     steps = spec.epochs * steps_per_epoch
 
     best = BestEpoch(spec.selection)
-    progress = Progress(network, optimiser, best, seed=spec.seed, checkpoints=checkpoints, log=log)
+    progress = Progress(
+        network,
+        optimiser,
+        best,
+        seed=spec.seed,
+        checkpoints=checkpoints,
+        log=log,
+        replicas=replicas,
+    )
     for number in range(progress.epoch, spec.epochs + 1):
         started, before = time.perf_counter(), progress.rows
         network.train()
@@ -166,9 +184,10 @@ def fit(
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
-            batch = without_padding(inputs[chosen]) if has_padding else inputs[chosen]
-            loss = loss_of(network(batch), targets[chosen])  # []
-            value = loss.item()
+            mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
+            batch = without_padding(inputs[mine]) if has_padding else inputs[mine]
+            loss = weight * loss_of(model(batch), targets[mine])  # []
+            value = replicas.mean(loss.item())
             if not math.isfinite(value):
                 raise NanLoss(
                     f"the loss became {value} in epoch {number}, step {progress.step + 1}"
@@ -180,7 +199,9 @@ def fit(
             progress.made_step(len(chosen), value)
             made_progress()
         seconds = time.perf_counter() - started
-        validation = evaluate(torch_predict(network), data.validation, data.task)
+        validation = replicas.first_says(
+            lambda: evaluate(torch_predict(network), data.validation, data.task)
+        )
         for name, figure in validation.items():
             if not math.isfinite(figure):
                 raise NanLoss(f"the validation {name} became {figure} after epoch {number}")

@@ -15,6 +15,7 @@ from modelrail_trainer.worker.learning.checkpoint import (
     training_state,
 )
 from modelrail_trainer.worker.learning.optimisers import Optimiser
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.selection import BestEpoch
 
 
@@ -28,6 +29,7 @@ class Progress:
         seed: Of the order of the rows.
         checkpoints: Where training goes on from, and leaves checkpoints; None: nowhere.
         log: Told what happens to checkpoints.
+        replicas: The processes that train together.
 
     Attributes:
         epoch: The epoch that is under way or comes next, from 1.
@@ -45,6 +47,7 @@ class Progress:
         seed: int,
         checkpoints: Checkpoints | None,
         log: Callable[[str], None],
+        replicas: Replicas = ALONE,
     ) -> None:
         self.epoch, self.rows, self.step, self.loss_sum = 1, 0, 0, 0.0
         self._network = network
@@ -55,8 +58,10 @@ class Progress:
         self._order_state = self._generator.get_state()
         self._checkpoints = checkpoints
         self._log = log
+        self._replicas = replicas
         if checkpoints is not None and (found := checkpoints.newest()) is not None:
             restore_training_state(found.tensors, network, optimiser)
+            replicas.restore_random(found.tensors, seed=seed + found.position.step)
             self._generator.set_state(found.tensors["random.order"])
             position = found.position
             weights = part_of(found.tensors, "best.")
@@ -77,8 +82,12 @@ class Progress:
         self.step += 1
         self.rows += rows
         self.loss_sum += loss * rows
-        if self._checkpoints is not None and self._checkpoints.is_due(self.step):
-            self._save(self._checkpoints)
+        checkpoints = self._checkpoints
+        if checkpoints is None:
+            return
+        # Whether it is time is for one clock to say: all have a part in a checkpoint.
+        if self._replicas.first_says(lambda: checkpoints.is_due(self.step)):
+            self._save(checkpoints)
 
     def ended_epoch(self) -> None:
         """The epoch has ended, and the next one comes."""
@@ -94,9 +103,13 @@ class Progress:
             best_epoch=self._best.number,
             best_figure=self._best.figure,
         )
+        random_states = self._replicas.random_states()
+        if not self._replicas.is_first:
+            return
         state = training_state(
             self._network, self._optimiser, self._order_state, self._best.weights
         )
+        state |= random_states
         try:
             checkpoints.save(position, state)
         except OSError as error:  # training goes on, and the checkpoint before it stays

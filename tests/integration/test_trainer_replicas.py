@@ -1,0 +1,307 @@
+"""Jobs of several processes: real ones, started by torchrun, alone and under the service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from google.protobuf import json_format
+
+import modelrail
+from modelrail.client.errors import InvalidArgument
+from modelrail.client.trainer import RunPolicy
+from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.artifact import load_result
+from modelrail_trainer.journal import (
+    FailedEvent,
+    FailureReason,
+    JournalEvent,
+    LogEvent,
+    MetricsEvent,
+    read_events,
+)
+from tests.integration.test_trainer_service import (
+    House,
+    ScriptedRegistry,
+    TrainerUnderTest,
+    processes_of,
+    serving_registry,
+    states,
+)
+
+EXAMPLES = Path(modelrail.__file__).parent / "examples"
+REAL_WORKER = 'import runpy\nrunpy.run_module("modelrail_trainer.worker", run_name="__main__")\n'
+SECONDS = 120.0
+Job = pb.TrainingJob
+
+
+def digits(*, epochs: int = 2) -> pb.TrainingJobSpec:
+    """Without drop-out, whose random numbers are different in each process."""
+    content = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
+    spec = json_format.ParseDict(content, pb.TrainingJobSpec())
+    spec.model.cnn.dropout = 0.0
+    spec.epochs = epochs
+    spec.checkpoint_every_steps = 7
+    return spec
+
+
+def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subprocess.Popen[bytes]:
+    directory.mkdir(exist_ok=True)
+    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    with (directory / "worker.log").open("ab") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, *(torchrun if processes > 1 else ())),
+                *("-m", "modelrail_trainer.worker", f"--data-root={directory.parent}"),
+                *("--job-directory", str(directory)),
+            ],
+            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def finished(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> Path:
+    assert start(spec, directory, processes).wait(SECONDS) == 0, log_of(directory)
+    return directory
+
+
+def log_of(directory: Path) -> str:
+    return (directory / "worker.log").read_text(errors="replace")
+
+
+def events_of(directory: Path) -> list[JournalEvent]:
+    return read_events(directory / "events.jsonl", 0)[0]
+
+
+def losses(directory: Path) -> dict[tuple[int, str], float]:
+    """The loss of each epoch, by part."""
+    return {
+        (metric.epoch, metric.split): metric.value
+        for event in events_of(directory)
+        if isinstance(event, MetricsEvent)
+        for metric in event.metrics
+        if metric.name == "loss" and metric.epoch
+    }
+
+
+def wait_for_checkpoint(directory: Path, step: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not (directory / "checkpoints" / f"step-{step:012d}.safetensors").exists():
+        assert time.monotonic() < deadline, log_of(directory)
+        time.sleep(0.005)
+
+
+def kill_all(agent: subprocess.Popen[bytes]) -> None:
+    """Kills the agent alone; its processes have to go with it."""
+    children = psutil.Process(agent.pid).children(recursive=True)
+    assert len(children) >= 2
+    agent.kill()
+    agent.wait()
+    _, alive = psutil.wait_procs(children, SECONDS)
+    assert alive == []
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a job that two processes finished."""
+    return finished(digits(), tmp_path_factory.mktemp("pair") / "job", 2)
+
+
+def test_two_processes_make_the_steps_of_one(pair: Path, tmp_path: Path) -> None:
+    alone = finished(digits(), tmp_path / "job", 1)
+    assert losses(pair) == pytest.approx(losses(alone), rel=1e-3)
+    assert len(losses(pair)) == 4
+    said = [event.text for event in events_of(pair) if isinstance(event, LogEvent)]
+    assert "2 processes train together, each on its part of every batch" in said
+    steps = [
+        [event.step for event in events_of(directory) if isinstance(event, MetricsEvent)]
+        for directory in (pair, alone)
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_two_processes_that_were_killed_go_on_to_the_same_file(pair: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "job"
+    agent = start(digits(), directory, 2)
+    wait_for_checkpoint(directory, 14)
+    kill_all(agent)
+    finished(digits(), directory, 2)
+    assert load_result(directory).files == load_result(pair).files
+    assert any(
+        event.text.startswith("goes on from the checkpoint after step ")
+        for event in events_of(directory)
+        if isinstance(event, LogEvent)
+    )
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_from_the_same_place(
+    pair: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    directory = tmp_path / "job"
+    worker = start(digits(), directory, before)
+    wait_for_checkpoint(directory, 14)
+    if before > 1:
+        kill_all(worker)
+    else:
+        worker.kill()
+        worker.wait()
+    finished(digits(), directory, after)
+    goes_on = [
+        event.text
+        for event in events_of(directory)
+        if isinstance(event, LogEvent) and event.text.startswith("goes on from the checkpoint")
+    ]
+    assert len(goes_on) == 1
+    assert losses(directory) == pytest.approx(losses(pair), rel=1e-3)
+
+
+def test_a_batch_of_fewer_rows_than_processes_counts_once(tmp_path: Path) -> None:
+    spec = pb.TrainingJobSpec(
+        dataset=pb.Dataset(line=pb.LineDataset(slope=2, intercept=1, points=21)),
+        model=pb.ModelSpec(linear=pb.LinearModel()),
+        loss=pb.Loss(mse=pb.MeanSquaredError()),
+        optimizer=pb.Optimizer(sgd=pb.Sgd(learning_rate=0.05)),
+        epochs=3,
+        batch_size=1,
+        publication=pb.Publication(model="line"),
+    )
+    together = finished(spec, tmp_path / "two", 2)
+    assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)
+
+
+def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:
+    assert start(spec, directory, 2).wait(SECONDS) != 0
+    failure = events_of(directory)[-1]
+    assert isinstance(failure, FailedEvent), log_of(directory)
+    return failure
+
+
+def test_a_loss_that_is_no_number_fails_all_processes_and_is_told_once(tmp_path: Path) -> None:
+    spec = digits(epochs=50)
+    spec.optimizer.sgd.learning_rate = 1e20
+    failure = failure_of(spec, tmp_path / "job")
+    assert failure.reason is FailureReason.NAN_LOSS
+    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) == 1
+
+
+def test_data_that_the_first_process_cannot_use_ends_the_others(tmp_path: Path) -> None:
+    spec = digits()
+    spec.dataset.table.paths.append("rows.csv")
+    spec.dataset.table.target = "kind"
+    spec.model.mlp.hidden_units.append(4)
+    spec.ClearField("preprocessing")
+    (tmp_path / "rows.csv").write_text("x,kind\n1,a\n")
+    assert failure_of(spec, tmp_path / "job").reason is FailureReason.DATA
+
+
+# Under the service
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
+
+
+@pytest.fixture
+async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        yield trainer
+
+
+@pytest.fixture
+def long_job() -> pb.TrainingJobSpec:
+    return digits(epochs=10_000)
+
+
+async def until_trained(trainer: TrainerUnderTest, name: str) -> None:
+    await trainer.until(name, lambda event: event.metric_report.progress.epoch > 0)
+
+
+async def test_the_service_starts_the_processes_and_tells_which_wall_is_down(
+    trainer: TrainerUnderTest,
+) -> None:
+    policy = RunPolicy(processes=2)
+    created = await trainer.client.create_job(digits(), policy=policy)
+    job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_SUCCEEDED, job.error
+    assert job.processes == 2
+    (network,) = [one for one in job.isolation if one.name == pb.IsolationLayer.NAME_NETWORK]
+    assert (network.active, "TCP" in network.detail or "Landlock" in network.detail) == (
+        False,
+        True,
+    )
+    assert processes_of(trainer) == []
+
+
+async def test_cancelling_ends_all_processes(
+    trainer: TrainerUnderTest, long_job: pb.TrainingJobSpec
+) -> None:
+    created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
+    await until_trained(trainer, created.name)
+    assert len(processes_of(trainer)) == 3  # the agent, and two that train
+    await trainer.client.cancel_job(created.name)
+    assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
+    assert processes_of(trainer) == []
+
+
+async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again(
+    trainer: TrainerUnderTest, long_job: pb.TrainingJobSpec
+) -> None:
+    policy = RunPolicy(processes=2, max_retries=1)
+    created = await trainer.client.create_job(long_job, policy=policy)
+    await until_trained(trainer, created.name)
+    youngest = max(map(psutil.Process, processes_of(trainer)), key=psutil.Process.create_time)
+    youngest.send_signal(signal.SIGKILL)
+    await trainer.until_state(created.name, Job.STATE_RESTARTING)
+    job = await trainer.client.get_job(created.name)
+    assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
+    await trainer.until_line(created.name, "goes on from the checkpoint after step ")
+    await trainer.client.cancel_job(created.name)
+    await trainer.events(created.name)
+
+
+async def test_a_paused_job_goes_on_with_another_number_of_processes(
+    trainer: TrainerUnderTest, long_job: pb.TrainingJobSpec
+) -> None:
+    created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
+    await until_trained(trainer, created.name)
+    await trainer.client.pause_job(created.name)
+    await trainer.until_state(created.name, Job.STATE_PAUSED)
+    assert processes_of(trainer) == []
+    resumed = await trainer.client.resume_job(created.name, processes=1)
+    assert resumed.processes == 1
+    await trainer.until_line(created.name, "goes on from the checkpoint after step ")
+    assert len(processes_of(trainer)) == 1
+    await trainer.client.cancel_job(created.name)
+    assert "PAUSED" in states(await trainer.events(created.name))
+
+
+@pytest.mark.parametrize("processes", [-1, 65])
+async def test_a_number_of_processes_that_cannot_be_is_refused_by_name(
+    trainer: TrainerUnderTest, processes: int
+) -> None:
+    policy = RunPolicy(processes=processes)
+    with pytest.raises(InvalidArgument) as raised:
+        await trainer.client.create_job(digits(), policy=policy)
+    assert [violation.field for violation in raised.value.violations] == ["training_job.processes"]
+    created = await trainer.client.create_job(digits(epochs=1))
+    with pytest.raises(InvalidArgument, match="processes"):
+        await trainer.client.resume_job(created.name, processes=processes)
+    await trainer.client.cancel_job(created.name)
+    async with asyncio.timeout(SECONDS):
+        await trainer.events(created.name)

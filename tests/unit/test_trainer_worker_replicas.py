@@ -1,0 +1,69 @@
+"""How batches are shared among processes, and data without copying it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from modelrail_trainer.worker.learning import replicas
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+
+
+@pytest.mark.parametrize(("rows", "count"), [(7, 3), (6, 3), (2, 3), (1, 2), (32, 2)])
+def test_the_mean_over_processes_is_the_mean_over_the_batch(rows: int, count: int) -> None:
+    batch = torch.arange(100, 100 + rows)
+    losses = torch.rand(200, dtype=torch.float64)
+    mean = 0.0
+    seen: list[int] = []
+    for rank in range(count):
+        mine, weight = Replicas(rank, count).share(batch)
+        assert len(mine) > 0  # each takes part in each step
+        mean += weight * float(losses[mine].mean()) / count
+        seen += mine.tolist() if weight else []
+    assert sorted(seen) == batch.tolist()
+    assert mean == pytest.approx(float(losses[batch].mean()))
+
+
+def test_one_process_takes_the_batch_as_it_is() -> None:
+    batch = torch.arange(5)
+    mine, weight = ALONE.share(batch)
+    assert mine is batch
+    assert weight == 1.0
+
+
+def test_rows_in_files_are_sent_by_their_place(tmp_path: Path) -> None:
+    stream = np.arange(60, dtype=np.int16)
+    (tmp_path / "stream").write_bytes(b"head" + stream.tobytes())
+    mapped = np.memmap(tmp_path / "stream", np.int16, "r+", offset=4)
+    for part in (mapped, mapped[10:30], mapped[20:].reshape(5, 8), np.asarray(mapped)[1:]):
+        place = replicas._place_of(part)
+        assert isinstance(place, replicas._InFile)
+        again = replicas._array_at(place)
+        assert isinstance(again, np.memmap)
+        np.testing.assert_array_equal(again, part)
+
+
+def test_rows_in_memory_and_rows_that_leave_gaps_are_sent_themselves(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "stream", np.int16, "w+", shape=(6, 4))
+    mapped[:] = np.arange(24).reshape(6, 4)
+    for part in (np.arange(4), mapped[::2], mapped[:, 1:]):
+        place = replicas._place_of(part)
+        assert not isinstance(place, (replicas._InFile, np.memmap))
+        np.testing.assert_array_equal(replicas._array_at(place), part)
+
+
+def test_a_process_that_a_checkpoint_does_not_know_has_random_numbers_of_its_own() -> None:
+    torch.manual_seed(3)
+    known = ALONE.random_states()
+    drawn = torch.rand(4)
+    torch.rand(1)
+    Replicas(0, 2).restore_random(known, seed=3)
+    assert torch.equal(torch.rand(4), drawn)
+    Replicas(1, 2).restore_random(known, seed=3)
+    other = torch.rand(4)
+    assert not torch.equal(other, drawn)
+    Replicas(1, 2).restore_random(known, seed=3)
+    assert torch.equal(torch.rand(4), other)
