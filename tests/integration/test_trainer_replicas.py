@@ -102,7 +102,7 @@ def wait_for_checkpoint(directory: Path, step: int) -> None:
         time.sleep(0.005)
 
 
-def kill_all(agent: subprocess.Popen[bytes]) -> None:
+def kill_all(agent: subprocess.Popen[bytes], directory: Path) -> None:
     """Kills the agent alone; its processes have to go with it."""
     children = psutil.Process(agent.pid).children(recursive=True)
     assert len(children) >= 2
@@ -110,6 +110,7 @@ def kill_all(agent: subprocess.Popen[bytes]) -> None:
     agent.wait()
     _, alive = psutil.wait_procs(children, SECONDS)
     assert alive == []
+    assert not (directory / "result.json").exists()  # they did not finish it either
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_file(pair: Path, tmp_p
     directory = tmp_path / "job"
     agent = start(digits(), directory, 2)
     wait_for_checkpoint(directory, 14)
-    kill_all(agent)
+    kill_all(agent, directory)
     finished(digits(), directory, 2)
     assert load_result(directory).files == load_result(pair).files
     assert any(
@@ -153,7 +154,7 @@ def test_another_number_of_processes_goes_on_from_the_same_place(
     worker = start(digits(), directory, before)
     wait_for_checkpoint(directory, 14)
     if before > 1:
-        kill_all(worker)
+        kill_all(worker, directory)
     else:
         worker.kill()
         worker.wait()
