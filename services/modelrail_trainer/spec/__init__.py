@@ -42,6 +42,7 @@ from modelrail_trainer.spec.job import (
 from modelrail_trainer.spec.learning import (
     HIGHER_IS_BETTER,
     SELECTION_METRICS,
+    TWO_CLASS_METRICS,
     Adam,
     AdamW,
     BinaryCrossEntropy,
@@ -62,12 +63,14 @@ from modelrail_trainer.spec.learning import (
     Sgd,
     StepSchedule,
     body_outputs,
+    selection_metrics,
 )
 
 __all__ = [
     "BUNDLED_DATASETS",
     "HIGHER_IS_BETTER",
     "SELECTION_METRICS",
+    "TWO_CLASS_METRICS",
     "Adam",
     "AdamW",
     "BinaryCrossEntropy",
@@ -114,5 +117,6 @@ __all__ = [
     "TransformerModel",
     "body_outputs",
     "facts_of",
+    "selection_metrics",
     "with_defaults",
 ]

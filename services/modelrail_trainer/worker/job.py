@@ -20,16 +20,25 @@ from modelrail_trainer.artifact import (
     describe_file,
     save_result,
 )
-from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
+from modelrail_trainer.journal import (
+    DataEvent,
+    JournalWriter,
+    Metric,
+    MetricsEvent,
+    Phase,
+    PhaseEvent,
+)
 from modelrail_trainer.spec import LinearModel, LineDataset, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.data import load
+from modelrail_trainer.worker.evaluation.detail import detail_of
+from modelrail_trainer.worker.evaluation.summary import summary_of
 from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
-from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.loop import Epoch, Trained, Validation, fit
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -42,6 +51,7 @@ _PACKAGES = (
     "pyarrow",
     "scikit-learn",
     "torch",
+    "torchmetrics",
 )
 
 _DATA_FOLDER = "data"
@@ -85,6 +95,7 @@ def run_job(
     if dry_run:
         data = data.head(spec.batch_size)
         spec = replace(spec, epochs=1, checkpoint_every_steps=1)
+    journal.write(DataEvent(summary_of(data)))
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
     checkpoints = Checkpoints(
@@ -97,14 +108,22 @@ def run_job(
         },
         every_steps=spec.checkpoint_every_steps,
     )
-    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal), checkpoints, journal.log)
+    trained = fit(
+        spec,
+        data,
+        lambda epoch: _report(epoch, spec, journal),
+        checkpoints,
+        journal.log,
+        on_validation=lambda validation: _report_validation(validation, spec, journal),
+    )
     network = trained.network
     journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
+    detail = detail_of(data)
     figures = {
         "train": evaluate(predict, data.train, data.task),
         "validation": evaluate(predict, data.validation, data.task),
-        "test": evaluate(predict, data.test, data.task),
+        "test": evaluate(predict, data.test, data.task, detail),
     }
     metrics: tuple[Metric, ...] = ()
     for split, values in figures.items():
@@ -158,6 +177,7 @@ def run_job(
                 packages={name: version(name) for name in _PACKAGES},
             ),
             certificate=certificate,
+            evaluation=detail.evaluation(),
         ),
         directory,
     )
@@ -170,14 +190,17 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             epochs=spec.epochs,
             step=epoch.step,
             rows_per_second=epoch.rows_per_second,
-            metrics=(
-                *as_metrics(
-                    {"loss": epoch.train_loss}, split="train", epoch=epoch.number, runtime="pytorch"
-                ),
-                *as_metrics(
-                    epoch.validation, split="validation", epoch=epoch.number, runtime="pytorch"
-                ),
+            metrics=tuple(
+                metric
+                for split, figures in (
+                    ("train", {"loss": epoch.train_loss}),
+                    ("validation", epoch.validation),
+                )
+                for metric in as_metrics(
+                    figures, split=split, epoch=epoch.number, runtime="pytorch", step=epoch.step
+                )
             ),
+            eta_seconds=epoch.eta_seconds,
         )
     )
     if epoch.number in (1, spec.epochs) or epoch.number % spec.log_every_epochs == 0:
@@ -185,6 +208,27 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             f"epoch {epoch.number}/{spec.epochs}  loss {epoch.train_loss:.6g}  "
             f"validation {_figures(epoch.validation)}"
         )
+
+
+def _report_validation(
+    validation: Validation, spec: TrainingJobSpec, journal: JournalWriter
+) -> None:
+    journal.write(
+        MetricsEvent(
+            epoch=validation.epoch - 1,
+            epochs=spec.epochs,
+            step=validation.step,
+            rows_per_second=validation.rows_per_second,
+            metrics=as_metrics(
+                validation.figures,
+                split="validation",
+                epoch=validation.epoch,
+                runtime="pytorch",
+                step=validation.step,
+            ),
+            eta_seconds=validation.eta_seconds,
+        )
+    )
 
 
 def _end_of_training(trained: Trained, spec: TrainingJobSpec) -> str:
