@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,10 +11,12 @@ from rich.table import Table
 
 from modelrail.cli.command import Failure, command
 from modelrail.cli.commands.models import AsJson
-from modelrail.cli.console import as_json, say, say_json, stdout
+from modelrail.cli.console import as_json, note, say, say_json, stdout
 from modelrail.cli.following import follow_job, metrics_text, state_name
+from modelrail.cli.reporting import read_history, read_version
 from modelrail.cli.session import Session
 from modelrail.names import TrainingJobName
+from modelrail.report import render
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 app = typer.Typer(help="Training jobs of the trainer.", no_args_is_help=True)
@@ -65,6 +69,31 @@ async def watch_job(session: Session, job: JobId) -> None:
     show_job(found)
     if found.state != pb.TrainingJob.STATE_SUCCEEDED:
         raise Failure(f"{found.name} {state_name(found.state)}")
+
+
+@command(app, "report", "trainer", "registry")
+async def report_job(
+    session: Session,
+    job: JobId,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="File to write; the default is the job's id and `.html`."),
+    ] = None,
+) -> None:
+    """Write all about one job into an HTML file that opens offline."""
+    async with session.trainer() as trainer:
+        found = await trainer.get_job(job_name(job))
+        history = await read_history(trainer, found)
+    version, note_on_version = await read_version(session, found.model_version)
+    page = render(
+        found, history, version=version, version_note=note_on_version, now=datetime.now(UTC)
+    )
+    path = output or Path(f"{TrainingJobName.parse(found.name).training_job}.html")
+    path.write_text(page, encoding="utf-8")
+    if found.model_version and version is None:
+        note(note_on_version, style="yellow")
+    say(f"wrote {path}")
 
 
 @command(app, "cancel", "trainer")
