@@ -43,13 +43,12 @@ def render(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_seen,
     )
     environment.filters |= {"shown": shown, "duration": tables.duration}
     evaluation = job.evaluation if job.HasField("evaluation") else None
     state = pb.TrainingJob.State.Name(job.state).removeprefix("STATE_").lower()
     reason = pb.JobError.Reason.Name(job.error.reason).removeprefix("REASON_")
-    return environment.get_template("template.html.j2").render(
+    page = environment.get_template("template.html.j2").render(
         job=job,
         state=state,
         reason=reason,
@@ -77,6 +76,7 @@ def render(
         log=history.log,
         now=now,
     )
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def _best_epoch(spec: pb.TrainingJobSpec, history: History) -> int | None:
@@ -91,8 +91,3 @@ def _as_yaml(spec: pb.TrainingJobSpec) -> str:
         if name in owner:
             owner[name] = int(owner[name])
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
-
-
-def _seen(value: object) -> object:
-    # Markup is made here, and its texts were looked at when it was.
-    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value

@@ -53,7 +53,7 @@ def tight(low: float, high: float, *, count: int = 6) -> Scale:
     """Returns a scale with just these ends, whole numbers along it."""
     if high <= low:
         high = low + 1
-    step = max(1.0, _round_step((high - low) / count))
+    step = float(math.ceil(max(1.0, _round_step((high - low) / count))))
     first, last = math.ceil(low / step), math.floor(high / step)
     return Scale(low, high, tuple(place * step for place in range(first, last + 1)))
 
