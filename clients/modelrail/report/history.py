@@ -74,6 +74,7 @@ class History:
         curves: By part and figure.
         log: The last lines.
         progress: The last that was told; None before.
+        reported: When it was; None before.
         attempt: Number of the process that the last event tells of.
         sequence: Of the last event; 0 before the first.
         steps_per_epoch: Steps that an epoch has; 0 before the first has ended.
@@ -84,6 +85,7 @@ class History:
         self.curves: dict[tuple[str, str], Curve] = {}
         self.log: deque[tuple[datetime, str]] = deque(maxlen=log_lines)
         self.progress: pb.Progress | None = None
+        self.reported: datetime | None = None
         self.attempt = 0
         self.sequence = 0
         self.steps_per_epoch = 0.0
@@ -96,6 +98,7 @@ class History:
             case "state_change":
                 self._changed(event.state_change.new_state, time)
             case "metric_report":
+                self.reported = time
                 self._reported(event.metric_report)
             case "log_line":
                 self.log.append((time, event.log_line.text))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 
 import yaml
@@ -13,10 +12,8 @@ from modelrail.registry.v1 import registry_pb2
 from modelrail.report import pictures, tables
 from modelrail.report.history import History
 from modelrail.report.scale import shown
+from modelrail.report.visible import visible
 from modelrail.trainer.v1 import trainer_pb2 as pb
-
-# What a browser must not see: control characters, and those that turn the direction of the text.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def render(
@@ -76,7 +73,7 @@ def render(
         log=history.log,
         now=now,
     )
-    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", page)
+    return visible(page)
 
 
 def _best_epoch(spec: pb.TrainingJobSpec, history: History) -> int | None:
