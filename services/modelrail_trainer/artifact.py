@@ -12,6 +12,7 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from modelrail_trainer.evaluation import Evaluation, evaluation_from_record
 from modelrail_trainer.journal import Metric, metric_from_record
 from modelrail_trainer.record import Record, as_record, items, real, text, values, whole
 
@@ -146,6 +147,7 @@ class TrainingResult:
     metrics: tuple[Metric, ...]
     lineage: Lineage
     certificate: ExportCertificate
+    evaluation: Evaluation | None = None
 
 
 def describe_file(directory: Path, path: str, media_type: str) -> ResultFile:
@@ -197,6 +199,10 @@ def load_result(directory: Path) -> TrainingResult:
             metrics=items(record, "metrics", metric_from_record),
             lineage=_lineage(as_record(record.get("lineage"), "lineage")),
             certificate=_certificate(as_record(record.get("certificate"), "certificate")),
+            # Workers before this one told none.
+            evaluation=None
+            if record.get("evaluation") is None
+            else evaluation_from_record(as_record(record["evaluation"], "evaluation")),
         )
     except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
         raise ArtifactError(f"the result is malformed: {error}") from error

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from modelrail_trainer.data_summary import DataSummary, data_summary_from_record
 from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.record import (
     Record,
     RecordError,
     as_record,
+    count,
     flag,
     items,
     real,
@@ -65,8 +67,9 @@ class Metric:
         name: Such as `loss` or `accuracy`.
         value: In the unit of the metric; a ratio lies between 0 and 1. Always finite.
         split: Part of the data: `train`, `validation` or `test`.
-        epoch: Epoch after which it was measured, from 1; 0 for final figures.
+        epoch: Epoch after which, or in which, it was measured, from 1; 0 for final figures.
         runtime: What computed the model's outputs: `pytorch` or `onnxruntime`.
+        step: Optimiser steps that had ended then; 0 for final figures.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Metric:
     split: str
     epoch: int
     runtime: str
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class PhaseEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsEvent:
-    """An epoch ended, or (all metrics with epoch 0) the finished model was evaluated.
+    """An epoch ended, a validation within one, or (epoch 0) the model's figures.
 
     Attributes:
         epoch: Epochs that have ended.
@@ -93,6 +97,8 @@ class MetricsEvent:
         step: Optimiser steps that have ended.
         rows_per_second: Rows trained on in a second, over the last epoch.
         metrics: The figures.
+        eta_seconds: Until the last epoch ends, at the present speed; None: nobody knows, or
+            training has ended.
     """
 
     epoch: int
@@ -100,6 +106,14 @@ class MetricsEvent:
     step: int
     rows_per_second: float
     metrics: tuple[Metric, ...]
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DataEvent:
+    """The data is read."""
+
+    summary: DataSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +143,9 @@ class IsolationEvent:
     layers: tuple[Layer, ...]
 
 
-JournalEvent = IsolationEvent | PhaseEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
+JournalEvent = (
+    IsolationEvent | PhaseEvent | DataEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
+)
 
 
 class JournalWriter:
@@ -238,6 +254,8 @@ def metric_from_record(record: Record) -> Metric:
         split=text(record, "split"),
         epoch=whole(record, "epoch"),
         runtime=text(record, "runtime"),
+        # Workers before this one did not tell it.
+        step=count(record, "step") if "step" in record else 0,
     )
 
 
@@ -263,12 +281,14 @@ def _end_of_last_line(file: BinaryIO) -> int:
     return start + tail.rfind(b"\n") + 1
 
 
-def _encode(event: JournalEvent) -> dict[str, object]:
+def _encode(event: JournalEvent) -> dict[str, object]:  # noqa: PLR0911  # one return a kind
     match event:
         case IsolationEvent():
             return {"kind": "isolation", **asdict(event)}
         case PhaseEvent(phase=phase):
             return {"kind": "phase", "phase": phase.value}
+        case DataEvent(summary=summary):
+            return {"kind": "data", "summary": asdict(summary.shortened())}
         case MetricsEvent():
             return {"kind": "metrics", **asdict(event)}
         case LogEvent(text=line):
@@ -279,13 +299,15 @@ def _encode(event: JournalEvent) -> dict[str, object]:
             return {"kind": "finished"}
 
 
-def _decode(line: bytes) -> JournalEvent:
+def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
     record = as_record(json.loads(line), "event")
     match text(record, "kind"):
         case "isolation":
             return IsolationEvent(items(record, "layers", layer_from_record))
         case "phase":
             return PhaseEvent(Phase(text(record, "phase")))
+        case "data":
+            return DataEvent(data_summary_from_record(as_record(record.get("summary"), "summary")))
         case "metrics":
             return MetricsEvent(
                 epoch=whole(record, "epoch"),
@@ -293,6 +315,9 @@ def _decode(line: bytes) -> JournalEvent:
                 step=whole(record, "step"),
                 rows_per_second=real(record, "rows_per_second"),
                 metrics=items(record, "metrics", metric_from_record),
+                eta_seconds=None
+                if record.get("eta_seconds") is None
+                else real(record, "eta_seconds"),
             )
         case "log":
             return LogEvent(cut(text(record, "text")))

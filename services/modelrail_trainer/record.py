@@ -54,6 +54,18 @@ def whole(record: Record, field: str) -> int:
     return _typed(record, field, int)
 
 
+def count(record: Record, field: str, *, most: int = 2**63 - 1) -> int:
+    """Returns a whole-number field from 0 to `most`.
+
+    Raises:
+        RecordError: It is absent or something else.
+    """
+    number = whole(record, field)
+    if not 0 <= number <= most:
+        raise RecordError(f"{field}: expected a number from 0 to {most}, got {number}")
+    return number
+
+
 def flag(record: Record, field: str) -> bool:
     """Returns a field that is true or false.
 

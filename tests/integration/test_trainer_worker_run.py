@@ -23,6 +23,7 @@ import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.journal import (
+    DataEvent,
     FailedEvent,
     FailureReason,
     FinishedEvent,
@@ -192,6 +193,30 @@ def test_the_result_holds_lineage_and_certificate(digits: Path) -> None:
     assert result.certificate.batch_sizes == (1, 2, 7)
     assert {parity.name for parity in result.certificate.outputs} == {"logits", "probabilities"}
     assert all(parity.max_absolute_difference < 1e-4 for parity in result.certificate.outputs)
+
+
+def test_the_result_tells_how_the_model_does_on_the_test_rows(digits: Path) -> None:
+    evaluation = load_result(digits).evaluation
+    assert evaluation is not None
+    rows = _data(digits).test
+    answers = _run(digits, "image", rows.inputs)["probabilities"].argmax(axis=1)
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (rows.targets.astype(int), answers), 1)
+    assert np.array(evaluation.confusion).reshape(10, 10).tolist() == matrix.tolist()
+    assert evaluation.labels == tuple("0123456789")
+    assert evaluation.rows == len(rows)
+    assert evaluation.expected_calibration_error < 0.1
+    (data_event,) = [event for event in _events(digits) if isinstance(event, DataEvent)]
+    assert data_event.summary.parts[2].rows == len(rows)
+
+
+def test_both_runtimes_tell_the_same_figures(digits: Path) -> None:
+    names: dict[str, set[tuple[str, str]]] = {"pytorch": set(), "onnxruntime": set()}
+    for metric in load_result(digits).metrics:
+        if metric.split != "train":
+            names[metric.runtime].add((metric.split, metric.name))
+    assert names["pytorch"] == names["onnxruntime"]
+    assert ("test", "f1") in names["pytorch"]
 
 
 def test_two_runs_of_one_specification_make_the_same_file(

@@ -27,6 +27,8 @@ from modelrail_server.errors import (
     ResourceExhausted,
     ServiceError,
 )
+from modelrail_trainer.data_summary import DataSummary, PartSummary
+from modelrail_trainer.evaluation import Evaluation
 from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.database import open_database
@@ -54,6 +56,7 @@ from modelrail_trainer.jobs.state import (
 )
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.journal import Metric
+from modelrail_trainer.protocol import replies
 from modelrail_trainer.spec import Publication
 
 NEW = NewJob(b"specification", Publication(model="digits", alias="production", description="d"))
@@ -606,16 +609,58 @@ def test_the_layers_around_a_process_are_those_of_its_attempt(store: JobStore) -
     assert _start(store, name).isolation == ()
 
 
+def test_what_a_process_read_and_how_its_model_does_are_those_of_its_attempt(
+    store: JobStore,
+) -> None:
+    name = store.create(replace(NEW, specification=b"")).name
+    _start(store, name)
+    summary = DataSummary(parts=(PartSummary("train", 7),), input_shape=(8, 8))
+    _record(store, name, [], journal_offset=9, data_summary=summary)
+    progress = Progress(1, 3, 40, 9.5, eta_seconds=12.5)
+    _record(store, name, [MetricReport(progress, ())], journal_offset=10)
+    job = store.get(name)
+    assert job.progress == progress
+    message = replies.job_to_pb(job)
+    assert [(part.split, part.rows) for part in message.data_summary.parts] == [("train", 7)]
+    assert list(message.data_summary.input_shape) == [8, 8]
+    assert message.progress.eta.ToTimedelta().total_seconds() == 12.5
+    assert not message.HasField("evaluation")
+
+    _record(store, name, [StateChange(None, JobState.RUNNING)], journal_offset=11)
+    _record(store, name, [StateChange(None, JobState.EXPORTING)], journal_offset=12)
+    baseline = Metric(name="accuracy", value=0.5, split="test", epoch=0, runtime="baseline")
+    evaluation = Evaluation(
+        split="test", rows=4, labels=("a", "b"), confusion=(1, 0, 1, 2), baseline=baseline
+    )
+    job = store.move(store.get(name).lease, JobState.REGISTERING, metrics=(), evaluation=evaluation)
+    message = replies.job_to_pb(job)
+    assert list(message.evaluation.confusion) == [1, 0, 1, 2]
+    assert message.evaluation.baseline.value == 0.5
+    short = replies.page_to_pb(store.page(size=1)).training_jobs[0]
+    assert not short.HasField("evaluation")
+    assert not short.HasField("data_summary")
+
+    other = store.create(replace(NEW, specification=b"")).name
+    _start(store, other)
+    _record(store, other, [], journal_offset=9, data_summary=summary)
+    store.move(store.get(other).lease, JobState.QUEUED)
+    assert _start(store, other).data_summary == ""
+
+
 def test_a_database_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "trainer.sqlite3"
     store = JobStore(open_database(path), max_queued_jobs=20)
     name = store.create(NEW).name
     store.close()
     with closing(sqlite3.connect(path)) as old:
-        for column in ("isolation", "lease_owner", "lease_epoch", "lease_expires", "processes"):
+        for column in (
+            *("isolation", "lease_owner", "lease_epoch", "lease_expires", "processes"),
+            *("evaluation", "data_summary", "progress_eta_seconds"),
+        ):
             old.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         old.execute("UPDATE alembic_version SET version_num = '0002'")
         old.commit()
     store = JobStore(open_database(path), max_queued_jobs=20)
     assert store.get(name).isolation == ()
+    assert store.get(name).evaluation == store.get(name).data_summary == ""
     store.close()

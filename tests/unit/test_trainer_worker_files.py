@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,23 @@ from modelrail_trainer.artifact import (
     save_result,
     verify_files,
 )
-from modelrail_trainer.journal import JournalWriter, LogEvent, read_events
+from modelrail_trainer.data_summary import (
+    ColumnSummary,
+    DataSummary,
+    LabelCount,
+    PartSummary,
+    UnusableRows,
+)
+from modelrail_trainer.evaluation import Evaluation, evaluation_from_record
+from modelrail_trainer.journal import (
+    DataEvent,
+    JournalWriter,
+    LogEvent,
+    Metric,
+    MetricsEvent,
+    read_events,
+)
+from modelrail_trainer.record import RecordError
 from modelrail_trainer.validation import validate
 
 GOOD = spec.TrainingJobSpec(
@@ -212,3 +229,52 @@ def _result(directory: Path) -> TrainingResult:
             rows=1,
         ),
     )
+
+
+def test_a_summary_and_a_validation_within_an_epoch_come_back_from_the_journal(
+    tmp_path: Path,
+) -> None:
+    summary = DataSummary(
+        parts=(PartSummary("train", 7),),
+        labels=(LabelCount("<b>", 7),),
+        classes=1,
+        input_shape=(3,),
+        columns=(
+            ColumnSummary(name="x", encoding="number", features=1, figures={"fill": 0.5}),
+            ColumnSummary(name="y", encoding="one-hot", features=1, categories=("a",)),
+        ),
+        column_count=2,
+        unusable=(UnusableRows("no target", 3),),
+    )
+    metric = Metric(name="loss", value=0.5, split="validation", epoch=2, runtime="pytorch", step=30)
+    written = (
+        DataEvent(summary),
+        MetricsEvent(
+            epoch=1, epochs=3, step=30, rows_per_second=9.5, metrics=(metric,), eta_seconds=4.5
+        ),
+    )
+    path = tmp_path / "events.jsonl"
+    with JournalWriter(path) as journal:
+        for event in written:
+            journal.write(event)
+    assert tuple(read_events(path, 0)[0]) == written
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("confusion", [1, 2, 3], "2² counts"),
+        ("confusion", [1, 2, 3, 2**63], "expected counts"),
+        ("rows", -1, "rows: expected a number from 0"),
+        ("labels", "ab", "labels: expected a list"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(field: str, value: object, said: str) -> None:
+    baseline = Metric(name="accuracy", value=0.5, split="test", epoch=0, runtime="baseline")
+    good = Evaluation(
+        split="test", rows=4, labels=("a", "b"), confusion=(1, 0, 1, 2), baseline=baseline
+    )
+    record = json.loads(json.dumps(asdict(good)))
+    assert evaluation_from_record(record) == good
+    with pytest.raises(RecordError, match=said):
+        evaluation_from_record(record | {field: value})

@@ -61,6 +61,12 @@ def say_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def say_json_line(value: Any) -> None:
+    """Writes a value as one line of JSON, at once, for programs that follow."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 @contextmanager
 def transfer_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar of bytes; yields what to call with bytes done and bytes in all."""

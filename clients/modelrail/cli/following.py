@@ -19,6 +19,7 @@ from modelrail.cli.command import Failure
 from modelrail.cli.console import say, stdout
 from modelrail.client.errors import ModelrailError
 from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient, RunPolicy
+from modelrail.report.visible import visible
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _CANCEL_SECONDS = 20.0
@@ -40,6 +41,11 @@ _PHASES = {
     pb.TrainingJob.STATE_PAUSING: "is being paused",
     pb.TrainingJob.STATE_PAUSED: "is paused until it is resumed",
 }
+
+
+def phase_name(state: pb.TrainingJob.State) -> str:
+    """Returns what a job in a state does: `reads the data`."""
+    return _PHASES.get(state, "changed its state")
 
 
 def state_name(state: pb.TrainingJob.State) -> str:
@@ -75,7 +81,7 @@ async def follow_job(
             async for event in events:
                 line = _line(event, every_epochs)
                 if line:
-                    bar.console.print(line, markup=False, soft_wrap=True)
+                    bar.console.print(visible(line), markup=False, soft_wrap=True)
                 progress = event.metric_report.progress
                 if progress.epochs:
                     bar.update(task, completed=progress.epoch, total=progress.epochs)
@@ -146,7 +152,8 @@ def _on_behalf_of(change: pb.StateChange) -> str:
 
 def _metrics_line(report: pb.MetricReport, every_epochs: int) -> str:
     progress = report.progress
-    is_epoch = any(metric.epoch for metric in report.metrics)
+    # Figures of an epoch that is under way are for curves.
+    is_epoch = any(0 < metric.epoch <= progress.epoch for metric in report.metrics)
     if is_epoch:
         due = progress.epoch % max(every_epochs, 1) == 0 or progress.epoch == progress.epochs
         if not due:

@@ -18,7 +18,7 @@ from modelrail_trainer.execution.excess import Excess
 from modelrail_trainer.execution.patience import Patience
 from modelrail_trainer.execution.process import ProcessExit
 from modelrail_trainer.execution.silence import stalled
-from modelrail_trainer.execution.transcript import final_metrics
+from modelrail_trainer.execution.transcript import Findings, findings
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
@@ -31,7 +31,6 @@ from modelrail_trainer.jobs.state import (
     JobState,
     Reason,
 )
-from modelrail_trainer.journal import Metric
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.threads import Threads
 
@@ -135,8 +134,8 @@ class Settlement:
         if job.state is JobState.CANCELLING:
             await self.end(lease, JobState.CANCELLED, job.error)
         elif job.error is None and await self.read(self._directories.has_result, name):
-            figures = await self.read(final_metrics, self._directories.path(name))
-            await self.end(lease, JobState.REGISTERING, None, figures)
+            found = await self.read(findings, self._directories.path(name))
+            await self.end(lease, JobState.REGISTERING, None, found)
         elif job.error is None and job.state is JobState.PAUSING:
             await self.end(lease, JobState.PAUSED, None)
         elif job.error is None and excess is not None and excess.timed_out:
@@ -168,7 +167,7 @@ class Settlement:
         lease: Lease,
         new: JobState,
         error: JobError | None,
-        metrics: tuple[Metric, ...] | None = None,
+        found: Findings | None = None,
         *,
         lost: bool = False,
     ) -> None:
@@ -180,7 +179,13 @@ class Settlement:
         while True:
             try:
                 job = await self.change(
-                    self._store.move, lease, new, error=error, metrics=metrics, lost=lost
+                    self._store.move,
+                    lease,
+                    new,
+                    error=error,
+                    metrics=None if found is None else found.metrics,
+                    evaluation=None if found is None else found.evaluation,
+                    lost=lost,
                 )
                 break
             except IllegalTransition:
@@ -190,7 +195,7 @@ class Settlement:
                 if job.state not in STOPPING:
                     raise
                 # Only another wish can come between now: a cancellation, and that is the last.
-                new, error, metrics = STOPPING[job.state], job.error, None
+                new, error, found = STOPPING[job.state], job.error, None
         if job.state in TERMINAL:
             await self.conclude(job)
 

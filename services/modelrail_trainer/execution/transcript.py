@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from modelrail_trainer.artifact import load_result
+from modelrail_trainer.evaluation import Evaluation
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import (
@@ -20,6 +22,7 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
+    DataEvent,
     FailedEvent,
     FinishedEvent,
     IsolationEvent,
@@ -31,6 +34,14 @@ from modelrail_trainer.journal import (
     read_events,
 )
 from modelrail_trainer.threads import Threads
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a finished job measured: the final figures, and how the model does."""
+
+    metrics: tuple[Metric, ...]
+    evaluation: Evaluation | None
 
 
 class Transcript:
@@ -83,6 +94,7 @@ class Transcript:
                 journal_offset=offset,
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
                 isolation=_isolation(events) if start == 0 else (),
+                data_summary=next((e.summary for e in events if isinstance(e, DataEvent)), None),
             )
             self._offset = offset
 
@@ -92,11 +104,13 @@ def _happening(event: JournalEvent) -> Happening | None:
         case PhaseEvent(phase):
             return StateChange(None, JobState(phase.value.upper()))
         case MetricsEvent():
-            progress = Progress(event.epoch, event.epochs, event.step, event.rows_per_second)
+            progress = Progress(
+                event.epoch, event.epochs, event.step, event.rows_per_second, event.eta_seconds
+            )
             return MetricReport(progress, event.metrics)
         case LogEvent(text):
             return LogLine(text)
-        case IsolationEvent() | FailedEvent() | FinishedEvent():
+        case IsolationEvent() | DataEvent() | FailedEvent() | FinishedEvent():
             return None
 
 
@@ -110,10 +124,11 @@ def _failure(event: FailedEvent) -> JobError:
     return JobError(Reason(event.reason.value), event.message)
 
 
-def final_metrics(directory: Path) -> tuple[Metric, ...]:
-    """Returns the final figures of a finished job.
+def findings(directory: Path) -> Findings:
+    """Returns what a finished job measured.
 
     Raises:
         ArtifactError: There is no result, or it is malformed.
     """
-    return load_result(directory).metrics
+    result = load_result(directory)
+    return Findings(result.metrics, result.evaluation)

@@ -33,6 +33,7 @@ class Progress:
     epochs: int
     step: int
     rows_per_second: float
+    eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ class Job:
         lease_epoch: How often it was taken.
         lease_expires: When the others may take it, unless the lease is renewed; None where nobody
             else can.
+        evaluation: How the finished model does, as the JSON of `Evaluation`; empty before.
+        data_summary: What the process read, as the JSON of `DataSummary`; empty before.
     """
 
     name: TrainingJobName
@@ -137,6 +140,8 @@ class Job:
     trainer: str
     lease_epoch: int
     lease_expires: datetime | None
+    evaluation: str
+    data_summary: str
 
     @property
     def lease(self) -> Lease:
@@ -163,7 +168,7 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class MetricReport:
-    """An epoch ended, or the job was evaluated."""
+    """An epoch ended, validation rows were looked at, or the job was evaluated."""
 
     progress: Progress | None
     metrics: tuple[Metric, ...]

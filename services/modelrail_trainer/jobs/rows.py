@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from modelrail.names import TrainingJobName
+from modelrail_trainer.data_summary import DataSummary
+from modelrail_trainer.evaluation import Evaluation
 from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.jobs.job import (
     TRAINER,
@@ -71,6 +73,7 @@ def job_from_row(row: RowMapping) -> Job:
             row["progress_epochs"],
             row["progress_step"],
             row["progress_rows_per_second"],
+            row["progress_eta_seconds"],
         ),
         metrics=tuple(Metric(**metric) for metric in json.loads(row["metrics"])),
         model_version=row["model_version"],
@@ -97,6 +100,8 @@ def job_from_row(row: RowMapping) -> Job:
         trainer=row["lease_owner"] or "",
         lease_epoch=row["lease_epoch"],
         lease_expires=_optional_time(row["lease_expires"]),
+        evaluation=row["evaluation"],
+        data_summary=row["data_summary"],
     )
 
 
@@ -136,6 +141,7 @@ def progress_columns(progress: Progress | None) -> dict[str, object]:
         "progress_epochs": None if progress is None else progress.epochs,
         "progress_step": None if progress is None else progress.step,
         "progress_rows_per_second": None if progress is None else progress.rows_per_second,
+        "progress_eta_seconds": None if progress is None else progress.eta_seconds,
     }
 
 
@@ -156,6 +162,16 @@ def isolation_text(layers: Sequence[Layer]) -> str:
 def metrics_text(metrics: Sequence[Metric]) -> str:
     """Returns the column that holds the final figures."""
     return json.dumps([asdict(metric) for metric in metrics])
+
+
+def evaluation_text(evaluation: Evaluation | None) -> str:
+    """Returns the column that holds how the model does."""
+    return "" if evaluation is None else json.dumps(asdict(evaluation))
+
+
+def data_summary_text(summary: DataSummary) -> str:
+    """Returns the column that holds what was read."""
+    return json.dumps(asdict(summary))
 
 
 def happening_columns(happening: Happening) -> dict[str, object]:

@@ -10,6 +10,8 @@ from sqlalchemy import BigInteger, ColumnElement, cast, extract, func, select, t
 
 from modelrail.names import TrainingJobName
 from modelrail_server.database import Database
+from modelrail_trainer.data_summary import DataSummary
+from modelrail_trainer.evaluation import Evaluation
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.change import JobChange
@@ -27,7 +29,9 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.lease import Lease, StaleLease
 from modelrail_trainer.jobs.reading import JobReader, queue
 from modelrail_trainer.jobs.rows import (
+    data_summary_text,
     error_columns,
+    evaluation_text,
     isolation_text,
     job_from_row,
     metrics_text,
@@ -182,7 +186,7 @@ class RunStore(JobReader):
             change.move(JobState.PREPARING)
             self._take(change)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
-            change.set(isolation="[]")
+            change.set(isolation="[]", data_summary="", evaluation="")
             change.set(**progress_columns(None), **process_columns(None))
             change.set(earlier_run_seconds=change.job.run_seconds)
             if change.job.start_time is None:
@@ -209,6 +213,7 @@ class RunStore(JobReader):
         journal_offset: int,
         failure: JobError | None = None,
         isolation: Sequence[Layer] = (),
+        data_summary: DataSummary | None = None,
     ) -> Job:
         """Stores what the process of an attempt wrote, together with how far its journal was read.
 
@@ -219,6 +224,7 @@ class RunStore(JobReader):
             journal_offset: Where to read on, in bytes.
             failure: What the process said went wrong; the job fails of it when the process is gone.
             isolation: The layers around the process, when they are told.
+            data_summary: What the process read, when it is told.
 
         Raises:
             StaleLease: The job has ended, or somebody else took it.
@@ -243,6 +249,8 @@ class RunStore(JobReader):
                 change.set(**error_columns(failure))
             if isolation:
                 change.set(isolation=isolation_text(isolation))
+            if data_summary is not None:
+                change.set(data_summary=data_summary_text(data_summary))
             return change.apply()
 
     def move(
@@ -252,6 +260,7 @@ class RunStore(JobReader):
         *,
         error: JobError | None = None,
         metrics: Sequence[Metric] | None = None,
+        evaluation: Evaluation | None = None,
         lost: bool = False,
     ) -> Job:
         """Changes the state of a job.
@@ -261,6 +270,7 @@ class RunStore(JobReader):
             new: The state from now on.
             error: Why, when there is something to say; None clears what was said before.
             metrics: Final figures, when they are known now.
+            evaluation: How the model does, when it is known now.
             lost: Whether the process was lost together with the trainer.
 
         Raises:
@@ -269,7 +279,7 @@ class RunStore(JobReader):
         with self._hold(lease) as change:
             change.move(new, error)
             if metrics is not None:
-                change.set(metrics=metrics_text(metrics))
+                change.set(metrics=metrics_text(metrics), evaluation=evaluation_text(evaluation))
             if lost:
                 change.set(losses=change.job.losses + 1)
             if new is JobState.RESTARTING:

@@ -37,6 +37,7 @@ jobs = Table(
     Column("progress_epochs", Integer),
     Column("progress_step", BigInteger),
     Column("progress_rows_per_second", Float),
+    Column("progress_eta_seconds", Float),
     Column("metrics", Text, nullable=False),
     Column("model_version", Text, nullable=False),
     Column("attempt", Integer, nullable=False),
@@ -66,6 +67,9 @@ jobs = Table(
     Column("lease_owner", Text),
     Column("lease_epoch", BigInteger, nullable=False, server_default="0"),
     Column("lease_expires", BigInteger),
+    # JSON of the messages of the same names; empty before there are any.
+    Column("evaluation", Text, nullable=False, server_default=""),
+    Column("data_summary", Text, nullable=False, server_default=""),
     Index("jobs_by_state", "state", "number"),
 )
 # The order of the queue.

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import Parse
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
@@ -24,10 +25,12 @@ from modelrail_trainer.jobs.state import JobState
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.protocol.pagination import token_from_number
 
+_LONGEST_SECONDS = 1e9
 
-def job_to_pb(job: Job) -> pb.TrainingJob:
-    """Returns the resource."""
-    return pb.TrainingJob(
+
+def job_to_pb(job: Job, *, whole: bool = True) -> pb.TrainingJob:
+    """Returns the resource, or without what would make lists long."""
+    message = pb.TrainingJob(
         name=str(job.name),
         uid=job.uid,
         spec=pb.TrainingJobSpec.FromString(job.specification),
@@ -54,6 +57,11 @@ def job_to_pb(job: Job) -> pb.TrainingJob:
         parent_job=str(job.parent) if job.parent else "",
         trainer=job.trainer,
     )
+    if whole and job.evaluation:
+        Parse(job.evaluation, message.evaluation, ignore_unknown_fields=True)
+    if whole and job.data_summary:
+        Parse(job.data_summary, message.data_summary, ignore_unknown_fields=True)
+    return message
 
 
 def new_job_to_pb(new: NewJob) -> pb.TrainingJob:
@@ -74,7 +82,7 @@ def page_to_pb(page: JobPage) -> pb.ListTrainingJobsResponse:
     if page.next_number is not None:
         token = token_from_number(page.next_number)
     return pb.ListTrainingJobsResponse(
-        training_jobs=[job_to_pb(job) for job in page.jobs], next_page_token=token
+        training_jobs=[job_to_pb(job, whole=False) for job in page.jobs], next_page_token=token
     )
 
 
@@ -120,6 +128,9 @@ def _progress_to_pb(progress: Progress | None) -> pb.Progress | None:
         epochs=progress.epochs,
         step=progress.step,
         rows_per_second=progress.rows_per_second,
+        eta=None
+        if progress.eta_seconds is None
+        else _duration_to_pb(timedelta(seconds=min(progress.eta_seconds, _LONGEST_SECONDS))),
     )
 
 
@@ -131,6 +142,7 @@ def _metrics_to_pb(metrics: Iterable[Metric]) -> list[pb.Metric]:
             split=metric.split,
             epoch=metric.epoch,
             runtime=metric.runtime,
+            step=metric.step,
         )
         for metric in metrics
     ]

@@ -28,6 +28,7 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         schedule=_schedule(message.schedule),
         max_gradient_norm=message.max_gradient_norm,
         checkpoint_every_steps=message.checkpoint_every_steps,
+        validate_every_steps=message.validate_every_steps,
         selection=spec.Selection(
             metric=message.selection.metric,
             patience_epochs=message.selection.patience_epochs,

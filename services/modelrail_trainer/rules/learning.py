@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
-    SELECTION_METRICS,
     Adam,
     AdamW,
     BinaryCrossEntropy,
@@ -27,6 +26,7 @@ from modelrail_trainer.spec import (
     StepSchedule,
     Task,
     TrainingJobSpec,
+    selection_metrics,
 )
 
 MAX_EPOCHS = 100_000
@@ -55,6 +55,7 @@ def check_learning(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterato
     )
     yield from _check_selection(spec.selection, facts)
     yield from whole("checkpoint_every_steps", spec.checkpoint_every_steps, 0)
+    yield from whole("validate_every_steps", spec.validate_every_steps, 0)
 
 
 def _check_loss(loss: Loss, facts: DatasetFacts | None) -> Iterator[Violation]:
@@ -155,8 +156,8 @@ def _check_schedule(schedule: Schedule) -> Iterator[Violation]:
 
 
 def _check_selection(selection: Selection, facts: DatasetFacts | None) -> Iterator[Violation]:
-    if facts and selection.metric not in SELECTION_METRICS[facts.task]:
-        known = ", ".join(SELECTION_METRICS[facts.task])
+    if facts and selection.metric not in selection_metrics(facts):
+        known = ", ".join(selection_metrics(facts))
         yield Violation(
             "selection.metric", f"expected one of: {known}; got {shown(selection.metric)}"
         )

@@ -56,6 +56,7 @@ from modelrail_trainer.spec.job import (
 from modelrail_trainer.spec.learning import (
     HIGHER_IS_BETTER,
     SELECTION_METRICS,
+    TWO_CLASS_METRICS,
     Adam,
     AdamW,
     BinaryCrossEntropy,
@@ -76,6 +77,7 @@ from modelrail_trainer.spec.learning import (
     Sgd,
     StepSchedule,
     body_outputs,
+    selection_metrics,
 )
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "BYTE_VALUES",
     "HIGHER_IS_BETTER",
     "SELECTION_METRICS",
+    "TWO_CLASS_METRICS",
     "Adam",
     "AdamW",
     "BinaryCrossEntropy",
@@ -142,5 +145,6 @@ __all__ = [
     "WordTokens",
     "body_outputs",
     "facts_of",
+    "selection_metrics",
     "with_defaults",
 ]

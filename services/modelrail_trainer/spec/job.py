@@ -54,6 +54,7 @@ class TrainingJobSpec:
     max_gradient_norm: float = 0.0
     selection: Selection = field(default_factory=Selection)
     checkpoint_every_steps: int = 0
+    validate_every_steps: int = 0
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from modelrail_trainer.spec.data import Task
+from modelrail_trainer.spec.data import DatasetFacts, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +111,21 @@ class Schedule:
 
 # What the best epoch can be told by; see `Selection`.
 SELECTION_METRICS = {
-    Task.CLASSIFICATION: ("loss", "accuracy"),
-    Task.REGRESSION: ("loss", "mse", "mae"),
+    Task.CLASSIFICATION: ("loss", "accuracy", "precision", "recall", "f1"),
+    Task.REGRESSION: ("loss", "mse", "mae", "rmse", "r2"),
     Task.LANGUAGE: ("loss", "perplexity", "bits_per_byte", "accuracy"),
 }
-HIGHER_IS_BETTER = frozenset({"accuracy"})
+# Beside these, where there are two classes.
+TWO_CLASS_METRICS = ("class1_precision", "class1_recall", "class1_f1", "roc_auc")
+HIGHER_IS_BETTER = frozenset(
+    {"accuracy", "precision", "recall", "f1", "r2", *TWO_CLASS_METRICS},
+)
+
+
+def selection_metrics(facts: DatasetFacts) -> tuple[str, ...]:
+    """Returns the figures by which the best epoch can be told, for a data set."""
+    two_classes = facts.task is Task.CLASSIFICATION and facts.outputs == 2
+    return SELECTION_METRICS[facts.task] + (TWO_CLASS_METRICS if two_classes else ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,17 +20,26 @@ from modelrail_trainer.artifact import (
     describe_file,
     save_result,
 )
-from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
+from modelrail_trainer.journal import (
+    DataEvent,
+    JournalWriter,
+    Metric,
+    MetricsEvent,
+    Phase,
+    PhaseEvent,
+)
 from modelrail_trainer.spec import LinearModel, LineDataset, Task, TrainingJobSpec
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.data import load
+from modelrail_trainer.worker.evaluation.detail import detail_of
+from modelrail_trainer.worker.evaluation.summary import summary_of
 from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
-from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.loop import Epoch, Trained, Validation, fit
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
@@ -45,6 +54,7 @@ _PACKAGES = (
     "pyarrow",
     "scikit-learn",
     "torch",
+    "torchmetrics",
 )
 
 _DATA_FOLDER = "data"
@@ -91,6 +101,7 @@ def run_job(
     if dry_run:
         data = data.head(spec.batch_size)
         spec = replace(spec, epochs=1, checkpoint_every_steps=1)
+    journal.write(DataEvent(summary_of(data)))
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
     if replicas.count > 1:
@@ -102,15 +113,18 @@ def run_job(
         lambda epoch: _report(epoch, spec, journal),
         checkpoints,
         journal.log,
+        on_validation=lambda validation: _report_validation(validation, spec, journal),
         replicas=replicas,
     )
     network = trained.network
     journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
+    # What a model of language gets wrong is told by its figures and samples.
+    detail = None if data.task is Task.LANGUAGE else detail_of(data)
     figures = {
         "train": evaluate(predict, data.train, data.task),
         "validation": evaluate(predict, data.validation, data.task),
-        "test": evaluate(predict, data.test, data.task),
+        "test": evaluate(predict, data.test, data.task, *([detail] if detail else ())),
     }
     metrics: tuple[Metric, ...] = ()
     for split, values in figures.items():
@@ -167,6 +181,7 @@ def run_job(
                 packages={name: version(name) for name in _PACKAGES},
             ),
             certificate=certificate,
+            evaluation=detail.evaluation() if detail else None,
         ),
         directory,
     )
@@ -213,14 +228,17 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             epochs=spec.epochs,
             step=epoch.step,
             rows_per_second=epoch.rows_per_second,
-            metrics=(
-                *as_metrics(
-                    {"loss": epoch.train_loss}, split="train", epoch=epoch.number, runtime="pytorch"
-                ),
-                *as_metrics(
-                    epoch.validation, split="validation", epoch=epoch.number, runtime="pytorch"
-                ),
+            metrics=tuple(
+                metric
+                for split, figures in (
+                    ("train", {"loss": epoch.train_loss}),
+                    ("validation", epoch.validation),
+                )
+                for metric in as_metrics(
+                    figures, split=split, epoch=epoch.number, runtime="pytorch", step=epoch.step
+                )
             ),
+            eta_seconds=epoch.eta_seconds,
         )
     )
     if epoch.number in (1, spec.epochs) or epoch.number % spec.log_every_epochs == 0:
@@ -228,6 +246,27 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             f"epoch {epoch.number}/{spec.epochs}  loss {epoch.train_loss:.6g}  "
             f"validation {_figures(epoch.validation)}"
         )
+
+
+def _report_validation(
+    validation: Validation, spec: TrainingJobSpec, journal: JournalWriter
+) -> None:
+    journal.write(
+        MetricsEvent(
+            epoch=validation.epoch - 1,
+            epochs=spec.epochs,
+            step=validation.step,
+            rows_per_second=validation.rows_per_second,
+            metrics=as_metrics(
+                validation.figures,
+                split="validation",
+                epoch=validation.epoch,
+                runtime="pytorch",
+                step=validation.step,
+            ),
+            eta_seconds=validation.eta_seconds,
+        )
+    )
 
 
 def _end_of_training(trained: Trained, spec: TrainingJobSpec) -> str:

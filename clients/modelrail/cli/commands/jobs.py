@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,15 +12,24 @@ from rich.table import Table
 
 from modelrail.cli.command import Failure, command
 from modelrail.cli.commands.models import AsJson
-from modelrail.cli.console import as_json, say, say_json, stdout
-from modelrail.cli.following import follow_job, metrics_text, state_name
+from modelrail.cli.console import as_json, note, say, say_json, say_json_line, stdout
+from modelrail.cli.following import follow_job, metrics_text, phase_name, state_name
+from modelrail.cli.live.watch import watch_live
+from modelrail.cli.reporting import read_history, read_version
 from modelrail.cli.session import Session
+from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.names import TrainingJobName
+from modelrail.report import render
+from modelrail.report.tables import duration
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 app = typer.Typer(help="Training jobs of the trainer.", no_args_is_help=True)
 
 JobId = Annotated[str, typer.Argument(help="Id of the job, or its name `trainingJobs/ID`.")]
+JobOrNewest = Annotated[
+    str | None,
+    typer.Argument(help="Id of the job, or its name `trainingJobs/ID`; without one, the newest."),
+]
 
 
 @command(app, "list", "trainer")
@@ -56,15 +68,52 @@ async def show(session: Session, job: JobId, *, json: AsJson = False) -> None:
 
 
 @command(app, "watch", "trainer")
-async def watch_job(session: Session, job: JobId) -> None:
-    """Follow one job until it ends; Ctrl-C only ends the watching."""
+async def watch_job(session: Session, job: JobOrNewest = None, *, json: AsJson = False) -> None:
+    """Follow one job until it ends; Ctrl-C only ends the watching.
+
+    In a terminal it is drawn with its curves, elsewhere every event is a line.
+    """
     async with session.trainer() as trainer:
-        submitted = await trainer.get_job(job_name(job))
-        every_epochs = submitted.spec.log_every_epochs
-        found = await follow_job(trainer, submitted.name, every_epochs=every_epochs)
-    show_job(found)
+        submitted = await _find(trainer, job)
+        if json:
+            async with aclosing(trainer.watch_job(submitted.name)) as events:
+                async for event in events:
+                    say_json_line(as_json(event))
+        elif stdout().is_terminal:
+            await watch_live(trainer, submitted, stdout(), phase_name)
+        else:
+            every_epochs = submitted.spec.log_every_epochs
+            await follow_job(trainer, submitted.name, every_epochs=every_epochs)
+        found = await trainer.get_job(submitted.name)
+    if not json:
+        show_job(found)
     if found.state != pb.TrainingJob.STATE_SUCCEEDED:
         raise Failure(f"{found.name} {state_name(found.state)}")
+
+
+@command(app, "report", "trainer", "registry")
+async def report_job(
+    session: Session,
+    job: JobOrNewest = None,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="File to write; the default is the job's id and `.html`."),
+    ] = None,
+) -> None:
+    """Write all about one job into an HTML file that opens offline."""
+    async with session.trainer() as trainer:
+        found = await _find(trainer, job)
+        history = await read_history(trainer, found)
+    version, note_on_version = await read_version(session, found.model_version)
+    page = render(
+        found, history, version=version, version_note=note_on_version, now=datetime.now(UTC)
+    )
+    path = output or Path(f"{TrainingJobName.parse(found.name).training_job}.html")
+    path.write_text(page, encoding="utf-8")
+    if found.model_version and version is None:
+        note(note_on_version, style="yellow")
+    say(f"wrote {path}")
 
 
 @command(app, "cancel", "trainer")
@@ -106,6 +155,20 @@ async def clone_job(session: Session, job: JobId) -> None:
     say(f"submitted {found.name}; follow it with: modelrail jobs watch {found.name}")
 
 
+async def _find(trainer: AsyncTrainerClient, job: str | None) -> pb.TrainingJob:
+    """Returns a job, or the newest one.
+
+    Raises:
+        Failure: There is no job yet.
+        ModelrailError: There is none of that name.
+    """
+    if job is not None:
+        return await trainer.get_job(job_name(job))
+    async for newest in trainer.list_jobs():
+        return await trainer.get_job(newest.name)
+    raise Failure("there are no jobs yet")
+
+
 def job_name(text: str) -> str:
     """Returns the resource name of a job from its id or its name.
 
@@ -133,12 +196,13 @@ def show_job(job: pb.TrainingJob) -> None:
     if job.max_retries:
         say(f"  retries  {job.max_retries} at most; attempt {job.attempt}")
     if job.HasField("progress"):
-        say(f"  epoch    {job.progress.epoch}/{job.progress.epochs}")
+        say(f"  epoch    {_progress_text(job.progress)}")
     if job.HasField("error"):
         reason = pb.JobError.Reason.Name(job.error.reason).removeprefix("REASON_")
         say(f"  error    {reason}: {job.error.message}")
-    if job.metrics:
-        say(f"  metrics  {metrics_text(job.metrics)}")
+    for measured in dict.fromkeys((metric.split, metric.runtime) for metric in job.metrics):
+        metrics = [m for m in job.metrics if (m.split, m.runtime) == measured]
+        say(f"  metrics  {metrics_text(metrics)}")
     if job.model_version:
         say(f"  version  {job.model_version}")
     _show_walls(job)
@@ -151,6 +215,14 @@ def _show_walls(job: pb.TrainingJob) -> None:
         for layer in job.isolation:
             if not layer.active:
                 say(f"  no wall  {_layer_name(layer)}: {layer.detail}")
+
+
+def _progress_text(progress: pb.Progress) -> str:
+    text = f"{progress.epoch}/{progress.epochs}"
+    if progress.HasField("eta"):
+        left = duration(progress.eta.ToTimedelta().total_seconds())
+        text += f", about {left} of training left when it was told last"
+    return text
 
 
 def _layer_name(layer: pb.IsolationLayer) -> str:

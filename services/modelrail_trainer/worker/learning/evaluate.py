@@ -1,4 +1,4 @@
-"""Quality figures, in NumPy, so that PyTorch and ONNX Runtime are measured alike."""
+"""Runs a model over a part of the data; PyTorch and ONNX Runtime are measured alike."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.evaluation.measure import Figures, Measure
 from modelrail_trainer.worker.language.figures import language_figures
 from modelrail_trainer.worker.part import Inputs, Part
 from modelrail_trainer.worker.progress import made_progress
@@ -19,38 +20,43 @@ Predict = Callable[[Inputs], npt.NDArray[np.float32]]
 _ROWS_AT_ONCE = 256
 
 
-def evaluate(predict: Predict, part: Part, task: Task) -> dict[str, float]:
-    """Returns loss and accuracy, or loss (which is the mean squared error), mse and mae.
+def evaluate(predict: Predict, part: Part, task: Task, *others: Measure) -> dict[str, float]:
+    """Returns the figures of a part, see `ClassFigures` and `ValueFigures`.
 
     Those of language are told by `language_figures`.
 
-    The loss of classes is the plain cross-entropy. Both are the same whatever the job minimises, so
-    that jobs with different losses can be compared.
+    They are the same whatever the job minimises, so that jobs with different losses can be
+    compared.
 
     Args:
         predict: Maps raw rows [B, *row_shape] to logits or values [B, outputs].
         part: Rows with their targets.
         task: Which figures are meant.
+        others: Look at the same outputs.
     """
     if task is Task.LANGUAGE:
         return language_figures(predict, part)
-    starts = range(0, len(part), _ROWS_AT_ONCE)
-    chunks = []
-    for start in starts:
-        chunks.append(predict(part.inputs[start : start + _ROWS_AT_ONCE]))
+    figures: Figures | None = None
+    for start in range(0, len(part), _ROWS_AT_ONCE):
+        chosen = slice(start, start + _ROWS_AT_ONCE)
+        outputs = predict(part.inputs[chosen]).astype(np.float64)  # [B, outputs]
+        figures = figures or _figures(task, outputs.shape[1])
+        # The caller asks whether the figures are finite.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for measure in (figures, *others):
+                measure.add(outputs, part.targets[chosen])
         made_progress()
-    outputs = np.concatenate(chunks).astype(np.float64)  # [N, outputs]
-    with np.errstate(over="ignore", invalid="ignore"):  # the caller asks whether it is finite
-        if task is Task.CLASSIFICATION:
-            highest = outputs.max(axis=1, keepdims=True)  # [N, 1]
-            shifted = outputs - highest  # [N, C]
-            chosen = shifted[np.arange(len(part)), part.targets.astype(np.int64)]  # [N]
-            losses = np.log(np.exp(shifted).sum(axis=1)) - chosen  # [N]
-            hits = outputs.argmax(axis=1) == part.targets  # [N]
-            return {"loss": float(losses.mean()), "accuracy": float(hits.mean())}
-        errors = outputs - part.targets  # [N, outputs]
-        mse = float(np.square(errors).mean())
-        return {"loss": mse, "mse": mse, "mae": float(np.abs(errors).mean())}
+    if figures is None:
+        raise ValueError("a part without rows has no figures")
+    return figures.values()
+
+
+def _figures(task: Task, outputs: int) -> Figures:
+    # torchmetrics takes a second to import, and the first step need not wait for it.
+    from modelrail_trainer.worker.evaluation.classes import ClassFigures
+    from modelrail_trainer.worker.evaluation.values import ValueFigures
+
+    return ClassFigures(outputs) if task is Task.CLASSIFICATION else ValueFigures()
 
 
 def torch_predict(network: nn.Module) -> Predict:
@@ -66,10 +72,10 @@ def torch_predict(network: nn.Module) -> Predict:
 
 
 def as_metrics(
-    figures: Mapping[str, float], *, split: str, epoch: int, runtime: str
+    figures: Mapping[str, float], *, split: str, epoch: int, runtime: str, step: int = 0
 ) -> tuple[Metric, ...]:
     """Returns figures as metrics of one part of the data."""
     return tuple(
-        Metric(name=name, value=value, split=split, epoch=epoch, runtime=runtime)
+        Metric(name=name, value=value, split=split, epoch=epoch, runtime=runtime, step=step)
         for name, value in figures.items()
     )

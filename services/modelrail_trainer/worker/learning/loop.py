@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +27,7 @@ from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
+from modelrail_trainer.worker.learning.pace import Pace, Speed
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
@@ -54,6 +54,7 @@ class Epoch:
         train_loss: Mean of the job's loss over the epoch's batches, weighted by their rows, each
             measured before its step.
         validation: Figures on the validation rows.
+        eta_seconds: Until the last epoch ends, at the present speed.
     """
 
     number: int
@@ -61,6 +62,26 @@ class Epoch:
     rows_per_second: float
     train_loss: float
     validation: dict[str, float]
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What was measured on the validation rows in the middle of an epoch.
+
+    Attributes:
+        epoch: Number of the epoch that is under way.
+        step: Optimiser steps so far.
+        rows_per_second: Training rows a second in this epoch.
+        figures: The figures.
+        eta_seconds: Until the last epoch ends, at the present speed.
+    """
+
+    epoch: int
+    step: int
+    rows_per_second: float
+    figures: dict[str, float]
+    eta_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +140,7 @@ def build_network(spec: TrainingJobSpec, preprocessing: nn.Module, facts: Datase
     return Network(preprocessing, body)
 
 
-def fit(
+def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     spec: TrainingJobSpec,
     data: TrainingData,
     on_epoch: Callable[[Epoch], None],
@@ -127,6 +148,7 @@ def fit(
     log: Callable[[str], None] = lambda text: None,
     *,
     replicas: Replicas = ALONE,
+    on_validation: Callable[[Validation], None] = lambda validation: None,
 ) -> Trained:
     """Trains a network, and gives it the weights of its best epoch or of the last.
 
@@ -137,8 +159,10 @@ def fit(
         checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
         log: Told what happens beside training.
         replicas: The processes that train together.
+        on_validation: Called after each validation within an epoch.
 
     Raises:
+        DataError: The validation rows do not allow the figure that the best epoch is told by.
         NanLoss: The loss became infinite or not a number.
     """
     facts = DatasetFacts(
@@ -178,8 +202,9 @@ def fit(
         log=log,
         replicas=replicas,
     )
+    pace = Pace(spec.epochs * rows, (progress.epoch - 1) * rows + progress.rows)
     for number in range(progress.epoch, spec.epochs + 1):
-        started, before = time.perf_counter(), progress.rows
+        speed = Speed(progress.rows)
         network.train()
         for chosen in progress.batches(rows, batch_size):  # [B]
             factor = learning_rate_factor(
@@ -199,27 +224,41 @@ def fit(
             if spec.max_gradient_norm > 0:
                 nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
+            done = progress.rows + len(chosen)
+            # Before a checkpoint of this step: who goes on from there has told it.
+            if done < rows and _is_validated(spec, progress.step + 1):
+                rate = speed.rows_per_second(done)
+                with speed.paused():
+                    when = f"in epoch {number}, step {progress.step + 1}"
+                    figures = _validate(network, data, when, replicas)
+                    network.train()
+                on_validation(
+                    Validation(
+                        epoch=number,
+                        step=progress.step + 1,
+                        rows_per_second=rate,
+                        figures=figures,
+                        eta_seconds=pace.eta_seconds((number - 1) * rows + done),
+                    )
+                )
             progress.made_step(len(chosen), value)
             made_progress()
-        seconds = time.perf_counter() - started
-        validation = replicas.first_says(
-            lambda: evaluate(torch_predict(network), data.validation, data.task)
-        )
-        for name, figure in validation.items():
-            if not math.isfinite(figure):
-                raise NanLoss(f"the validation {name} became {figure} after epoch {number}")
+        rate = speed.rows_per_second(rows)
+        validation = _validate(network, data, f"after epoch {number}", replicas)
+        best.consider(number, validation, network)
+        ends = number == spec.epochs or best.gives_up(number)
         on_epoch(
             Epoch(
                 number=number,
                 step=progress.step,
-                rows_per_second=(rows - before) / max(seconds, 1e-9),
+                rows_per_second=rate,
                 train_loss=progress.loss_sum / rows,
                 validation=validation,
+                eta_seconds=None if ends else pace.eta_seconds(number * rows),
             )
         )
         progress.ended_epoch()
-        best.consider(number, validation, network)
-        if best.gives_up(number):
+        if ends:
             break
     best.restore(network)
     network.eval()
@@ -230,3 +269,20 @@ def fit(
         best_epoch=best.number,
         best_figure=best.figure,
     )
+
+
+def _is_validated(spec: TrainingJobSpec, step: int) -> bool:
+    return spec.validate_every_steps > 0 and step % spec.validate_every_steps == 0
+
+
+def _validate(
+    network: Network, data: TrainingData, when: str, replicas: Replicas
+) -> dict[str, float]:
+    """Returns the figures of the validation rows; leaves the network in evaluation mode."""
+    figures = replicas.first_says(
+        lambda: evaluate(torch_predict(network), data.validation, data.task)
+    )
+    for name, figure in figures.items():
+        if not math.isfinite(figure):
+            raise NanLoss(f"the validation {name} became {figure} {when}")
+    return figures

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modelrail_trainer import spec
+from modelrail_trainer.worker.failure import DataError
 
 
 class BestEpoch:
@@ -29,8 +30,17 @@ class BestEpoch:
         self.number, self.figure, self.weights = number, figure, weights
 
     def consider(self, number: int, validation: Mapping[str, float], network: nn.Module) -> None:
-        """Takes an epoch that is better; of equal ones, the first stays."""
-        figure = validation[self._selection.metric]
+        """Takes an epoch that is better; of equal ones, the first stays.
+
+        Raises:
+            DataError: The validation rows are such that the figure has no value.
+        """
+        figure = validation.get(self._selection.metric)
+        if figure is None:
+            raise DataError(
+                f"selection.metric: {self._selection.metric} has no value on the validation rows, "
+                "whose targets are all the same; choose another figure, or more validation rows"
+            )
         higher_is_better = self._selection.metric in spec.HIGHER_IS_BETTER
         better = figure > self.figure if higher_is_better else figure < self.figure
         if self.number == 0 or better:
