@@ -60,6 +60,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     state: str = "SUCCEEDED"
     breaks_after: int | None = None
     model_version: str = ""
+    talks_on: bool = False
     events: list[pb.TrainingJobEvent] = field(default_factory=_events)
     names: list[str] = field(default_factory=list)
     asked_after: list[int] = field(default_factory=list)
@@ -93,6 +94,11 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
             if event.sequence == self.breaks_after:
                 self.breaks_after = None
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the trainer stops")
+            yield pb.WatchTrainingJobResponse(event=event)
+        sequence = len(self.events)
+        while self.talks_on:
+            sequence += 1
+            event = pb.TrainingJobEvent(sequence=sequence, log_line=pb.LogLine(text="on and on"))
             yield pb.WatchTrainingJobResponse(event=event)
         if self.state == "RUNNING":
             await asyncio.Event().wait()
@@ -213,6 +219,13 @@ async def test_the_report_of_a_running_job_holds_what_it_told_so_far(tmp_path: P
     assert "data set digits" in page
     assert "The job has published nothing." in page
     assert '<polyline class="line train"' in page
+
+
+async def test_the_report_of_a_job_that_never_falls_silent_comes_to_an_end(tmp_path: Path) -> None:
+    trainer = _scripted(state="RUNNING", talks_on=True)
+    del trainer.events[-1]
+    status, _ = await _command(trainer, "report", "a", "--output", str(tmp_path / "a.html"))
+    assert status == 0
 
 
 async def test_a_report_without_the_registry_says_what_it_lacks(tmp_path: Path) -> None:

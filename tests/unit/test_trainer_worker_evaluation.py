@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +60,21 @@ def _measured(
 ) -> dict[str, float]:
     part = Part(outputs, targets)
     return evaluate(lambda rows: rows, part, task)
+
+
+def test_a_worker_measures_without_what_could_draw() -> None:
+    program = (
+        "import sys; import numpy as np\n"
+        "from modelrail_trainer.spec import Task\n"
+        "from modelrail_trainer.worker.learning.evaluate import evaluate\n"
+        "from modelrail_trainer.worker.part import Part\n"
+        "assert 'torchmetrics' not in sys.modules\n"
+        "ones = np.ones((4, 1), np.float32)\n"
+        "evaluate(lambda rows: rows, Part(ones, ones), Task.REGRESSION)\n"
+        "assert 'torchmetrics' in sys.modules\n"
+        "assert 'matplotlib' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 11])

@@ -12,6 +12,7 @@ from torch import nn
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.evaluation.measure import Figures, Measure
+from modelrail_trainer.worker.evaluation.undrawn import undrawn
 from modelrail_trainer.worker.language.figures import language_figures
 from modelrail_trainer.worker.part import Inputs, Part
 from modelrail_trainer.worker.progress import made_progress
@@ -53,8 +54,9 @@ def evaluate(predict: Predict, part: Part, task: Task, *others: Measure) -> dict
 
 def _figures(task: Task, outputs: int) -> Figures:
     # torchmetrics takes a second to import, and the first step need not wait for it.
-    from modelrail_trainer.worker.evaluation.classes import ClassFigures
-    from modelrail_trainer.worker.evaluation.values import ValueFigures
+    with undrawn():
+        from modelrail_trainer.worker.evaluation.classes import ClassFigures
+        from modelrail_trainer.worker.evaluation.values import ValueFigures
 
     return ClassFigures(outputs) if task is Task.CLASSIFICATION else ValueFigures()
 
