@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +16,11 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.journal import FailedEvent, FailureReason, LogEvent, read_events
+from modelrail_trainer.artifact import TrainingResult
+from modelrail_trainer.journal import FailedEvent, FailureReason
+from tests.integration.worker_jobs import failure_of, said, succeeded
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
-SECONDS = 120.0
-
-
-def train(spec: pb.TrainingJobSpec, tmp_path: Path) -> tuple[int, Path]:
-    """Runs a job on the files of `tmp_path`, with warnings as errors."""
-    directory = tmp_path / "job"
-    directory.mkdir()
-    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
-    command = [sys.executable, "-W", "error", "-m", "modelrail_trainer.worker"]
-    finished = subprocess.run(
-        [*command, f"--data-root={tmp_path}", "--job-directory", str(directory)],
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
-    (tmp_path / "worker.log").write_text(finished.stdout + finished.stderr)
-    return finished.returncode, directory
-
-
-def succeeded(spec: pb.TrainingJobSpec, tmp_path: Path) -> tuple[Path, TrainingResult]:
-    status, directory = train(spec, tmp_path)
-    assert status == 0, (tmp_path / "worker.log").read_text()
-    result = load_result(directory)
-    verify_files(result, directory)
-    return directory, result
-
-
-def failure_of(spec: pb.TrainingJobSpec, tmp_path: Path) -> FailedEvent:
-    status, directory = train(spec, tmp_path)
-    assert status == 3, (tmp_path / "worker.log").read_text()
-    failure = read_events(directory / "events.jsonl", 0)[0][-1]
-    assert isinstance(failure, FailedEvent)
-    return failure
-
-
-def said(directory: Path) -> list[str]:
-    events = read_events(directory / "events.jsonl", 0)[0]
-    return [event.text for event in events if isinstance(event, LogEvent)]
 
 
 def figure(result: TrainingResult, name: str, split: str, runtime: str) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,13 @@ import pytest
 from google.protobuf import json_format
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.journal import FailedEvent, FailureReason, LogEvent, read_events
+from modelrail_trainer.journal import FailedEvent, FailureReason, read_events
+from tests.integration.worker_jobs import said, succeeded, train
 
-SECONDS = 240.0
 MODELS: dict[str, dict[str, Any]] = {
     "gru": {"gru": {"embedding_size": 8, "hidden_units": 8, "bidirectional": True, "layers": 2}},
     "transformer": {"transformer": {"width": 8, "layers": 1, "heads": 2, "dropout": 0.1}},
 }
-
-
-def train(spec: pb.TrainingJobSpec, tmp_path: Path) -> tuple[int, Path]:
-    """Runs a job on the files of `tmp_path`, with warnings as errors."""
-    directory = tmp_path / "job"
-    directory.mkdir()
-    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
-    command = [sys.executable, "-W", "error", "-m", "modelrail_trainer.worker"]
-    finished = subprocess.run(
-        [*command, f"--data-root={tmp_path}", "--job-directory", str(directory)],
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
-    (tmp_path / "worker.log").write_text(finished.stdout + finished.stderr)
-    return finished.returncode, directory
-
-
-def succeeded(spec: pb.TrainingJobSpec, tmp_path: Path) -> tuple[Path, TrainingResult]:
-    status, directory = train(spec, tmp_path)
-    assert status == 0, (tmp_path / "worker.log").read_text()
-    result = load_result(directory)
-    verify_files(result, directory)
-    return directory, result
-
-
-def said(directory: Path) -> list[str]:
-    events = read_events(directory / "events.jsonl", 0)[0]
-    return [event.text for event in events if isinstance(event, LogEvent)]
 
 
 def job(model: dict[str, Any], column: dict[str, Any], **fields: Any) -> pb.TrainingJobSpec:

@@ -33,6 +33,7 @@ from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.encoding import FittedHash, HashFitting, NumberFitting
 from modelrail_trainer.worker.table.graph import domains_of, end_to_end, end_to_end_signature
+from modelrail_trainer.worker.table.median import Values
 
 NAN = math.nan
 
@@ -134,7 +135,14 @@ def test_hash_and_median_are_learned_from_a_table_and_leave_no_file(tmp_path: Pa
     assert train.shape[1] == 6
     fill = table.encodings[0].encode(np.array([NAN]))[0, 0]
     assert fill == np.median(np.asarray(train[:, 0], np.float64)).astype(np.float32)
-    assert not list(folder.glob("*.values"))
+    assert {path.suffix for path in folder.iterdir()} == {".features", ".targets"}
+
+
+def test_values_that_wait_for_their_median_have_no_name_that_could_stay(tmp_path: Path) -> None:
+    values = Values(tmp_path)
+    values.add(np.array([3.0, 1.0, 2.0]))
+    assert list(tmp_path.iterdir()) == []
+    assert values.median() == 2.0
 
 
 def test_a_hash_of_numbers_is_refused(tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_the_metadata_describes_inputs_and_outputs(trained: Trained) -> None:
     entries = {entry.key: entry.value for entry in _model(trained.content).metadata_props}
     assert entries["modelrail.schema_version"] == "1"
     assert entries["modelrail.task"] == trained.rows.task.value
+    assert entries["modelrail.dynamic_batch"] == "true"
     (described,) = json.loads(entries["modelrail.input_spec"])
     train = trained.rows.train.inputs
     assert described["name"] == trained.rows.input_name

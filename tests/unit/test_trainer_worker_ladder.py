@@ -153,6 +153,7 @@ def test_a_network_for_one_row_is_published_as_one_and_says_so(
     assert climb.lines[-1] == "the exported model answers one row at a time, and cannot be batched"
     session = onnxruntime.InferenceSession(climb.path)
     assert session.get_inputs()[0].shape == [1, 8, 8]
+    assert session.get_modelmeta().custom_metadata_map["modelrail.dynamic_batch"] == "false"
     assert {(metric.split, metric.name) for metric in proven.metrics} >= {
         ("test", "accuracy"),
         ("validation", "loss"),

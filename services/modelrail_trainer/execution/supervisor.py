@@ -18,7 +18,7 @@ from typing import Any, Self
 import structlog
 
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.excess import Excess, Excesses
+from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.process import (
@@ -29,7 +29,6 @@ from modelrail_trainer.execution.process import (
 )
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.silence import Silence
 from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
 from modelrail_trainer.execution.strays import end_strays, job_processes
 from modelrail_trainer.execution.transcript import Transcript
@@ -97,8 +96,6 @@ class Supervisor:
         self._threads = threads
         self._max_running_jobs = max_running_jobs
         self._stop_grace_seconds = stop_grace_seconds
-        self._max_silence_seconds = max_silence_seconds
-        self._poll_seconds = poll_seconds
         self._running = 0
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -111,11 +108,17 @@ class Supervisor:
             patience=self._patience,
             limits=launcher.limits,
         )
-        self._excesses = Excesses(
-            self._settlement.read,
-            directories,
-            launcher.limits,
-            grace_seconds=stop_grace_seconds,
+        self._follower = Follower(
+            book=book,
+            directories=directories,
+            threads=threads,
+            settlement=self._settlement,
+            patience=self._patience,
+            limits=launcher.limits,
+            stopping=self._stopping,
+            stop_grace_seconds=stop_grace_seconds,
+            max_silence_seconds=max_silence_seconds,
+            poll_seconds=poll_seconds,
         )
         self._wishing = Wishing()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -262,81 +265,12 @@ class Supervisor:
                 )
                 process.release()
                 stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
-                await self._follow(job, process, wishes, stopwatch)
+                await self._follower.follow(job, process, wishes, stopwatch)
             finally:
                 # A defect leaves it alive here, and so does the loss of the lease; a process that
                 # nobody follows must not run on.
                 if not process.exited:
                     await process.stop(self._stop_grace_seconds)
-
-    async def _follow(
-        self, job: Job, process: JobProcess, wishes: Wishes, stopwatch: Stopwatch
-    ) -> None:
-        """Stores what the process writes until it is gone, then decides what becomes of the job."""
-        directory = self._directories.path(job.name)
-        transcript = Transcript(self._book, job, directory, self._threads)
-        clock = asyncio.get_running_loop().time
-        silence = Silence(directory, clock, self._max_silence_seconds)
-        deadline: float | None = None
-        trouble: Backoff | None = None
-        poll_seconds = self._poll_seconds
-        excess: Excess | None = None
-        while not (process.exited or self._stopping.is_set()):
-            await wait_first(
-                process.exit_event,
-                *(wishes.changed, self._stopping),
-                timeout_seconds=min(poll_seconds, stopwatch.remaining_seconds or poll_seconds),
-            )
-            if wishes.changed.is_set():
-                wishes.changed.clear()
-                if await self._is_to_stop(job.lease):
-                    break
-            try:
-                await transcript.catch_up()
-                if stopwatch.should_be_noted:
-                    await self._note_time(job, stopwatch)
-            except Exception as error:
-                if not passes(error):
-                    raise
-                # The journal keeps what the store does not take now, and the process goes on.
-                _log.warning("journal not stored", job=str(job.name), error=str(error))
-                trouble = trouble or self._patience.backoff()
-                poll_seconds = trouble.next_seconds()
-            else:
-                trouble, poll_seconds = None, self._poll_seconds
-            if transcript.complete and deadline is None:
-                deadline = clock() + self._stop_grace_seconds
-            if deadline is not None and clock() > deadline:
-                break
-            excess = await self._excesses.find(job, transcript, stopwatch, silence)
-            if excess is not None:
-                break
-        ended = await self._ended(process, excess)
-        await self._patience.until_done(transcript.catch_up)
-        if stopwatch.is_limited:
-            await self._patience.until_done(lambda: self._note_time(job, stopwatch))
-        await self._settlement.settle(
-            job.lease, ended, requeue=self._stopping.is_set(), excess=excess
-        )
-
-    async def _ended(self, process: JobProcess, excess: Excess | None) -> ProcessExit:
-        """Returns how the process ended, after stopping it if it lives."""
-        if process.exited:
-            return await process.wait()
-        if excess is None:
-            return await process.stop(self._stop_grace_seconds)
-        return await process.stop(excess.grace_seconds, first=excess.signal)
-
-    async def _is_to_stop(self, lease: Lease) -> bool:
-        job = await self._settlement.read(self._store.get, lease.name)
-        if job.lease != lease:
-            raise StaleLease(f"epoch {lease.epoch} of {lease.name} is over")
-        return job.state in STOPPING
-
-    async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
-        seconds = stopwatch.seconds
-        await self._book.change(self._store.set_run_seconds, job.lease, seconds)
-        stopwatch.noted(seconds)
 
     # After the process
 
@@ -391,7 +325,7 @@ class Supervisor:
                 job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
             )
             try:
-                await self._follow(job, process, wishes, stopwatch)
+                await self._follower.follow(job, process, wishes, stopwatch)
             except StaleLease:
                 await process.stop(self._stop_grace_seconds)
                 raise

@@ -185,6 +185,8 @@ def describe(model: onnx.ModelProto, signature: Signature, task: Task) -> None:
         "modelrail.schema_version": _SCHEMA_VERSION,
         "modelrail.task": task.value,
         "modelrail.opset": str(opset_of(model)),
+        # Whether requests can be put together; a graph that is fixed to one row cannot.
+        "modelrail.dynamic_batch": str(signature.inputs[0].shape[0] == BATCH).lower(),
         "modelrail.input_spec": _describe_tensors(signature.inputs),
         "modelrail.output_spec": _describe_tensors(signature.outputs),
     }

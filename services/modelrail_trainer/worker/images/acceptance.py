@@ -13,8 +13,9 @@ from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Color
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.images.dataset import Images
-from modelrail_trainer.worker.images.graph import IMAGE, LABEL
+from modelrail_trainer.worker.images.graph import IMAGE
 from modelrail_trainer.worker.images.source import Pixels
 from modelrail_trainer.worker.progress import made_progress
 

@@ -6,24 +6,19 @@ weights, 32-bit floats that hold whole numbers for the sums.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Color
+from modelrail_trainer.worker.export import BATCH
+from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
 from modelrail_trainer.worker.images.decoding import MAX_RAW_SIDE
 from modelrail_trainer.worker.images.resize import WEIGHT_SUM
 
 IMAGE = "image"
 PIXELS = "pixels"
-LABEL = "label"
-_BATCH = "batch"
-_PREFIX = "network."
-_OWN = "encode."
 
 
 def end_to_end(
@@ -40,7 +35,7 @@ def end_to_end(
         color: Of the images.
         resized_to: Height and width; None: images come in the size of the network.
     """
-    graph = _Graph()
+    graph = _ImageGraph()
     # From here on the channels stand before height and width, as the network has them.
     if color is Color.GREY:
         image = graph.apply("Unsqueeze", IMAGE, graph.whole(1))
@@ -50,30 +45,7 @@ def end_to_end(
         image = graph.resize(image, *resized_to)
     if color is Color.GREY:
         image = graph.apply("Squeeze", image, graph.whole(1))
-    (pixels,) = (value.name for value in bare.graph.input)
-    network = onnx.compose.add_prefix(bare, _PREFIX, inplace=False)
-    graph.node("Identity", [image], [_PREFIX + pixels])
-    graph.nodes.extend(network.graph.node)
-    graph.initializers.extend(network.graph.initializer)
-    for output in signature.outputs:
-        if output.name != LABEL:
-            graph.node("Identity", [_PREFIX + output.name], [output.name])
-    (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
-    best = graph.apply("ArgMax", f"{_PREFIX}logits", axis=1, keepdims=1)  # [batch, 1]
-    graph.node("Gather", [graph.constant(np.array(labels, object)), best], [LABEL], axis=0)
-    return helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "end_to_end",
-            [_value(tensor) for tensor in signature.inputs],
-            [_value(tensor) for tensor in signature.outputs],
-            graph.initializers,
-        ),
-        opset_imports=list(bare.opset_import),
-        ir_version=bare.ir_version,
-        producer_name=bare.producer_name,
-        functions=network.functions,
-    )
+    return graph.before(bare, image, signature)
 
 
 def end_to_end_signature(
@@ -92,34 +64,15 @@ def end_to_end_signature(
     image = TensorSpec(
         name=IMAGE,
         datatype="UINT8",
-        shape=(_BATCH, *size) if color is Color.GREY else (_BATCH, *size, 3),
+        shape=(BATCH, *size) if color is Color.GREY else (BATCH, *size, 3),
         meaning="grey pixels" if color is Color.GREY else "pixels: red, green, blue",
         value_range=ValueRange(0.0, 255.0),
     )
-    label = TensorSpec(
-        name=LABEL, datatype="BYTES", shape=(_BATCH, 1), meaning="most probable class"
-    )
-    return Signature((image,), (*bare.outputs, label))
+    return Signature((image,), (*bare.outputs, LABEL_SPEC))
 
 
-class _Graph:
-    """Nodes and constants that are being put together."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
-    ) -> str:
-        name = f"{_OWN}node_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
-        return outputs[0]
-
-    def constant(self, value: np.ndarray[Any, Any]) -> str:
-        name = f"{_OWN}constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
+class _ImageGraph(Graph):
+    """What is done to pixels."""
 
     def whole(self, *values: int) -> str:
         """Adds whole numbers, [len(values)]."""
@@ -128,10 +81,6 @@ class _Graph:
     def real(self, value: float) -> str:
         """Adds a number, []."""
         return self.constant(np.array(value, np.float32))
-
-    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node with one output, and returns that."""
-        return self.node(operator, inputs, [f"{_OWN}value_{len(self.nodes)}"], **attributes)
 
     def resize(self, image: str, height: int, width: int) -> str:
         """Adds the resizing of uint8 [batch, C, h, w] to [batch, C, height, width]."""
@@ -172,12 +121,3 @@ class _Graph:
         raised = self.apply("Add", sums, self.real(WEIGHT_SUM / 2))
         means = self.apply("Floor", self.apply("Div", raised, self.real(WEIGHT_SUM)))
         return self.apply("Min", means, self.real(255))
-
-
-def _value(tensor: TensorSpec) -> onnx.ValueInfoProto:
-    kind = {
-        "BYTES": TensorProto.STRING,
-        "FP32": TensorProto.FLOAT,
-        "UINT8": TensorProto.UINT8,
-    }[tensor.datatype]
-    return helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape))

@@ -214,7 +214,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             optimiser.zero_grad()
             mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
             batch = without_padding(inputs[mine]) if has_padding else inputs[mine]
-            loss = weight * loss_of(model(batch), targets[mine])  # []
+            loss = replicas.weighed(loss_of(model(batch), targets[mine]), weight)  # []
             value = replicas.mean(loss.item())
             if not math.isfinite(value):
                 raise NanLoss(

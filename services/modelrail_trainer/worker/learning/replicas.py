@@ -100,6 +100,10 @@ class Replicas:
             return chosen[:1], 0.0
         return mine, len(mine) * self.count / len(chosen)
 
+    def weighed(self, loss: Tensor, weight: float) -> Tensor:
+        """Returns a loss, [], times its weight; where one process trains that is 1."""
+        return loss if self.count == 1 else loss * weight
+
     def mean(self, value: float) -> float:
         """Returns the mean of a number over all processes."""
         if self.count == 1:

@@ -14,9 +14,10 @@ from torch import nn
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
-from modelrail_trainer.worker.table.graph import LABEL, domains_of
+from modelrail_trainer.worker.table.graph import domains_of
 from modelrail_trainer.worker.table.reader import Column
 from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
 

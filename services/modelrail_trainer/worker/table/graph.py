@@ -9,14 +9,14 @@ operators of every build of ONNX Runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from modelrail_trainer.artifact import Signature, TensorSpec
-from modelrail_trainer.worker.export import LENGTH
+from modelrail_trainer.worker.export import BATCH, LENGTH
+from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
 from modelrail_trainer.worker.table.encoding import (
     Fitted,
     FittedCategory,
@@ -36,13 +36,10 @@ ORT_DOMAIN = "com.microsoft"
 """Operators that every build of ONNX Runtime has beside those of the standard."""
 FEATURES = "features"
 TOKENS = "tokens"
-LABEL = "label"
 # Of ai.onnx.ml the one whose LabelEncoder has lists of both kinds of keys.
 _VERSIONS = {ML_DOMAIN: 3, ORT_DOMAIN: 1}
-_BATCH = "batch"
-_PREFIX = "network."
-# Apart from the names of columns, which are the inputs'.
-_OWN = "encode."
+_WORDS = "encode.words"
+"""Axis of the words of a text."""
 
 
 def end_to_end(
@@ -55,36 +52,10 @@ def end_to_end(
         encodings: Of the columns, in the order of the features.
         signature: What the whole graph must look like.
     """
-    graph = _Graph()
-    columns = [graph.encode(encoding) for encoding in encodings]
-    (features,) = (value.name for value in bare.graph.input)
-    network = onnx.compose.add_prefix(bare, _PREFIX, inplace=False)
-    graph.node("Concat", columns, [_PREFIX + features], axis=1)
-    graph.nodes.extend(network.graph.node)
-    graph.initializers.extend(network.graph.initializer)
-    for output in signature.outputs:
-        if output.name == LABEL:
-            (logits,) = (o for o in signature.outputs if o.name == "logits")
-            graph.label(f"{_PREFIX}logits", logits.labels)
-        else:
-            graph.node("Identity", [_PREFIX + output.name], [output.name])
-    return helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "end_to_end",
-            [_value(tensor) for tensor in signature.inputs],
-            [_value(tensor) for tensor in signature.outputs],
-            graph.initializers,
-            value_info=graph.values,
-        ),
-        opset_imports=[
-            *bare.opset_import,
-            *(helper.make_opsetid(domain, _VERSIONS[domain]) for domain in domains_of(encodings)),
-        ],
-        ir_version=bare.ir_version,
-        producer_name=bare.producer_name,
-        functions=network.functions,
-    )
+    graph = _TableGraph()
+    features = graph.apply("Concat", *(graph.encode(e) for e in encodings), axis=1)
+    versions = {domain: _VERSIONS[domain] for domain in domains_of(encodings)}
+    return graph.before(bare, features, signature, domains=versions)
 
 
 def domains_of(encodings: Sequence[Fitted]) -> tuple[str, ...]:
@@ -106,46 +77,22 @@ def end_to_end_signature(
     inputs = tuple(_input(encoding) for encoding in encodings)
     if not labels:
         return Signature(inputs, bare.outputs)
-    label = TensorSpec(
-        name=LABEL, datatype="BYTES", shape=(_BATCH, 1), meaning="most probable class"
-    )
-    return Signature(inputs, (*bare.outputs, label))
+    return Signature(inputs, (*bare.outputs, LABEL_SPEC))
 
 
 def _input(encoding: Fitted) -> TensorSpec:
-    shape: tuple[int | str, ...] = (_BATCH, 1)
+    shape: tuple[int | str, ...] = (BATCH, 1)
     datatype, meaning = "BYTES", "text, empty where it is missing"
     if isinstance(encoding, FittedNumber):
         datatype, meaning = "FP32", "number, NaN where it is missing"
     elif isinstance(encoding, FittedBytes):
-        datatype, shape = "UINT8", (_BATCH, LENGTH)
+        datatype, shape = "UINT8", (BATCH, LENGTH)
         meaning = "text in UTF-8, zeros after its end"
     return TensorSpec(name=encoding.name, datatype=datatype, shape=shape, meaning=meaning)
 
 
-class _Graph:
-    """Nodes and constants that are being put together."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.values: list[onnx.ValueInfoProto] = []
-
-    def node(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
-    ) -> str:
-        name = f"{_OWN}node_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
-        return outputs[0]
-
-    def constant(self, value: np.ndarray[Any, Any]) -> str:
-        name = f"{_OWN}constant_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
-
-    def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Adds a node with one output, and returns that."""
-        return self.node(operator, inputs, [f"{_OWN}value_{len(self.nodes)}"], **attributes)
+class _TableGraph(Graph):
+    """What is done to columns."""
 
     def encode(self, encoding: Fitted) -> str:
         """Adds the nodes of an encoding; returns its features, [batch, size].
@@ -214,9 +161,8 @@ class _Graph:
         )  # [batch, words of the longest text]
         # The checker of ONNX knows nothing of the operator, and crashes on a LabelEncoder without
         # the type of its input.
-        words_axis = f"{_OWN}words"
         self.values.append(
-            helper.make_tensor_value_info(found, TensorProto.STRING, [_BATCH, words_axis])
+            helper.make_tensor_value_info(found, TensorProto.STRING, [BATCH, _WORDS])
         )
         tokens = self.apply(
             "LabelEncoder",
@@ -251,15 +197,3 @@ class _Graph:
     def _row(self, tokens: str, size: int) -> str:
         bounds = (self.constant(np.array([place], np.int64)) for place in (0, size, 1))
         return self.apply("Slice", tokens, *bounds)
-
-    def label(self, logits: str, labels: Sequence[str]) -> None:
-        place = self.apply("ArgMax", logits, axis=1, keepdims=1)  # [batch, 1]
-        names = self.constant(np.array(labels, object))
-        self.node("Gather", [names, place], [LABEL], axis=0)
-
-
-def _value(tensor: TensorSpec) -> onnx.ValueInfoProto:
-    kind = {"BYTES": TensorProto.STRING, "UINT8": TensorProto.UINT8}.get(
-        tensor.datatype, TensorProto.FLOAT
-    )
-    return helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -13,31 +12,32 @@ import numpy.typing as npt
 class Values:
     """Numbers that are kept in a file, 8 bytes each, until their median is asked for.
 
+    The file has no name, so that nothing is left of it, however its process ends.
+
     Args:
         folder: Where the file is; None: where the system keeps such files.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        descriptor, path = tempfile.mkstemp(suffix=".values", dir=folder)
-        os.close(descriptor)
-        self._path = Path(path)
+        # Kept open for as long as there are values to come.
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._count = 0
 
     def add(self, values: npt.NDArray[np.float64]) -> None:
         """Keeps some more, [N], none of them NaN."""
-        with self._path.open("ab") as file:
-            file.write(np.ascontiguousarray(values).data)
+        self._file.write(np.ascontiguousarray(values).data)
         self._count += len(values)
 
     def median(self) -> float:
-        """Returns the number in the middle, or the mean of the two there; removes the file.
+        """Returns the number in the middle, or the mean of the two there; gives the file up.
 
         At least one number is kept.
         """
         # Selection (Hoare, 1961) in the file itself, whose pages the system takes in and out: it
         # needs no memory of the process, and no order but that around the middle.
-        values = np.memmap(self._path, np.float64, "r+", shape=(self._count,))
-        self._path.unlink()
+        with self._file:
+            self._file.flush()
+            values = np.memmap(self._file, np.float64, "r+", shape=(self._count,))
         middle = self._count // 2
         values.partition([max(0, middle - 1), middle])
         if self._count % 2:
