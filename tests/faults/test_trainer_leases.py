@@ -14,6 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import URL
 
+from modelrail.client.errors import NotFound
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
@@ -66,7 +67,10 @@ class Site:
         ]
 
     async def versions(self) -> list[str]:
-        return [v.name async for v in self.registry.list_model_versions("models/line")]
+        try:
+            return [v.name async for v in self.registry.list_model_versions("models/line")]
+        except NotFound:
+            return []
 
 
 @pytest.fixture
@@ -191,8 +195,59 @@ async def test_a_trainer_that_was_frozen_past_its_lease_changes_nothing_any_more
     assert sorted(await site.versions()) == sorted([job.model_version, second.model_version])
 
 
+async def test_a_result_of_a_trainer_that_was_frozen_is_not_published_while_another_works_on_it(
+    site: Site,
+) -> None:
+    async with site.trainer("one") as one, site.trainer("two") as two:
+        created = await one.client.create_job(SPEC)
+        await _until_event(one.client, created.name, _is_report)
+        owner, other = (one, two), ("one", "two")
+        if not site.workers("one"):
+            owner, other = (two, one), ("two", "one")
+        owner[0].process.send_signal(signal.SIGSTOP)
+        try:
+            # The process that nobody follows comes to its end, with a result and unread events.
+            await site.open_gate(other[0])
+            await _gates_in_use(site, 0)
+            await _until_state(owner[1].client, created.name, Job.STATE_LOST)
+            await _until_running_again(owner[1].client, created.name)
+        finally:
+            owner[0].process.send_signal(signal.SIGCONT)
+        # Only the stale one has a place for another job, once it has let go of the first.
+        again = await owner[0].client.create_job(SPEC)
+        await _until_event(owner[0].client, again.name, _is_report)
+        assert len(site.workers(other[0])) == len(site.workers(other[1])) == 1
+        job = await owner[1].client.get_job(created.name)
+        assert (job.state, job.attempt) == (Job.STATE_RUNNING, 2)
+        assert await site.versions() == []
+        await site.open_gate(other[1])
+        events = await _history(owner[1].client, created.name)
+        assert _states(events) == ["QUEUED", "PREPARING", "RUNNING", "LOST", "QUEUED", *_LIFE]
+        epochs = [event.metric_report.metrics[0].epoch for event in events if _is_report(event)]
+        assert epochs == [1, 1, 2]  # the second of the first attempt came too late
+        await site.open_gate(other[0])
+        await _history(owner[0].client, again.name)
+    assert len(await site.versions()) == 2
+
+
+async def _until_state(client: AsyncTrainerClient, name: str, state: pb.TrainingJob.State) -> None:
+    await _until_event(client, name, lambda event: event.state_change.new_state == state)
+
+
+async def _until_running_again(client: AsyncTrainerClient, name: str) -> None:
+    """Returns when the second attempt has told of an epoch."""
+    reports = 0
+
+    def is_second(event: pb.TrainingJobEvent) -> bool:
+        nonlocal reports
+        reports += _is_report(event)
+        return reports == 2
+
+    await _until_event(client, name, is_second)
+
+
 async def _gates_in_use(site: Site, count: int) -> list[str]:
-    names: list[str] = []
+    names = ["one", "two"] if count == 0 else []
     async with asyncio.timeout(_SECONDS):
         while len(names) != count:
             await asyncio.sleep(0.05)  # Processes tell nobody that they began.

@@ -39,6 +39,7 @@ from modelrail.client import Connection, Unavailable, open_channel
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 
+ClientProcesses = Callable[[], list[psutil.Process]]
 Context = grpc.aio.ServicerContext[Any, Any]
 # Methods that no load test calls need not be written here.
 _Servicer: Any = pb_grpc.GRPCInferenceServiceServicer
@@ -152,6 +153,13 @@ async def serving(
 @pytest.fixture
 def address(tmp_path: Path) -> str:
     return f"unix:{tmp_path / 'socket'}"
+
+
+@pytest.fixture
+def client_processes() -> ClientProcesses:
+    """Lists the child processes that the test began: other tests share their servers."""
+    others = set(psutil.Process().children())
+    return lambda: [child for child in psutil.Process().children() if child not in others]
 
 
 def plan(address: str, **fields: Any) -> BenchPlan:
@@ -391,7 +399,9 @@ async def test_a_server_that_offers_little_is_measured_all_the_same(address: str
         assert any(missing in note for note in report.notes)
 
 
-async def test_several_processes_share_the_load_and_their_counts_add_up(address: str) -> None:
+async def test_several_processes_share_the_load_and_their_counts_add_up(
+    address: str, client_processes: ClientProcesses
+) -> None:
     model = Model(every_fourth_fails)
     async with serving(model, address) as where:
         report = await run_bench(plan(where, load=ClosedLoop(5), processes=2, requests=41))
@@ -401,13 +411,15 @@ async def test_several_processes_share_the_load_and_their_counts_add_up(address:
     assert report.client.processes == 2
     assert report.latency is not None
     assert report.latency.count == report.succeeded
-    assert not psutil.Process().children()
+    assert not client_processes()
 
 
-async def test_a_client_process_that_dies_is_an_error_and_leaves_none_behind(address: str) -> None:
+async def test_a_client_process_that_dies_is_an_error_and_leaves_none_behind(
+    address: str, client_processes: ClientProcesses
+) -> None:
     async def answer(number: int) -> str:
         if number == 10:
-            psutil.Process().children()[0].kill()
+            client_processes()[0].kill()
         return ""
 
     async with serving(Model(answer), address) as where:
@@ -415,13 +427,16 @@ async def test_a_client_process_that_dies_is_an_error_and_leaves_none_behind(add
             await run_bench(
                 plan(where, load=ClosedLoop(4), processes=2, requests=None, duration_seconds=30.0)
             )
-    assert not psutil.Process().children()
+    assert not client_processes()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("load", [ClosedLoop(4), OpenLoop(200.0)])
 async def test_a_stopped_run_reports_what_was_measured_by_then(
-    address: str, processes: int, load: ClosedLoop | OpenLoop
+    address: str,
+    processes: int,
+    load: ClosedLoop | OpenLoop,
+    client_processes: ClientProcesses,
 ) -> None:
     stop, never = asyncio.Event(), asyncio.Event()
 
@@ -442,11 +457,13 @@ async def test_a_stopped_run_reports_what_was_measured_by_then(
     assert report.failed == 0
     assert report.succeeded + report.unfinished >= 31
     assert 0 < report.window_seconds < 60
-    assert not psutil.Process().children()
+    assert not client_processes()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_a_cancelled_run_leaves_nothing_behind(address: str, processes: int) -> None:
+async def test_a_cancelled_run_leaves_nothing_behind(
+    address: str, processes: int, client_processes: ClientProcesses
+) -> None:
     arrived = asyncio.Event()
 
     async def answer(number: int) -> str:
@@ -471,7 +488,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(address: str, processes: in
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-    assert not psutil.Process().children()
+    assert not client_processes()
     names = {getattr(t.get_coro(), "__qualname__", "") for t in asyncio.all_tasks() - before}
     assert not any("bench" in name or "OpenLoop" in name for name in names)
 
