@@ -247,9 +247,9 @@ async def _until_running_again(client: AsyncTrainerClient, name: str) -> None:
 
 
 async def _gates_in_use(site: Site, count: int) -> list[str]:
-    names = ["one", "two"] if count == 0 else []
+    names: list[str] | None = None
     async with asyncio.timeout(_SECONDS):
-        while len(names) != count:
+        while names is None or len(names) != count:
             await asyncio.sleep(0.05)  # Processes tell nobody that they began.
             names = [name for name in ("one", "two") if site.workers(name)]
     return names
