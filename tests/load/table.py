@@ -72,6 +72,14 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def quartiles(values: Sequence[float], digits: int = 2) -> str:
+    """Returns the median and, in brackets, the quartiles: for many values with odd ones."""
+    if len(values) < 4:
+        return spread(values, digits)
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def machine() -> dict[str, Any]:
     """Returns what the figures hang on: processors and versions."""
     return {

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.load.bad_job import KINDS
 from tests.load.generator import Generator, is_available
 from tests.load.models import MODELS, TOKENS
 from tests.load.process import inference_flags
@@ -55,7 +56,8 @@ def run(arguments: list[str], models: Path, json_file: Path) -> Mapping[str, Any
 
 def test_the_readme_shows_every_program() -> None:
     shown = {shlex.split(command, comments=True)[0].rpartition(".")[2] for command in COMMANDS}
-    assert shown == {"speed", "memory", "scale", "overload", "profile"}
+    serving = {"speed", "memory", "scale", "overload", "profile"}
+    assert shown == serving | set(TRAINER_CHECKS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -79,8 +81,10 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
         check_scale(document)
     elif program == "tests.load.overload":
         check_overload(document)
-    else:
+    elif program == "tests.load.profile":
         check_profile(document)
+    else:
+        TRAINER_CHECKS[program.rpartition(".")[2]](document["figures"])
 
 
 def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
@@ -137,6 +141,55 @@ def check_overload(document: Mapping[str, Any]) -> None:
             assert figures["good"] > 0
         else:  # In so short a time a slow machine may answer nothing of it before its deadline.
             assert figures["good"] + figures["refused"] + figures["late"] > 0
+
+
+def check_training(figures: Mapping[str, Any]) -> None:
+    assert len(figures) == 5
+    for network in figures.values():
+        for loop in ("ours", "bare"):
+            assert len(network[loop]["wall"]) == len(network[loop]["processor"]) == 2
+            assert min(network[loop]["processor"]) > 0
+
+
+def check_pipeline(figures: Mapping[str, Any]) -> None:
+    assert figures["bytes"] > 16_000_000
+    assert len(figures["stages"]) == 3
+    for stage in figures["stages"]:
+        assert stage["rows_per_second"] > 0
+        assert stage["peak_bytes"] > stage["own_bytes"] > 1_000_000
+
+
+def check_checkpoints(figures: Mapping[str, Any]) -> None:
+    ((parts,), (imports,)) = figures["starts"], figures["imports"]
+    assert len(parts) == 5
+    assert min(parts) >= 0
+    assert imports > 0
+    (saves,), (proofs,) = figures["saves"], figures["proofs"]
+    # Two moments, the weights and the best weights, 4 bytes each, and little beside them.
+    assert saves["bytes"] == pytest.approx(16 * saves["weights"], rel=0.2)
+    assert saves["weights"] == proofs["weights"]
+    assert min(saves["stalls"] + proofs["export"] + proofs["gate"]) > 0
+
+
+def check_queue(figures: Mapping[str, Any]) -> None:
+    assert [spell["busy"] for spell in figures["spells"]] == [False, True]
+    assert all(spell["step_seconds"] > 0 for spell in figures["spells"])
+    assert [bool(spell["list_seconds"]) for spell in figures["spells"]] == [False, True]
+    assert len(figures["created"]) == 20
+
+
+def check_neighbours(figures: Mapping[str, Any]) -> None:
+    assert set(figures["bad"]) == set(figures["quiet"]) == set(KINDS)
+    assert all(times for kind in KINDS for times in figures["bad"][kind] + figures["quiet"][kind])
+
+
+TRAINER_CHECKS = {
+    "training": check_training,
+    "pipeline": check_pipeline,
+    "checkpoints": check_checkpoints,
+    "queue": check_queue,
+    "neighbours": check_neighbours,
+}
 
 
 def check_profile(document: Mapping[str, Any]) -> None:

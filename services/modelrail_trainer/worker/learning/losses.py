@@ -39,9 +39,9 @@ def huber(predictions: Tensor, targets: Tensor, *, delta: float) -> Tensor:
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
     """Mean of -log softmax(logits)[class], []; logits [B, C], class numbers int64 [B]."""
-    # log softmax(z)[c] = z[c] - log Σ exp z, with the sum done so that exp cannot overflow.
-    chosen = logits.gather(1, classes.unsqueeze(1)).squeeze(1)  # [B]
-    return (logits.logsumexp(dim=1) - chosen).mean()
+    # -log softmax(z)[c] = log Σ exp z - z[c], in one kernel: in parts it takes three times as long,
+    # which is a fifth of a small network's step.
+    return torch.nn.functional.cross_entropy(logits, classes)
 
 
 def weighted_cross_entropy(
