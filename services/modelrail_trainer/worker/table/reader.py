@@ -133,6 +133,12 @@ class TableReader:
         """Turns what goes wrong with the files into the job's failure, without their folders."""
         try:
             yield
+        except FileNotFoundError as error:
+            gone = [Path(path).name for path in self._paths if not Path(path).exists()]
+            raise DataError(
+                f"a file of the table is gone: {', '.join(gone[:10])}; put it in its place and run "
+                "the job again"
+            ) from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = " ".join(str(error).split())
             for path in self._paths:
