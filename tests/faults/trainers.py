@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc.aio
 import psutil
 
+from modelrail.client.errors import NotFound
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.registry.v1 import registry_pb2
@@ -124,8 +125,11 @@ class Site:
         ]
 
     async def versions(self, model: str) -> list[registry_pb2.ModelVersion]:
-        """Returns every version of a model."""
-        return [v async for v in self.registry.list_model_versions(f"models/{model}")]
+        """Returns every version of a model; a model that nobody has made yet has none."""
+        try:
+            return [v async for v in self.registry.list_model_versions(f"models/{model}")]
+        except NotFound:
+            return []
 
 
 @asynccontextmanager

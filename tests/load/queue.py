@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.journal import JOURNAL_NAME, MetricsEvent, read_events
 from tests.load.models import FOLDER
 from tests.load.table import Table, megabytes, milliseconds, publish, spread
@@ -117,11 +118,19 @@ async def _silence() -> AsyncIterator[None]:
     yield
 
 
+def _long_job() -> pb.TrainingJobSpec:
+    """Returns a job whose epochs take a fifth of a second: each is an event for every watcher."""
+    job = digits(100_000)
+    job.dataset.CopyFrom(pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=20_000)))
+    job.loss.CopyFrom(pb.Loss(mse=pb.MeanSquaredError()))
+    return job
+
+
 async def measure(options: argparse.Namespace, folder: Path) -> tuple[list[Spell], list[float]]:
     """Returns the spells in order, and the times of the calls that queued the jobs."""
     flags = ("--max-queued-jobs", str(2 * options.jobs))
     async with trainer(folder, *flags) as host:
-        running = await host.client.create_job(digits(100_000))
+        running = await host.client.create_job(_long_job())
         journal = host.directory(running) / JOURNAL_NAME
         await when(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 10)
         created = []

@@ -183,7 +183,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_training_goes_on(
     whole, _, said = trained(DIGITS, checkpoints)
     assert whole.step == 15
     assert said == [
-        f"no checkpoint after step {step}: No space left on device" for step in range(4, 15, 2)
+        f"no checkpoint after step {step}: No space left on device; training goes on and the one "
+        "before it stays; have room made on the trainer's disk"
+        for step in range(4, 15, 2)
     ]
     assert [path.name for path in folder.iterdir()] == ["step-000000000002.safetensors"]
     monkeypatch.undo()

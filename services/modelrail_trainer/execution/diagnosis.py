@@ -18,6 +18,9 @@ _VAGUE = frozenset({Reason.INTERNAL, Reason.EXPORT_FAILED})
 # What Python, numpy, torch, the C++ library and the system say when memory is refused.
 _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
 _OUT_OF_DEVICE_MEMORY = ("CUDA out of memory",)
+_OUT_OF_DISK = ("No space left on device", "Disk quota exceeded")
+_LEAST_FREE_BYTES = 64 << 10
+"""With less, a job can tell neither its journal nor its log what went wrong."""
 # A fork, Python's threads, and the threads of OpenMP that the system refuses.
 _OUT_OF_PROCESSES = (
     "Resource temporarily unavailable",
@@ -55,6 +58,8 @@ def diagnose(
     if log_overflows(directories, name, limits):
         return _too_much_output(limits)
     tail = directories.log_tail(name)
+    if _tells(tail, _OUT_OF_DISK) or directories.free_bytes() < _LEAST_FREE_BYTES:
+        return _out_of_disk()
     return _refused(tail, limits) or said or _died(ended, tail)
 
 
@@ -72,6 +77,12 @@ def _too_much_output(limits: JobLimits) -> JobError:
         Reason.PROCESS_DIED,
         f"the job was stopped because it wrote more than {most} bytes of output; let it log less, "
         "or have the trainer's --max-job-log-bytes raised",
+    )
+
+
+def _out_of_disk() -> JobError:
+    return JobError(
+        Reason.INTERNAL, "the trainer's disk is full; have room made there, then clone the job"
     )
 
 

@@ -98,6 +98,10 @@ class JobDirectories:
         """Whether the job's process finished its result, which it moves into place last."""
         return (self.path(name) / RESULT_NAME).is_file()
 
+    def free_bytes(self) -> int:
+        """Returns how much room is left where the directories are."""
+        return shutil.disk_usage(self._root).free
+
     def log_bytes(self, name: TrainingJobName) -> int:
         """Returns the size of the process's log; 0 when there is none."""
         try:

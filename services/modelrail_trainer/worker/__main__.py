@@ -7,6 +7,7 @@ trace is in the log. SIGTERM ends the process at once, without a result.
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import hashlib
 import os
@@ -139,6 +140,14 @@ def _lost_a_replica(error: Exception) -> bool:
 def _in_short(error: Exception) -> str:
     # What the system says (a full disk, say) helps the owner; other messages are for developers.
     said = error.strerror if isinstance(error, OSError) else None
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return f"the trainer's disk is full ({said}); have room made there, then clone the job"
+    if number == errno.EFBIG:
+        return (
+            f"a file of the job would be larger than it may ({said}); ask for a smaller model, or "
+            "have the trainer's --max-job-file-bytes raised"
+        )
     kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return f"internal error ({kind}); the log of the job has the trace"
 

@@ -184,7 +184,10 @@ def _divide(rows: Part, split: Split, *, stratify: bool) -> tuple[Part, Part, Pa
         train.append(order[tests + validations :])
     parts = [np.sort(np.concatenate(part)) for part in (train, validation, test)]
     if not all(len(part) for part in parts):
-        raise DataError("the split leaves no rows for training, validation or test")
+        raise DataError(
+            "the split leaves no rows for training, validation or test; give more rows, or change "
+            "the fractions of split"
+        )
     first, second, third = (Part(rows.inputs[part], rows.targets[part]) for part in parts)
     return first, second, third
 

@@ -113,4 +113,7 @@ class Progress:
         try:
             checkpoints.save(position, state)
         except OSError as error:  # training goes on, and the checkpoint before it stays
-            self._log(f"no checkpoint after step {self.step}: {error.strerror}")
+            self._log(
+                f"no checkpoint after step {self.step}: {error.strerror}; training goes on and the "
+                "one before it stays; have room made on the trainer's disk"
+            )

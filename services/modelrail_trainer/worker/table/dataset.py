@@ -209,7 +209,8 @@ class _Passes:
             if len(classes) < 2:
                 raise DataError(
                     f"target {self._dataset.target!r}: expected at least 2 classes in the training "
-                    f"rows, got {len(classes)}"
+                    f"rows, got {len(classes)}; give rows of more classes, or learn numbers with "
+                    "loss mse"
                 )
             self._classes = sorted(classes)
             self.labels = tuple(_label(value) for value in self._classes)
@@ -273,7 +274,10 @@ class _Passes:
         unusable.check(skip=self._dataset.skip_unusable_rows)
         for part, file in zip(PartOfRow, files, strict=True):
             if not file.rows:
-                raise DataError(f"the split leaves no rows for the {part.name.lower()} part")
+                raise DataError(
+                    f"the split leaves no rows for the {part.name.lower()} part; give more rows, "
+                    "or change the fractions of split"
+                )
         train, validation, test = (file.part() for file in files)
         rows = {name: np.concatenate(values) for name, values in raw.items()}
         return (train, validation, test), rows

@@ -22,6 +22,7 @@ from modelrail_trainer.worker.progress import made_progress
 
 _ROWS_AT_ONCE = 16_384
 _FORMATS = {".arrow": "ipc", ".parquet": "parquet"}
+_NO_BUFFER = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
 
 Column = npt.NDArray[Any]
 """Numbers as float64 [N], NaN where missing; texts as objects [N], "" where missing."""
@@ -132,6 +133,12 @@ class TableReader:
         """Turns what goes wrong with the files into the job's failure, without their folders."""
         try:
             yield
+        except FileNotFoundError as error:
+            gone = [Path(path).name for path in self._paths if not Path(path).exists()]
+            raise DataError(
+                f"a file of the table is gone: {', '.join(gone[:10])}; put it in its place and run "
+                "the job again"
+            ) from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = " ".join(str(error).split())
             for path in self._paths:
@@ -181,15 +188,7 @@ class TableReader:
         row = seen = 0
         stride = 1 if every_row else self._stride
         with self._told():
-            # One file and one batch ahead: more would take memory without being faster.
-            scanner = self._dataset.scanner(
-                columns=list(names),
-                batch_size=_ROWS_AT_ONCE,
-                batch_readahead=1,
-                fragment_readahead=1,
-                use_threads=True,
-            )
-            for batch in scanner.to_batches():
+            for batch in self._record_batches(names):
                 made_progress()
                 chosen = _every(stride, seen, batch.num_rows)
                 seen += batch.num_rows
@@ -202,6 +201,31 @@ class TableReader:
                 }
                 yield Batch(row, columns)
                 row += batch.num_rows
+
+    def _record_batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yields the rows as Arrow has them, and holds no more than one piece of a file."""
+        options = {}
+        if self._is_parquet:
+            # What is read ahead in one go is kept until its last row is used.
+            options["fragment_scan_options"] = _NO_BUFFER
+        for fragment in self._dataset.get_fragments():
+            # Left to itself Arrow reads a dozen of row groups ahead.
+            pieces = fragment.split_by_row_group() if self._is_parquet else [fragment]
+            for piece in pieces:
+                scanner = piece.scanner(
+                    schema=self._dataset.schema,
+                    columns=list(names),
+                    batch_size=_ROWS_AT_ONCE,
+                    batch_readahead=1,
+                    **options,
+                )
+                yield from scanner.to_batches()
+        # The pool would keep what it had at its busiest.
+        pa.default_memory_pool().release_unused()
+
+    @property
+    def _is_parquet(self) -> bool:
+        return isinstance(self._dataset.format, pyarrow.dataset.ParquetFileFormat)
 
     def sha256(self) -> str:
         """Returns a digest over the content of all files in their order.
