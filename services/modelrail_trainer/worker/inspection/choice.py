@@ -123,7 +123,7 @@ def _of_numbers(sketch: ColumnSketch, numbers: NumberSummary | None) -> Iterator
         yield ColumnWarning(
             WarningKind.FAR_FROM_ZERO,
             "its numbers are close to each other and far from 0, beyond what 32 bits tell apart; "
-            "the exported model takes them with 64 bits unless scale is none or log is set",
+            "the exported model takes them as FP64, unless scale is none or log is set",
         )
 
 

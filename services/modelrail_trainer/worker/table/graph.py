@@ -116,7 +116,8 @@ def _input(encoding: Fitted) -> TensorSpec:
     shape: tuple[int | str, ...] = (_BATCH, 1)
     datatype, meaning = "BYTES", "text, empty where it is missing"
     if isinstance(encoding, FittedNumber):
-        datatype, meaning = "FP32", "number, NaN where it is missing"
+        datatype = "FP64" if encoding.is_double else "FP32"
+        meaning = "number, NaN where it is missing"
     elif isinstance(encoding, FittedBytes):
         datatype, shape = "UINT8", (_BATCH, LENGTH)
         meaning = "text in UTF-8, zeros after its end"
@@ -171,6 +172,8 @@ class _Graph:
             x = self.apply("Max", x, self.constant(np.array(0, np.float32)))
             x = self.apply("Log", self.apply("Add", x, self.constant(np.array(1, np.float32))))
         x = self.apply("Sub", x, self.constant(np.array(number.shift)))
+        if number.is_double:
+            x = self.apply("Cast", x, to=TensorProto.FLOAT)
         x = self.apply("Div", x, self.constant(np.array(number.width)))
         if not number.has_indicator:
             return x
@@ -259,7 +262,9 @@ class _Graph:
 
 
 def _value(tensor: TensorSpec) -> onnx.ValueInfoProto:
-    kind = {"BYTES": TensorProto.STRING, "UINT8": TensorProto.UINT8}.get(
-        tensor.datatype, TensorProto.FLOAT
-    )
+    kind = {
+        "BYTES": TensorProto.STRING,
+        "FP64": TensorProto.DOUBLE,
+        "UINT8": TensorProto.UINT8,
+    }.get(tensor.datatype, TensorProto.FLOAT)
     return helper.make_tensor_value_info(tensor.name, kind, list(tensor.shape))
