@@ -105,6 +105,13 @@ def test_what_spoils_a_model_is_told(
     assert column(found, "it").use is use
 
 
+def test_a_copy_of_a_number_to_predict_is_told(tmp_path: Path) -> None:
+    almost = [*noise()[:-1], 3.0]
+    columns = {"copy": noise(), "almost": almost, "kind": noise()}
+    found = inspect_table(table_of(tmp_path, columns), 3)
+    assert (warned(found, "copy"), warned(found, "almost")) == ({WarningKind.TARGET_LEAK}, set())
+
+
 def test_good_columns_are_not_warned_about(tmp_path: Path) -> None:
     columns = {
         "number": noise(),

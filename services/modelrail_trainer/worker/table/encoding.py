@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,10 +53,10 @@ class FittedNumber:
     """
 
     name: str
-    fill: np.float32 | np.float64
+    fill: np.floating[Any]
     has_indicator: bool
     log: bool
-    shift: np.float32 | np.float64
+    shift: np.floating[Any]
     width: np.float32
 
     @property
