@@ -21,6 +21,8 @@ from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.dry_run import DryRuns
+from modelrail_trainer.execution.errand import Errands
+from modelrail_trainer.execution.inspections import Inspections
 from modelrail_trainer.execution.process import ProcessLauncher
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
@@ -156,15 +158,26 @@ async def build_trainer(
                 lease_seconds=config.lease_seconds,
             )
         )
-        dry_runs = DryRuns(
-            directories=JobDirectories(_emptied(data_dir / "dry-runs")),
-            launcher=launcher,
-            threads=threads,
-            stopping=runtime.stopping,
-            limit_seconds=config.dry_run_seconds,
-        )
+
+        def errands(kind: str, limit_seconds: float) -> Errands:
+            return Errands(
+                kind,
+                directories=JobDirectories(_emptied(data_dir / f"{kind.replace(' ', '-')}s")),
+                launcher=launcher,
+                threads=threads,
+                stopping=runtime.stopping,
+                limit_seconds=limit_seconds,
+            )
+
         servicer = TrainerServicer(
-            Trainer(book, supervisor, dry_runs, DataRoots(data_roots), runtime.stopping)
+            Trainer(
+                book,
+                supervisor,
+                dry_runs=DryRuns(errands("dry run", config.dry_run_seconds)),
+                inspections=Inspections(errands("inspection", config.inspection_seconds)),
+                data_roots=DataRoots(data_roots),
+                stopping=runtime.stopping,
+            )
         )
         yield Application(
             register=partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer),

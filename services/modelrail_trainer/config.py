@@ -59,6 +59,12 @@ class TrainerConfig(ServerConfig):
         minimum=1,
         maximum=3600,
     )
+    inspection_seconds: float = setting(
+        60.0,
+        "Seconds that a look into a table may take. One runs at a time, beside the jobs.",
+        minimum=1,
+        maximum=3600,
+    )
     lease_seconds: float = setting(
         30.0,
         "On PostgreSQL, seconds after which a trainer that is not heard of loses its jobs to the\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.dry_run import DryRuns
+from modelrail_trainer.execution.inspections import Inspections
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.inspection import Inspection
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
 from modelrail_trainer.jobs.state import Reason
@@ -24,6 +26,7 @@ class Trainer:
         book: The jobs.
         supervisor: Carries them out.
         dry_runs: Try a specification before its job is queued.
+        inspections: Look into tables.
         data_roots: Where their files may lie.
         stopping: Set when the service stops and streams shall end.
     """
@@ -32,7 +35,9 @@ class Trainer:
         self,
         book: JobBook,
         supervisor: Supervisor,
+        *,
         dry_runs: DryRuns,
+        inspections: Inspections,
         data_roots: DataRoots,
         stopping: asyncio.Event,
     ) -> None:
@@ -40,6 +45,7 @@ class Trainer:
         self._store = book.store
         self._supervisor = supervisor
         self._dry_runs = dry_runs
+        self._inspections = inspections
         self._data_roots = data_roots
         self._stopping = stopping
 
@@ -77,15 +83,33 @@ class Trainer:
             InvalidArgument: A file or folder of the data set is not below a data root.
             ResourceExhausted: Too many dry runs wait.
         """
-        await self._book.read(self._check_paths, new)
+        await self._book.read(self._check_paths, new.data_paths, new.data_folders)
         if dry_run:
             await self._dry_runs.run(new.specification)
 
-    def _check_paths(self, new: NewJob) -> None:
+    async def inspect(
+        self, specification: bytes, data_paths: Mapping[str, str], rows: int
+    ) -> Inspection:
+        """Returns what a table holds, and makes no job.
+
+        Args:
+            specification: One with nothing but the data set.
+            data_paths: Its files, by the field of the request that names them.
+            rows: Rows to show.
+
+        Raises:
+            FailedPrecondition: The files cannot be read, or hold no table.
+            InvalidArgument: A file is not below a data root.
+            ResourceExhausted: Too many inspections wait.
+        """
+        await self._book.read(self._check_paths, data_paths, {})
+        return await self._inspections.run(specification, len(data_paths), rows)
+
+    def _check_paths(self, files: Mapping[str, str], folders: Mapping[str, str]) -> None:
         violations = []
         for resolve, paths in (
-            (self._data_roots.resolve, new.data_paths),
-            (self._data_roots.resolve_folder, new.data_folders),
+            (self._data_roots.resolve, files),
+            (self._data_roots.resolve_folder, folders),
         ):
             for field, path in paths.items():
                 try:

@@ -17,7 +17,7 @@ import modelrail
 from modelrail.client.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
-from modelrail_trainer.execution import dry_run
+from modelrail_trainer.execution import errand
 from modelrail_trainer.journal import LogEvent, MetricsEvent, read_events
 from tests.integration.test_trainer_lifecycle import cli
 from tests.integration.test_trainer_service import (
@@ -158,7 +158,7 @@ async def test_a_client_that_gives_up_ends_its_dry_run(trainer: TrainerUnderTest
 async def test_only_so_many_callers_may_wait(
     trainer: TrainerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_run, "_MAX_WAITING", 0)
+    monkeypatch.setattr(errand, "MAX_WAITING", 0)
     call = asyncio.create_task(trainer.client.create_job(line_spec("preparing wait"), dry_run=True))
     await until_a_process_waits(trainer)
     with pytest.raises(ResourceExhausted, match="1 dry runs wait already"):

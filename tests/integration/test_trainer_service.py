@@ -287,6 +287,8 @@ class House:
     tmp_path: Path
     registry: ScriptedRegistry
     worker: str = WORKER
+    # The worker program; the scripted one when there is none.
+    command: tuple[str, ...] = ()
 
     @property
     def registry_address(self) -> str:
@@ -309,7 +311,10 @@ class House:
             environ = {**os.environ, "AWS_SECRET_ACCESS_KEY": "secret"}
             application = await stack.enter_async_context(
                 build_trainer(
-                    config, runtime, worker_command=(sys.executable, str(worker)), environ=environ
+                    config,
+                    runtime,
+                    worker_command=self.command or (sys.executable, str(worker)),
+                    environ=environ,
                 )
             )
             server, address = await start_server(application, config, runtime)

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from modelrail.cli.commands import bench, demo, jobs, models, predict, serve, train, transfer, up
+from modelrail.cli.commands import (
+    bench,
+    data,
+    demo,
+    jobs,
+    models,
+    predict,
+    serve,
+    train,
+    transfer,
+    up,
+)
 from modelrail.cli.console import say
 
 app = typer.Typer(
@@ -36,6 +47,7 @@ def root(
 
 for _commands in (up, demo, train, transfer, predict, serve, bench):
     app.add_typer(_commands.app)
+app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 

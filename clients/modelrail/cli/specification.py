@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from modelrail.cli.command import Failure
 from modelrail.cli.fields import FieldError, check_fields
@@ -37,6 +37,36 @@ def read_specification(path: Path) -> pb.TrainingJobSpec:
         return ParseDict(content, pb.TrainingJobSpec())
     except (FieldError, ParseError) as error:
         raise Failure(f"{path}: {error}") from error
+
+
+def specification_text(spec: pb.TrainingJobSpec) -> str:
+    """Returns a specification as YAML that `read_specification` reads.
+
+    Whole numbers of 64 bits are strings in the JSON of protobuf; here they are numbers.
+    """
+    content = _plain(MessageToDict(spec, preserving_proto_field_name=True), spec.DESCRIPTOR)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _plain(content: dict[str, Any], message: Any) -> dict[str, Any]:
+    """Returns the fields of a message, by its descriptor, in their order and numbers as numbers."""
+    plain: dict[str, Any] = {}
+    for field in sorted(message.fields, key=lambda one: one.number):
+        if field.name not in content:
+            continue
+        value = content[field.name]
+        if field.message_type is not None:
+            below = field.message_type
+            plain[field.name] = (
+                [_plain(item, below) for item in value]
+                if isinstance(value, list)
+                else _plain(value, below)
+            )
+        elif field.cpp_type in {field.CPPTYPE_INT64, field.CPPTYPE_UINT64}:
+            plain[field.name] = int(value)
+        else:
+            plain[field.name] = value
+    return plain
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

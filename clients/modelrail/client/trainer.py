@@ -151,6 +151,20 @@ class AsyncTrainerClient(ServiceClient):
         request = pb.CloneTrainingJobRequest(name=name, request_id=request_id or new_request_id())
         return await self._call(self._stub.CloneTrainingJob, request)
 
+    async def inspect_dataset(
+        self, dataset: pb.Dataset, *, rows: int = 0
+    ) -> pb.InspectDatasetResponse:
+        """Looks into the files of a table: columns, warnings, a specification to start from.
+
+        It takes seconds, and may wait for others; see `with_timeout`.
+
+        Args:
+            dataset: A table; without a target one is guessed.
+            rows: Rows to show, from 1 to 100; 0 for 10.
+        """
+        request = pb.InspectDatasetRequest(dataset=dataset, rows=rows)
+        return await self._call(self._stub.InspectDataset, request)
+
     async def watch_job(
         self, name: str, *, after_sequence: int = 0
     ) -> AsyncGenerator[pb.TrainingJobEvent, None]:

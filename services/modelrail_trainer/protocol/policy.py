@@ -15,4 +15,6 @@ POLICY: Policy = {
     f"{_SERVICE}/CloneTrainingJob": Permission.WRITE,
     f"{_SERVICE}/PauseTrainingJob": Permission.WRITE,
     f"{_SERVICE}/ResumeTrainingJob": Permission.WRITE,
+    # It shows rows of files, which readers of jobs cannot see.
+    f"{_SERVICE}/InspectDataset": Permission.WRITE,
 }

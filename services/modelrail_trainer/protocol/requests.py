@@ -43,7 +43,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         InvalidArgument: Names every wrong field, and every field that this trainer does not know.
     """
     message = request.training_job.spec
-    violations = list(_unknown(request))
+    violations = list(unknown_in(request))
     specification = spec_from_pb(message)
     violations += [
         FieldViolation(f"{_SPEC_PATH}.{field}", description)
@@ -137,7 +137,7 @@ def _is_uuid4(text: str) -> bool:
     return parsed.version == 4 and str(parsed) == text.lower()
 
 
-def _unknown(message: Message, path: str = "") -> Iterator[FieldViolation]:
+def unknown_in(message: Message, path: str = "") -> Iterator[FieldViolation]:
     """Yields what the sender knows, at any depth, and this trainer does not: fields and values."""
     unknown_fields = UnknownFieldSet(message)
     for index in range(len(unknown_fields)):
@@ -157,10 +157,10 @@ def _unknown(message: Message, path: str = "") -> Iterator[FieldViolation]:
         elif field.type != FieldDescriptor.TYPE_MESSAGE:
             continue
         elif isinstance(value, Message):
-            yield from _unknown(value, below)
+            yield from unknown_in(value, below)
         else:
             for position, item in enumerate(value):
-                yield from _unknown(item, f"{below}[{position}]")
+                yield from unknown_in(item, f"{below}[{position}]")
 
 
 def job_name(text: str) -> TrainingJobName:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
 from modelrail_server.context import Context, identity
-from modelrail_trainer.protocol import replies, requests
+from modelrail_trainer.protocol import inspections, replies, requests
 from modelrail_trainer.trainer import Trainer
 
 
@@ -85,3 +85,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         async with aclosing(self._trainer.watch(name, after_sequence)) as events:
             async for event in events:
                 yield replies.event_to_pb(event)
+
+    async def InspectDataset(  # noqa: N802 - the name is the protocol's
+        self, request: pb.InspectDatasetRequest, context: Context
+    ) -> pb.InspectDatasetResponse:
+        """Looks into a table."""
+        asked = inspections.inspection_from_pb(request)
+        found = await self._trainer.inspect(asked.specification, asked.data_paths, asked.rows)
+        return inspections.inspection_to_pb(found, request.dataset.table)

@@ -63,22 +63,28 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
     seen = {table.target}
     for position, column in enumerate(table.columns):
         field = f"{path}.columns[{position}]"
-        yield from _name(f"{field}.name", column.name)
+        for problem in check_column_name(column.name):
+            yield Violation(f"{field}.name", problem)
         if column.name in seen:
             yield Violation(
                 f"{field}.name",
                 "expected a column that is neither the target nor named twice, got "
                 + shown(column.name),
             )
-        if column.name in OUTPUT_NAMES or column.name.startswith(GRAPH_PREFIXES):
-            yield Violation(
-                f"{field}.name",
-                f"expected none of the names of the exported graph, which are "
-                f"{', '.join(sorted(OUTPUT_NAMES))} and those that begin with "
-                f"{' or '.join(GRAPH_PREFIXES)}; got {shown(column.name)}",
-            )
         seen.add(column.name)
         yield from _encoding(field, column.encoding, len(table.columns))
+
+
+def check_column_name(name: str) -> Iterator[str]:
+    """Finds why a column of that name cannot be an input of the exported graph."""
+    for _, problem in _name("", name):
+        yield problem
+    if name in OUTPUT_NAMES or name.startswith(GRAPH_PREFIXES):
+        yield (
+            f"expected none of the names of the exported graph, which are "
+            f"{', '.join(sorted(OUTPUT_NAMES))} and those that begin with "
+            f"{' or '.join(GRAPH_PREFIXES)}; got {shown(name)}"
+        )
 
 
 def _encoding(field: str, encoding: Encoding | None, columns: int) -> Iterator[Violation]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
+from modelrail_trainer.inspection import save_inspection
 from modelrail_trainer.isolation.kernel import end_with_parent
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
@@ -31,7 +32,7 @@ from modelrail_trainer.journal import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
-from modelrail_trainer.spec import TrainingJobSpec, with_defaults
+from modelrail_trainer.spec import TableDataset, TrainingJobSpec, with_defaults
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.progress import start_pulse
 
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, action="append", default=[])
     parser.add_argument(
         "--dry-run", action="store_true", help="one step on some of the rows, and no more"
+    )
+    parser.add_argument(
+        "--inspect", type=int, metavar="ROWS", help="look into the table and show so many rows"
     )
     arguments = parser.parse_args(argv)
     directory: Path = arguments.job_directory
@@ -69,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
-            failure = _run(directory, data_roots, journal, dry_run=arguments.dry_run)
+            if arguments.inspect is not None:
+                failure = _inspect(directory, data_roots, arguments.inspect)
+            else:
+                failure = _run(directory, data_roots, journal, dry_run=arguments.dry_run)
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -135,6 +142,25 @@ def _lost_a_replica(error: Exception) -> bool:
     from modelrail_trainer.worker.learning.replicas import tells_of_a_lost_replica
 
     return tells_of_a_lost_replica(error)
+
+
+def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent | None:
+    message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
+    try:
+        spec = with_real_paths(spec_from_pb(message), data_roots)
+    except DataPathError as error:
+        return FailedEvent(FailureReason.DATA, f"dataset.table.paths: {error}")
+    if not isinstance(spec.dataset, TableDataset):
+        return FailedEvent(FailureReason.DATA, "dataset: expected a table")
+    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.worker.inspection.table import inspect_table
+
+    try:
+        save_inspection(inspect_table(spec.dataset, rows), directory)
+    except JobFailure as failure:
+        traceback.print_exc()
+        return FailedEvent(failure.reason, str(failure))
+    return None
 
 
 def _in_short(error: Exception) -> str:

@@ -328,7 +328,7 @@ def run_torch(module: nn.Module, rows: Inputs) -> list[Floats]:
 def _describe(tensor: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, ...]]:
     kind = tensor.type.tensor_type
     datatype = onnx.TensorProto.DataType.Name(kind.elem_type)
-    datatype = {"FLOAT": "FP32", "STRING": "BYTES"}.get(datatype, datatype)
+    datatype = {"DOUBLE": "FP64", "FLOAT": "FP32", "STRING": "BYTES"}.get(datatype, datatype)
     return (
         tensor.name,
         datatype,

@@ -22,6 +22,7 @@ _OWN = "encode."
 _ELEMENTS = {
     "BYTES": TensorProto.STRING,
     "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
     "UINT8": TensorProto.UINT8,
 }
 

@@ -106,7 +106,7 @@ async def train(
     )
     async with AsyncExitStack() as cleanup:
         stack: Stack | None = None
-        if not await _is_running(session):
+        if not await is_running(session):
             if session.addresses or detach:
                 raise Failure(f"no trainer answers at {session.address('trainer')}")
             alias = spec.publication.alias
@@ -147,7 +147,8 @@ async def train(
         say(f"  modelrail models show {version.model}@{version.number}{folder}")
 
 
-async def _is_running(session: Session) -> bool:
+async def is_running(session: Session) -> bool:
+    """Whether a trainer answers."""
     try:
         async with session.trainer() as trainer:
             async for _ in trainer.with_timeout(3.0).list_jobs():

@@ -937,3 +937,185 @@ class WatchTrainingJobResponse(_message.Message):
     EVENT_FIELD_NUMBER: _ClassVar[int]
     event: TrainingJobEvent
     def __init__(self, event: _Optional[_Union[TrainingJobEvent, _Mapping]] = ...) -> None: ...
+
+class InspectDatasetRequest(_message.Message):
+    __slots__ = ("dataset", "rows")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    dataset: Dataset
+    rows: int
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class InspectDatasetResponse(_message.Message):
+    __slots__ = ("files", "rows", "rows_estimated", "rows_read", "rows_sampled", "columns", "target", "preview", "suggested_spec", "warnings")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_ESTIMATED_FIELD_NUMBER: _ClassVar[int]
+    ROWS_READ_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTED_SPEC_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    files: _containers.RepeatedCompositeFieldContainer[InspectedFile]
+    rows: int
+    rows_estimated: bool
+    rows_read: int
+    rows_sampled: int
+    columns: _containers.RepeatedCompositeFieldContainer[InspectedColumn]
+    target: InspectedTarget
+    preview: _containers.RepeatedCompositeFieldContainer[PreviewRow]
+    suggested_spec: TrainingJobSpec
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, files: _Optional[_Iterable[_Union[InspectedFile, _Mapping]]] = ..., rows: _Optional[int] = ..., rows_estimated: _Optional[bool] = ..., rows_read: _Optional[int] = ..., rows_sampled: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[InspectedColumn, _Mapping]]] = ..., target: _Optional[_Union[InspectedTarget, _Mapping]] = ..., preview: _Optional[_Iterable[_Union[PreviewRow, _Mapping]]] = ..., suggested_spec: _Optional[_Union[TrainingJobSpec, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class InspectedFile(_message.Message):
+    __slots__ = ("path", "size_bytes", "format")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    size_bytes: int
+    format: str
+    def __init__(self, path: _Optional[str] = ..., size_bytes: _Optional[int] = ..., format: _Optional[str] = ...) -> None: ...
+
+class InspectedColumn(_message.Message):
+    __slots__ = ("name", "type", "file_type", "missing", "distinct", "more_distinct", "numbers", "texts", "constant", "warnings", "use")
+    class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TYPE_UNSPECIFIED: _ClassVar[InspectedColumn.Type]
+        TYPE_NUMBER: _ClassVar[InspectedColumn.Type]
+        TYPE_TEXT: _ClassVar[InspectedColumn.Type]
+    TYPE_UNSPECIFIED: InspectedColumn.Type
+    TYPE_NUMBER: InspectedColumn.Type
+    TYPE_TEXT: InspectedColumn.Type
+    class Use(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        USE_UNSPECIFIED: _ClassVar[InspectedColumn.Use]
+        USE_TARGET: _ClassVar[InspectedColumn.Use]
+        USE_NUMBER: _ClassVar[InspectedColumn.Use]
+        USE_CATEGORY: _ClassVar[InspectedColumn.Use]
+        USE_HASH: _ClassVar[InspectedColumn.Use]
+        USE_TEXT: _ClassVar[InspectedColumn.Use]
+    USE_UNSPECIFIED: InspectedColumn.Use
+    USE_TARGET: InspectedColumn.Use
+    USE_NUMBER: InspectedColumn.Use
+    USE_CATEGORY: InspectedColumn.Use
+    USE_HASH: InspectedColumn.Use
+    USE_TEXT: InspectedColumn.Use
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    FILE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    MORE_DISTINCT_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    CONSTANT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    USE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: InspectedColumn.Type
+    file_type: str
+    missing: int
+    distinct: int
+    more_distinct: bool
+    numbers: NumberSummary
+    texts: _containers.RepeatedCompositeFieldContainer[TextCount]
+    constant: bool
+    warnings: _containers.RepeatedCompositeFieldContainer[ColumnWarning]
+    use: InspectedColumn.Use
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[InspectedColumn.Type, str]] = ..., file_type: _Optional[str] = ..., missing: _Optional[int] = ..., distinct: _Optional[int] = ..., more_distinct: _Optional[bool] = ..., numbers: _Optional[_Union[NumberSummary, _Mapping]] = ..., texts: _Optional[_Iterable[_Union[TextCount, _Mapping]]] = ..., constant: _Optional[bool] = ..., warnings: _Optional[_Iterable[_Union[ColumnWarning, _Mapping]]] = ..., use: _Optional[_Union[InspectedColumn.Use, str]] = ...) -> None: ...
+
+class NumberSummary(_message.Message):
+    __slots__ = ("minimum", "maximum", "mean", "stddev")
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STDDEV_FIELD_NUMBER: _ClassVar[int]
+    minimum: float
+    maximum: float
+    mean: float
+    stddev: float
+    def __init__(self, minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., mean: _Optional[float] = ..., stddev: _Optional[float] = ...) -> None: ...
+
+class TextCount(_message.Message):
+    __slots__ = ("text", "count")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    count: int
+    def __init__(self, text: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class ColumnWarning(_message.Message):
+    __slots__ = ("kind", "message")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[ColumnWarning.Kind]
+        KIND_IDENTIFIER: _ClassVar[ColumnWarning.Kind]
+        KIND_DATE: _ClassVar[ColumnWarning.Kind]
+        KIND_MIXED_TYPES: _ClassVar[ColumnWarning.Kind]
+        KIND_TARGET_LEAK: _ClassVar[ColumnWarning.Kind]
+        KIND_LONG_TEXT: _ClassVar[ColumnWarning.Kind]
+        KIND_MANY_VALUES: _ClassVar[ColumnWarning.Kind]
+        KIND_CONSTANT: _ClassVar[ColumnWarning.Kind]
+        KIND_MISSING: _ClassVar[ColumnWarning.Kind]
+        KIND_UNUSABLE: _ClassVar[ColumnWarning.Kind]
+        KIND_FAR_FROM_ZERO: _ClassVar[ColumnWarning.Kind]
+    KIND_UNSPECIFIED: ColumnWarning.Kind
+    KIND_IDENTIFIER: ColumnWarning.Kind
+    KIND_DATE: ColumnWarning.Kind
+    KIND_MIXED_TYPES: ColumnWarning.Kind
+    KIND_TARGET_LEAK: ColumnWarning.Kind
+    KIND_LONG_TEXT: ColumnWarning.Kind
+    KIND_MANY_VALUES: ColumnWarning.Kind
+    KIND_CONSTANT: ColumnWarning.Kind
+    KIND_MISSING: ColumnWarning.Kind
+    KIND_UNUSABLE: ColumnWarning.Kind
+    KIND_FAR_FROM_ZERO: ColumnWarning.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    kind: ColumnWarning.Kind
+    message: str
+    def __init__(self, kind: _Optional[_Union[ColumnWarning.Kind, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class InspectedTarget(_message.Message):
+    __slots__ = ("name", "guessed", "task", "classes", "class_count", "numbers", "warnings")
+    class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        TASK_UNSPECIFIED: _ClassVar[InspectedTarget.Task]
+        TASK_CLASSIFICATION: _ClassVar[InspectedTarget.Task]
+        TASK_REGRESSION: _ClassVar[InspectedTarget.Task]
+    TASK_UNSPECIFIED: InspectedTarget.Task
+    TASK_CLASSIFICATION: InspectedTarget.Task
+    TASK_REGRESSION: InspectedTarget.Task
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GUESSED_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    CLASS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    guessed: bool
+    task: InspectedTarget.Task
+    classes: _containers.RepeatedCompositeFieldContainer[TextCount]
+    class_count: int
+    numbers: NumberSummary
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., guessed: _Optional[bool] = ..., task: _Optional[_Union[InspectedTarget.Task, str]] = ..., classes: _Optional[_Iterable[_Union[TextCount, _Mapping]]] = ..., class_count: _Optional[int] = ..., numbers: _Optional[_Union[NumberSummary, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PreviewRow(_message.Message):
+    __slots__ = ("cells",)
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    cells: _containers.RepeatedCompositeFieldContainer[PreviewCell]
+    def __init__(self, cells: _Optional[_Iterable[_Union[PreviewCell, _Mapping]]] = ...) -> None: ...
+
+class PreviewCell(_message.Message):
+    __slots__ = ("text", "missing")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    missing: bool
+    def __init__(self, text: _Optional[str] = ..., missing: _Optional[bool] = ...) -> None: ...

@@ -75,6 +75,11 @@ class TrainerServiceStub:
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobRequest.SerializeToString,
                 response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobResponse.FromString,
                 _registered_method=True)
+        self.InspectDataset = channel.unary_unary(
+                '/modelrail.trainer.v1.TrainerService/InspectDataset',
+                request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.SerializeToString,
+                response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -143,6 +148,16 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InspectDataset(self, request, context):
+        """Looks into the files of a table and tells what could be learned from them. Makes no job. The files are read in a
+        process that is confined like that of a job; cancelling the call ends it. It shows values, so it takes the
+        permission to create jobs. FAILED_PRECONDITION when the files cannot be read or hold no table; RESOURCE_EXHAUSTED
+        when too many callers wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -185,6 +200,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.WatchTrainingJob,
                     request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobRequest.FromString,
                     response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobResponse.SerializeToString,
+            ),
+            'InspectDataset': grpc.unary_unary_rpc_method_handler(
+                    servicer.InspectDataset,
+                    request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.FromString,
+                    response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -404,6 +424,33 @@ class TrainerService:
             '/modelrail.trainer.v1.TrainerService/WatchTrainingJob',
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobRequest.SerializeToString,
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.WatchTrainingJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InspectDataset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelrail.trainer.v1.TrainerService/InspectDataset',
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.SerializeToString,
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,6 +42,12 @@ class TrainerServiceStub:
     """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
     ends the job.
     """
+    InspectDataset: _aio.UnaryUnaryMultiCallable[_trainer_pb2.InspectDatasetRequest, _trainer_pb2.InspectDatasetResponse]
+    """Looks into the files of a table and tells what could be learned from them. Makes no job. The files are read in a
+    process that is confined like that of a job; cancelling the call ends it. It shows values, so it takes the
+    permission to create jobs. FAILED_PRECONDITION when the files cannot be read or hold no table; RESOURCE_EXHAUSTED
+    when too many callers wait.
+    """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs training jobs. Each job is a resource, `trainingJobs/{training_job}`, and an operating-system process."""
@@ -118,6 +124,18 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_trainer_pb2.WatchTrainingJobResponse]:
         """Sends the job's stored events after a position, then new ones as they happen, and ends after the event that
         ends the job.
+        """
+
+    @_abc_1.abstractmethod
+    def InspectDataset(
+        self,
+        request: _trainer_pb2.InspectDatasetRequest,
+        context: _aio.ServicerContext[_trainer_pb2.InspectDatasetRequest, _abc.Awaitable[_trainer_pb2.InspectDatasetResponse]],
+    ) -> _abc.Awaitable[_trainer_pb2.InspectDatasetResponse]:
+        """Looks into the files of a table and tells what could be learned from them. Makes no job. The files are read in a
+        process that is confined like that of a job; cancelling the call ends it. It shows values, so it takes the
+        permission to create jobs. FAILED_PRECONDITION when the files cannot be read or hold no table; RESOURCE_EXHAUSTED
+        when too many callers wait.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _aio.Server) -> None: ...

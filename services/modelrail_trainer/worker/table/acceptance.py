@@ -79,7 +79,10 @@ def check_end_to_end(
 def _edge_values(encoding: Fitted) -> Column:
     if isinstance(encoding, FittedNumber):
         # Far outside of the training rows, and not so far that differences of 32-bit floats count.
-        large = 1e6 if encoding.log else float(encoding.shift + 100 * encoding.width)
+        large = 1e6 if encoding.log else float(encoding.shift) + 100 * float(encoding.width)
+        if encoding.is_double:  # 0 is as far away as can be
+            shift = float(encoding.shift)
+            return np.array([np.nan, shift, shift - 100 * float(encoding.width), large])
         return np.array([np.nan, -1.0, 0.0, large])
     if isinstance(encoding, FittedWords | FittedBytes):
         return np.array(["", *_HOSTILE_TEXTS, "x " * encoding.size, "y" * 1000], object)
@@ -117,7 +120,8 @@ def _run(
 def _sent(encoding: Fitted, values: Column) -> npt.NDArray[Any]:
     """Returns values [B] as a client sends them, [B, 1], or [B, bytes of the longest]."""
     if isinstance(encoding, FittedNumber):
-        return values.astype(np.float32).reshape(-1, 1)
+        kind = np.float64 if encoding.is_double else np.float32
+        return values.astype(kind).reshape(-1, 1)
     if isinstance(encoding, FittedBytes):
         contents = [text.encode() for text in values]
         longest = max(map(len, contents))

@@ -84,7 +84,8 @@ def _input(encoding: Fitted) -> TensorSpec:
     shape: tuple[int | str, ...] = (BATCH, 1)
     datatype, meaning = "BYTES", "text, empty where it is missing"
     if isinstance(encoding, FittedNumber):
-        datatype, meaning = "FP32", "number, NaN where it is missing"
+        datatype = "FP64" if encoding.is_double else "FP32"
+        meaning = "number, NaN where it is missing"
     elif isinstance(encoding, FittedBytes):
         datatype, shape = "UINT8", (BATCH, LENGTH)
         meaning = "text in UTF-8, zeros after its end"
@@ -118,6 +119,8 @@ class _TableGraph(Graph):
             x = self.apply("Max", x, self.constant(np.array(0, np.float32)))
             x = self.apply("Log", self.apply("Add", x, self.constant(np.array(1, np.float32))))
         x = self.apply("Sub", x, self.constant(np.array(number.shift)))
+        if number.is_double:
+            x = self.apply("Cast", x, to=TensorProto.FLOAT)
         x = self.apply("Div", x, self.constant(np.array(number.width)))
         if not number.has_indicator:
             return x

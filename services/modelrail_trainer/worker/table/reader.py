@@ -72,7 +72,7 @@ class TableReader:
     ) -> None:
         self._paths = tuple(paths)
         self._wanted = dict(wanted or {})
-        with self._told():
+        with self.told():
             self._states = self._look()
             self._dataset = self._open()
             self._types = {field.name: _type_of(field.type) for field in self._dataset.schema}
@@ -121,7 +121,7 @@ class TableReader:
         Raises:
             DataError: One was changed or replaced meanwhile.
         """
-        with self._told():
+        with self.told():
             for path, before, now in zip(self._paths, self._states, self._look(), strict=True):
                 if before != now:
                     raise DataError(
@@ -129,7 +129,7 @@ class TableReader:
                     )
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
         """Turns what goes wrong with the files into the job's failure, without their folders."""
         try:
             yield
@@ -171,6 +171,11 @@ class TableReader:
         return found
 
     @property
+    def dataset(self) -> pyarrow.dataset.Dataset:
+        """The files as pyarrow has them."""
+        return self._dataset
+
+    @property
     def is_sample(self) -> bool:
         """Whether some rows are left out."""
         return self._stride > 1
@@ -187,39 +192,53 @@ class TableReader:
         """
         row = seen = 0
         stride = 1 if every_row else self._stride
-        with self._told():
-            for batch in self._record_batches(names):
-                made_progress()
-                chosen = _every(stride, seen, batch.num_rows)
-                seen += batch.num_rows
-                if not len(chosen):
-                    continue
-                if stride > 1:
-                    batch = batch.take(pa.array(chosen))  # noqa: PLW2901
-                columns = {
-                    name: _as_numpy(batch.column(name), self.type_of(name)) for name in names
-                }
-                yield Batch(row, columns)
-                row += batch.num_rows
+        for batch in self.record_batches(names):
+            chosen = every(stride, seen, batch.num_rows)
+            first = seen
+            seen += batch.num_rows
+            if not len(chosen):
+                continue
+            if stride > 1:
+                batch = batch.take(pa.array(chosen))  # noqa: PLW2901
+            columns = {}
+            for name in names:
+                with self.told():
+                    _check_utf8(name, batch.column(name), first, chosen)
+                    columns[name] = _as_numpy(batch.column(name), self.type_of(name))
+            yield Batch(row, columns)
+            row += batch.num_rows
 
-    def _record_batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yields the rows as Arrow has them, and holds no more than one piece of a file."""
+    def record_batches(
+        self, names: Sequence[str], dataset: pyarrow.dataset.Dataset | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields every row as it stands in the files, a few thousand at a time.
+
+        Args:
+            names: The columns.
+            dataset: A part of `dataset`; None: all of it.
+
+        Raises:
+            DataError: A file is damaged or gone, or its columns are not those of the first.
+        """
         options = {}
         if self._is_parquet:
             # What is read ahead in one go is kept until its last row is used.
             options["fragment_scan_options"] = _NO_BUFFER
-        for fragment in self._dataset.get_fragments():
-            # Left to itself Arrow reads a dozen of row groups ahead.
-            pieces = fragment.split_by_row_group() if self._is_parquet else [fragment]
-            for piece in pieces:
-                scanner = piece.scanner(
-                    schema=self._dataset.schema,
-                    columns=list(names),
-                    batch_size=_ROWS_AT_ONCE,
-                    batch_readahead=1,
-                    **options,
-                )
-                yield from scanner.to_batches()
+        with self.told():
+            for fragment in (dataset or self._dataset).get_fragments():
+                # Left to itself Arrow reads a dozen of row groups ahead.
+                pieces = fragment.split_by_row_group() if self._is_parquet else [fragment]
+                for piece in pieces:
+                    scanner = piece.scanner(
+                        schema=self._dataset.schema,
+                        columns=list(names),
+                        batch_size=_ROWS_AT_ONCE,
+                        batch_readahead=1,
+                        **options,
+                    )
+                    for batch in scanner.to_batches():
+                        made_progress()
+                        yield batch
         # The pool would keep what it had at its busiest.
         pa.default_memory_pool().release_unused()
 
@@ -234,14 +253,14 @@ class TableReader:
             DataError: A file cannot be read.
         """
         whole = hashlib.sha256()
-        with self._told():
+        with self.told():
             for path in self._paths:
                 with Path(path).open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
         return whole.hexdigest()
 
 
-def _every(stride: int, before: int, rows: int) -> range:
+def every(stride: int, before: int, rows: int) -> range:
     """Returns which rows of a batch are among every `stride`th, after so many rows before it."""
     return range(-before % stride, rows, stride)
 
@@ -273,6 +292,39 @@ def _type_of(kind: pa.DataType) -> ColumnType | None:
         or pa.types.is_null(kind)
     )
     return ColumnType.NUMBER if is_number else None
+
+
+def _check_utf8(name: str, values: pa.Array, first_row: int, chosen: range) -> None:
+    """Refuses texts that are no UTF-8, which Parquet and Arrow files do not rule out.
+
+    Args:
+        name: Of the column.
+        values: Of the chosen rows, [N].
+        first_row: Number of the batch's first row, from 0 over all files.
+        chosen: Which rows of the batch the values are of.
+    """
+    plain = values.dictionary if pa.types.is_dictionary(values.type) else values
+    if _type_of(plain.type) is not ColumnType.TEXT:
+        return
+    try:
+        plain.validate(full=True)
+        return
+    except pa.ArrowInvalid:
+        pass
+    for position, value in enumerate(values):
+        # The scalar of a dictionary is of a type of its own; its value is a text again.
+        content = value.value if pa.types.is_dictionary(values.type) else value
+        raw = None if content is None or not content.is_valid else content.as_buffer().to_pybytes()
+        try:
+            (raw or b"").decode()
+        except UnicodeDecodeError as error:
+            wrong = (raw or b"")[error.start : error.end].hex()
+            raise DataError(
+                f"column {name!r}: expected texts in UTF-8, got the bytes {wrong} at place "
+                f"{error.start} of row {first_row + chosen[position]}, counted from 0 over all "
+                "files; write the file again from the text decoded in its own encoding (latin-1, "
+                "say), or leave the column out"
+            ) from None
 
 
 def _as_numpy(values: pa.Array, kind: ColumnType) -> Column:

@@ -1,0 +1,332 @@
+"""What a look into a table finds: written by a confined process, checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from modelrail_trainer.record import (
+    Record,
+    RecordError,
+    as_record,
+    flag,
+    items,
+    real,
+    text,
+    whole,
+)
+
+INSPECTION_NAME = "inspection.json"
+MAX_INSPECTION_BYTES = 64 << 20
+MAX_ROWS = 100
+MAX_COLUMNS = 4_096
+MAX_CLASSES_SHOWN = 100
+MAX_TEXTS_SHOWN = 5
+MAX_TEXT_CHARACTERS = 80
+"""Of a value that is shown; longer ones are cut."""
+_MAX_PREVIEW_CELLS = 100_000
+_MAX_SENTENCES = 100
+_MAX_SENTENCE_CHARACTERS = 2_000
+_MAX_NAME_CHARACTERS = 1_000
+
+K = TypeVar("K", bound=StrEnum)
+
+
+class InspectionError(ValueError):
+    """The file holds no inspection, or one beyond its bounds."""
+
+
+class ValueType(StrEnum):
+    """What the values of a column are to the trainer."""
+
+    NUMBER = "NUMBER"
+    TEXT = "TEXT"
+    OTHER = "OTHER"
+
+
+class Use(StrEnum):
+    """What a first specification does with a column."""
+
+    LEFT_OUT = "LEFT_OUT"
+    TARGET = "TARGET"
+    NUMBER = "NUMBER"
+    CATEGORY = "CATEGORY"
+    HASH = "HASH"
+    TEXT = "TEXT"
+
+
+class WarningKind(StrEnum):
+    """What a warning about a column is about."""
+
+    IDENTIFIER = "IDENTIFIER"
+    DATE = "DATE"
+    MIXED_TYPES = "MIXED_TYPES"
+    TARGET_LEAK = "TARGET_LEAK"
+    LONG_TEXT = "LONG_TEXT"
+    MANY_VALUES = "MANY_VALUES"
+    CONSTANT = "CONSTANT"
+    MISSING = "MISSING"
+    UNUSABLE = "UNUSABLE"
+    FAR_FROM_ZERO = "FAR_FROM_ZERO"
+
+
+class TargetTask(StrEnum):
+    """What predicting a column means."""
+
+    CLASSIFICATION = "CLASSIFICATION"
+    REGRESSION = "REGRESSION"
+    NONE = "NONE"
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedFile:
+    """One file: its size in bytes and its format."""
+
+    size_bytes: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnWarning:
+    """Something that often spoils a model, in a sentence."""
+
+    kind: WarningKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NumberSummary:
+    """Figures of finite numbers."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    stddev: float
+
+
+@dataclass(frozen=True, slots=True)
+class TextCount:
+    """A text and how often it comes."""
+
+    text: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedColumn:
+    """One column. Fields as in `modelrail.trainer.v1.InspectedColumn`."""
+
+    name: str
+    type: ValueType
+    file_type: str
+    missing: int
+    distinct: int
+    more_distinct: bool
+    numbers: NumberSummary | None
+    texts: tuple[TextCount, ...]
+    constant: bool
+    warnings: tuple[ColumnWarning, ...]
+    use: Use
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedTarget:
+    """The column to predict. Fields as in `modelrail.trainer.v1.InspectedTarget`."""
+
+    name: str
+    guessed: bool
+    task: TargetTask
+    classes: tuple[TextCount, ...]
+    class_count: int
+    missing: int
+    numbers: NumberSummary | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a table holds. Fields as in `modelrail.trainer.v1.InspectDatasetResponse`.
+
+    Attributes:
+        preview: The first rows, a text for each column, None where there is no value.
+    """
+
+    files: tuple[InspectedFile, ...]
+    rows: int
+    rows_estimated: bool
+    rows_read: int
+    rows_sampled: int
+    columns: tuple[InspectedColumn, ...]
+    target: InspectedTarget | None
+    preview: tuple[tuple[str | None, ...], ...]
+    warnings: tuple[str, ...]
+
+
+def save_inspection(inspection: Inspection, directory: Path) -> None:
+    """Writes the file that `load_inspection` reads, whole or not at all.
+
+    Raises:
+        OSError: The disk does not take it.
+        ValueError: A number is not finite.
+    """
+    # A text of a file may hold half a surrogate pair, which is no UTF-8.
+    line = json.dumps(asdict(inspection), ensure_ascii=False, allow_nan=False)
+    part = directory / f"{INSPECTION_NAME}.part"
+    part.write_bytes(line.encode("utf-8", "replace"))
+    part.replace(directory / INSPECTION_NAME)
+
+
+def load_inspection(directory: Path) -> Inspection | None:
+    """Reads what a process found; None when it left nothing.
+
+    Raises:
+        InspectionError: It is not what a process writes that works.
+    """
+    try:
+        # The directory is the process's own: a link or a pipe in it could lead anywhere.
+        descriptor = os.open(
+            directory / INSPECTION_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        )
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open
+            content = file.read(MAX_INSPECTION_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InspectionError(f"it is no file: {error.strerror}") from error
+    if len(content) > MAX_INSPECTION_BYTES:
+        raise InspectionError(f"it is larger than {MAX_INSPECTION_BYTES} bytes")
+    try:
+        return _inspection(as_record(json.loads(content), "inspection"))
+    except (ValueError, RecursionError) as error:  # includes broken JSON and RecordError
+        raise InspectionError(str(error)) from error
+
+
+def _inspection(record: Record) -> Inspection:
+    columns = _at_most(items(record, "columns", _column), MAX_COLUMNS, "columns")
+    target = record.get("target")
+    preview = tuple(_row(row, len(columns)) for row in _list(record, "preview"))
+    if len(preview) > MAX_ROWS or len(preview) * len(columns) > _MAX_PREVIEW_CELLS:
+        raise RecordError("preview: too many rows")
+    return Inspection(
+        files=items(
+            record,
+            "files",
+            lambda one: InspectedFile(_count(one, "size_bytes"), _word(one, "format")),
+        ),
+        rows=_count(record, "rows"),
+        rows_estimated=flag(record, "rows_estimated"),
+        rows_read=_count(record, "rows_read"),
+        rows_sampled=_count(record, "rows_sampled"),
+        columns=columns,
+        target=None if target is None else _target(as_record(target, "target")),
+        preview=preview,
+        warnings=_sentences(record),
+    )
+
+
+def _column(record: Record) -> InspectedColumn:
+    warnings = items(
+        record,
+        "warnings",
+        lambda one: ColumnWarning(_kind(WarningKind, one, "kind"), _sentence(one, "message")),
+    )
+    return InspectedColumn(
+        name=_word(record, "name"),
+        type=_kind(ValueType, record, "type"),
+        file_type=_word(record, "file_type"),
+        missing=_count(record, "missing"),
+        distinct=_count(record, "distinct"),
+        more_distinct=flag(record, "more_distinct"),
+        numbers=_numbers(record),
+        texts=_at_most(items(record, "texts", _text_count), MAX_TEXTS_SHOWN, "texts"),
+        constant=flag(record, "constant"),
+        warnings=_at_most(warnings, len(WarningKind), "warnings"),
+        use=_kind(Use, record, "use"),
+    )
+
+
+def _target(record: Record) -> InspectedTarget:
+    return InspectedTarget(
+        name=_word(record, "name"),
+        guessed=flag(record, "guessed"),
+        task=_kind(TargetTask, record, "task"),
+        classes=_at_most(items(record, "classes", _text_count), MAX_CLASSES_SHOWN, "classes"),
+        class_count=_count(record, "class_count"),
+        missing=_count(record, "missing"),
+        numbers=_numbers(record),
+        warnings=_sentences(record),
+    )
+
+
+def _numbers(record: Record) -> NumberSummary | None:
+    found = record.get("numbers")
+    if found is None:
+        return None
+    one = as_record(found, "numbers")
+    return NumberSummary(*(real(one, name) for name in ("minimum", "maximum", "mean", "stddev")))
+
+
+def _text_count(record: Record) -> TextCount:
+    return TextCount(_cell(text(record, "text")), _count(record, "count"))
+
+
+def _row(value: object, columns: int) -> tuple[str | None, ...]:
+    if not isinstance(value, list) or len(value) != columns:
+        raise RecordError(f"preview: expected rows of {columns} values")
+    return tuple(None if cell is None else _cell(cell) for cell in value)
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS + 1:  # and the mark of a cut
+        raise RecordError(f"expected texts of at most {MAX_TEXT_CHARACTERS} characters")
+    return value
+
+
+def _sentences(record: Record) -> tuple[str, ...]:
+    found = _at_most(tuple(_list(record, "warnings")), _MAX_SENTENCES, "warnings")
+    return tuple(_sentence({"warnings": one}, "warnings") for one in found)
+
+
+def _sentence(record: Record, field: str) -> str:
+    return _bounded(text(record, field), field, _MAX_SENTENCE_CHARACTERS)
+
+
+def _word(record: Record, field: str) -> str:
+    return _bounded(text(record, field), field, _MAX_NAME_CHARACTERS)
+
+
+def _bounded(value: str, field: str, most: int) -> str:
+    if len(value) > most:
+        raise RecordError(f"{field}: expected at most {most} characters, got {len(value)}")
+    return value
+
+
+def _count(record: Record, field: str) -> int:
+    value = whole(record, field)
+    if not 0 <= value < 1 << 63:
+        raise RecordError(f"{field}: expected a count, got another number")
+    return value
+
+
+def _kind(kinds: type[K], record: Record, field: str) -> K:
+    return kinds(text(record, field))
+
+
+def _list(record: Record, field: str) -> list[object]:
+    found = record.get(field)
+    if not isinstance(found, list):
+        raise RecordError(f"{field}: expected a list")
+    return found
+
+
+T = TypeVar("T")
+
+
+def _at_most(found: tuple[T, ...], most: int, field: str) -> tuple[T, ...]:
+    if len(found) > most:
+        raise RecordError(f"{field}: expected at most {most}, got {len(found)}")
+    return found
