@@ -100,7 +100,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 async def house(tmp_path: Path) -> House:
     registry = ScriptedRegistry()  # type: ignore[abstract]  # answers what is asked here
-    return House(tmp_path, registry, WORKER_COMMAND)
+    return House(tmp_path, registry, command=WORKER_COMMAND)
 
 
 @pytest.fixture
