@@ -18,7 +18,7 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
-from modelrail_trainer.worker.evaluation.measure import Outputs, Targets
+from modelrail_trainer.worker.evaluation.measure import ALONE, Outputs, Targets
 from modelrail_trainer.worker.evaluation.real_counts import RealCounts
 
 TOP = 5
@@ -67,12 +67,12 @@ class ClassFigures:
         self._classes = classes
         kinds = {"precision": _Precision, "recall": _Recall, "f1": _F1}
         metrics = {
-            name: kind(num_classes=classes, average="macro", validate_args=False)
+            name: kind(num_classes=classes, average="macro", validate_args=False, **ALONE)
             for name, kind in kinds.items()
         }
         if classes == 2:
             metrics |= {
-                f"class1_{name}": kind(num_classes=2, average="none", validate_args=False)
+                f"class1_{name}": kind(num_classes=2, average="none", validate_args=False, **ALONE)
                 for name, kind in kinds.items()
             }
         # One of them counts for all.

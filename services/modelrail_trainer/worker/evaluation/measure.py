@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Outputs = npt.NDArray[np.float64]
 Targets = npt.NDArray[Any]
+ALONE: dict[str, Any] = {"sync_on_compute": False}
+"""For torchmetrics: one process of those that train together evaluates, so none waits for it."""
 
 
 class Measure(Protocol):

@@ -9,7 +9,7 @@ import torch
 from torchmetrics import MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
-from modelrail_trainer.worker.evaluation.measure import Outputs, Targets
+from modelrail_trainer.worker.evaluation.measure import ALONE, Outputs, Targets
 
 
 class ValueFigures:
@@ -17,7 +17,11 @@ class ValueFigures:
 
     def __init__(self) -> None:
         metrics = MetricCollection(
-            {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()},
+            {
+                "mse": MeanSquaredError(**ALONE),
+                "mae": MeanAbsoluteError(**ALONE),
+                "r2": R2Score(**ALONE),
+            },
             compute_groups=False,
         )
         self._metrics: MetricCollection = metrics.set_dtype(torch.float64)
