@@ -23,7 +23,7 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.errand import Errands
 from modelrail_trainer.execution.inspections import Inspections
-from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.identity import trainer_id
@@ -130,7 +130,7 @@ async def build_trainer(
         )
         data_roots = config.data_roots()
         cores = len(os.sched_getaffinity(0))
-        launcher = ProcessLauncher(
+        executor = LocalExecutor(
             [*worker_command, *(f"--data-root={root}" for root in data_roots)],
             threads_per_job=max(1, cores // config.max_running_jobs),
             limits=JobLimits(
@@ -147,7 +147,7 @@ async def build_trainer(
         supervisor = await stack.enter_async_context(
             Supervisor(
                 book=book,
-                launcher=launcher,
+                executor=executor,
                 directories=directories,
                 publisher=publisher,
                 threads=threads,
@@ -163,7 +163,7 @@ async def build_trainer(
             return Errands(
                 kind,
                 directories=JobDirectories(_emptied(data_dir / f"{kind.replace(' ', '-')}s")),
-                launcher=launcher,
+                executor=executor,
                 threads=threads,
                 stopping=runtime.stopping,
                 limit_seconds=limit_seconds,

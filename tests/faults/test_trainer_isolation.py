@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.kernel import landlock_version
 from modelrail_trainer.isolation.layer import Layer, LayerName
@@ -160,7 +160,7 @@ class House:
         self, limits: JobLimits | None = None, /, **environ: str
     ) -> tuple[dict[str, int], Layers]:
         """Returns what came of a job's attempts, and the layers that its process found."""
-        launcher = ProcessLauncher(
+        executor = LocalExecutor(
             self.probe,
             threads_per_job=1,
             limits=limits or JobLimits(file_bytes=1 << 20),
@@ -168,7 +168,7 @@ class House:
             readable=[self.path.parent / "readable"],
             hidden=[self.path],
         )
-        async with launcher.spawn(self.own) as process:
+        async with executor.submit(self.own) as process:
             process.release()
             ended = await process.wait()
         assert ended.code == 0, (self.own / "worker.log").read_text()

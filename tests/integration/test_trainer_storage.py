@@ -29,7 +29,7 @@ from modelrail_server.server import start_server
 from modelrail_trainer.artifact import ResultFile, TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.process import ProcessLauncher
+from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.registry import VersionRegistry
 from modelrail_trainer.execution.supervisor import Supervisor
@@ -197,7 +197,7 @@ class House:
             threads=self.threads,
             metrics=metrics,
         )
-        launcher = ProcessLauncher(
+        executor = LocalExecutor(
             (sys.executable, str(self.path / "worker.py")),
             threads_per_job=1,
             limits=JobLimits(file_bytes=1 << 24),
@@ -206,7 +206,7 @@ class House:
         )
         async with Supervisor(
             book=self.book,
-            launcher=launcher,
+            executor=executor,
             directories=directories,
             publisher=publisher,
             threads=self.threads,

@@ -12,15 +12,16 @@ import pytest
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.process import JobProcess, ProcessLauncher, identify
-from modelrail_trainer.execution.process import ProcessExit as Exit
+from modelrail_trainer.execution.executor import ProcessExit as Exit
+from modelrail_trainer.execution.local import LocalExecutor
+from modelrail_trainer.execution.process import JobProcess, ProcessIdentity, identify
 from modelrail_trainer.isolation.limits import JobLimits
 
 NAP = "import signal; print('up', flush=True); signal.pause()"
 
 
-def launcher(code: str) -> ProcessLauncher:
-    return ProcessLauncher(
+def executor(code: str = "") -> LocalExecutor:
+    return LocalExecutor(
         (sys.executable, "-c", code),
         threads_per_job=1,
         limits=JobLimits(file_bytes=1 << 20),
@@ -30,7 +31,7 @@ def launcher(code: str) -> ProcessLauncher:
 
 @pytest.fixture
 def foreign_process() -> Iterator[subprocess.Popen[str]]:
-    """A process that was not started by a launcher, in a session of its own."""
+    """A process that was not submitted, in a session of its own."""
     process = subprocess.Popen(
         [sys.executable, "-c", NAP], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -43,8 +44,37 @@ def foreign_process() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_living_process_has_one_identity() -> None:
-    assert identify(os.getpid()) == identify(os.getpid())
-    assert identify(os.getpid()) != identify(os.getppid())
+    identity = identify(os.getpid())
+    assert identity is not None
+    assert identity == identify(os.getpid()) == ProcessIdentity.from_handle(identity.handle)
+    assert identity != identify(os.getppid())
+
+
+def test_the_age_of_a_process_is_read_from_when_the_kernel_started_it() -> None:
+    identity = identify(os.getpid())
+    assert identity is not None
+    hour_in_ticks = 3600 * os.sysconf("SC_CLK_TCK")
+    older = replace(identity, start_ticks=identity.start_ticks - hour_in_ticks)
+    age = JobProcess(identity, None).age_seconds
+    assert 0 <= age < 3600
+    assert age + 3600 <= JobProcess(older, None).age_seconds < age + 7200
+
+
+async def test_an_executor_finds_what_another_one_started_while_it_lives(tmp_path: Path) -> None:
+    directory = tmp_path / "a-job"
+    directory.mkdir()
+    async with executor(NAP).submit(directory) as process:
+        process.release()
+        assert [(str(name), found.handle) for name, found in executor().executions(tmp_path)] == [
+            ("trainingJobs/a-job", process.handle)
+        ]
+        found = executor().find(process.handle)
+        assert found is not None
+        async with found:
+            assert not found.exited
+        await process.stop(10)
+    assert executor().find(process.handle) is None
+    assert executor().executions(tmp_path) == []
 
 
 def test_a_dead_process_has_none() -> None:
@@ -79,7 +109,7 @@ async def test_a_stranger_with_the_same_pid_is_left_alone(
 
 async def test_a_process_runs_nothing_before_it_is_released(tmp_path: Path) -> None:
     marks = "open('ran', 'w').close()"
-    async with launcher(marks).spawn(tmp_path) as process:
+    async with executor(marks).submit(tmp_path) as process:
         pass  # Nobody released it: what happens when the trainer dies right here.
     async with JobProcess(process.identity, process._child) as abandoned:
         assert (await abandoned.wait()).code != 0
@@ -95,14 +125,14 @@ async def test_a_process_runs_nothing_before_it_is_released(tmp_path: Path) -> N
     ],
 )
 async def test_the_exit_tells_how_it_ended(tmp_path: Path, code: str, expected: Exit) -> None:
-    async with launcher(code).spawn(tmp_path) as process:
+    async with executor(code).submit(tmp_path) as process:
         process.release()
         assert await process.wait() == expected
 
 
 async def test_a_process_gets_little_to_see(tmp_path: Path) -> None:
     code = "import os; print(os.environ.get('SECRET'), os.getcwd(), os.umask(0), os.getsid(0))"
-    async with launcher(code).spawn(tmp_path) as process:
+    async with executor(code).submit(tmp_path) as process:
         process.release()
         await process.wait()
     expected = f"None {tmp_path} {0o077} {process.identity.pid}"
@@ -111,7 +141,7 @@ async def test_a_process_gets_little_to_see(tmp_path: Path) -> None:
 
 async def test_a_file_that_grows_without_end_is_stopped(tmp_path: Path) -> None:
     code = "while True: print('x' * 100000)"
-    async with launcher(code).spawn(tmp_path) as process:
+    async with executor(code).submit(tmp_path) as process:
         process.release()
         assert (await process.wait()).code == 1
     assert (tmp_path / "worker.log").stat().st_size <= 1 << 20

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -8,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_trainer.execution.process import identify
-from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
+from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import Job, NewJob, RunPolicy
 from modelrail_trainer.jobs.store import JobStore
@@ -74,13 +72,3 @@ def test_the_time_is_noted_now_and_then_and_only_where_there_is_a_limit(job: Job
 
 def _to_note(*stopwatches: Stopwatch) -> tuple[bool, ...]:
     return tuple(stopwatch.should_be_noted for stopwatch in stopwatches)
-
-
-def test_the_age_of_a_process_is_read_from_when_the_kernel_started_it() -> None:
-    process = identify(os.getpid())
-    assert process is not None
-    hour_in_ticks = 3600 * os.sysconf("SC_CLK_TCK")
-    older = replace(process, start_ticks=process.start_ticks - hour_in_ticks)
-    age = age_of(process)
-    assert 0 <= age < 3600
-    assert age + 3600 <= age_of(older) < age + 7200

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import sqlite3
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +27,7 @@ from modelrail_server.errors import (
 )
 from modelrail_trainer.data_summary import DataSummary, PartSummary
 from modelrail_trainer.evaluation import Evaluation
+from modelrail_trainer.execution.process import ProcessIdentity
 from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.database import open_database
@@ -39,7 +38,6 @@ from modelrail_trainer.jobs.job import (
     LogLine,
     MetricReport,
     NewJob,
-    ProcessIdentity,
     Progress,
     RunPolicy,
     StateChange,
@@ -118,7 +116,11 @@ def test_jobs_of_an_older_trainer_are_there_after_its_update(
             "INSERT INTO jobs (id, uid, specification, model, alias, description, state, metrics,"
             " model_version, attempt, losses, create_time, journal_offset, committing,"
             " last_sequence) VALUES ('old', 'u', x'00', 'm', '', '', 'QUEUED', '[]', '', 0, 0, 0,"
-            " 0, 0, 0)"
+            " 0, 0, 0), ('run', 'v', x'00', 'm', '', '', 'RUNNING', '[]', '', 1, 0, 0, 0, 0, 0)"
+        )
+        connection.exec_driver_sql(
+            "UPDATE jobs SET process_pid = 12, process_start_ticks = 3456, process_boot_id = 'b-1'"
+            " WHERE id = 'run'"
         )
         connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         connection.exec_driver_sql("INSERT INTO alembic_version VALUES ('0001')")
@@ -126,7 +128,10 @@ def test_jobs_of_an_older_trainer_are_there_after_its_update(
     store = JobStore(open_database(tmp_path / "trainer.sqlite3"), max_queued_jobs=20)
     job = store.next_queued()
     assert job is not None
-    assert (str(job.name), job.policy) == ("trainingJobs/old", RunPolicy())
+    assert (str(job.name), job.policy, job.process) == ("trainingJobs/old", RunPolicy(), "")
+    assert (job.isolation, job.evaluation, job.data_summary, job.trainer) == ((), "", "", "")
+    process = ProcessIdentity.from_handle(store.get(TrainingJobName("run")).process)
+    assert process == ProcessIdentity(12, 3456, "b-1")
     store.close()
 
 
@@ -339,7 +344,7 @@ def test_a_job_with_a_process_is_paused_when_the_process_is_gone(store: JobStore
         store.resume(name)
     assert caught.value.reason == "JOB_PAUSING"
     job = store.move(store.get(name).lease, JobState.PAUSED)
-    assert (job.state, job.progress, job.process) == (JobState.PAUSED, None, None)
+    assert (job.state, job.progress, job.process) == (JobState.PAUSED, None, "")
 
 
 def test_pausing_and_resuming_twice_tells_it_once(store: JobStore) -> None:
@@ -482,10 +487,10 @@ def test_a_process_that_is_being_stopped_does_not_undo_the_cancellation(store: J
 
 def test_a_requeued_job_starts_from_the_beginning(store: JobStore) -> None:
     name = _running(store)
-    store.set_process(store.get(name).lease, ProcessIdentity(1234, 99, "boot"))
+    store.set_process(store.get(name).lease, "1234:99:boot")
     store.move(store.get(name).lease, JobState.QUEUED, lost=True)
     job = _start(store, name)
-    assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, None)
+    assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, "")
 
 
 def test_the_run_time_of_earlier_attempts_is_kept_apart(store: JobStore) -> None:
@@ -645,22 +650,3 @@ def test_what_a_process_read_and_how_its_model_does_are_those_of_its_attempt(
     _record(store, other, [], journal_offset=9, data_summary=summary)
     store.move(store.get(other).lease, JobState.QUEUED)
     assert _start(store, other).data_summary == ""
-
-
-def test_a_database_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "trainer.sqlite3"
-    store = JobStore(open_database(path), max_queued_jobs=20)
-    name = store.create(NEW).name
-    store.close()
-    with closing(sqlite3.connect(path)) as old:
-        for column in (
-            *("isolation", "lease_owner", "lease_epoch", "lease_expires", "processes"),
-            *("evaluation", "data_summary", "progress_eta_seconds"),
-        ):
-            old.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
-        old.execute("UPDATE alembic_version SET version_num = '0002'")
-        old.commit()
-    store = JobStore(open_database(path), max_queued_jobs=20)
-    assert store.get(name).isolation == ()
-    assert store.get(name).evaluation == store.get(name).data_summary == ""
-    store.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.process import ProcessExit
+from modelrail_trainer.execution.executor import ProcessExit
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
-from modelrail_trainer.execution.process import LOG_NAME
+from modelrail_trainer.execution.executor import LOG_NAME
 from modelrail_trainer.journal import JOURNAL_NAME
 
 SPECIFICATION_NAME = "spec.binpb"

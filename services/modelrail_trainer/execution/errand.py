@@ -18,7 +18,7 @@ from modelrail.names import TrainingJobName
 from modelrail_server.errors import ResourceExhausted, Unavailable
 from modelrail_trainer.execution.diagnosis import diagnose
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.process import ProcessExit, ProcessLauncher
+from modelrail_trainer.execution.executor import Executor, ProcessExit
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
@@ -41,7 +41,7 @@ class Errands:
     Args:
         kind: Such as `dry run`; for messages and directories.
         directories: Where they work.
-        launcher: Starts their processes.
+        executor: Runs their processes.
         threads: For disk work.
         stopping: Set when the service stops.
         limit_seconds: How long one may take.
@@ -52,14 +52,14 @@ class Errands:
         kind: str,
         *,
         directories: JobDirectories,
-        launcher: ProcessLauncher,
+        executor: Executor,
         threads: Threads,
         stopping: asyncio.Event,
         limit_seconds: float,
     ) -> None:
         self._kind = kind
         self._directories = directories
-        self._launcher = launcher
+        self._executor = executor
         self._threads = threads
         self._stopping = stopping
         self.limit_seconds = limit_seconds
@@ -103,7 +103,7 @@ class Errands:
         name = TrainingJobName(f"{self._kind.replace(' ', '-')}-{secrets.token_hex(8)}")
         try:
             directory = await self._threads.run(self._directories.prepare, name, specification)
-            process = await self._threads.run(self._launcher.spawn, directory, options)
+            process = await self._threads.run(self._executor.submit, directory, options)
             async with process:
                 try:
                     process.release()
@@ -139,7 +139,7 @@ class Errands:
                 return result
         except (DamagedResult, JournalError) as error:
             return JobError(Reason.INTERNAL, f"what it left is damaged: {error}")
-        return diagnose(self._directories, name, ended, said, self._launcher.limits)
+        return diagnose(self._directories, name, ended, said, self._executor.limits)
 
     def _remove(self, name: TrainingJobName) -> None:
         try:

@@ -8,8 +8,8 @@ import structlog
 
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.excess import Excess, Excesses
+from modelrail_trainer.execution.executor import Execution, ProcessExit
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
-from modelrail_trainer.execution.process import JobProcess, ProcessExit
 from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.silence import Silence
 from modelrail_trainer.execution.stopwatch import Stopwatch
@@ -71,7 +71,7 @@ class Follower:
         )
 
     async def follow(
-        self, job: Job, process: JobProcess, wishes: Wishes, stopwatch: Stopwatch
+        self, job: Job, process: Execution, wishes: Wishes, stopwatch: Stopwatch
     ) -> None:
         """Stores what the process writes until it is gone, then decides what becomes of the job."""
         directory = self._directories.path(job.name)
@@ -120,7 +120,7 @@ class Follower:
             job.lease, ended, requeue=self._stopping.is_set(), excess=excess
         )
 
-    async def _ended(self, process: JobProcess, excess: Excess | None) -> ProcessExit:
+    async def _ended(self, process: Execution, excess: Excess | None) -> ProcessExit:
         """Returns how the process ended, after stopping it if it lives."""
         if process.exited:
             return await process.wait()

@@ -15,8 +15,8 @@ from modelrail_server.errors import NotFound
 from modelrail_trainer.execution.diagnosis import diagnose
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.excess import Excess
+from modelrail_trainer.execution.executor import ProcessExit
 from modelrail_trainer.execution.patience import Patience
-from modelrail_trainer.execution.process import ProcessExit
 from modelrail_trainer.execution.silence import stalled
 from modelrail_trainer.execution.transcript import Findings, findings
 from modelrail_trainer.isolation.limits import JobLimits

@@ -7,19 +7,11 @@ comes from the event loop's clock, and the age of an adopted process from the ke
 from __future__ import annotations
 
 import math
-import os
-import time
 from collections.abc import Callable
 
-from modelrail_trainer.jobs.job import Job, ProcessIdentity
+from modelrail_trainer.jobs.job import Job
 
 _NOTE_SECONDS = 5.0
-
-
-def age_of(process: ProcessIdentity) -> float:
-    """Returns how many seconds ago a process that lives was started, in this boot."""
-    started = process.start_ticks / os.sysconf("SC_CLK_TCK")
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 class Stopwatch:

@@ -18,19 +18,14 @@ from typing import Any, Self
 import structlog
 
 from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.executor import Execution, Executor, ProcessExit
 from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
-from modelrail_trainer.execution.process import (
-    JobProcess,
-    ProcessExit,
-    ProcessLauncher,
-    identify,
-)
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.stopwatch import Stopwatch, age_of
-from modelrail_trainer.execution.strays import end_strays, job_processes
+from modelrail_trainer.execution.stopwatch import Stopwatch
+from modelrail_trainer.execution.strays import end_strays
 from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.jobs.book import JobBook
@@ -60,7 +55,7 @@ class Supervisor:
 
     Args:
         book: The jobs.
-        launcher: Starts their processes.
+        executor: Runs their processes.
         directories: Where the processes work.
         publisher: Takes finished results to the registry.
         threads: For disk work.
@@ -77,7 +72,7 @@ class Supervisor:
         self,
         *,
         book: JobBook,
-        launcher: ProcessLauncher,
+        executor: Executor,
         directories: JobDirectories,
         publisher: Publisher,
         threads: Threads,
@@ -90,7 +85,7 @@ class Supervisor:
     ) -> None:
         self._book = book
         self._store = book.store
-        self._launcher = launcher
+        self._executor = executor
         self._directories = directories
         self._publisher = publisher
         self._threads = threads
@@ -106,7 +101,7 @@ class Supervisor:
             threads=threads,
             metrics=metrics,
             patience=self._patience,
-            limits=launcher.limits,
+            limits=executor.limits,
         )
         self._follower = Follower(
             book=book,
@@ -114,7 +109,7 @@ class Supervisor:
             threads=threads,
             settlement=self._settlement,
             patience=self._patience,
-            limits=launcher.limits,
+            limits=executor.limits,
             stopping=self._stopping,
             stop_grace_seconds=stop_grace_seconds,
             max_silence_seconds=max_silence_seconds,
@@ -132,9 +127,9 @@ class Supervisor:
         )
 
     async def __aenter__(self) -> Self:
-        processes = await self._threads.run(job_processes, self._directories.root)
+        executions = await self._threads.run(self._executor.executions, self._directories.root)
         await self._leases.adopt()
-        await end_strays(processes, self._leases.held, grace_seconds=self._stop_grace_seconds)
+        await end_strays(executions, self._leases.held, grace_seconds=self._stop_grace_seconds)
         self._spawn(self._leases.keep(self._stopping))
         self._spawn(self._settlement.trim_ended())
         self._spawn(self._serve_queue())
@@ -247,7 +242,7 @@ class Supervisor:
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
             process = await self._threads.run(
-                self._launcher.spawn,
+                self._executor.submit,
                 self._directories.path(name),
                 processes=job.policy.processes,
             )
@@ -261,7 +256,7 @@ class Supervisor:
         async with process:
             try:
                 job = await self._settlement.change(
-                    self._store.set_process, job.lease, process.identity
+                    self._store.set_process, job.lease, process.handle
                 )
                 process.release()
                 stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
@@ -310,19 +305,18 @@ class Supervisor:
         wishes = self._wishing.expect(job.name)
         if job.state in {JobState.REGISTERING, JobState.RESTARTING}:
             self._spawn(self._go_on(job, wishes))
-        elif job.process is not None and identify(job.process.pid) == job.process:
-            adopted = JobProcess(job.process, None)
+        elif job.process and (adopted := self._executor.find(job.process)) is not None:
             self._occupy(job, wishes, self._adopt(job, adopted, wishes))
         else:
             self._occupy(job, wishes, self._recover(job))
 
-    async def _adopt(self, job: Job, process: JobProcess, wishes: Wishes) -> None:
+    async def _adopt(self, job: Job, process: Execution, wishes: Wishes) -> None:
         _log.info("process adopted", job=str(job.name), attempt=job.attempt)
         async with process:
             if job.state in STOPPING:
                 wishes.changed.set()
             stopwatch = Stopwatch(
-                job, asyncio.get_running_loop().time, age_seconds=age_of(process.identity)
+                job, asyncio.get_running_loop().time, age_seconds=process.age_seconds
             )
             try:
                 await self._follower.follow(job, process, wishes, stopwatch)

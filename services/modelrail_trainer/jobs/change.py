@@ -17,7 +17,6 @@ from modelrail_trainer.jobs.rows import (
     error_columns,
     happening_columns,
     job_from_row,
-    process_columns,
     to_microseconds,
 )
 from modelrail_trainer.jobs.state import HELD, TERMINAL, JobState, check_transition
@@ -81,7 +80,7 @@ class JobChange:
         if new in TERMINAL:
             # Whatever the wall clock does, a job does not end before it was made.
             end = max(self._now(), self.job.create_time)
-            self.set(end_time=to_microseconds(end), **process_columns(None))
+            self.set(end_time=to_microseconds(end), process="")
         if new not in HELD:
             self.set(lease_owner=None, lease_expires=None)
 

@@ -77,21 +77,6 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessIdentity:
-    """One process for all time: a pid is used again, a pid with its start time is not.
-
-    Attributes:
-        pid: Process id, which is also the id of its session and process group.
-        start_ticks: Field 22 of `/proc/PID/stat`, clock ticks since boot.
-        boot_id: `/proc/sys/kernel/random/boot_id`, because ticks begin again at every boot.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
     """One training job.
 
@@ -101,6 +86,7 @@ class Job:
         retries: How often it ran again after a failure.
         run_seconds: How long it had processes, as far as was noted.
         earlier_run_seconds: How long it had them before the present attempt.
+        process: The executor's handle of the execution; empty where there is none.
         journal_offset: Bytes of the process's journal that are stored as events.
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
@@ -132,7 +118,7 @@ class Job:
     create_time: datetime
     start_time: datetime | None
     end_time: datetime | None
-    process: ProcessIdentity | None
+    process: str
     journal_offset: int
     committing: bool
     last_sequence: int

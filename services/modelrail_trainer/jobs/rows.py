@@ -22,7 +22,6 @@ from modelrail_trainer.jobs.job import (
     JobEvent,
     LogLine,
     MetricReport,
-    ProcessIdentity,
     Progress,
     RunPolicy,
     StateChange,
@@ -85,11 +84,7 @@ def job_from_row(row: RowMapping) -> Job:
         create_time=from_microseconds(row["create_time"]),
         start_time=_optional_time(row["start_time"]),
         end_time=_optional_time(row["end_time"]),
-        process=None
-        if row["process_pid"] is None
-        else ProcessIdentity(
-            row["process_pid"], row["process_start_ticks"], row["process_boot_id"]
-        ),
+        process=row["process"],
         journal_offset=row["journal_offset"],
         committing=row["committing"],
         last_sequence=row["last_sequence"],
@@ -142,15 +137,6 @@ def progress_columns(progress: Progress | None) -> dict[str, object]:
         "progress_step": None if progress is None else progress.step,
         "progress_rows_per_second": None if progress is None else progress.rows_per_second,
         "progress_eta_seconds": None if progress is None else progress.eta_seconds,
-    }
-
-
-def process_columns(process: ProcessIdentity | None) -> dict[str, object]:
-    """Returns the columns that hold the identity of the process."""
-    return {
-        "process_pid": None if process is None else process.pid,
-        "process_start_ticks": None if process is None else process.start_ticks,
-        "process_boot_id": None if process is None else process.boot_id,
     }
 
 

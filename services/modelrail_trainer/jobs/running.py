@@ -23,7 +23,6 @@ from modelrail_trainer.jobs.job import (
     JobError,
     LogLine,
     MetricReport,
-    ProcessIdentity,
     StateChange,
 )
 from modelrail_trainer.jobs.lease import Lease, StaleLease
@@ -35,7 +34,6 @@ from modelrail_trainer.jobs.rows import (
     isolation_text,
     job_from_row,
     metrics_text,
-    process_columns,
     progress_columns,
     to_microseconds,
 )
@@ -144,7 +142,7 @@ class RunStore(JobReader):
             self._take(change)
             if job.state in STOPPING:
                 change.move(STOPPING[job.state], job.error)
-                change.set(**process_columns(None))
+                change.set(process="")
             elif job.state is JobState.RESTARTING:
                 change.move(JobState.QUEUED)
             elif job.state is not JobState.REGISTERING:
@@ -187,16 +185,16 @@ class RunStore(JobReader):
             self._take(change)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
             change.set(isolation="[]", data_summary="", evaluation="")
-            change.set(**progress_columns(None), **process_columns(None))
+            change.set(process="", **progress_columns(None))
             change.set(earlier_run_seconds=change.job.run_seconds)
             if change.job.start_time is None:
                 change.set(start_time=to_microseconds(self._now()))
             return change.apply()
 
-    def set_process(self, lease: Lease, process: ProcessIdentity) -> Job:
-        """Remembers which process runs the job's present attempt."""
+    def set_process(self, lease: Lease, process: str) -> Job:
+        """Remembers which execution runs the job's present attempt."""
         with self._hold(lease) as change:
-            change.set(**process_columns(process))
+            change.set(process=process)
             return change.apply()
 
     def set_run_seconds(self, lease: Lease, seconds: float) -> Job:
@@ -283,9 +281,9 @@ class RunStore(JobReader):
             if lost:
                 change.set(losses=change.job.losses + 1)
             if new is JobState.RESTARTING:
-                change.set(retries=change.job.retries + 1, **process_columns(None))
+                change.set(retries=change.job.retries + 1, process="")
             if new in {JobState.QUEUED, JobState.PAUSED}:
-                change.set(**progress_columns(None), **process_columns(None))
+                change.set(process="", **progress_columns(None))
             return change.apply()
 
     def restart(self, lease: Lease) -> Job:
@@ -338,4 +336,4 @@ def _lose(change: JobChange) -> None:
         change.move(JobState.FAILED, JobError(Reason.NODE_LOST, message))
     else:
         change.move(JobState.QUEUED)
-        change.set(**progress_columns(None), **process_columns(None))
+        change.set(process="", **progress_columns(None))
