@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +14,9 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, create_engine, text
-from sqlalchemy.exc import OperationalError
 
 PASSWORD = "correct-horse-battery-staple"
-_START_SECONDS = 60.0
+_START_SECONDS = 60
 _FOLDERS = ("/usr/lib/postgresql/15/bin", "/usr/local/pgsql/bin")
 _SETTINGS = (
     *("listen_addresses=", "fsync=off", "full_page_writes=off", "synchronous_commit=off"),
@@ -90,11 +87,14 @@ def _run(command: Sequence[str], folder: Path) -> None:
 
 @contextmanager
 def postgresql_server() -> Iterator[PostgresqlServer]:
-    """Runs a server for as long as the context is open; skips where there is no PostgreSQL."""
-    initdb, postgres = _program("initdb"), _program("postgres")
+    """Runs a server for as long as the context is open; skips where there is no PostgreSQL.
+
+    It is no child of this process: some tests end all children that they find.
+    """
+    initdb, control = _program("initdb"), _program("pg_ctl")
     # Not pytest's own folder: nobody may enter that, and a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    process = None
+    cluster = ("--pgdata", str(folder / "data"))
     try:
         (folder / "password").write_text(PASSWORD)
         if user := _unprivileged():
@@ -102,41 +102,25 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
                 os.chown(path, user["user"], user["group"])  # type: ignore[arg-type]
         _run(
             [
-                *(initdb, "--pgdata", str(folder / "data"), "--username", "modelrail"),
+                *(initdb, *cluster, "--username", "modelrail"),
                 *("--auth", "scram-sha-256", "--pwfile", str(folder / "password")),
                 *("--no-sync", "--encoding", "UTF8", "--locale", "C"),
             ],
             folder,
         )
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(postgres, "-D", str(folder / "data"), "-k", str(folder)),
-                    *(argument for setting in _SETTINGS for argument in ("-c", setting)),
-                ],
-                cwd=folder,
-                stdout=log,
-                stderr=log,
-                **_unprivileged(),  # type: ignore[call-overload]
-            )
-        server = PostgresqlServer(folder)
-        _await(server, process, folder / "log")
-        yield server
-    finally:
-        if process is not None:
-            process.send_signal(signal.SIGQUIT)
-            process.wait()
-        shutil.rmtree(folder)
-
-
-def _await(server: PostgresqlServer, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _START_SECONDS
-    while True:
+        options = " ".join(
+            f"-c {setting}" for setting in (*_SETTINGS, f"unix_socket_directories={folder}")
+        )
+        _run(
+            [
+                *(control, "start", *cluster, "--log", str(folder / "log")),
+                *("--wait", "--timeout", str(_START_SECONDS), "--options", options),
+            ],
+            folder,
+        )
         try:
-            server.execute("SELECT 1")
-        except OperationalError:
-            if process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(f"PostgreSQL did not start: {log.read_text()}") from None
-            time.sleep(0.05)
-        else:
-            return
+            yield PostgresqlServer(folder)
+        finally:
+            _run([control, "stop", *cluster, "--wait", "--mode", "immediate"], folder)
+    finally:
+        shutil.rmtree(folder)
