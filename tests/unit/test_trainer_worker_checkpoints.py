@@ -40,6 +40,7 @@ JOBS = {
     "gradient descent": replace(
         DIGITS, optimizer=spec.GradientDescent(learning_rate=0.1), epochs=15
     ),
+    "mixed precision": replace(DIGITS, precision=spec.Precision.MIXED_BF16),
     "batch norm": replace(DIGITS, model=spec.ResNetModel(channels=(4,), blocks_per_stage=1)),
     "schedule and last epoch": replace(
         DIGITS,

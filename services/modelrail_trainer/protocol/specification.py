@@ -5,6 +5,8 @@ from __future__ import annotations
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 
+_PRECISIONS = {pb.TrainingJobSpec.PRECISION_MIXED_BF16: spec.Precision.MIXED_BF16}
+
 
 def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
     """Reads a specification as it stands; `spec.validate` tells whether it is a good one."""
@@ -29,6 +31,7 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         max_gradient_norm=message.max_gradient_norm,
         checkpoint_every_steps=message.checkpoint_every_steps,
         validate_every_steps=message.validate_every_steps,
+        precision=_PRECISIONS.get(message.precision, spec.Precision.FP32),
         selection=spec.Selection(
             metric=message.selection.metric,
             patience_epochs=message.selection.patience_epochs,

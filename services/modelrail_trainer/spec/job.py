@@ -15,6 +15,7 @@ from modelrail_trainer.spec.data import (
 from modelrail_trainer.spec.learning import (
     Loss,
     Optimizer,
+    Precision,
     Schedule,
     Selection,
     loss_with_defaults,
@@ -55,6 +56,7 @@ class TrainingJobSpec:
     selection: Selection = field(default_factory=Selection)
     checkpoint_every_steps: int = 0
     validate_every_steps: int = 0
+    precision: Precision = Precision.FP32
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:

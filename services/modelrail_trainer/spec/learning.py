@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from modelrail_trainer.spec.data import DatasetFacts, Task
+
+
+class Precision(StrEnum):
+    """What the steps of training are computed in."""
+
+    FP32 = "fp32"
+    MIXED_BF16 = "mixed_bf16"
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,15 @@ class UnusableRows(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection", "checkpoint_every_steps", "validate_every_steps")
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection", "checkpoint_every_steps", "validate_every_steps", "precision")
+    class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PRECISION_UNSPECIFIED: _ClassVar[TrainingJobSpec.Precision]
+        PRECISION_FP32: _ClassVar[TrainingJobSpec.Precision]
+        PRECISION_MIXED_BF16: _ClassVar[TrainingJobSpec.Precision]
+    PRECISION_UNSPECIFIED: TrainingJobSpec.Precision
+    PRECISION_FP32: TrainingJobSpec.Precision
+    PRECISION_MIXED_BF16: TrainingJobSpec.Precision
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -331,6 +339,7 @@ class TrainingJobSpec(_message.Message):
     SELECTION_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     dataset: Dataset
     split: Split
@@ -348,7 +357,8 @@ class TrainingJobSpec(_message.Message):
     selection: Selection
     checkpoint_every_steps: int
     validate_every_steps: int
-    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., validate_every_steps: _Optional[int] = ...) -> None: ...
+    precision: TrainingJobSpec.Precision
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., validate_every_steps: _Optional[int] = ..., precision: _Optional[_Union[TrainingJobSpec.Precision, str]] = ...) -> None: ...
 
 class Dataset(_message.Message):
     __slots__ = ("bundled", "line", "table", "images", "lines")

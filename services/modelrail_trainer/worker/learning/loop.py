@@ -28,6 +28,7 @@ from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.pace import Pace, Speed
+from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
@@ -214,7 +215,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             optimiser.zero_grad()
             mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
             batch = without_padding(inputs[mine]) if has_padding else inputs[mine]
-            loss = replicas.weighed(loss_of(model(batch), targets[mine]), weight)  # []
+            with rounding(spec.precision):
+                loss = replicas.weighed(loss_of(model(batch), targets[mine]), weight)  # []
             value = replicas.mean(loss.item())
             if not math.isfinite(value):
                 raise NanLoss(
