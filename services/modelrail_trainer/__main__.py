@@ -17,6 +17,7 @@ from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
 from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
+from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
@@ -37,7 +38,8 @@ from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
 
 _SERVICE = "modelrail.trainer.v1.TrainerService"
-WORKER_COMMAND = (sys.executable, "-m", "modelrail_trainer.worker")
+# Without -P a file in the job's directory could stand in for a module.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "modelrail_trainer.worker")
 
 
 def registry_connection(config: TrainerConfig) -> Connection:
@@ -126,10 +128,14 @@ async def build_trainer(
             threads=threads,
             metrics=metrics,
         )
-        data_roots = config.data_roots()
+        data_roots, code_roots = config.data_roots(), config.code_roots()
         cores = len(os.sched_getaffinity(0))
         launcher = ProcessLauncher(
-            [*worker_command, *(f"--data-root={root}" for root in data_roots)],
+            [
+                *worker_command,
+                *(f"--data-root={root}" for root in data_roots),
+                *(f"--user-code={root}" for root in code_roots),
+            ],
             threads_per_job=max(1, cores // config.max_running_jobs),
             limits=JobLimits(
                 memory_bytes=config.max_job_memory_bytes,
@@ -139,7 +145,7 @@ async def build_trainer(
                 log_bytes=config.max_job_log_bytes,
             ),
             environ=environ,
-            readable=[*data_roots, *_absolute(config.job_readable_paths)],
+            readable=[*data_roots, *code_roots, *_absolute(config.job_readable_paths)],
             hidden=[data_dir, *_secret_files(config)],
         )
         supervisor = await stack.enter_async_context(
@@ -164,7 +170,14 @@ async def build_trainer(
             limit_seconds=config.dry_run_seconds,
         )
         servicer = TrainerServicer(
-            Trainer(book, supervisor, dry_runs, DataRoots(data_roots), runtime.stopping)
+            Trainer(
+                book,
+                supervisor=supervisor,
+                dry_runs=dry_runs,
+                data_roots=DataRoots(data_roots),
+                code_roots=CodeRoots(code_roots),
+                stopping=runtime.stopping,
+            )
         )
         yield Application(
             register=partial(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer),

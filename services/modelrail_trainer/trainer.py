@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
+from modelrail_trainer.code_roots import CodeRoots, EntryPointError
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.supervisor import Supervisor
@@ -25,15 +26,18 @@ class Trainer:
         supervisor: Carries them out.
         dry_runs: Try a specification before its job is queued.
         data_roots: Where their files may lie.
+        code_roots: Where functions may lie that they call.
         stopping: Set when the service stops and streams shall end.
     """
 
     def __init__(
         self,
         book: JobBook,
+        *,
         supervisor: Supervisor,
         dry_runs: DryRuns,
         data_roots: DataRoots,
+        code_roots: CodeRoots,
         stopping: asyncio.Event,
     ) -> None:
         self._book = book
@@ -41,6 +45,7 @@ class Trainer:
         self._supervisor = supervisor
         self._dry_runs = dry_runs
         self._data_roots = data_roots
+        self._code_roots = code_roots
         self._stopping = stopping
 
     async def create(
@@ -57,7 +62,8 @@ class Trainer:
         Raises:
             AlreadyExists: The request id made another job.
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file of the data set is not below a data root.
+            InvalidArgument: A file of the data set is not below a data root, or a function that
+                the job names is in no folder of user code.
             ResourceExhausted: Too many jobs wait, or too many dry runs.
         """
         # A repeated call gets its job, whatever has become of the files meanwhile.
@@ -74,15 +80,21 @@ class Trainer:
 
         Raises:
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file of the data set is not below a data root.
+            InvalidArgument: A file of the data set is not below a data root, or a function that
+                the job names is in no folder of user code.
             ResourceExhausted: Too many dry runs wait.
         """
-        await self._book.read(self._check_paths, new.data_paths)
+        await self._book.read(self._check_paths, new.data_paths, new.entry_points)
         if dry_run:
             await self._dry_runs.run(new.specification)
 
-    def _check_paths(self, paths: Mapping[str, str]) -> None:
+    def _check_paths(self, paths: Mapping[str, str], entry_points: Mapping[str, str]) -> None:
         violations = []
+        for field, entry_point in entry_points.items():
+            try:
+                self._code_roots.find(entry_point)
+            except EntryPointError as error:
+                violations.append(FieldViolation(field, str(error)))
         for field, path in paths.items():
             try:
                 self._data_roots.resolve(path)

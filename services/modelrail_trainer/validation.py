@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
+from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
 from modelrail_trainer.rules.table import check_paths, check_table
@@ -17,6 +18,7 @@ from modelrail_trainer.rules.violation import Violation, nothing_set, real, show
 from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     BundledDataset,
+    CustomDataset,
     DatasetFacts,
     LineDataset,
     LinesDataset,
@@ -89,7 +91,7 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
 def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     match spec.dataset:
         case None:
-            yield nothing_set("dataset", "bundled", "line", "table", "lines")
+            yield nothing_set("dataset", "bundled", "line", "table", "lines", "custom")
         case BundledDataset(name=name) if name not in BUNDLED_DATASETS:
             known = ", ".join(sorted(BUNDLED_DATASETS))
             yield Violation("dataset.bundled", f"expected one of: {known}; got {shown(name)}")
@@ -117,6 +119,8 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
                 MIN_CONTEXT_LENGTH,
                 MAX_CONTEXT_LENGTH,
             )
+        case CustomDataset() as custom:
+            yield from check_custom("dataset.custom", custom)
         case BundledDataset():
             pass
     yield from _check_split(spec, facts)
@@ -150,8 +154,12 @@ def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[
         )
         yield wrong[-1]
     yield from whole("split.seed", split.seed, 0)
-    if wrong or facts is None or isinstance(spec.dataset, TableDataset | LinesDataset):
-        return  # how files are divided is known when they are read
+    if (
+        wrong
+        or facts is None
+        or isinstance(spec.dataset, TableDataset | LinesDataset | CustomDataset)
+    ):
+        return  # how these are divided is known when they are read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1
     for field, fraction in fractions.items():

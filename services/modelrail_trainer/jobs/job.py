@@ -60,6 +60,7 @@ class NewJob:
         specification: The specification in its deterministic encoding; opaque here.
         publication: The part of it that the publisher needs.
         data_paths: The files that it reads, by the field of the request that names them.
+        entry_points: The functions of its owner that it calls, by the field that names them.
         policy: When and how it is run.
         parent: The job that it is a clone of.
     """
@@ -67,6 +68,7 @@ class NewJob:
     specification: bytes
     publication: Publication
     data_paths: Mapping[str, str] = field(default_factory=dict)
+    entry_points: Mapping[str, str] = field(default_factory=dict)
     policy: RunPolicy = RunPolicy()
     parent: TrainingJobName | None = None
 

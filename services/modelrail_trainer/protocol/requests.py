@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -17,7 +17,12 @@ from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.protocol.pagination import number_from_token
 from modelrail_trainer.protocol.run_policy import run_policy_from_pb, violations_of
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.spec import LinesDataset, TableDataset, TrainingJobSpec
+from modelrail_trainer.spec import (
+    LinesDataset,
+    TableDataset,
+    TrainingJobSpec,
+    entry_points_of,
+)
 
 _SPEC_PATH = "training_job.spec"
 _SHOWN_CHARACTERS = 80
@@ -52,6 +57,10 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         encoded,
         specification.publication,
         data_paths=_data_paths(specification),
+        entry_points={
+            f"{_SPEC_PATH}.{field}": entry_point
+            for field, entry_point in entry_points_of(specification).items()
+        },
         policy=run_policy_from_pb(request.training_job),
     )
     return new, request_id
@@ -118,6 +127,10 @@ def _unknown(message: Message, path: str = "") -> Iterator[FieldViolation]:
             continue
         elif isinstance(value, Message):
             yield from _unknown(value, below)
+        elif isinstance(value, Mapping):  # a map
+            for key, item in value.items():
+                if isinstance(item, Message):
+                    yield from _unknown(item, f"{below}[{key[:_SHOWN_CHARACTERS]!r}]")
         else:
             for position, item in enumerate(value):
                 yield from _unknown(item, f"{below}[{position}]")

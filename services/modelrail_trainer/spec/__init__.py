@@ -7,6 +7,7 @@ nor gRPC is imported here, because the service, which validates, must start with
 
 from modelrail_trainer.spec.architecture import (
     CnnModel,
+    CustomModel,
     GptModel,
     GruModel,
     LinearModel,
@@ -22,6 +23,7 @@ from modelrail_trainer.spec.data import (
     ByteTokens,
     CategoryEncoding,
     CategoryMethod,
+    CustomDataset,
     Dataset,
     DatasetFacts,
     Encoding,
@@ -45,6 +47,7 @@ from modelrail_trainer.spec.data import (
 from modelrail_trainer.spec.job import (
     Publication,
     TrainingJobSpec,
+    entry_points_of,
     with_defaults,
 )
 from modelrail_trainer.spec.learning import (
@@ -89,6 +92,8 @@ __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
     "CrossEntropy",
+    "CustomDataset",
+    "CustomModel",
     "Dataset",
     "DatasetFacts",
     "Encoding",
@@ -129,6 +134,7 @@ __all__ = [
     "TransformerModel",
     "WordTokens",
     "body_outputs",
+    "entry_points_of",
     "facts_of",
     "with_defaults",
 ]

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
@@ -29,7 +30,8 @@ from modelrail_trainer.journal import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
-from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.redaction import without_directories
+from modelrail_trainer.spec import entry_points_of, with_defaults
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.progress import start_pulse
 
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="modelrail_trainer.worker")
     parser.add_argument("--job-directory", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, action="append", default=[])
+    parser.add_argument("--user-code", type=Path, action="append", default=[])
     parser.add_argument(
         "--dry-run", action="store_true", help="one step on some of the rows, and no more"
     )
@@ -62,7 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             journal.write(PhaseEvent(Phase.PREPARING))
             failure = _run(
-                directory, DataRoots(arguments.data_root), journal, dry_run=arguments.dry_run
+                directory,
+                DataRoots(arguments.data_root),
+                CodeRoots(arguments.user_code),
+                journal,
+                dry_run=arguments.dry_run,
             )
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
@@ -77,7 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    directory: Path, data_roots: DataRoots, journal: JournalWriter, *, dry_run: bool
+    directory: Path,
+    data_roots: DataRoots,
+    code_roots: CodeRoots,
+    journal: JournalWriter,
+    *,
+    dry_run: bool,
 ) -> FailedEvent | None:
     message = pb.TrainingJobSpec.FromString((directory / SPEC_NAME).read_bytes())
     spec_sha256 = hashlib.sha256(message.SerializeToString(deterministic=True)).hexdigest()
@@ -90,14 +102,22 @@ def _run(
     except DataPathError as error:
         return FailedEvent(FailureReason.DATA, str(error))
     # torch takes seconds to import; the journal has told by now that the process lives.
+    from modelrail_trainer.worker.custom.code import UserCode
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import run_job
 
     try:
-        run_job(spec, spec_sha256, directory, journal, dry_run=dry_run)
+        code = None
+        if entry_points_of(spec):
+            code = UserCode(
+                code_roots,
+                lambda why: journal.write(FailedEvent(FailureReason.USER_CODE, why)),
+            )
+        run_job(spec, spec_sha256, directory, journal, code=code, dry_run=dry_run)
     except JobFailure as failure:
         traceback.print_exc()
-        return FailedEvent(failure.reason, str(failure))
+        # What torch says of a module names files of the module.
+        return FailedEvent(failure.reason, without_directories(str(failure)))
     return None
 
 

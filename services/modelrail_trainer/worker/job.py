@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from modelrail_trainer.artifact import (
     save_result,
 )
 from modelrail_trainer.journal import JournalWriter, Metric, MetricsEvent, Phase, PhaseEvent
-from modelrail_trainer.spec import LinearModel, LineDataset, Task, TrainingJobSpec
+from modelrail_trainer.rules.custom import is_import
+from modelrail_trainer.spec import CustomModel, LinearModel, LineDataset, Task, TrainingJobSpec
 from modelrail_trainer.validation import validate
+from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
@@ -30,7 +34,13 @@ from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
-from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.loop import (
+    Epoch,
+    Trained,
+    fit,
+    initial_network,
+    untrained,
+)
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -56,6 +66,7 @@ def run_job(
     directory: Path,
     journal: JournalWriter,
     *,
+    code: UserCode | None = None,
     dry_run: bool = False,
 ) -> None:
     """Runs a job and leaves `model.onnx` and `result.json` in the directory.
@@ -67,12 +78,14 @@ def run_job(
         spec_sha256: Digest of the specification, for the lineage.
         directory: The job's own.
         journal: Gets phases, metrics and log lines.
+        code: Where functions of the job's owner are; None: nowhere.
         dry_run: Makes one step on some of the rows, and all that comes after with its result.
 
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
     """
-    data = load(spec, directory / _DATA_FOLDER, max_rows=DRY_RUN_ROWS if dry_run else None)
+    max_rows = DRY_RUN_ROWS if dry_run else None
+    data = load(spec, directory / _DATA_FOLDER, max_rows=max_rows, code=code)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
@@ -85,9 +98,27 @@ def run_job(
 
     if dry_run:
         data = data.head(spec.batch_size)
-        spec = replace(spec, epochs=1, checkpoint_every_steps=1)
+        spec = replace(spec, epochs=min(spec.epochs, 1), checkpoint_every_steps=1)
+    whose: AbstractContextManager[None] = nullcontext()
+    if isinstance(spec.model, CustomModel) and code is not None:
+        whose = code.blamed(spec.model.entry_point)
+    with whose:
+        _train_and_prove(spec, data, directory, journal, spec_sha256=spec_sha256, code=code)
+
+
+def _train_and_prove(
+    spec: TrainingJobSpec,
+    data: TrainingData,
+    directory: Path,
+    journal: JournalWriter,
+    *,
+    spec_sha256: str,
+    code: UserCode | None,
+) -> None:
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
+    network = initial_network(spec, data, code)
+    sources = code.digests() if code is not None else {}
     checkpoints = Checkpoints(
         directory / CHECKPOINTS_NAME,
         {
@@ -95,12 +126,17 @@ def run_job(
             "data": data.sha256,
             "torch": str(torch.__version__),
             "processors": str(len(os.sched_getaffinity(0))),
+            **sources,
         },
         every_steps=spec.checkpoint_every_steps,
     )
-    trained = fit(spec, data, lambda epoch: _report(epoch, spec, journal), checkpoints, journal.log)
-    network = trained.network
-    journal.log(_end_of_training(trained, spec))
+    if is_import(spec):
+        trained = untrained(network)
+        journal.log("imported, not trained: the weights that the model function gave are exported")
+    else:
+        report = partial(_report, spec=spec, journal=journal)
+        trained = fit(spec, data, report, checkpoints, journal.log, network=network)
+        journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
     figures = {
         "train": evaluate(predict, data.train, data.task),
@@ -149,17 +185,19 @@ def run_job(
             metrics=metrics,
         )
     )
+    if code is not None:
+        sources = code.digests()  # the module may have imported more while it ran
     save_result(
         TrainingResult(
             files=tuple(describe_file(directory, name, ONNX_MEDIA_TYPE) for name in files),
             signature=signature,
             metrics=metrics,
             lineage=Lineage(
-                dataset=data.name,
+                dataset=f"{data.name} (imported, not trained)" if is_import(spec) else data.name,
                 dataset_sha256=data.sha256,
                 spec_sha256=spec_sha256,
                 seed=spec.seed,
-                packages={name: version(name) for name in _PACKAGES},
+                packages={name: version(name) for name in _PACKAGES} | sources,
             ),
             certificate=certificate,
         ),

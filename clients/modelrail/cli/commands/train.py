@@ -65,6 +65,15 @@ async def train(
             file_okay=False,
         ),
     ] = None,
+    user_code: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose Python modules the job may name, where the services are started for"
+            " it alone; may be repeated. A trainer that runs was told at its start.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     priority: Annotated[
         int,
         typer.Option(
@@ -111,6 +120,7 @@ async def train(
                 data_dir=session.data_dir,
                 serve=[f"{model}@{alias}" if alias else model],
                 data_roots=data_root or [],
+                user_code=user_code or [],
             )
             stack = await cleanup.enter_async_context(running_stack(plan))
             session = stack.session

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
+    CustomModel,
     DatasetFacts,
     GradientDescent,
     Task,
     TrainingJobSpec,
     body_outputs,
 )
+from modelrail_trainer.worker.custom.code import UserCode
+from modelrail_trainer.worker.custom.model import build_custom, check_outputs
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
@@ -81,6 +84,12 @@ class Trained:
     best_figure: float
 
 
+def untrained(network: Network) -> Trained:
+    """Returns a network that is taken as it is."""
+    network.eval()
+    return Trained(network=network, epochs=0, step=0, best_epoch=0, best_figure=math.nan)
+
+
 def prepare_torch(seed: int, threads: int) -> None:
     """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
     torch.set_num_threads(threads)
@@ -88,15 +97,22 @@ def prepare_torch(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
-def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
+def threads_for(spec: TrainingJobSpec, facts: DatasetFacts, weights: int | None = None) -> int:
     """Returns how many threads a training step is worth.
 
     It follows from the specification and the processors alone, never from a measurement: another
     number of threads may round differently.
+
+    Args:
+        spec: What is trained.
+        facts: On what.
+        weights: How many it has; None: as many as `parameter_count` tells.
     """
+    if weights is None:
+        weights = parameter_count(spec.model, facts)
     batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
     places = facts.row_shape[0] if facts.tokens else 1  # the weights are met at each token
-    if parameter_count(spec.model, facts) * batch_size * places < _WORK_WORTH_THREADS:
+    if weights * batch_size * places < _WORK_WORTH_THREADS:
         return 1
     return len(os.sched_getaffinity(0))  # what the process may really use
 
@@ -107,24 +123,18 @@ def without_padding(rows: Tensor) -> Tensor:
     return rows[:, : max(1, longest)]
 
 
-def fit(
-    spec: TrainingJobSpec,
-    data: TrainingData,
-    on_epoch: Callable[[Epoch], None],
-    checkpoints: Checkpoints | None = None,
-    log: Callable[[str], None] = lambda text: None,
-) -> Trained:
-    """Trains a network, and gives it the weights of its best epoch or of the last.
+def initial_network(
+    spec: TrainingJobSpec, data: TrainingData, code: UserCode | None = None
+) -> Network:
+    """Prepares torch, and makes the network that training begins with.
 
     Args:
         spec: With defaults applied.
-        data: Only its training and validation parts are looked at.
-        on_epoch: Called after each epoch.
-        checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
-        log: Told what happens beside training.
+        data: Preprocessing is fitted on its training part.
+        code: Where a custom model's function is; None: nowhere.
 
     Raises:
-        NanLoss: The loss became infinite or not a number.
+        UserCodeError: A custom model failed, or is not what it has to be.
     """
     facts = DatasetFacts(
         task=data.task,
@@ -134,6 +144,50 @@ def fit(
         tokens=data.tokens,
     )
     prepare_torch(spec.seed, threads_for(spec, facts))
+    inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
+    preprocessing = fit_steps(spec.preprocessing, inputs)
+    if not isinstance(spec.model, CustomModel):
+        body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
+        return Network(preprocessing, _with_classes(body, spec))
+    if code is None:
+        raise ValueError("a custom model needs the folders of user code")
+    body = build_custom(code, spec.model, facts, seed=spec.seed, trains=spec.epochs > 0)
+    check_outputs(code, spec.model.entry_point, Network(preprocessing, body), inputs, facts.outputs)
+    # How many weights it has, and what it did to torch, is known now.
+    weights = sum(parameter.numel() for parameter in body.parameters())
+    prepare_torch(spec.seed, threads_for(spec, facts, weights))
+    return Network(preprocessing, _with_classes(body, spec))
+
+
+def _with_classes(body: nn.Module, spec: TrainingJobSpec) -> nn.Module:
+    if isinstance(spec.loss, BinaryCrossEntropy):
+        return nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
+    return body
+
+
+def fit(
+    spec: TrainingJobSpec,
+    data: TrainingData,
+    on_epoch: Callable[[Epoch], None],
+    checkpoints: Checkpoints | None = None,
+    log: Callable[[str], None] = lambda text: None,
+    *,
+    network: Network | None = None,
+) -> Trained:
+    """Trains a network, and gives it the weights of its best epoch or of the last.
+
+    Args:
+        spec: With defaults applied.
+        data: Only its training and validation parts are looked at.
+        on_epoch: Called after each epoch.
+        checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
+        log: Told what happens beside training.
+        network: What `initial_network` made; None: it is made here.
+
+    Raises:
+        NanLoss: The loss became infinite or not a number.
+    """
+    network = network or initial_network(spec, data)
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
@@ -141,11 +195,6 @@ def fit(
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
-    preprocessing = fit_steps(spec.preprocessing, inputs)
-    body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
-    if isinstance(spec.loss, BinaryCrossEntropy):
-        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
-    network = Network(preprocessing, body)
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:
         loss_of = at_each_place(loss_of)
