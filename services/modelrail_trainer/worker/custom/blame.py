@@ -18,6 +18,7 @@ from modelrail_trainer.worker.failure import JobFailure, UserCodeError
 from modelrail_trainer.worker.zoo.network import Network
 
 EXIT_USER_CODE = 3
+_leave = os._exit
 _MAX_FRAMES = 12
 _MAX_MESSAGE_CHARACTERS = 1500
 # Where the work of a custom module is done, also when it is made of torch's own modules only.
@@ -49,15 +50,14 @@ class Blame:
         Raises:
             UserCodeError: It raised an exception, or asked for the end of the process.
         """
-        leave = os._exit
-        process = os.getpid()
+        before, process = os._exit, os.getpid()
 
         def told(status: int) -> NoReturn:
             if os.getpid() == process:  # a child that it made ends as it likes
                 frames = self._frames(traceback.extract_stack())
                 self._on_end(f"{name} ended the process with os._exit({status}){frames}")
                 status = EXIT_USER_CODE
-            leave(status)
+            _leave(status)
 
         os._exit = told
         try:
@@ -84,7 +84,7 @@ class Blame:
                 raise
             raise UserCodeError(self._told(name, error)) from error
         finally:
-            os._exit = leave
+            os._exit = before
 
     def _is_to_blame(self, trace: TracebackType | None) -> bool:
         return any(

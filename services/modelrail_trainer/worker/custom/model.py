@@ -11,6 +11,9 @@ from modelrail_trainer.user_code import ModelFacts
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.failure import UserCodeError
 
+_MORE_ROWS = 7
+"""So many, and two: a module may be right for one number of rows alone."""
+
 
 def build_custom(
     code: UserCode, model: CustomModel, facts: DatasetFacts, *, seed: int, trains: bool
@@ -56,7 +59,7 @@ def build_custom(
 def check_outputs(
     code: UserCode, name: str, network: nn.Module, rows: Tensor, outputs: int
 ) -> None:
-    """Runs a network once on two rows, in evaluation mode, and looks at what it gives.
+    """Runs a network on a few rows, in evaluation mode, and looks at what it gives.
 
     Args:
         code: Whose the network is.
@@ -70,19 +73,17 @@ def check_outputs(
             [B, outputs], or has too many weights.
     """
     network.eval()
-    with torch.random.fork_rng(), torch.inference_mode(), code.blamed(name):
-        got = network(rows[:2])
-    expected = f"float32 {[len(rows[:2]), outputs]}"
-    if not isinstance(got, Tensor):
-        raise UserCodeError(
-            f"{name}: expected the module to map {len(rows[:2])} rows to a tensor {expected}, got "
-            f"a {type(got).__name__}"
-        )
-    if got.dtype != torch.float32 or list(got.shape) != [len(rows[:2]), outputs]:
-        raise UserCodeError(
-            f"{name}: expected the module to map rows {list(rows[:2].shape)} to {expected}, got "
-            f"{str(got.dtype).removeprefix('torch.')} {list(got.shape)}"
-        )
+    for some in (rows[:2], rows[:_MORE_ROWS]):
+        with torch.random.fork_rng(), torch.inference_mode(), code.blamed(name):
+            got = network(some)
+        given, wanted = list(some.shape), f"float32 {[len(some), outputs]}"
+        found = f"a {type(got).__name__}"
+        if isinstance(got, Tensor):
+            found = f"{str(got.dtype).removeprefix('torch.')} {list(got.shape)}"
+        if found != wanted:
+            raise UserCodeError(
+                f"{name}: expected the module to map rows {given} to {wanted}, got {found}"
+            )
     weights = sum(parameter.numel() for parameter in network.parameters())
     if weights > MAX_PARAMETERS:
         raise UserCodeError(
