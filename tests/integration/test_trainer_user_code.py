@@ -15,6 +15,9 @@ from google.protobuf import json_format
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
+from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.kernel import landlock_version
+from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.journal import (
     FailedEvent,
     FailureReason,
@@ -101,7 +104,7 @@ def three_rows(facts):
 
 
 def not_exported(facts):
-    return Told(lambda self, x: self.line(torch.from_numpy(x.numpy())))
+    return Told(lambda self, x: self.line(x) * torch.special.bessel_j0(x))
 
 
 def leaves(facts, how):
@@ -417,3 +420,58 @@ def test_without_a_folder_the_worker_runs_no_code(tmp_path: Path) -> None:
     event = read_events(tmp_path / "events.jsonl", 0)[0][-1]
     assert isinstance(event, FailedEvent)
     assert "this trainer runs no code of the owners of jobs" in event.message
+
+
+# What the walls around the process let it do
+
+
+def confined(spec: pb.TrainingJobSpec, folder: Path, hidden: Path) -> FailedEvent:
+    directory = folder.parent / "job"
+    directory.mkdir()
+    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
+    confinement = Confinement(
+        directory=directory,
+        limits=JobLimits(file_bytes=1 << 30),
+        readable=(folder,),
+        hidden=(hidden,),
+    )
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "modelrail_trainer.isolation", confinement.to_json()),
+            *(sys.executable, "-P", "-m", "modelrail_trainer.worker"),
+            *(f"--user-code={folder}", "--job-directory", str(directory)),
+        ],
+        capture_output=True, text=True, timeout=SECONDS, check=False, cwd=directory,
+    )  # fmt: skip
+    assert finished.returncode == 3, finished.stdout + finished.stderr
+    event = read_events(directory / "events.jsonl", 0)[0][-1]
+    assert isinstance(event, FailedEvent)
+    return event
+
+
+@pytest.fixture
+def landlock() -> None:
+    try:
+        landlock_version()
+    except OSError as error:
+        pytest.skip(f"the kernel has no Landlock: {error.strerror}")
+
+
+@pytest.mark.usefixtures("landlock")
+@pytest.mark.parametrize(
+    ("function", "place"), [("opens", "house/trainer.sqlite3"), ("writes", "code/rows.py")]
+)
+def test_the_code_reads_no_secret_and_changes_no_source(
+    function: str, place: str, folder: Path
+) -> None:
+    house = folder.parent / "house"
+    house.mkdir()
+    (house / "trainer.sqlite3").write_text("secret")
+    path = str(folder.parent / place)
+    event = confined(job("nets:tied", f"rows:{function}", _data={"path": path}), folder, house)
+    assert event.reason is FailureReason.USER_CODE
+    name = Path(place).name
+    assert event.message.startswith(
+        f"rows:{function}: PermissionError: [Errno 13] Permission denied: '{name}'\n"
+    )
+    assert (folder / "rows.py").read_text() == ROWS
