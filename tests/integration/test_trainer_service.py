@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -934,7 +934,7 @@ def test_every_method_has_a_row_in_the_policy() -> None:
 # Code of the owner
 
 
-def custom_spec(model: str, **arguments: object) -> pb.TrainingJobSpec:
+def custom_spec(model: str, **arguments: Any) -> pb.TrainingJobSpec:
     spec = line_spec()
     spec.model.custom.entry_point = model
     spec.model.custom.arguments.update(arguments)
