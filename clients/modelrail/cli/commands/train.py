@@ -139,7 +139,8 @@ async def train(
             return
         job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs, policy=policy)
         if tested := [metric for metric in job.metrics if metric.split == "test"]:
-            say(f"on rows that training never saw: {metrics_text(tested)}")
+            rows = "rows that training never saw" if spec.epochs else "the rows of the test part"
+            say(f"on {rows}: {metrics_text(tested)}")
         say(f"published {job.model_version}", style="bold")
         version = ModelVersionName.parse(job.model_version)
         if spec.publication.alias:
