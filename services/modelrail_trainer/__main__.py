@@ -17,6 +17,7 @@ from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, load_config
 from modelrail_server.data_directory import owned_data_directory
 from modelrail_server.serve import run
+from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
@@ -39,7 +40,8 @@ from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
 
 _SERVICE = "modelrail.trainer.v1.TrainerService"
-WORKER_COMMAND = (sys.executable, "-m", "modelrail_trainer.worker")
+# Without -P a file in the job's directory could stand in for a module.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "modelrail_trainer.worker")
 
 
 def registry_connection(config: TrainerConfig) -> Connection:
@@ -128,10 +130,14 @@ async def build_trainer(
             threads=threads,
             metrics=metrics,
         )
-        data_roots = config.data_roots()
+        data_roots, code_roots = config.data_roots(), config.code_roots()
         cores = len(os.sched_getaffinity(0))
         executor = LocalExecutor(
-            [*worker_command, *(f"--data-root={root}" for root in data_roots)],
+            [
+                *worker_command,
+                *(f"--data-root={root}" for root in data_roots),
+                *(f"--user-code={root}" for root in code_roots),
+            ],
             threads_per_job=max(1, cores // config.max_running_jobs),
             limits=JobLimits(
                 memory_bytes=config.max_job_memory_bytes,
@@ -141,7 +147,7 @@ async def build_trainer(
                 log_bytes=config.max_job_log_bytes,
             ),
             environ=environ,
-            readable=[*data_roots, *_absolute(config.job_readable_paths)],
+            readable=[*data_roots, *code_roots, *_absolute(config.job_readable_paths)],
             hidden=[data_dir, *_secret_files(config)],
         )
         supervisor = await stack.enter_async_context(
@@ -176,6 +182,7 @@ async def build_trainer(
                 dry_runs=DryRuns(errands("dry run", config.dry_run_seconds)),
                 inspections=Inspections(errands("inspection", config.inspection_seconds)),
                 data_roots=DataRoots(data_roots),
+                code_roots=CodeRoots(code_roots),
                 stopping=runtime.stopping,
             )
         )

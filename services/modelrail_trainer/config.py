@@ -44,6 +44,12 @@ class TrainerConfig(ServerConfig):
         "Folder below which jobs may read data files; may be given more than once. Without it\n"
         "jobs read no files.",
     )
+    user_code: tuple[str, ...] = setting(
+        (),
+        "Folder whose Python modules jobs may name for their model or data; may be given more\n"
+        "than once. Without it jobs run no code of their own. What lies there runs in the job's\n"
+        "process, as the trainer's user, behind the same walls as every job.",
+    )
     max_running_jobs: int = setting(
         1, "Job processes at a time; they share the processor cores.", minimum=1, maximum=1024
     )
@@ -136,8 +142,20 @@ class TrainerConfig(ServerConfig):
         Raises:
             ConfigError: One is no folder.
         """
-        roots = [Path(root).absolute() for root in self.data_root]
-        for root in roots:
-            if not root.is_dir():
-                raise ConfigError("data_root", f"expected a folder, got {root}")
-        return roots
+        return _folders("data_root", self.data_root)
+
+    def code_roots(self) -> list[Path]:
+        """Returns the folders of --user-code.
+
+        Raises:
+            ConfigError: One is no folder.
+        """
+        return _folders("user_code", self.user_code)
+
+
+def _folders(field: str, paths: tuple[str, ...]) -> list[Path]:
+    folders = [Path(path).absolute() for path in paths]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(field, f"expected a folder, got {folder}")
+    return folders

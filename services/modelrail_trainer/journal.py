@@ -57,6 +57,7 @@ class FailureReason(StrEnum):
     EXPORT_FAILED = "EXPORT_FAILED"
     GATE_FAILED = "GATE_FAILED"
     INTERNAL = "INTERNAL"
+    USER_CODE = "USER_CODE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

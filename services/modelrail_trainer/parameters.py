@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from modelrail_trainer.spec import (
     CnnModel,
+    CustomModel,
     DatasetFacts,
     GptModel,
     GruModel,
@@ -21,12 +22,13 @@ from modelrail_trainer.spec import (
 def parameter_count(model: Model, facts: DatasetFacts) -> int:
     """Returns the number of weights and biases that a model has on a data set; 0 for no model.
 
+    It is 0 for a custom model too, of which only the module knows.
     `facts.outputs` are those of the architecture, as `body_outputs` tells them.
     """
     features = math.prod(facts.row_shape)
     before = 0  # weights before the last affine maps
     match model:
-        case None:
+        case None | CustomModel():
             return 0
         case LinearModel():
             widths = [features, facts.outputs]

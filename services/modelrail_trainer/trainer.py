@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import MappingProxyType
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
+from modelrail_trainer.code_roots import CodeRoots, EntryPointError
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.inspections import Inspections
@@ -28,6 +30,7 @@ class Trainer:
         dry_runs: Try a specification before its job is queued.
         inspections: Look into tables.
         data_roots: Where their files may lie.
+        code_roots: Where functions may lie that they call.
         stopping: Set when the service stops and streams shall end.
     """
 
@@ -39,6 +42,7 @@ class Trainer:
         dry_runs: DryRuns,
         inspections: Inspections,
         data_roots: DataRoots,
+        code_roots: CodeRoots,
         stopping: asyncio.Event,
     ) -> None:
         self._book = book
@@ -47,6 +51,7 @@ class Trainer:
         self._dry_runs = dry_runs
         self._inspections = inspections
         self._data_roots = data_roots
+        self._code_roots = code_roots
         self._stopping = stopping
 
     async def create(
@@ -63,7 +68,8 @@ class Trainer:
         Raises:
             AlreadyExists: The request id made another job.
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file or folder of the data set is not below a data root.
+            InvalidArgument: A file or folder of the data set is not below a data root, or a
+                function that the job names is in no folder of user code.
             ResourceExhausted: Too many jobs wait, or too many dry runs.
         """
         # A repeated call gets its job, whatever has become of the files meanwhile.
@@ -80,10 +86,16 @@ class Trainer:
 
         Raises:
             FailedPrecondition: The dry run failed.
-            InvalidArgument: A file or folder of the data set is not below a data root.
+            InvalidArgument: A file or folder of the data set is not below a data root, or a
+                function that the job names is in no folder of user code.
             ResourceExhausted: Too many dry runs wait.
         """
-        await self._book.read(self._check_paths, new.data_paths, new.data_folders)
+        await self._book.read(
+            self._check_names,
+            files=new.data_paths,
+            folders=new.data_folders,
+            entry_points=new.entry_points,
+        )
         if dry_run:
             await self._dry_runs.run(new.specification)
 
@@ -102,19 +114,27 @@ class Trainer:
             InvalidArgument: A file is not below a data root.
             ResourceExhausted: Too many inspections wait.
         """
-        await self._book.read(self._check_paths, data_paths, {})
+        await self._book.read(self._check_names, files=data_paths)
         return await self._inspections.run(specification, len(data_paths), rows)
 
-    def _check_paths(self, files: Mapping[str, str], folders: Mapping[str, str]) -> None:
+    def _check_names(
+        self,
+        *,
+        files: Mapping[str, str],
+        folders: Mapping[str, str] = MappingProxyType({}),
+        entry_points: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         violations = []
-        for resolve, paths in (
+        looks: tuple[tuple[Callable[[str], object], Mapping[str, str]], ...] = (
             (self._data_roots.resolve, files),
             (self._data_roots.resolve_folder, folders),
-        ):
-            for field, path in paths.items():
+            (self._code_roots.find, entry_points),
+        )
+        for look, names in looks:
+            for field, name in names.items():
                 try:
-                    resolve(path)
-                except DataPathError as error:
+                    look(name)
+                except (DataPathError, EntryPointError) as error:
                     violations.append(FieldViolation(field, str(error)))
         if violations:
             raise InvalidArgument(

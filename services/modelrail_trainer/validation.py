@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
+from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.images import check_images
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
@@ -18,6 +19,7 @@ from modelrail_trainer.rules.violation import Violation, nothing_set, real, show
 from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     BundledDataset,
+    CustomDataset,
     DatasetFacts,
     ImageDataset,
     LineDataset,
@@ -89,10 +91,12 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
         yield Violation("publication.description", "expected text, got a NUL character in it")
 
 
-def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
+def _check_data(  # noqa: PLR0912  # one branch a kind
+    spec: TrainingJobSpec, facts: DatasetFacts | None
+) -> Iterator[Violation]:
     match spec.dataset:
         case None:
-            yield nothing_set("dataset", "bundled", "line", "table", "images", "lines")
+            yield nothing_set("dataset", "bundled", "line", "table", "images", "lines", "custom")
         case BundledDataset(name=name) if name not in BUNDLED_DATASETS:
             known = ", ".join(sorted(BUNDLED_DATASETS))
             yield Violation("dataset.bundled", f"expected one of: {known}; got {shown(name)}")
@@ -122,6 +126,8 @@ def _check_data(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
             )
         case ImageDataset() as images:
             yield from _check_images(spec, images, facts)
+        case CustomDataset() as custom:
+            yield from check_custom("dataset.custom", custom)
         case BundledDataset():
             pass
     yield from _check_split(spec, facts)
@@ -171,9 +177,9 @@ def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[
     if (
         wrong
         or facts is None
-        or isinstance(spec.dataset, TableDataset | ImageDataset | LinesDataset)
+        or isinstance(spec.dataset, TableDataset | ImageDataset | LinesDataset | CustomDataset)
     ):
-        return  # how files are divided is known when they are read
+        return  # how these are divided is known when they are read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1
     for field, fraction in fractions.items():

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -965,3 +965,104 @@ def test_every_method_has_a_row_in_the_policy() -> None:
 
     service = pb.DESCRIPTOR.services_by_name["TrainerService"]
     assert set(POLICY) == {f"/{service.full_name}/{method.name}" for method in service.methods}
+
+
+# Code of the owner
+
+
+def custom_spec(model: str, **arguments: Any) -> pb.TrainingJobSpec:
+    spec = line_spec()
+    spec.model.custom.entry_point = model
+    spec.model.custom.arguments.update(arguments)
+    return spec
+
+
+async def test_without_a_folder_of_user_code_no_job_may_name_a_function(
+    trainer: TrainerUnderTest,
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await trainer.client.create_job(custom_spec("nets:build"))
+    (violation,) = caught.value.violations
+    assert violation.field == "training_job.spec.model.custom.entry_point"
+    assert violation.description == (
+        "this trainer runs no code of the owners of jobs; ask its operator to start it with "
+        "--user-code and a folder that has the module 'nets'"
+    )
+
+
+async def test_functions_are_taken_from_the_folders_of_user_code_alone(
+    house: House, tmp_path: Path
+) -> None:
+    folder, outside = tmp_path / "code", tmp_path / "outside"
+    (folder / "package").mkdir(parents=True)
+    outside.mkdir()
+    for path in ("nets.py", "package/deep.py", "numpy.py", "json.py"):
+        (folder / path).write_text("def build(facts): ...\n")
+    (outside / "secret.py").write_text("def build(facts): ...\n")
+    (folder / "linked.py").symlink_to(outside / "secret.py")
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer(user_code=(str(folder),)) as trainer,
+    ):
+        for good in ("nets:build", "package.deep:build"):
+            job = await trainer.client.create_job(custom_spec(good, width=8, names=["a", None]))
+            assert job.spec.model.custom.arguments["width"] == 8
+        wrong = {
+            "secret:build": "got 'secret'; ask its operator to put 'secret' there",
+            "linked:build": "got 'linked'; ask its operator to put 'linked' there",
+            "os:system": "'os' is the name of an installed package",
+            "os.path:join": "'os' is the name of an installed package",
+            "numpy:build": "'numpy' is the name of an installed package",
+            "json:build": "'json' is the name of an installed package",
+            "modelrail_trainer.worker.job:run_job": "'modelrail_trainer' is the name of an",
+            "..outside.secret:build": "expected module:function",
+            "../outside/secret:build": "expected module:function",
+            "nets": "expected module:function",
+            "nets:build()": "expected module:function",
+            "nets:import": "expected module:function",
+            "": "expected module:function",
+        }
+        for name, expected in wrong.items():
+            with pytest.raises(InvalidArgument) as caught:
+                await trainer.client.create_job(custom_spec(name))
+            (violation,) = caught.value.violations
+            assert violation.field == "training_job.spec.model.custom.entry_point"
+            assert expected in violation.description
+            assert str(tmp_path) not in str(caught.value)
+
+
+async def test_a_folder_of_user_code_that_is_none_stops_the_start(house: House) -> None:
+    with pytest.raises(ConfigError, match="user_code: expected a folder"):
+        async with house.trainer(user_code=(str(house.tmp_path / "absent"),)):
+            pass
+
+
+async def test_nothing_is_asked_of_an_import_that_it_has_no_use_for(
+    house: House, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text("def build(facts): ...\n")
+    spec = custom_spec("nets:build")
+    spec.epochs = 0
+    spec.preprocessing.add().standardize.SetInParent()
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer(user_code=(str(tmp_path),)) as trainer,
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            await trainer.client.create_job(spec)
+        assert [violation.field for violation in caught.value.violations] == [
+            "training_job.spec.optimizer",
+            "training_job.spec.preprocessing",
+        ]
+        spec.ClearField("preprocessing")
+        spec.ClearField("optimizer")
+        spec.ClearField("loss")
+        await trainer.client.create_job(spec, validate_only=True)
+        spec.model.linear.SetInParent()
+        with pytest.raises(InvalidArgument) as caught:
+            await trainer.client.create_job(spec)
+        assert [violation.field for violation in caught.value.violations] == [
+            "training_job.spec.loss",
+            "training_job.spec.optimizer",
+            "training_job.spec.epochs",
+        ]

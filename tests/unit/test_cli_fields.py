@@ -24,7 +24,10 @@ from modelrail.cli.specification import read_specification
         ("optimizer: {sgd: {}, adam: {}}", "got sgd and adam"),
         ("dataset: {line: {slope: .nan}}", "dataset.line.slope: expected a number, got nan"),
         ("dataset: {bundled: 3}", "dataset.bundled: expected text, got 3"),
-        ("dataset: 3", "dataset: expected fields (bundled, line, table, images, lines), got 3"),
+        (
+            "dataset: 3",
+            "dataset: expected fields (bundled, line, table, images, lines, custom), got 3",
+        ),
         ("model: {cnn: {channels: 3}}", "model.cnn.channels: expected a list, got 3"),
         ("model: {cnn: {channels: [1, x]}}", "model.cnn.channels[1]: expected a whole number"),
         (

@@ -62,14 +62,41 @@ def check_fields(content: dict[Any, Any], message: Any, at: str = "") -> None:
                 _check_value(item, field, f"{place}[{index}]")
 
 
+def _check_json(value: Any, place: str) -> None:
+    """Checks a value of any kind that JSON has."""
+    match value:
+        case dict():
+            for key, item in value.items():
+                if not isinstance(key, str):
+                    raise FieldError(f"{place}: expected names that are texts, got {_shown(key)}")
+                _check_json(item, f"{place}.{key}")
+        case list():
+            for index, item in enumerate(value):
+                _check_json(item, f"{place}[{index}]")
+        case float() if not math.isfinite(value):
+            raise FieldError(f"{place}: expected a finite number, got {_shown(value)}")
+        case None | bool() | str() | int() | float():
+            pass
+        case _:
+            raise FieldError(
+                f"{place}: expected a number, a text, true, false, null, a list or a mapping, got "
+                f"{_shown(value)}; a date is a text in quotes"
+            )
+
+
 def _check_value(value: Any, field: FieldDescriptor, place: str) -> None:
     if field.message_type is not None:
         if not isinstance(value, dict):
             fields = ", ".join(field.name for field in field.message_type.fields)
+            if field.message_type.full_name == "google.protobuf.Struct":
+                fields = "names and values"
             raise FieldError(
                 f"{place}: expected fields ({fields or 'none: write {}'}), got {_shown(value)}"
             )
-        check_fields(value, field.message_type, place)
+        if field.message_type.full_name == "google.protobuf.Struct":
+            _check_json(value, place)
+        else:
+            check_fields(value, field.message_type, place)
     elif field.cpp_type in _WHOLE:
         least, most = _WHOLE[field.cpp_type]
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:

@@ -14,7 +14,7 @@ from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 
 # Reasons that a worker gives for whatever an exception stopped.
-_VAGUE = frozenset({Reason.INTERNAL, Reason.EXPORT_FAILED})
+_VAGUE = frozenset({Reason.INTERNAL, Reason.EXPORT_FAILED, Reason.USER_CODE})
 # What Python, numpy, torch, the C++ library and the system say when memory is refused.
 _OUT_OF_MEMORY = ("MemoryError", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
 _OUT_OF_DEVICE_MEMORY = ("CUDA out of memory",)

@@ -9,7 +9,6 @@ wants it.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,12 @@ from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
 from modelrail_trainer.execution.executor import LOG_NAME
 from modelrail_trainer.journal import JOURNAL_NAME
+from modelrail_trainer.redaction import without_directories
 
 SPECIFICATION_NAME = "spec.binpb"
 _KEPT = frozenset({SPECIFICATION_NAME, JOURNAL_NAME, RESULT_NAME, LOG_NAME})
 _TAIL_BYTES = 4096
 _TAIL_CHARACTERS = 1500
-# Directories of absolute paths: a file's own name says enough, and clients see no paths of this
-# machine.
-_DIRECTORIES = re.compile(r"(?<![\w.:/])/(?:[^\s/\"':]+/)+")
 
 
 class JobDirectories:
@@ -117,7 +114,7 @@ class JobDirectories:
                 text = log.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
-        return _DIRECTORIES.sub("", text).strip()[-_TAIL_CHARACTERS:]
+        return without_directories(text).strip()[-_TAIL_CHARACTERS:]
 
 
 def _remove(entry: Path) -> None:

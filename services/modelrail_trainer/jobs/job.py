@@ -64,6 +64,7 @@ class NewJob:
         publication: The part of it that the publisher needs.
         data_paths: The files that it reads, by the field of the request that names them.
         data_folders: The folders that it reads, likewise.
+        entry_points: The functions of its owner that it calls, by the field that names them.
         policy: When and how it is run.
         parent: The job that it is a clone of.
     """
@@ -72,6 +73,7 @@ class NewJob:
     publication: Publication
     data_paths: Mapping[str, str] = field(default_factory=dict)
     data_folders: Mapping[str, str] = field(default_factory=dict)
+    entry_points: Mapping[str, str] = field(default_factory=dict)
     policy: RunPolicy = RunPolicy()
     parent: TrainingJobName | None = None
 

@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     STALLED = "STALLED"
     NODE_LOST = "NODE_LOST"
+    USER_CODE = "USER_CODE"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -62,6 +63,7 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.STALLED: True,
     # Has a bound of its own: the number of losses.
     Reason.NODE_LOST: True,
+    Reason.USER_CODE: False,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -28,6 +28,7 @@ from modelrail_trainer.spec import (
     LinesDataset,
     TableDataset,
     TrainingJobSpec,
+    entry_points_of,
 )
 
 _SPEC_PATH = "training_job.spec"
@@ -64,6 +65,10 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         specification.publication,
         data_paths=_data_paths(specification),
         data_folders=_data_folders(specification),
+        entry_points={
+            f"{_SPEC_PATH}.{field}": entry_point
+            for field, entry_point in entry_points_of(specification).items()
+        },
         policy=run_policy_from_pb(request.training_job),
     )
     return new, request_id
@@ -158,6 +163,10 @@ def unknown_in(message: Message, path: str = "") -> Iterator[FieldViolation]:
             continue
         elif isinstance(value, Message):
             yield from unknown_in(value, below)
+        elif isinstance(value, Mapping):  # a map
+            for key, item in value.items():
+                if isinstance(item, Message):
+                    yield from unknown_in(item, f"{below}[{key[:_SHOWN_CHARACTERS]!r}]")
         else:
             for position, item in enumerate(value):
                 yield from unknown_in(item, f"{below}[{position}]")

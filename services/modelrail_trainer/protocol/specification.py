@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import struct_pb2
+
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 
@@ -45,7 +50,7 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
     )
 
 
-def _dataset(message: pb.Dataset) -> spec.Dataset:
+def _dataset(message: pb.Dataset) -> spec.Dataset:  # noqa: PLR0911  # one return a kind
     match message.WhichOneof("source"):
         case "bundled":
             return spec.BundledDataset(name=message.bundled)
@@ -73,6 +78,33 @@ def _dataset(message: pb.Dataset) -> spec.Dataset:
             )
         case "images":
             return _images(message.images)
+        case "custom":
+            return spec.CustomDataset(
+                entry_point=message.custom.entry_point,
+                arguments=_arguments(message.custom.arguments),
+            )
+        case _:
+            return None
+
+
+def _arguments(message: struct_pb2.Struct) -> Mapping[str, Any]:
+    return {name: _value(value) for name, value in message.fields.items()}
+
+
+def _value(message: struct_pb2.Value) -> Any:
+    match message.WhichOneof("kind"):
+        case "number_value":
+            number = message.number_value
+            # JSON has one kind of number; a width of 64.0 would be no width.
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return message.string_value
+        case "bool_value":
+            return message.bool_value
+        case "list_value":
+            return [_value(item) for item in message.list_value.values]
+        case "struct_value":
+            return dict(_arguments(message.struct_value))
         case _:
             return None
 
@@ -215,6 +247,11 @@ def _model(message: pb.ModelSpec) -> spec.Model:  # noqa: PLR0911  # one return 
                 layers=message.gpt.layers,
                 heads=message.gpt.heads,
                 dropout=message.gpt.dropout,
+            )
+        case "custom":
+            return spec.CustomModel(
+                entry_point=message.custom.entry_point,
+                arguments=_arguments(message.custom.arguments),
             )
         case _:
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from modelrail_trainer.rules.custom import check_import, is_import
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
     Adam,
@@ -43,9 +44,14 @@ _LOSS_NAMES: dict[type, str] = {
 
 def check_learning(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     """Finds what is wrong with `loss`, `optimizer` and the fields that steer them."""
-    yield from _check_loss(spec.loss, facts)
-    yield from _check_optimizer(spec.optimizer)
-    yield from whole("epochs", spec.epochs, 1, MAX_EPOCHS)
+    if is_import(spec):
+        if spec.loss is not None:
+            yield from _check_loss(spec.loss, facts)
+        yield from check_import(spec)
+    else:
+        yield from _check_loss(spec.loss, facts)
+        yield from _check_optimizer(spec.optimizer)
+        yield from whole("epochs", spec.epochs, 1, MAX_EPOCHS)
     yield from whole("batch_size", spec.batch_size, 1)
     yield from whole("seed", spec.seed, 0)
     yield from whole("log_every_epochs", spec.log_every_epochs, 1)

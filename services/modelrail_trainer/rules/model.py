@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from modelrail_trainer.parameters import parameter_count
+from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, whole, widths
 from modelrail_trainer.spec import (
     CnnModel,
+    CustomModel,
     DatasetFacts,
     GptModel,
     GruModel,
@@ -37,10 +39,13 @@ _NAMES: dict[type, str] = {
     GruModel: "gru",
     TransformerModel: "transformer",
     GptModel: "gpt",
+    CustomModel: "custom",
 }
 
 
-def check_model(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
+def check_model(  # noqa: PLR0912  # one branch a kind
+    spec: TrainingJobSpec, facts: DatasetFacts | None
+) -> Iterator[Violation]:
     """Finds what is wrong with `model`."""
     wrong: list[Violation] = []
     match spec.model:
@@ -70,6 +75,8 @@ def check_model(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[V
             wrong += _check_transformer(transformer)
         case GptModel() as gpt:
             wrong += _check_gpt(gpt)
+        case CustomModel() as custom:
+            wrong += check_custom("model.custom", custom)
     if facts is not None and spec.model is not None and not wrong:
         wrong += _check_tokens(spec, facts)
     yield from wrong
@@ -135,7 +142,10 @@ def _check_tokens(spec: TrainingJobSpec, facts: DatasetFacts) -> Iterator[Violat
             else "expected a data set of lines for gpt",
         )
         return
-    reads_tokens = isinstance(spec.model, GruModel | TransformerModel | GptModel)
+    if isinstance(spec.model, CustomModel):
+        reads_tokens = bool(facts.tokens)  # it is told, and has to read what there is
+    else:
+        reads_tokens = isinstance(spec.model, GruModel | TransformerModel | GptModel)
     if reads_tokens and not facts.tokens:
         yield Violation(
             f"model.{name}",

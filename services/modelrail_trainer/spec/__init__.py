@@ -7,6 +7,7 @@ nor gRPC is imported here, because the service, which validates, must start with
 
 from modelrail_trainer.spec.architecture import (
     CnnModel,
+    CustomModel,
     GptModel,
     GruModel,
     LinearModel,
@@ -23,6 +24,7 @@ from modelrail_trainer.spec.data import (
     CategoryEncoding,
     CategoryMethod,
     Color,
+    CustomDataset,
     Dataset,
     DatasetFacts,
     Encoding,
@@ -51,6 +53,7 @@ from modelrail_trainer.spec.data import (
 from modelrail_trainer.spec.job import (
     Publication,
     TrainingJobSpec,
+    entry_points_of,
     with_defaults,
 )
 from modelrail_trainer.spec.learning import (
@@ -100,6 +103,8 @@ __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
     "CrossEntropy",
+    "CustomDataset",
+    "CustomModel",
     "Dataset",
     "DatasetFacts",
     "Encoding",
@@ -146,6 +151,7 @@ __all__ = [
     "TransformerModel",
     "WordTokens",
     "body_outputs",
+    "entry_points_of",
     "facts_of",
     "selection_metrics",
     "with_defaults",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,30 @@ class GptModel:
     dropout: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomModel:
+    """A module that a function of the job's owner makes.
+
+    Attributes:
+        entry_point: `module:function`.
+        arguments: What it is given by name, as JSON values.
+    """
+
+    entry_point: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
 # None stands for a oneof in which nothing was set; `validate` refuses it.
 Model = (
-    LinearModel | MlpModel | CnnModel | ResNetModel | GruModel | TransformerModel | GptModel | None
+    LinearModel
+    | MlpModel
+    | CnnModel
+    | ResNetModel
+    | GruModel
+    | TransformerModel
+    | GptModel
+    | CustomModel
+    | None
 )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 
 class Task(StrEnum):
@@ -226,6 +228,19 @@ class ImageDataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CustomDataset:
+    """Rows that a function of the job's owner makes.
+
+    Attributes:
+        entry_point: `module:function`.
+        arguments: What it is given by name, as JSON values.
+    """
+
+    entry_point: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """How the rows are divided. What the fractions leave is the training part."""
 
@@ -245,7 +260,9 @@ class MinMaxScale:
 
 
 # None stands for a oneof in which nothing was set; `validate` refuses it.
-Dataset = BundledDataset | LineDataset | TableDataset | ImageDataset | LinesDataset | None
+Dataset = (
+    BundledDataset | LineDataset | TableDataset | ImageDataset | LinesDataset | CustomDataset | None
+)
 Preprocessing = Standardize | MinMaxScale | None
 
 
@@ -282,5 +299,5 @@ def facts_of(dataset: Dataset) -> DatasetFacts | None:
                 outputs=BYTE_VALUES,
                 tokens=BYTE_VALUES,
             )
-        case TableDataset() | ImageDataset() | None:
+        case TableDataset() | ImageDataset() | CustomDataset() | None:
             return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from modelrail_trainer.spec.architecture import Model, model_with_defaults
+from modelrail_trainer.spec.architecture import CustomModel, Model, model_with_defaults
 from modelrail_trainer.spec.data import (
+    CustomDataset,
     Dataset,
     Preprocessing,
     Split,
@@ -57,6 +58,16 @@ class TrainingJobSpec:
     checkpoint_every_steps: int = 0
     validate_every_steps: int = 0
     precision: Precision = Precision.FP32
+
+
+def entry_points_of(spec: TrainingJobSpec) -> dict[str, str]:
+    """Returns the functions of the job's owner that a specification names, by field."""
+    found = {}
+    if isinstance(spec.dataset, CustomDataset):
+        found["dataset.custom.entry_point"] = spec.dataset.entry_point
+    if isinstance(spec.model, CustomModel):
+        found["model.custom.entry_point"] = spec.model.entry_point
+    return found
 
 
 def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:

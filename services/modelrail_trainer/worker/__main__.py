@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.inspection import save_inspection
 from modelrail_trainer.isolation.kernel import end_with_parent
@@ -32,9 +34,13 @@ from modelrail_trainer.journal import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
-from modelrail_trainer.spec import TableDataset, TrainingJobSpec, with_defaults
+from modelrail_trainer.redaction import without_directories
+from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.progress import start_pulse
+
+if TYPE_CHECKING:  # torch comes with it
+    from modelrail_trainer.worker.custom.code import UserCode
 
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
@@ -46,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="modelrail_trainer.worker")
     parser.add_argument("--job-directory", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, action="append", default=[])
+    parser.add_argument("--user-code", type=Path, action="append", default=[])
     parser.add_argument(
         "--dry-run", action="store_true", help="one step on some of the rows, and no more"
     )
@@ -63,12 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    data_roots = DataRoots(arguments.data_root)
+    data_roots, code_roots = DataRoots(arguments.data_root), CodeRoots(arguments.user_code)
     if "WORLD_SIZE" in os.environ:
         # torchrun gives each of its processes a session of its own, which nobody would end.
         end_with_parent()
     if int(os.environ.get("RANK", "0")) > 0:
-        return _assist(directory, data_roots)
+        return _assist(directory, data_roots, code_roots)
     start_pulse(directory)
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
@@ -76,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.inspect is not None:
                 failure = _inspect(directory, data_roots, arguments.inspect)
             else:
-                failure = _run(directory, data_roots, journal, dry_run=arguments.dry_run)
+                failure = _run(
+                    directory, data_roots, code_roots, journal, dry_run=arguments.dry_run
+                )
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -92,7 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(
-    directory: Path, data_roots: DataRoots, journal: JournalWriter, *, dry_run: bool
+    directory: Path,
+    data_roots: DataRoots,
+    code_roots: CodeRoots,
+    journal: JournalWriter,
+    *,
+    dry_run: bool,
 ) -> FailedEvent | None:
     spec, spec_sha256 = _specification(directory)
     if violations := validate(spec):
@@ -108,15 +122,21 @@ def _run(
     from modelrail_trainer.worker.learning.replicas import join_replicas
 
     try:
+        code = _user_code(
+            spec, code_roots, lambda why: journal.write(FailedEvent(FailureReason.USER_CODE, why))
+        )
         replicas = join_replicas()
-        run_job(spec, spec_sha256, directory, journal, dry_run=dry_run, replicas=replicas)
+        run_job(
+            spec, spec_sha256, directory, journal, code=code, dry_run=dry_run, replicas=replicas
+        )
     except JobFailure as failure:
         traceback.print_exc()
-        return FailedEvent(failure.reason, str(failure))
+        # What torch says of a module names files of the module.
+        return FailedEvent(failure.reason, without_directories(str(failure)))
     return None
 
 
-def _assist(directory: Path, data_roots: DataRoots) -> int:
+def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> int:
     """Trains beside the first process of the job, which tells what there is to tell."""
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import assist_job
@@ -125,10 +145,22 @@ def _assist(directory: Path, data_roots: DataRoots) -> int:
     spec, spec_sha256 = _specification(directory)
     try:
         spec = with_real_paths(spec, data_roots)
-        assist_job(spec, spec_sha256, directory, join_replicas())
+        code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
+        assist_job(spec, spec_sha256, directory, join_replicas(), code=code)
     except (JobFailure, DataPathError):
         return EXIT_FAILED
     return 0
+
+
+def _user_code(
+    spec: TrainingJobSpec, code_roots: CodeRoots, on_end: Callable[[str], None]
+) -> UserCode | None:
+    """Returns the code that the job calls; None where it calls none."""
+    if not entry_points_of(spec):
+        return None
+    from modelrail_trainer.worker.custom.code import UserCode
+
+    return UserCode(code_roots, on_end)
 
 
 def _specification(directory: Path) -> tuple[TrainingJobSpec, str]:
@@ -159,7 +191,8 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
         save_inspection(inspect_table(spec.dataset, rows), directory)
     except JobFailure as failure:
         traceback.print_exc()
-        return FailedEvent(failure.reason, str(failure))
+        # What torch says of a module names files of the module.
+        return FailedEvent(failure.reason, without_directories(str(failure)))
     return None
 
 

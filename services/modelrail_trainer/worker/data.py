@@ -11,6 +11,7 @@ import numpy as np
 from modelrail_trainer.spec import (
     BYTE_VALUES,
     BundledDataset,
+    CustomDataset,
     Dataset,
     ImageDataset,
     LineDataset,
@@ -22,6 +23,8 @@ from modelrail_trainer.spec import (
     TrainingJobSpec,
     facts_of,
 )
+from modelrail_trainer.worker.custom.code import UserCode
+from modelrail_trainer.worker.custom.dataset import load_custom
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.dataset import load_images
 from modelrail_trainer.worker.images.export import RawImages
@@ -35,7 +38,11 @@ from modelrail_trainer.worker.training_data import TrainingData
 
 
 def load(
-    spec: TrainingJobSpec, folder: Path | None = None, *, max_rows: int | None = None
+    spec: TrainingJobSpec,
+    folder: Path | None = None,
+    *,
+    max_rows: int | None = None,
+    code: UserCode | None = None,
 ) -> TrainingData:
     """Reads the data set of a specification and divides it.
 
@@ -45,11 +52,18 @@ def load(
             there while it is used; made anew. Other data sets need none.
         max_rows: Of tables and images only so many rows are used, evenly from all of them; None:
             all.
+        code: Where a custom data set's function is; None: nowhere.
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
             not what the specification expects.
+        UserCodeError: The function of a custom data set failed, or gave something else than it has
+            to.
     """
+    if isinstance(spec.dataset, CustomDataset):
+        if code is None:
+            raise ValueError("a custom data set needs the folders of user code")
+        return _load_custom(spec, spec.dataset, code)
     if isinstance(spec.dataset, TableDataset | LinesDataset | ImageDataset):
         if folder is None:
             raise ValueError("what is read from files needs a folder for what is made of them")
@@ -147,6 +161,28 @@ def _load_images(
     )
 
 
+def _load_custom(spec: TrainingJobSpec, dataset: CustomDataset, code: UserCode) -> TrainingData:
+    rows = load_custom(code, dataset, seed=spec.seed)
+    if len(rows.parts) == 1:
+        stratify = rows.task is Task.CLASSIFICATION
+        train, validation, test = _divide(rows.parts[0], spec.split, stratify=stratify)
+    else:
+        train, validation, test = rows.parts
+    return TrainingData(
+        name=f"custom data set {dataset.entry_point}",
+        sha256=_digest(*rows.parts),
+        task=rows.task,
+        input_name=rows.input_name,
+        input_meaning=rows.meaning,
+        labels=rows.labels,
+        outputs=rows.outputs,
+        train=train,
+        validation=validation,
+        test=test,
+        tokens=rows.tokens,
+    )
+
+
 def _read(dataset: Dataset, seed: int) -> tuple[Part, str]:
     match dataset:
         case BundledDataset(name="digits"):
@@ -192,9 +228,9 @@ def _divide(rows: Part, split: Split, *, stratify: bool) -> tuple[Part, Part, Pa
     return first, second, third
 
 
-def _digest(rows: Part) -> str:
+def _digest(*parts: Part) -> str:
     digest = hashlib.sha256()
-    for array in (rows.inputs, rows.targets):
+    for array in (array for rows in parts for array in (rows.inputs, rows.targets)):
         little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         digest.update(f"{little_endian.dtype.str} {little_endian.shape}\n".encode())
         digest.update(little_endian.tobytes())

@@ -31,6 +31,12 @@ class ExportFailed(JobFailure):
     reason = FailureReason.EXPORT_FAILED
 
 
+class UserCodeError(JobFailure):
+    """The code of the job's owner raised an exception, or gave something else than it has to."""
+
+    reason = FailureReason.USER_CODE
+
+
 class GateFailed(JobFailure):
     """The exported file breaks a rule of the acceptance gate."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +29,10 @@ from modelrail_trainer.journal import (
     Phase,
     PhaseEvent,
 )
-from modelrail_trainer.spec import LinearModel, LineDataset, Task, TrainingJobSpec
+from modelrail_trainer.rules.custom import is_import
+from modelrail_trainer.spec import CustomModel, LinearModel, LineDataset, Task, TrainingJobSpec
 from modelrail_trainer.validation import validate
+from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.evaluation.detail import detail_of
 from modelrail_trainer.worker.evaluation.summary import summary_of
@@ -39,7 +42,14 @@ from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
-from modelrail_trainer.worker.learning.loop import Epoch, Trained, Validation, fit
+from modelrail_trainer.worker.learning.loop import (
+    Epoch,
+    Trained,
+    Validation,
+    fit,
+    initial_network,
+    untrained,
+)
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
@@ -68,6 +78,7 @@ def run_job(
     directory: Path,
     journal: JournalWriter,
     *,
+    code: UserCode | None = None,
     dry_run: bool = False,
     replicas: Replicas = ALONE,
 ) -> None:
@@ -80,13 +91,15 @@ def run_job(
         spec_sha256: Digest of the specification, for the lineage.
         directory: The job's own.
         journal: Gets phases, metrics and log lines.
+        code: Where functions of the job's owner are; None: nowhere.
         dry_run: Makes one step on some of the rows, and all that comes after with its result.
         replicas: The processes that train together; this is the first of them.
 
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
     """
-    data = load(spec, directory / _DATA_FOLDER, max_rows=DRY_RUN_ROWS if dry_run else None)
+    max_rows = DRY_RUN_ROWS if dry_run else None
+    data = load(spec, directory / _DATA_FOLDER, max_rows=max_rows, code=code)
     replicas.share_data(data)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
@@ -100,24 +113,49 @@ def run_job(
 
     if dry_run:
         data = data.head(spec.batch_size)
-        spec = replace(spec, epochs=1, checkpoint_every_steps=1)
+        spec = replace(spec, epochs=min(spec.epochs, 1), checkpoint_every_steps=1)
     journal.write(DataEvent(summary_of(data)))
+    whose: AbstractContextManager[None] = nullcontext()
+    if isinstance(spec.model, CustomModel) and code is not None:
+        whose = code.blamed(spec.model.entry_point)
+    with whose:
+        _train_and_prove(
+            spec, data, directory, journal, spec_sha256=spec_sha256, code=code, replicas=replicas
+        )
+
+
+def _train_and_prove(
+    spec: TrainingJobSpec,
+    data: TrainingData,
+    directory: Path,
+    journal: JournalWriter,
+    *,
+    spec_sha256: str,
+    code: UserCode | None,
+    replicas: Replicas,
+) -> None:
     journal.write(PhaseEvent(Phase.RUNNING))
     made_progress()
-    if replicas.count > 1:
-        journal.log(f"{replicas.count} processes train together, each on its part of every batch")
-    checkpoints = _checkpoints(spec, spec_sha256, data, directory)
-    trained = fit(
-        spec,
-        data,
-        lambda epoch: _report(epoch, spec, journal),
-        checkpoints,
-        journal.log,
-        on_validation=lambda validation: _report_validation(validation, spec, journal),
-        replicas=replicas,
-    )
-    network = trained.network
-    journal.log(_end_of_training(trained, spec))
+    network = initial_network(spec, data, code, replicas)
+    if is_import(spec):
+        trained = untrained(network)
+        journal.log("imported, not trained: the weights that the model function gave are exported")
+    else:
+        if replicas.count > 1:
+            journal.log(
+                f"{replicas.count} processes train together, each on its part of every batch"
+            )
+        trained = fit(
+            spec,
+            data,
+            lambda epoch: _report(epoch, spec, journal),
+            _checkpoints(spec, spec_sha256, data, directory, code),
+            journal.log,
+            on_validation=lambda validation: _report_validation(validation, spec, journal),
+            network=network,
+            replicas=replicas,
+        )
+        journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
     # What a model of language gets wrong is told by its figures and samples.
     detail = None if data.task is Task.LANGUAGE else detail_of(data)
@@ -174,11 +212,11 @@ def run_job(
             signature=signature,
             metrics=metrics,
             lineage=Lineage(
-                dataset=data.name,
+                dataset=f"{data.name} (imported, not trained)" if is_import(spec) else data.name,
                 dataset_sha256=data.sha256,
                 spec_sha256=spec_sha256,
                 seed=spec.seed,
-                packages={name: version(name) for name in _PACKAGES},
+                packages={name: version(name) for name in _PACKAGES} | _sources(code),
             ),
             certificate=certificate,
             evaluation=detail.evaluation() if detail else None,
@@ -188,7 +226,12 @@ def run_job(
 
 
 def assist_job(
-    spec: TrainingJobSpec, spec_sha256: str, directory: Path, replicas: Replicas
+    spec: TrainingJobSpec,
+    spec_sha256: str,
+    directory: Path,
+    replicas: Replicas,
+    *,
+    code: UserCode | None = None,
 ) -> None:
     """Trains beside the first process of a job, which tells and keeps everything.
 
@@ -197,17 +240,29 @@ def assist_job(
         spec_sha256: Digest of the specification.
         directory: The job's own.
         replicas: The processes that train together.
+        code: Where functions of the job's owner are; None: nowhere.
 
     Raises:
-        NanLoss: The loss became infinite or not a number, as the first process says too.
+        JobFailure: As the first process says too.
     """
     data = replicas.share_data(None)
-    checkpoints = _checkpoints(spec, spec_sha256, data, directory)
-    fit(spec, data, lambda epoch: None, checkpoints, replicas=replicas)
+    if is_import(spec):
+        return
+    network = initial_network(spec, data, code, replicas)
+    checkpoints = _checkpoints(spec, spec_sha256, data, directory, code)
+    fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
+
+
+def _sources(code: UserCode | None) -> dict[str, str]:
+    return {} if code is None else code.digests()
 
 
 def _checkpoints(
-    spec: TrainingJobSpec, spec_sha256: str, data: TrainingData, directory: Path
+    spec: TrainingJobSpec,
+    spec_sha256: str,
+    data: TrainingData,
+    directory: Path,
+    code: UserCode | None,
 ) -> Checkpoints:
     return Checkpoints(
         directory / CHECKPOINTS_NAME,
@@ -216,6 +271,7 @@ def _checkpoints(
             "data": data.sha256,
             "torch": str(torch.__version__),
             "processors": str(len(os.sched_getaffinity(0))),
+            **_sources(code),
         },
         every_steps=spec.checkpoint_every_steps,
     )

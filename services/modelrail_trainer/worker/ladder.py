@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from modelrail_trainer.artifact import ExportAttempt, ExportCertificate, Signature
 from modelrail_trainer.journal import Metric
+from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.export import export
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
@@ -99,8 +100,9 @@ def export_and_prove(
         try:
             proven = _climb(rung, module, signature, data, figures, path=path)
         except (ExportFailed, GateFailed) as failure:
-            attempts.append(ExportAttempt(rung.name, str(failure)[:_MAX_FAILURE_CHARACTERS]))
-            log(f"export, {rung.name}: {failure}")
+            said = without_directories(str(failure))
+            attempts.append(ExportAttempt(rung.name, said[:_MAX_FAILURE_CHARACTERS]))
+            log(f"export, {rung.name}: {said}")
             # A file with wrong numbers tells more than an exporter that gave up on another way.
             last = failure if isinstance(failure, GateFailed) else last or failure
             continue

@@ -10,16 +10,19 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
+from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.data import load
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.failure import DataError, UserCodeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--split", choices=("train", "validation", "test"), required=True)
     parser.add_argument("--data-root", type=Path, action="append", default=[])
+    parser.add_argument("--user-code", type=Path, action="append", default=[])
     parser.add_argument("--output", type=Path, required=True, help="npz file to write")
     arguments = parser.parse_args(argv)
     message = pb.TrainingJobSpec.FromString(arguments.specification.read_bytes())
@@ -41,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             spec = with_real_paths(
                 with_defaults(spec_from_pb(message)), DataRoots(arguments.data_root)
             )
-            data = load(spec, Path(folder) / "data")
-        except (DataError, DataPathError) as error:
+            code = UserCode(CodeRoots(arguments.user_code), partial(print, file=sys.stderr))
+            data = load(spec, Path(folder) / "data", code=code)
+        except (DataError, DataPathError, UserCodeError) as error:
             print(error, file=sys.stderr)
             return 1
         part = getattr(data, arguments.split)

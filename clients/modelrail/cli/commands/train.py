@@ -65,6 +65,15 @@ async def train(
             file_okay=False,
         ),
     ] = None,
+    user_code: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose Python modules the job may name, where the services are started for"
+            " it alone; may be repeated. A trainer that runs was told at its start.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     priority: Annotated[
         int,
         typer.Option(
@@ -116,6 +125,7 @@ async def train(
                 data_dir=session.data_dir,
                 serve=[f"{model}@{alias}" if alias else model],
                 data_roots=data_root or [],
+                user_code=user_code or [],
             )
             stack = await cleanup.enter_async_context(running_stack(plan))
             session = stack.session
@@ -134,7 +144,8 @@ async def train(
             return
         job = await run_job(trainer, spec, every_epochs=spec.log_every_epochs, policy=policy)
         if tested := [metric for metric in job.metrics if metric.split == "test"]:
-            say(f"on rows that training never saw: {metrics_text(tested)}")
+            rows = "rows that training never saw" if spec.epochs else "the rows of the test part"
+            say(f"on {rows}: {metrics_text(tested)}")
         say(f"published {job.model_version}", style="bold")
         version = ModelVersionName.parse(job.model_version)
         if spec.publication.alias:

@@ -58,12 +58,22 @@ async def up(
             file_okay=False,
         ),
     ] = None,
+    user_code: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose Python modules training jobs may name for their model or data; may"
+            " be repeated. Default: none.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Run registry, trainer and inference until Ctrl-C."""
     plan = StackPlan(
         data_dir=session.data_dir,
         serve=serve or [EVERY_PRODUCTION_MODEL],
         data_roots=data_root or [],
+        user_code=user_code or [],
         grpc_addresses={
             "registry": registry_address,
             "trainer": trainer_address,

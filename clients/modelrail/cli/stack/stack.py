@@ -44,6 +44,8 @@ class StackPlan:
     """What inference serves: `MODEL@ALIAS`, or `*@ALIAS` for every model that has or gets it."""
     data_roots: Sequence[Path] = ()
     """Folders whose files the trainer may read."""
+    user_code: Sequence[Path] = ()
+    """Folders whose Python modules jobs may name."""
     grpc_addresses: Mapping[str, str] = field(default_factory=dict)
     """Address of each service; a free port where none is given."""
     metrics_addresses: Mapping[str, str] = field(default_factory=dict)
@@ -134,8 +136,9 @@ class Stack:
         at = f"--registry={registry.grpc}"
         targets = [f"--serve={target}" for target in self._plan.serve]
         data_roots = [f"--data-root={root.resolve()}" for root in self._plan.data_roots]
+        user_code = [f"--user-code={root.resolve()}" for root in self._plan.user_code]
         starting = [
-            asyncio.create_task(self._start_service("trainer", at, *data_roots)),
+            asyncio.create_task(self._start_service("trainer", at, *data_roots, *user_code)),
             asyncio.create_task(self._start_service("inference", at, *targets)),
         ]
         try:

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -109,6 +110,7 @@ class JobError(_message.Message):
         REASON_TIMEOUT: _ClassVar[JobError.Reason]
         REASON_NODE_LOST: _ClassVar[JobError.Reason]
         REASON_STALLED: _ClassVar[JobError.Reason]
+        REASON_USER_CODE: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -123,6 +125,7 @@ class JobError(_message.Message):
     REASON_TIMEOUT: JobError.Reason
     REASON_NODE_LOST: JobError.Reason
     REASON_STALLED: JobError.Reason
+    REASON_USER_CODE: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason
@@ -361,18 +364,20 @@ class TrainingJobSpec(_message.Message):
     def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., validate_every_steps: _Optional[int] = ..., precision: _Optional[_Union[TrainingJobSpec.Precision, str]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("bundled", "line", "table", "images", "lines")
+    __slots__ = ("bundled", "line", "table", "images", "lines", "custom")
     BUNDLED_FIELD_NUMBER: _ClassVar[int]
     LINE_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     LINES_FIELD_NUMBER: _ClassVar[int]
+    CUSTOM_FIELD_NUMBER: _ClassVar[int]
     bundled: str
     line: LineDataset
     table: TableDataset
     images: ImageDataset
     lines: LinesDataset
-    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ..., images: _Optional[_Union[ImageDataset, _Mapping]] = ..., lines: _Optional[_Union[LinesDataset, _Mapping]] = ...) -> None: ...
+    custom: CustomDataset
+    def __init__(self, bundled: _Optional[str] = ..., line: _Optional[_Union[LineDataset, _Mapping]] = ..., table: _Optional[_Union[TableDataset, _Mapping]] = ..., images: _Optional[_Union[ImageDataset, _Mapping]] = ..., lines: _Optional[_Union[LinesDataset, _Mapping]] = ..., custom: _Optional[_Union[CustomDataset, _Mapping]] = ...) -> None: ...
 
 class TableDataset(_message.Message):
     __slots__ = ("paths", "target", "columns", "skip_unusable_rows")
@@ -554,6 +559,14 @@ class ImageSize(_message.Message):
     width: int
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
+class CustomDataset(_message.Message):
+    __slots__ = ("entry_point", "arguments")
+    ENTRY_POINT_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    entry_point: str
+    arguments: _struct_pb2.Struct
+    def __init__(self, entry_point: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
 class LineDataset(_message.Message):
     __slots__ = ("slope", "intercept", "points", "minimum_x", "maximum_x", "noise_stddev")
     SLOPE_FIELD_NUMBER: _ClassVar[int]
@@ -597,7 +610,7 @@ class MinMaxScale(_message.Message):
     def __init__(self) -> None: ...
 
 class ModelSpec(_message.Message):
-    __slots__ = ("linear", "mlp", "cnn", "resnet", "gru", "transformer", "gpt")
+    __slots__ = ("linear", "mlp", "cnn", "resnet", "gru", "transformer", "gpt", "custom")
     LINEAR_FIELD_NUMBER: _ClassVar[int]
     MLP_FIELD_NUMBER: _ClassVar[int]
     CNN_FIELD_NUMBER: _ClassVar[int]
@@ -605,6 +618,7 @@ class ModelSpec(_message.Message):
     GRU_FIELD_NUMBER: _ClassVar[int]
     TRANSFORMER_FIELD_NUMBER: _ClassVar[int]
     GPT_FIELD_NUMBER: _ClassVar[int]
+    CUSTOM_FIELD_NUMBER: _ClassVar[int]
     linear: LinearModel
     mlp: MlpModel
     cnn: CnnModel
@@ -612,7 +626,8 @@ class ModelSpec(_message.Message):
     gru: GruModel
     transformer: TransformerModel
     gpt: GptModel
-    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ..., resnet: _Optional[_Union[ResNetModel, _Mapping]] = ..., gru: _Optional[_Union[GruModel, _Mapping]] = ..., transformer: _Optional[_Union[TransformerModel, _Mapping]] = ..., gpt: _Optional[_Union[GptModel, _Mapping]] = ...) -> None: ...
+    custom: CustomModel
+    def __init__(self, linear: _Optional[_Union[LinearModel, _Mapping]] = ..., mlp: _Optional[_Union[MlpModel, _Mapping]] = ..., cnn: _Optional[_Union[CnnModel, _Mapping]] = ..., resnet: _Optional[_Union[ResNetModel, _Mapping]] = ..., gru: _Optional[_Union[GruModel, _Mapping]] = ..., transformer: _Optional[_Union[TransformerModel, _Mapping]] = ..., gpt: _Optional[_Union[GptModel, _Mapping]] = ..., custom: _Optional[_Union[CustomModel, _Mapping]] = ...) -> None: ...
 
 class LinearModel(_message.Message):
     __slots__ = ()
@@ -679,6 +694,14 @@ class GptModel(_message.Message):
     heads: int
     dropout: float
     def __init__(self, width: _Optional[int] = ..., layers: _Optional[int] = ..., heads: _Optional[int] = ..., dropout: _Optional[float] = ...) -> None: ...
+
+class CustomModel(_message.Message):
+    __slots__ = ("entry_point", "arguments")
+    ENTRY_POINT_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    entry_point: str
+    arguments: _struct_pb2.Struct
+    def __init__(self, entry_point: _Optional[str] = ..., arguments: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Loss(_message.Message):
     __slots__ = ("mse", "cross_entropy", "mae", "huber", "bce", "kl")

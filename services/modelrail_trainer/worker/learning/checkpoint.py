@@ -120,6 +120,8 @@ class Checkpoints:
         self._every_steps = every_steps
         self._every_seconds = every_seconds
         self._written = time.monotonic()
+        self.passed_over: tuple[str, ...] = ()
+        """In what a whole checkpoint differs that belongs to something else; empty if none does."""
 
     def is_due(self, step: int) -> bool:
         """Whether it is time for one after so many steps."""
@@ -139,9 +141,7 @@ class Checkpoints:
         partial = path.with_suffix(".partial")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
-            content = safetensors.torch.save(
-                {name: value.contiguous() for name, value in tensors.items()}, {_HEADER: header}
-            )
+            content = safetensors.torch.save(_apart(tensors), {_HEADER: header})
             with partial.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -159,21 +159,45 @@ class Checkpoints:
         for path in self._newest_first():
             try:
                 found = _read(path, self._identity)
+            except _OtherIdentity as other:
+                self.passed_over = self.passed_over or other.differing
+                continue
             except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
                 continue
-            if found is not None:
-                return found
+            return found
         return None
 
     def _newest_first(self) -> Iterator[Path]:
         yield from sorted(self._folder.glob(f"step-*{_SUFFIX}"), reverse=True)
 
 
-def _read(path: Path, identity: Mapping[str, str]) -> Checkpoint | None:
+class _OtherIdentity(Exception):
+    """A checkpoint belongs to something else; `differing` names in what."""
+
+    def __init__(self, differing: tuple[str, ...]) -> None:
+        super().__init__(*differing)
+        self.differing = differing
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors none of which shares memory with another, as the file format wants them."""
+    seen: set[int] = set()
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        own = value.contiguous()
+        memory = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if memory in seen else own  # weights that two layers share
+        seen.add(memory)
+    return found
+
+
+def _read(path: Path, identity: Mapping[str, str]) -> Checkpoint:
     with safetensors.safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()[_HEADER])
-        if header["identity"] != identity:
-            return None
+        found = header["identity"]
+        if found != identity:
+            keys = sorted(found.keys() | identity.keys())
+            raise _OtherIdentity(tuple(k for k in keys if found.get(k) != identity.get(k)))
         # Copies: the file may be removed, and the optimiser writes into its tensors.
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     return Checkpoint(Position(**header["position"]), tensors)

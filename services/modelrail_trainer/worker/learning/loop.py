@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
+    CustomModel,
     DatasetFacts,
     GradientDescent,
     Task,
     TrainingJobSpec,
     body_outputs,
 )
+from modelrail_trainer.worker.custom.code import UserCode
+from modelrail_trainer.worker.custom.model import build_custom, check_outputs
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
@@ -104,6 +107,12 @@ class Trained:
     best_figure: float
 
 
+def untrained(network: Network) -> Trained:
+    """Returns a network that is taken as it is."""
+    network.eval()
+    return Trained(network=network, epochs=0, step=0, best_epoch=0, best_figure=math.nan)
+
+
 def prepare_torch(seed: int, threads: int) -> None:
     """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
     torch.set_num_threads(threads)
@@ -114,15 +123,22 @@ def prepare_torch(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
 
 
-def threads_for(spec: TrainingJobSpec, facts: DatasetFacts) -> int:
+def threads_for(spec: TrainingJobSpec, facts: DatasetFacts, weights: int | None = None) -> int:
     """Returns how many threads a training step is worth.
 
     It follows from the specification and the processors alone, never from a measurement: another
     number of threads may round differently.
+
+    Args:
+        spec: What is trained.
+        facts: On what.
+        weights: How many it has; None: as many as `parameter_count` tells.
     """
+    if weights is None:
+        weights = parameter_count(spec.model, facts)
     batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
     places = facts.row_shape[0] if facts.tokens else 1  # the weights are met at each token
-    if parameter_count(spec.model, facts) * batch_size * places < _WORK_WORTH_THREADS:
+    if weights * batch_size * places < _WORK_WORTH_THREADS:
         return 1
     return len(os.sched_getaffinity(0))  # what the process may really use
 
@@ -133,12 +149,50 @@ def without_padding(rows: Tensor) -> Tensor:
     return rows[:, : max(1, longest)]
 
 
-def build_network(spec: TrainingJobSpec, preprocessing: nn.Module, facts: DatasetFacts) -> Network:
-    """Makes the network with random weights, drawn from torch's global generator."""
-    body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
+def initial_network(
+    spec: TrainingJobSpec,
+    data: TrainingData,
+    code: UserCode | None = None,
+    replicas: Replicas = ALONE,
+) -> Network:
+    """Prepares torch, and makes the network that training begins with.
+
+    Args:
+        spec: With defaults applied.
+        data: Preprocessing is fitted on its training part.
+        code: Where a custom model's function is; None: nowhere.
+        replicas: The processes that train together.
+
+    Raises:
+        UserCodeError: A custom model failed, or is not what it has to be.
+    """
+    facts = DatasetFacts(
+        task=data.task,
+        rows=len(data.train),
+        row_shape=data.train.inputs.shape[1:],
+        outputs=body_outputs(spec.loss, data.outputs),
+        tokens=data.tokens,
+    )
+    prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count))
+    inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
+    preprocessing = data.scaling or fit_steps(spec.preprocessing, inputs)
+    if not isinstance(spec.model, CustomModel):
+        body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
+        return Network(preprocessing, _with_classes(body, spec))
+    if code is None:
+        raise ValueError("a custom model needs the folders of user code")
+    body = build_custom(code, spec.model, facts, seed=spec.seed, trains=spec.epochs > 0)
+    check_outputs(code, spec.model.entry_point, Network(preprocessing, body), inputs, facts.outputs)
+    # How many weights it has, and what it did to torch, is known now.
+    weights = sum(parameter.numel() for parameter in body.parameters())
+    prepare_torch(spec.seed, max(1, threads_for(spec, facts, weights) // replicas.count))
+    return Network(preprocessing, _with_classes(body, spec))
+
+
+def _with_classes(body: nn.Module, spec: TrainingJobSpec) -> nn.Module:
     if isinstance(spec.loss, BinaryCrossEntropy):
-        body = nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
-    return Network(preprocessing, body)
+        return nn.Sequential(body, TwoClasses())  # [B, 1] to [B, 2]
+    return body
 
 
 def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
@@ -148,6 +202,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     checkpoints: Checkpoints | None = None,
     log: Callable[[str], None] = lambda text: None,
     *,
+    network: Network | None = None,
     replicas: Replicas = ALONE,
     on_validation: Callable[[Validation], None] = lambda validation: None,
 ) -> Trained:
@@ -159,6 +214,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         on_epoch: Called after each epoch.
         checkpoints: Where training goes on from, and leaves checkpoints; None: it begins anew.
         log: Told what happens beside training.
+        network: What `initial_network` made; None: it is made here.
         replicas: The processes that train together.
         on_validation: Called after each validation within an epoch.
 
@@ -166,14 +222,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         DataError: The validation rows do not allow the figure that the best epoch is told by.
         NanLoss: The loss became infinite or not a number.
     """
-    facts = DatasetFacts(
-        task=data.task,
-        rows=len(data.train),
-        row_shape=data.train.inputs.shape[1:],
-        outputs=body_outputs(spec.loss, data.outputs),
-        tokens=data.tokens,
-    )
-    prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count))
+    network = network or initial_network(spec, data, replicas=replicas)
 
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
@@ -181,7 +230,6 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
-    network = build_network(spec, data.scaling or fit_steps(spec.preprocessing, inputs), facts)
     model = replicas.replicate(network)
     replicas.part_ways(spec.seed)
     loss_of = loss_function(spec.loss)

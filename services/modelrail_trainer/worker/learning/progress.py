@@ -69,6 +69,8 @@ class Progress:
             self.epoch, self.rows = position.epoch, position.rows
             self.step, self.loss_sum = position.step, position.loss_sum
             log(f"goes on from the checkpoint after step {self.step}, in epoch {self.epoch}")
+        elif checkpoints is not None and checkpoints.passed_over:
+            log(f"begins anew: its checkpoint is of another {', '.join(checkpoints.passed_over)}")
 
     def batches(self, rows: int, batch_size: int) -> Iterator[Tensor]:
         """Yields the numbers of the rows that the epoch still trains on, in batches of [B]."""

@@ -46,5 +46,5 @@ def build_body(  # noqa: PLR0911  # one return a kind
             return Transformer(model, tokens, outputs)
         case spec.GptModel():
             return Gpt(model)
-        case None:
-            raise ValueError("the specification has no architecture")
+        case None | spec.CustomModel():
+            raise ValueError("the specification has no architecture of the zoo")
