@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -63,6 +64,7 @@ def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subproce
             [
                 *(sys.executable, *(torchrun if processes > 1 else ())),
                 *("-m", "modelrail_trainer.worker", f"--data-root={directory.parent}"),
+                f"--user-code={directory.parent}",
                 *("--job-directory", str(directory)),
             ],
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
@@ -205,6 +207,70 @@ def test_data_that_the_first_process_cannot_use_ends_the_others(tmp_path: Path) 
     spec.ClearField("preprocessing")
     (tmp_path / "rows.csv").write_text("x,kind\n1,a\n")
     assert failure_of(spec, tmp_path / "job").reason is FailureReason.DATA
+
+
+OWN = """
+import torch
+from modelrail_trainer.user_code import CustomData
+
+
+def rows(count):
+    x = torch.rand(count, 2, generator=torch.Generator().manual_seed(1))
+    return CustomData(inputs=x.numpy(), targets=(x[:, 0] > x[:, 1]).long().numpy())
+"""
+NET = """
+from torch import nn
+
+
+def build(facts, width):
+    return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, facts.outputs))
+
+
+def breaks(facts, width):
+    raise ValueError("no such width")
+"""
+
+
+def of_ones_own(folder: Path, model: str = "net:build", **fields: Any) -> pb.TrainingJobSpec:
+    # What makes the data is imported by the first process alone.
+    (folder / "own.py").write_text(OWN)
+    (folder / "net.py").write_text(NET)
+    content = {
+        "dataset": {"custom": {"entry_point": "own:rows", "arguments": {"count": 200}}},
+        "model": {"custom": {"entry_point": model, "arguments": {"width": 4}}},
+        "loss": {"cross_entropy": {}},
+        "optimizer": {"adam": {"learning_rate": 0.01}},
+        "epochs": 4,
+        "checkpoint_every_steps": 2,
+        "publication": {"model": "own"},
+    }
+    return json_format.ParseDict(content | fields, pb.TrainingJobSpec())
+
+
+def test_processes_train_a_model_of_ones_own_and_go_on_from_its_checkpoints(tmp_path: Path) -> None:
+    spec = of_ones_own(tmp_path)
+    alone = losses(finished(spec, tmp_path / "one", 1))
+    together = finished(spec, tmp_path / "two", 2)
+    assert losses(together) == pytest.approx(alone, rel=1e-4)
+    (together / "events.jsonl").unlink()
+    finished(spec, together, 2)
+    told = [event.text for event in events_of(together) if isinstance(event, LogEvent)]
+    assert any(text.startswith("goes on from the checkpoint after step") for text in told)
+    assert not any(text.startswith("begins anew") for text in told)
+
+
+def test_processes_import_a_model_together(tmp_path: Path) -> None:
+    spec = of_ones_own(tmp_path, epochs=0)
+    spec.ClearField("loss")
+    spec.ClearField("optimizer")
+    assert (finished(spec, tmp_path / "job", 2) / "result.json").exists()
+
+
+def test_a_model_of_ones_own_that_fails_in_all_processes_is_told_once(tmp_path: Path) -> None:
+    failure = failure_of(of_ones_own(tmp_path, "net:breaks"), tmp_path / "job")
+    assert failure.reason is FailureReason.USER_CODE
+    assert "no such width" in failure.message
+    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) == 1
 
 
 # Under the service

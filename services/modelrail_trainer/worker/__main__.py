@@ -13,6 +13,7 @@ import hashlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ if TYPE_CHECKING:  # torch comes with it
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
 EXIT_DEFECT = 70
+_LAST_WORD_SECONDS = 30.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,6 +150,10 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
         code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
         assist_job(spec, spec_sha256, directory, join_replicas(), code=code)
     except (JobFailure, DataPathError):
+        traceback.print_exc()
+        # torchrun ends all when one ends, and the first process has to tell of the failure, which
+        # is its own too. Should it go on all the same, it waits for this one in vain no longer.
+        time.sleep(_LAST_WORD_SECONDS)
         return EXIT_FAILED
     return 0
 

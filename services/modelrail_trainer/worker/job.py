@@ -145,11 +145,12 @@ def _train_and_prove(
             journal.log(
                 f"{replicas.count} processes train together, each on its part of every batch"
             )
+        sources = replicas.told(_sources(code))
         trained = fit(
             spec,
             data,
             lambda epoch: _report(epoch, spec, journal),
-            _checkpoints(spec, spec_sha256, data, directory, code),
+            _checkpoints(spec, spec_sha256, data, directory, sources),
             journal.log,
             on_validation=lambda validation: _report_validation(validation, spec, journal),
             network=network,
@@ -249,7 +250,9 @@ def assist_job(
     if is_import(spec):
         return
     network = initial_network(spec, data, code, replicas)
-    checkpoints = _checkpoints(spec, spec_sha256, data, directory, code)
+    # Not all of them have imported what makes the data.
+    sources: dict[str, str] = replicas.told({})
+    checkpoints = _checkpoints(spec, spec_sha256, data, directory, sources)
     fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
 
 
@@ -262,7 +265,7 @@ def _checkpoints(
     spec_sha256: str,
     data: TrainingData,
     directory: Path,
-    code: UserCode | None,
+    sources: dict[str, str],
 ) -> Checkpoints:
     return Checkpoints(
         directory / CHECKPOINTS_NAME,
@@ -271,7 +274,7 @@ def _checkpoints(
             "data": data.sha256,
             "torch": str(torch.__version__),
             "processors": str(len(os.sched_getaffinity(0))),
-            **_sources(code),
+            **sources,
         },
         every_steps=spec.checkpoint_every_steps,
     )
