@@ -18,8 +18,8 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from tests.faults.trainers import Job, Running, Site, site, until
 
 _DISK_BYTES = 16 << 20
-_LEFT_BYTES = 192 << 10
-"""Room that is left for lines of the journal; a checkpoint and a model need more."""
+_LESS_THAN_A_CHECKPOINT, _LESS_THAN_A_MODEL = 1 << 20, 192 << 10
+"""Room that is left for lines of the journal."""
 # A file system of its own, which goes with the process.
 _MOUNT = f'mount -t tmpfs -o size={_DISK_BYTES} none "$0" && exec "$@"'
 _HAS_MOUNTS = not subprocess.run(
@@ -52,11 +52,11 @@ class Disk:
 
     path: Path
 
-    def fill(self) -> None:
+    def fill(self, left_bytes: int) -> None:
         usage = os.statvfs(self.path)
         free = usage.f_bavail * usage.f_frsize
         with (self.path / "filler").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free - _LEFT_BYTES)
+            os.posix_fallocate(file.fileno(), 0, free - left_bytes)
 
     def make_room(self) -> None:
         (self.path / "filler").unlink()
@@ -91,7 +91,7 @@ async def test_a_full_disk_keeps_the_checkpoint_before_and_the_job_goes_on_from_
     async with on_small_disk(place) as (trainer, disk):
         job = await trainer.submit(spec(200, 10), policy=RunPolicy(max_retries=1))
         await until(lambda: job.checkpointed_step >= 50)
-        disk.fill()
+        disk.fill(_LESS_THAN_A_CHECKPOINT)
         journal = job.directory / "events.jsonl"
         await until(lambda: b"no checkpoint after step" in journal.read_bytes())
         step, tensors = newest_checkpoint(job)
@@ -115,7 +115,7 @@ async def test_an_export_on_a_full_disk_fails_and_a_clone_succeeds_when_there_is
     async with on_small_disk(place) as (trainer, disk):
         job = await trainer.submit(spec(20, 0))
         await until(lambda: job.directory.exists() and bool(place.workers()))
-        disk.fill()
+        disk.fill(_LESS_THAN_A_MODEL)
         failed, _ = await trainer.ended(job)
         assert failed.state == pb.TrainingJob.STATE_FAILED
         assert failed.error.reason == pb.JobError.REASON_INTERNAL
