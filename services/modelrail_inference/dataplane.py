@@ -30,12 +30,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from modelrail_inference.call import Call
-from modelrail_inference.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Serving
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.request.call import Call
 from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.request.parameters import check_parameters
 from modelrail_inference.runtime.session import OutOfMemory, RunError, RunTerminatedError
 from modelrail_inference.scheduling.batch import Answer

@@ -13,8 +13,6 @@ _LAYERS = (
     ("/modelrail_server/", "chassis"),
     ("/modelrail_inference/protocol/", "protocol"),
     ("/modelrail_inference/request/", "protocol"),
-    ("/modelrail_inference/encode.py", "protocol"),
-    ("/modelrail_inference/message.py", "protocol"),
     ("/modelrail_inference/scheduling/", "scheduler"),
     ("/modelrail_inference/runtime/", "session"),
     ("/modelrail_inference/", "data plane"),

@@ -10,9 +10,9 @@ import pytest
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail_inference.daemon_threads import DaemonThreads
-from modelrail_inference.encode import encode
-from modelrail_inference.message import InferenceRequest, InputTensor
 from modelrail_inference.protocol.convert import request_from_pb
+from modelrail_inference.request.encode import encode
+from modelrail_inference.request.message import InferenceRequest, InputTensor
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import SessionOptions, _session_options
 from modelrail_inference.signature import TensorSpec

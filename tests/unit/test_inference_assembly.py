@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from modelrail.tensor import to_raw
-from modelrail_inference.message import InferenceRequest, InputTensor
 from modelrail_inference.repository.batching import PaddedInput, Padding
 from modelrail_inference.repository.definition import LoadedModel, LoadError, ModelSettings
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import InferenceRequest, InputTensor
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError

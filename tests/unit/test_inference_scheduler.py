@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
-from modelrail_inference.message import InferenceReply, InferenceRequest, InputTensor, Parameter
 from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
 from modelrail_inference.repository.definition import (
     LoadedModel,
@@ -26,6 +24,13 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.request.call import Call
+from modelrail_inference.request.message import (
+    InferenceReply,
+    InferenceRequest,
+    InputTensor,
+    Parameter,
+)
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling.batch import Outcome

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.message import InferenceReply, OutputTensor
 from modelrail_inference.protocol.convert import request_from_pb
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, varint
+from modelrail_inference.request.message import InferenceReply, OutputTensor
 from modelrail_server.errors import InvalidArgument
 
 names = st.text(max_size=12)

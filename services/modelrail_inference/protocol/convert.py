@@ -7,12 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail_inference.dataplane import named
-from modelrail_inference.message import (
-    InferenceRequest,
-    InputTensor,
-    Parameter,
-    TypedContents,
-)
 from modelrail_inference.protocol.batching_config import write_batching
 from modelrail_inference.protocol.datatypes import DATA_TYPES
 from modelrail_inference.protocol.session_config import write_session
@@ -20,6 +14,12 @@ from modelrail_inference.protocol.warmup_config import write_warmup
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
+from modelrail_inference.request.message import (
+    InferenceRequest,
+    InputTensor,
+    Parameter,
+    TypedContents,
+)
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import TensorSpec
 from modelrail_inference.statistics import Duration, VersionStatistics

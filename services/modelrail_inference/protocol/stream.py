@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from modelrail_inference.call import Call
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol.convert import stream_error_to_pb
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, parse
+from modelrail_inference.request.call import Call
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError, Unavailable
 

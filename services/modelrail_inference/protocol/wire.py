@@ -12,8 +12,13 @@ from __future__ import annotations
 from google.protobuf.message import DecodeError
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.message import InferenceReply, InferenceRequest, InputTensor, OutputTensor
 from modelrail_inference.protocol.convert import request_from_pb
+from modelrail_inference.request.message import (
+    InferenceReply,
+    InferenceRequest,
+    InputTensor,
+    OutputTensor,
+)
 from modelrail_server.errors import InvalidArgument
 
 # Tags of length-delimited fields: the field's number and the wire type 2.

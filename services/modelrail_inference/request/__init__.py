@@ -1,1 +1,1 @@
-"""From an untrusted request to what a session takes."""
+"""A request and its reply: what they hold, how they are checked, and how tensors become bytes."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
-from modelrail_inference.message import InputTensor, TypedContents
+from modelrail_inference.request.message import InputTensor, TypedContents
 from modelrail_inference.request.violations import Violations, sizes
 from modelrail_inference.signature import TensorSpec
 

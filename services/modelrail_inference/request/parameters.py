@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelrail_inference.message import InferenceRequest, Parameter
+from modelrail_inference.request.message import InferenceRequest, Parameter
 from modelrail_inference.request.violations import SHOWN, Violations, shown
 from modelrail_server.errors import Unimplemented
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from modelrail_inference.encode import encode
-from modelrail_inference.message import OutputTensor
 from modelrail_inference.repository.definition import LoadedModel, Runnable
+from modelrail_inference.request.encode import encode
 from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import OutputTensor
 from modelrail_inference.runtime.session import Run, RunError
 from modelrail_inference.scheduling.assembly import (
     BatchBuffers,
