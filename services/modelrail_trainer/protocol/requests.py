@@ -26,6 +26,7 @@ from modelrail_trainer.spec import (
     ImageDataset,
     ImageFolder,
     LinesDataset,
+    Split,
     TableDataset,
     TrainingJobSpec,
 )
@@ -62,7 +63,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     new = NewJob(
         encoded,
         specification.publication,
-        data_paths=_data_paths(specification),
+        data_paths=_data_paths(specification) | split_paths(specification.split, f"{_SPEC_PATH}."),
         data_folders=_data_folders(specification),
         policy=run_policy_from_pb(request.training_job),
     )
@@ -87,6 +88,15 @@ def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
             return {f"{path}.images.idx.{field}": file for field, file in files.items() if file}
         case _:
             return {}
+
+
+def split_paths(split: Split, prefix: str = "") -> dict[str, str]:
+    """Returns the files that a split names, by the field that names them."""
+    return {
+        f"{prefix}split.{field}[{position}]": file
+        for field in ("validation_paths", "test_paths")
+        for position, file in enumerate(getattr(split, field))
+    }
 
 
 def _data_folders(specification: TrainingJobSpec) -> dict[str, str]:
