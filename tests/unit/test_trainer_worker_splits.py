@@ -25,6 +25,7 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection.table import inspect_table
 from modelrail_trainer.worker.language.stream import load_stream
+from modelrail_trainer.worker.table.column import as_key
 from modelrail_trainer.worker.table.dataset import Table, load_table
 from modelrail_trainer.worker.table.encoding import FittedNumber
 from modelrail_trainer.worker.table.partition import PartOfRow, parts_of_groups
@@ -208,6 +209,12 @@ def test_rows_of_a_group_stay_together_whatever_tells_the_groups(
     assert sum(map(len, found)) == len(set.union(*found)) == 40
     assert all(len(part) % 10 == 0 for part in table.parts)
     assert [one.name for one in table.encodings] == ["x"]
+
+
+def test_values_that_are_equal_have_one_key_and_what_is_no_number_has_none() -> None:
+    keys = as_key(pa.array([0.0, -0.0, float("nan"), None, 2.5])).to_pylist()
+    assert keys[0] == keys[1]
+    assert keys[2:] == [None, None, "2.5"]
 
 
 def test_a_row_without_a_group_cannot_be_used(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from modelrail_trainer.inspection import InspectedColumn, Use
+from modelrail_trainer.inspection import InspectedColumn, Use, ValueType
 from modelrail_trainer.spec import PARTS, Split
 from modelrail_trainer.worker.inspection.sketch import MAX_DISTINCT, ColumnSketch, shown
 
@@ -38,20 +38,26 @@ def _says_parts(sketch: ColumnSketch) -> bool:
 
 def _doubts(sketches: Mapping[str, ColumnSketch], split: Split) -> Iterator[str]:
     if split.column:
-        sketch = sketches[split.column]
         told = f"column {shown(split.column)!r} of split.column"
-        parts = ", ".join(PARTS)
-        if sketch.missing:
-            yield f"{told}: {sketch.missing} rows have no value; expected one of {parts} in each"
-        if others := sorted(_texts(sketch) - set(PARTS)):
-            yield f"{told}: expected none but {parts}, got {others[0]!r} too"
-        for absent in [part for part in PARTS if part not in _texts(sketch)]:
-            yield f"{told}: no row has {absent!r}, and every part needs rows"
+        yield from (f"{told}: {doubt}" for doubt in _doubts_of_parts(sketches[split.column]))
     if split.group_column and (missing := sketches[split.group_column].missing):
         yield (
             f"column {shown(split.group_column)!r} of split.group_column: {missing} rows have no "
             "value, and cannot be used"
         )
+
+
+def _doubts_of_parts(sketch: ColumnSketch) -> Iterator[str]:
+    parts = ", ".join(PARTS)
+    if sketch.type is not ValueType.TEXT:
+        yield f"expected the texts {parts}, got {sketch.file_type}"
+        return
+    if sketch.missing:
+        yield f"{sketch.missing} rows have no value; expected one of {parts} in each"
+    if others := sorted(_texts(sketch) - set(PARTS)):
+        yield f"expected none but {parts}, got {others[0]!r} too"
+    for absent in [part for part in PARTS if part not in _texts(sketch)]:
+        yield f"no row has {absent!r}, and every part needs rows"
 
 
 def _texts(sketch: ColumnSketch) -> set[str]:
