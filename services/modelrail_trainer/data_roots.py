@@ -77,7 +77,12 @@ def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJob
     Raises:
         DataPathError: A file or folder is not there any more.
     """
-    return replace(spec, dataset=_with_real_paths(spec.dataset, data_roots))
+    split = replace(
+        spec.split,
+        validation_paths=tuple(str(data_roots.resolve(p)) for p in spec.split.validation_paths),
+        test_paths=tuple(str(data_roots.resolve(p)) for p in spec.split.test_paths),
+    )
+    return replace(spec, dataset=_with_real_paths(spec.dataset, data_roots), split=split)
 
 
 def _with_real_paths(dataset: Dataset, data_roots: DataRoots) -> Dataset:

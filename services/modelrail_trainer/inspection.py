@@ -57,6 +57,7 @@ class Use(StrEnum):
     CATEGORY = "CATEGORY"
     HASH = "HASH"
     TEXT = "TEXT"
+    SPLIT = "SPLIT"
 
 
 class WarningKind(StrEnum):

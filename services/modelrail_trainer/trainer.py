@@ -105,7 +105,7 @@ class Trainer:
         """Returns what a table holds, and makes no job.
 
         Args:
-            specification: One with nothing but the data set.
+            specification: One with nothing but the data set and the split.
             data_paths: Its files, by the field of the request that names them.
             rows: Rows to show.
 

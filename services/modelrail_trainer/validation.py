@@ -14,6 +14,7 @@ from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.images import check_images
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
+from modelrail_trainer.rules.split import check_division, settled_fractions
 from modelrail_trainer.rules.table import check_paths, check_table
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
@@ -156,9 +157,12 @@ def _check_images(
 
 def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
     split = spec.split
+    yield from check_division(split, spec.dataset)
+    settled = settled_fractions(split)
     fractions = {
-        "split.validation_fraction": split.validation_fraction,
-        "split.test_fraction": split.test_fraction,
+        f"split.{field}": getattr(split, field)
+        for field in ("validation_fraction", "test_fraction")
+        if field not in settled
     }
     wrong: list[Violation] = []
     for field, fraction in fractions.items():

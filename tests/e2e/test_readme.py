@@ -136,6 +136,8 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 pytest.skip(f"port {port}, which README.md uses, is taken on this machine")
     terminal = Terminal(tmp_path)
+    # The reader is in the checkout, of which the commands use this folder.
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     yield terminal
     terminal.stop()
 

@@ -230,13 +230,13 @@ def test_one_step_is_trained_exported_and_proven(name: str, tmp_path: Path) -> N
 
 
 def test_of_a_large_sorted_table_a_sample_with_every_class_is_read(tmp_path: Path) -> None:
-    # Three classes one after the other; the last has a row among those that the sample leaves out.
+    # Three classes one after the other; the sample leaves out the training rows of the last.
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["x", "kind"])
         rows.writerows([i, "first"] for i in range(20_000))
         rows.writerows([i, "second"] for i in range(20_000))
-        rows.writerow([1, "last"])
+        rows.writerows([1, "last"] for _ in range(3))
     spec = example("digits")
     spec.ClearField("preprocessing")
     spec.dataset.table.paths.append("rows.csv")

@@ -23,6 +23,7 @@ _USES = {
     pb.InspectedColumn.USE_CATEGORY: "category",
     pb.InspectedColumn.USE_HASH: "hash",
     pb.InspectedColumn.USE_TEXT: "text",
+    pb.InspectedColumn.USE_SPLIT: "split",
 }
 _WARNED = "yellow"
 

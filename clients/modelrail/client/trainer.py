@@ -152,7 +152,7 @@ class AsyncTrainerClient(ServiceClient):
         return await self._call(self._stub.CloneTrainingJob, request)
 
     async def inspect_dataset(
-        self, dataset: pb.Dataset, *, rows: int = 0
+        self, dataset: pb.Dataset, *, rows: int = 0, split: pb.Split | None = None
     ) -> pb.InspectDatasetResponse:
         """Looks into the files of a table: columns, warnings, a specification to start from.
 
@@ -161,8 +161,9 @@ class AsyncTrainerClient(ServiceClient):
         Args:
             dataset: A table; without a target one is guessed.
             rows: Rows to show, from 1 to 100; 0 for 10.
+            split: How the suggested specification divides the rows; None leaves it to the table.
         """
-        request = pb.InspectDatasetRequest(dataset=dataset, rows=rows)
+        request = pb.InspectDatasetRequest(dataset=dataset, rows=rows, split=split)
         return await self._call(self._stub.InspectDataset, request)
 
     async def watch_job(

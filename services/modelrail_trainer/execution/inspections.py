@@ -25,7 +25,7 @@ class Inspections:
         """Returns what the table of a specification holds. Cancelling ends the process.
 
         Args:
-            specification: One with nothing but a data set.
+            specification: One with nothing but a data set and a split.
             files: Number of files that it names.
             rows: Rows to show.
 
@@ -56,7 +56,7 @@ def _failure(error: JobError | None, limit_seconds: float) -> FailedPrecondition
     if error is None:
         raise ValueError("an errand ends with a result or an error")
     field, _, told = error.message.partition(": ")
-    if error.reason is Reason.DATA and field.startswith("dataset"):
+    if error.reason is Reason.DATA and field.startswith(("dataset", "split")):
         return FailedPrecondition(
             f"the table cannot be inspected: {error.message}",
             reason="INSPECTION_FAILED",

@@ -18,11 +18,12 @@ from modelrail_trainer.inspection import (
     Use,
     ValueType,
 )
-from modelrail_trainer.protocol.requests import unknown_in
+from modelrail_trainer.protocol.requests import split_paths, unknown_in
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.protocol.suggestion import suggested_spec
+from modelrail_trainer.rules.split import check_division
 from modelrail_trainer.rules.table import check_table
-from modelrail_trainer.spec import TableDataset
+from modelrail_trainer.spec import TableDataset, with_defaults
 
 _DEFAULT_ROWS = 10
 _TARGET = "dataset.table.target"
@@ -33,7 +34,8 @@ class AskedInspection:
     """What a caller wants to know.
 
     Attributes:
-        specification: One with nothing but the data set, in its deterministic encoding.
+        specification: One with nothing but the data set and the split, in its deterministic
+            encoding.
         data_paths: The files, by the field of the request that names them.
         rows: Rows to show.
     """
@@ -51,7 +53,10 @@ def inspection_from_pb(request: pb.InspectDatasetRequest) -> AskedInspection:
     """
     violations = list(unknown_in(request))
     message = pb.TrainingJobSpec(dataset=request.dataset)
-    table = spec_from_pb(message).dataset
+    if request.HasField("split"):
+        message.split.CopyFrom(request.split)
+    specification = with_defaults(spec_from_pb(message))
+    table, split = specification.dataset, specification.split
     paths: tuple[str, ...] = ()
     if isinstance(table, TableDataset):
         paths = table.paths
@@ -63,6 +68,7 @@ def inspection_from_pb(request: pb.InspectDatasetRequest) -> AskedInspection:
     else:
         got = request.dataset.WhichOneof("source") or "none"
         violations.append(FieldViolation("dataset", f"expected a table, got {got}"))
+    violations += [FieldViolation(*wrong) for wrong in check_division(split, table)]
     if not 0 <= request.rows <= MAX_ROWS:
         violations.append(
             FieldViolation("rows", f"expected from 0 to {MAX_ROWS} rows, got {request.rows}")
@@ -74,22 +80,27 @@ def inspection_from_pb(request: pb.InspectDatasetRequest) -> AskedInspection:
         )
     return AskedInspection(
         message.SerializeToString(deterministic=True),
-        {f"dataset.table.paths[{place}]": path for place, path in enumerate(paths)},
+        {f"dataset.table.paths[{place}]": path for place, path in enumerate(paths)}
+        | split_paths(split),
         request.rows or _DEFAULT_ROWS,
     )
 
 
-def inspection_to_pb(found: Inspection, table: pb.TableDataset) -> pb.InspectDatasetResponse:
+def inspection_to_pb(
+    found: Inspection, request: pb.InspectDatasetRequest
+) -> pb.InspectDatasetResponse:
     """Returns what was found, and a specification to start from.
 
     Args:
         found: What the process found.
-        table: What it was asked about.
+        request: What it was asked about.
     """
+    table, split = request.dataset.table, request.split
+    paths = [*table.paths, *split.validation_paths, *split.test_paths]
     return pb.InspectDatasetResponse(
         files=[
             pb.InspectedFile(path=path, size_bytes=file.size_bytes, format=file.format)
-            for path, file in zip(table.paths, found.files, strict=True)
+            for path, file in zip(paths, found.files, strict=True)
         ],
         rows=found.rows,
         rows_estimated=found.rows_estimated,
@@ -103,7 +114,7 @@ def inspection_to_pb(found: Inspection, table: pb.TableDataset) -> pb.InspectDat
             )
             for row in found.preview
         ],
-        suggested_spec=suggested_spec(found, table),
+        suggested_spec=suggested_spec(found, table, split),
         warnings=found.warnings,
     )
 
@@ -120,6 +131,7 @@ _USES = {
     Use.CATEGORY: pb.InspectedColumn.USE_CATEGORY,
     Use.HASH: pb.InspectedColumn.USE_HASH,
     Use.TEXT: pb.InspectedColumn.USE_TEXT,
+    Use.SPLIT: pb.InspectedColumn.USE_SPLIT,
 }
 _TASKS = {
     TargetTask.CLASSIFICATION: pb.InspectedTarget.TASK_CLASSIFICATION,

@@ -26,6 +26,7 @@ from modelrail_trainer.spec import (
     ImageDataset,
     ImageFolder,
     LinesDataset,
+    Split,
     TableDataset,
     TrainingJobSpec,
     entry_points_of,
@@ -63,7 +64,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     new = NewJob(
         encoded,
         specification.publication,
-        data_paths=_data_paths(specification),
+        data_paths=_data_paths(specification) | split_paths(specification.split, f"{_SPEC_PATH}."),
         data_folders=_data_folders(specification),
         entry_points={
             f"{_SPEC_PATH}.{field}": entry_point
@@ -92,6 +93,15 @@ def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
             return {f"{path}.images.idx.{field}": file for field, file in files.items() if file}
         case _:
             return {}
+
+
+def split_paths(split: Split, prefix: str = "") -> dict[str, str]:
+    """Returns the files that a split names, by the field that names them."""
+    return {
+        f"{prefix}split.{field}[{position}]": file
+        for field in ("validation_paths", "test_paths")
+        for position, file in enumerate(getattr(split, field))
+    }
 
 
 def _data_folders(specification: TrainingJobSpec) -> dict[str, str]:

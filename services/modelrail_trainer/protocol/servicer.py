@@ -92,4 +92,4 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Looks into a table."""
         asked = inspections.inspection_from_pb(request)
         found = await self._trainer.inspect(asked.specification, asked.data_paths, asked.rows)
-        return inspections.inspection_to_pb(found, request.dataset.table)
+        return inspections.inspection_to_pb(found, request)

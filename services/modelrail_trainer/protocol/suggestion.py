@@ -20,15 +20,19 @@ _PATIENCE_EPOCHS = 5
 _MAX_ID_CHARACTERS = 63
 
 
-def suggested_spec(found: Inspection, table: pb.TableDataset) -> pb.TrainingJobSpec | None:
+def suggested_spec(
+    found: Inspection, table: pb.TableDataset, split: pb.Split | None = None
+) -> pb.TrainingJobSpec | None:
     """Returns a sensible first specification; None when nothing can be learned as it stands.
 
     Args:
         found: What the table holds.
         table: The files, and what was asked about them.
+        split: How they are to be divided, if that was asked for.
     """
     target = found.target
-    columns = [one for one in found.columns if one.use not in (Use.LEFT_OUT, Use.TARGET)]
+    unlearned = (Use.LEFT_OUT, Use.TARGET, Use.SPLIT)
+    columns = [one for one in found.columns if one.use not in unlearned]
     if target is None or target.task is TargetTask.NONE or not columns:
         return None
     reads_text = any(column.use is Use.TEXT for column in columns)
@@ -59,7 +63,7 @@ def suggested_spec(found: Inspection, table: pb.TableDataset) -> pb.TrainingJobS
                 skip_unusable_rows=target.missing > 0 or table.skip_unusable_rows,
             )
         ),
-        split=pb.Split(validation_fraction=0.15, test_fraction=0.15, seed=1),
+        split=_split(found, split or pb.Split()),
         model=model,
         loss=loss,
         optimizer=pb.Optimizer(adam=pb.Adam(learning_rate=0.003 if reads_text else 0.01)),
@@ -69,6 +73,23 @@ def suggested_spec(found: Inspection, table: pb.TableDataset) -> pb.TrainingJobS
         selection=pb.Selection(metric="loss", patience_epochs=_PATIENCE_EPOCHS),
         publication=pb.Publication(model=name, alias="production"),
     )
+
+
+def _split(found: Inspection, asked: pb.Split) -> pb.Split:
+    """Returns what was asked for, or what the table itself says, or fractions."""
+    split = pb.Split()
+    split.CopyFrom(asked)
+    says_parts = [column.name for column in found.columns if column.use is Use.SPLIT]
+    if says_parts and not (split.column or split.group_column):
+        split.column = says_parts[0]
+    if split.column:
+        return split
+    if not split.validation_paths:
+        split.validation_fraction = split.validation_fraction or 0.15
+    if not split.test_paths:
+        split.test_fraction = split.test_fraction or 0.15
+    split.seed = split.seed or 1
+    return split
 
 
 def _column(column: InspectedColumn) -> pb.TableColumn:

@@ -54,7 +54,7 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
             f"{path}.paths",
             f"expected files of one format, with one of the endings {known}; got {got}",
         )
-    yield from _name(f"{path}.target", table.target)
+    yield from check_name(f"{path}.target", table.target)
     if len(table.columns) > MAX_COLUMNS:
         yield Violation(
             f"{path}.columns", f"expected at most {MAX_COLUMNS} columns, got {len(table.columns)}"
@@ -75,9 +75,19 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
         yield from _encoding(field, column.encoding, len(table.columns))
 
 
+def check_name(field: str, name: str) -> Iterator[Violation]:
+    """Finds why no column can be called so."""
+    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        yield Violation(
+            field,
+            f"expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters, got "
+            + shown(name),
+        )
+
+
 def check_column_name(name: str) -> Iterator[str]:
     """Finds why a column of that name cannot be an input of the exported graph."""
-    for _, problem in _name("", name):
+    for _, problem in check_name("", name):
         yield problem
     if name in OUTPUT_NAMES or name.startswith(GRAPH_PREFIXES):
         yield (
@@ -121,12 +131,3 @@ def _text(field: str, text: TextEncoding, columns: int) -> Iterator[Violation]:
         most = text.tokens.max_vocabulary
         yield from whole(f"{field}.words.max_vocabulary", most, 1, MAX_VOCABULARY)
         yield from whole(f"{field}.words.min_count", text.tokens.min_count, 1)
-
-
-def _name(field: str, name: str) -> Iterator[Violation]:
-    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
-        yield Violation(
-            field,
-            f"expected a name of 1 to {MAX_NAME_CHARACTERS} printable characters, got "
-            + shown(name),
-        )

@@ -19,6 +19,7 @@ from modelrail_trainer.spec.architecture import (
 from modelrail_trainer.spec.data import (
     BUNDLED_DATASETS,
     BYTE_VALUES,
+    PARTS,
     BundledDataset,
     ByteTokens,
     CategoryEncoding,
@@ -88,6 +89,7 @@ __all__ = [
     "BUNDLED_DATASETS",
     "BYTE_VALUES",
     "HIGHER_IS_BETTER",
+    "PARTS",
     "SELECTION_METRICS",
     "TWO_CLASS_METRICS",
     "Adam",

@@ -227,6 +227,10 @@ class ImageDataset:
     skip_unusable_images: bool = False
 
 
+PARTS = ("train", "validation", "test")
+"""The parts that rows are divided into, as a column of a table names them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomDataset:
     """Rows that a function of the job's owner makes.
@@ -242,11 +246,28 @@ class CustomDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """How the rows are divided. What the fractions leave is the training part."""
+    """How the rows are divided. Fields as in `modelrail.trainer.v1.Split`.
+
+    A fraction is 0 where something else says which rows are in its part.
+    """
 
     validation_fraction: float = 0.15
     test_fraction: float = 0.15
     seed: int = 0
+    column: str = ""
+    group_column: str = ""
+    validation_paths: tuple[str, ...] = ()
+    test_paths: tuple[str, ...] = ()
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns of a table that divide it, and that nothing is learned from."""
+        return tuple(name for name in (self.column, self.group_column) if name)
+
+    @property
+    def own_paths(self) -> tuple[str, ...]:
+        """The files of the validation part, and then those of the test part."""
+        return (*self.validation_paths, *self.test_paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +298,12 @@ def dataset_with_defaults(dataset: Dataset) -> Dataset:
 
 def split_with_defaults(split: Split) -> Split:
     """Returns the split with every zero that means a default replaced by it."""
-    return replace(
-        split,
-        validation_fraction=split.validation_fraction or 0.15,
-        test_fraction=split.test_fraction or 0.15,
-    )
+    validation, test = split.validation_fraction, split.test_fraction
+    if not (split.column or split.validation_paths):
+        validation = validation or 0.15
+    if not (split.column or split.test_paths):
+        test = test or 0.15
+    return replace(split, validation_fraction=validation, test_fraction=test)
 
 
 def facts_of(dataset: Dataset) -> DatasetFacts | None:

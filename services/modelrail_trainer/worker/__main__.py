@@ -194,7 +194,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
     from modelrail_trainer.worker.inspection.table import inspect_table
 
     try:
-        save_inspection(inspect_table(spec.dataset, rows), directory)
+        save_inspection(inspect_table(spec.dataset, rows, spec.split), directory)
     except JobFailure as failure:
         traceback.print_exc()
         # What torch says of a module names files of the module.

@@ -50,8 +50,8 @@ def load(
         spec: With defaults applied.
         folder: For what is made of files (encoded rows, pixels, or a stream), which is read from
             there while it is used; made anew. Other data sets need none.
-        max_rows: Of tables and images only so many rows are used, evenly from all of them; None:
-            all.
+        max_rows: Of tables and images only so many rows are used, evenly from all of them, or from
+            each part that a column or a file of its own tells; None: all.
         code: Where a custom data set's function is; None: nowhere.
 
     Raises:
@@ -103,10 +103,11 @@ def _load_table(
 ) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
     task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
+    files = len(dataset.paths) + len(spec.split.own_paths)
     table = load_table(dataset, spec.split, task, folder, max_rows=max_rows)
     train, validation, test = table.parts
     return TrainingData(
-        name=f"table of {len(dataset.paths)} files, target {dataset.target}",
+        name=f"table of {files} files, target {dataset.target}",
         sha256=table.sha256,
         task=task,
         input_name=TOKENS if table.tokens else FEATURES,
@@ -122,10 +123,11 @@ def _load_table(
 
 
 def _load_lines(spec: TrainingJobSpec, dataset: LinesDataset, folder: Path) -> TrainingData:
+    files = len(dataset.paths) + len(spec.split.own_paths)
     stream = load_stream(dataset, spec.split, folder)
     train, validation, test = stream.parts
     return TrainingData(
-        name=f"{stream.size_bytes} bytes of text in {len(dataset.paths)} files",
+        name=f"{stream.size_bytes} bytes of text in {files} files",
         sha256=stream.sha256,
         task=Task.LANGUAGE,
         input_name="bytes",

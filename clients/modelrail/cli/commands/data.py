@@ -45,6 +45,24 @@ async def inspect(
     target: Annotated[
         str, typer.Option(metavar="COLUMN", help="Column to predict; guessed when not given.")
     ] = "",
+    split_column: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="Column that says `train`, `validation` or `test` for each row."
+        ),
+    ] = "",
+    group_column: Annotated[
+        str,
+        typer.Option(metavar="COLUMN", help="Column whose equal values shall stay in one part."),
+    ] = "",
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="File of the validation part; may be repeated."),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="File of the test part; may be repeated."),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, max=100, help="Rows to show.")] = 10,
     json: AsJson = False,
     write_spec: Annotated[
@@ -65,6 +83,8 @@ async def inspect(
     """Show what a table holds, what to mind, and a specification to start from."""
     if write_spec is not None and write_spec.exists():
         raise Failure(f"{write_spec} is there already; name another file, or remove it")
+    counts = [len(paths), len(validation or []), len(test or [])]
+    paths = [*paths, *(validation or []), *(test or [])]
     async with AsyncExitStack() as cleanup:
         roots: list[str] = []
         if not await is_running(session):
@@ -84,9 +104,20 @@ async def inspect(
             stack = await cleanup.enter_async_context(running_stack(plan))
             session = stack.session
         trainer = await cleanup.enter_async_context(session.trainer())
-        dataset = pb.Dataset(table=pb.TableDataset(paths=paths, target=target))
+        of_table, of_validation, of_test = (
+            paths[sum(counts[:place]) : sum(counts[: place + 1])] for place in range(3)
+        )
+        dataset = pb.Dataset(table=pb.TableDataset(paths=of_table, target=target))
+        split = pb.Split(
+            column=split_column,
+            group_column=group_column,
+            validation_paths=of_validation,
+            test_paths=of_test,
+        )
         with waiting("looking into the files"):
-            found = await trainer.with_timeout(_SECONDS).inspect_dataset(dataset, rows=rows)
+            found = await trainer.with_timeout(_SECONDS).inspect_dataset(
+                dataset, rows=rows, split=split
+            )
     if write_spec is not None:
         _write(found, write_spec)
     if json:

@@ -584,14 +584,22 @@ class LineDataset(_message.Message):
     def __init__(self, slope: _Optional[float] = ..., intercept: _Optional[float] = ..., points: _Optional[int] = ..., minimum_x: _Optional[float] = ..., maximum_x: _Optional[float] = ..., noise_stddev: _Optional[float] = ...) -> None: ...
 
 class Split(_message.Message):
-    __slots__ = ("validation_fraction", "test_fraction", "seed")
+    __slots__ = ("validation_fraction", "test_fraction", "seed", "column", "group_column", "validation_paths", "test_paths")
     VALIDATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
     TEST_FRACTION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    GROUP_COLUMN_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_PATHS_FIELD_NUMBER: _ClassVar[int]
+    TEST_PATHS_FIELD_NUMBER: _ClassVar[int]
     validation_fraction: float
     test_fraction: float
     seed: int
-    def __init__(self, validation_fraction: _Optional[float] = ..., test_fraction: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
+    column: str
+    group_column: str
+    validation_paths: _containers.RepeatedScalarFieldContainer[str]
+    test_paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, validation_fraction: _Optional[float] = ..., test_fraction: _Optional[float] = ..., seed: _Optional[int] = ..., column: _Optional[str] = ..., group_column: _Optional[str] = ..., validation_paths: _Optional[_Iterable[str]] = ..., test_paths: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
     __slots__ = ("standardize", "min_max_scale")
@@ -972,12 +980,14 @@ class WatchTrainingJobResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[TrainingJobEvent, _Mapping]] = ...) -> None: ...
 
 class InspectDatasetRequest(_message.Message):
-    __slots__ = ("dataset", "rows")
+    __slots__ = ("dataset", "rows", "split")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
     dataset: Dataset
     rows: int
-    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., rows: _Optional[int] = ...) -> None: ...
+    split: Split
+    def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ..., rows: _Optional[int] = ..., split: _Optional[_Union[Split, _Mapping]] = ...) -> None: ...
 
 class InspectDatasetResponse(_message.Message):
     __slots__ = ("files", "rows", "rows_estimated", "rows_read", "rows_sampled", "columns", "target", "preview", "suggested_spec", "warnings")
@@ -1031,12 +1041,14 @@ class InspectedColumn(_message.Message):
         USE_CATEGORY: _ClassVar[InspectedColumn.Use]
         USE_HASH: _ClassVar[InspectedColumn.Use]
         USE_TEXT: _ClassVar[InspectedColumn.Use]
+        USE_SPLIT: _ClassVar[InspectedColumn.Use]
     USE_UNSPECIFIED: InspectedColumn.Use
     USE_TARGET: InspectedColumn.Use
     USE_NUMBER: InspectedColumn.Use
     USE_CATEGORY: InspectedColumn.Use
     USE_HASH: InspectedColumn.Use
     USE_TEXT: InspectedColumn.Use
+    USE_SPLIT: InspectedColumn.Use
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     FILE_TYPE_FIELD_NUMBER: _ClassVar[int]

@@ -193,7 +193,8 @@ def settled(columns: Sequence[InspectedColumn]) -> tuple[InspectedColumn, ...]:
     A text that is read by its words stands alone; beside other columns it is left out, and of
     several the first is taken.
     """
-    used = [column for column in columns if column.use not in (Use.LEFT_OUT, Use.TARGET)]
+    unlearned = (Use.LEFT_OUT, Use.TARGET, Use.SPLIT)
+    used = [column for column in columns if column.use not in unlearned]
     keeps_text = used[0] if used and all(column.use is Use.TEXT for column in used) else None
     return tuple(
         replace(column, use=Use.LEFT_OUT)

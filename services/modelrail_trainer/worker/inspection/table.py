@@ -16,7 +16,7 @@ from modelrail_trainer.inspection import (
     TargetTask,
     ValueType,
 )
-from modelrail_trainer.spec import TableDataset
+from modelrail_trainer.spec import Split, TableDataset
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection.choice import (
     FEW_NUMBERS,
@@ -25,44 +25,56 @@ from modelrail_trainer.worker.inspection.choice import (
     settled,
     task_of,
 )
+from modelrail_trainer.worker.inspection.division import divided
 from modelrail_trainer.worker.inspection.likeness import Likeness
 from modelrail_trainer.worker.inspection.scan import Scan, format_of
 from modelrail_trainer.worker.inspection.sketch import MAX_DISTINCT, ColumnSketch, shown
-from modelrail_trainer.worker.table.reader import ColumnType, TableReader, every
+from modelrail_trainer.worker.table.column import ColumnType
+from modelrail_trainer.worker.table.reader import TableReader, every
 
 _PREVIEW_CELLS = 50_000
+_NO_SPLIT = Split(validation_fraction=0.0, test_fraction=0.0)
 _TARGET_NAMES = ("target", "label", "class", "outcome", "y")
 
 
-def inspect_table(dataset: TableDataset, preview_rows: int) -> Inspection:
+def inspect_table(
+    dataset: TableDataset, preview_rows: int, split: Split | None = None
+) -> Inspection:
     """Reads a table, or an even part of it when it is large, and tells what it holds.
 
     Args:
         dataset: The files; a target and columns, if they are known.
         preview_rows: Rows to show.
+        split: How the rows are to be divided, if it is known. Of its files the columns are looked
+            at.
 
     Raises:
         DataError: A file cannot be read or holds no table; the message names the field.
     """
     try:
-        return _Look(dataset).inspection(preview_rows)
+        return _Look(dataset, split or _NO_SPLIT).inspection(preview_rows)
     except DataError as error:
         # Whatever else is wrong, the files are named by this field.
         text = str(error)
-        told = text if text.startswith("dataset.") else f"dataset.table.paths: {text}"
+        told = text if text.startswith(("dataset.", "split.")) else f"dataset.table.paths: {text}"
         raise DataError(told) from error
 
 
 class _Look:
-    def __init__(self, dataset: TableDataset) -> None:
+    def __init__(self, dataset: TableDataset, split: Split) -> None:
         self._paths = dataset.paths
+        self._split = split
         self._format = format_of(self._paths[0])
-        self._sizes = [Path(path).stat().st_size for path in self._paths]
-        typed = TableReader(self._paths)
+        all_paths = (*self._paths, *split.own_paths)
+        self._sizes = [Path(path).stat().st_size for path in all_paths]
+        typed = TableReader(all_paths)
         schema = typed.dataset.schema
         _check_names(schema.names)
-        self._names = _chosen(dataset, schema.names)
-        self._target, self._guessed = _target(dataset.target, self._names)
+        self._names = _chosen(dataset, split, schema.names)
+        typed.check_types(self._names)
+        self._target, self._guessed = _target(
+            dataset.target, [name for name in self._names if name not in split.own_columns]
+        )
         self._sketches = {
             name: ColumnSketch(name, str(schema.field(name).type), _value_type(typed, name))
             for name in self._names
@@ -75,7 +87,8 @@ class _Look:
         self._reader = TableReader(self._paths, wanted)
 
     def inspection(self, preview_rows: int) -> Inspection:
-        scan = Scan(self._reader, self._names, size_bytes=sum(self._sizes), format=self._format)
+        size_bytes = sum(self._sizes[: len(self._paths)])
+        scan = Scan(self._reader, self._names, size_bytes=size_bytes, format=self._format)
         preview: list[tuple[str | None, ...]] = []
         wanted_rows = min(preview_rows, max(1, _PREVIEW_CELLS // len(self._names)))
         stride = 0
@@ -92,11 +105,13 @@ class _Look:
         self._reader.check_unchanged()
         target = self._sketches[self._target]
         task = task_of(target)
-        columns = settled(
+        columns, doubts = divided(
             [
                 inspected_column(sketch, self._likeness.get(name), task)
                 for name, sketch in self._sketches.items()
-            ]
+            ],
+            self._sketches,
+            self._split,
         )
         return Inspection(
             files=tuple(InspectedFile(size, self._format) for size in self._sizes),
@@ -104,14 +119,14 @@ class _Look:
             rows_estimated=estimated,
             rows_read=scan.rows_read,
             rows_sampled=target.sampled,
-            columns=columns,
+            columns=settled(columns),
             target=inspected_target(
                 target,
                 self._classes if task is TargetTask.CLASSIFICATION else {},
                 guessed=self._guessed,
             ),
             preview=tuple(preview),
-            warnings=tuple(_about(scan, rows)),
+            warnings=(*_about(scan, rows), *doubts),
         )
 
     def _add(self, batch: pa.RecordBatch, chosen: range) -> None:
@@ -157,18 +172,22 @@ def _check_names(names: Sequence[str]) -> None:
         raise DataError(f"expected columns of different names, got {shown(twice)!r} twice")
 
 
-def _chosen(dataset: TableDataset, names: Sequence[str]) -> tuple[str, ...]:
+def _chosen(dataset: TableDataset, split: Split, names: Sequence[str]) -> tuple[str, ...]:
     known = ", ".join(shown(name) for name in names[:50])
     wanted = [column.name for column in dataset.columns]
     fields = {f"dataset.table.columns[{place}].name": name for place, name in enumerate(wanted)}
     if dataset.target:
         fields["dataset.table.target"] = dataset.target
+    for field in ("column", "group_column"):
+        if name := getattr(split, field):
+            fields[f"split.{field}"] = name
     for field, name in fields.items():
         if name not in names:
             raise DataError(f"{field}: the table has no column {shown(name)!r}; it has: {known}")
     if not wanted:
         return tuple(names)
-    return tuple(name for name in names if name in wanted or name == dataset.target)
+    wanted += [dataset.target, *split.own_columns]
+    return tuple(name for name in names if name in wanted)
 
 
 def _target(wanted: str, names: Sequence[str]) -> tuple[str, bool]:

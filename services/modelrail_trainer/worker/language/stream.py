@@ -1,11 +1,11 @@
-"""Text files as one stream of bytes, divided by position and read in windows."""
+"""Text files as one stream of bytes, divided by position or by file, and read in windows."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Stream:
     """A divided stream.
 
     Attributes:
-        sha256: Digest over the files, as that of a table.
+        sha256: Digest over the files, those of the split too, as that of a table.
         size_bytes: Of the whole stream.
         parts: The training, validation and test windows.
     """
@@ -41,41 +41,70 @@ def load_stream(dataset: LinesDataset, split: Split, folder: Path) -> Stream:
         DataError: A file cannot be read, or a part has no window.
     """
     path = folder / "stream"
-    sha256 = _put_together(dataset.paths, path)
-    size_bytes = path.stat().st_size
-    tests = math.floor(size_bytes * split.test_fraction)
-    validations = math.floor(size_bytes * split.validation_fraction)
-    sizes = {
-        "training": size_bytes - validations - tests,
-        "validation": validations,
-        "test": tests,
-    }
+    own_files = {"validation": split.validation_paths, "test": split.test_paths}
+    paths = [*dataset.paths, *split.own_paths]
+    sha256, file_sizes = _put_together(paths, path)
+    size_bytes = sum(file_sizes)
+    sizes = _sizes(split, file_sizes, own_files)
     window = dataset.context_length + 1  # the last byte is only predicted
     for name, size in sizes.items():
         if size < window:
+            where = f" of split.{name}_paths" if own_files.get(name) else ""
             raise DataError(
-                f"the files have {size_bytes} bytes, {size} of them for the {name} part: expected "
-                f"at least {window} there, context_length + 1"
+                f"the files have {size_bytes} bytes, {size} of them for the {name} part{where}: "
+                f"expected at least {window} there, context_length + 1"
             )
     # Shared with the file, so that it counts for no limit of the process's memory.
     stream = np.memmap(path, np.uint8, "r+")
-    train, validation, test = np.split(stream, np.cumsum(list(sizes.values()))[:-1])
-    first, second, third = (_windows(part, dataset) for part in (train, validation, test))
-    return Stream(sha256=sha256, size_bytes=size_bytes, parts=(first, second, third))
+    pieces = np.split(stream, np.cumsum(list(sizes.values()))[:-1])
+    parts = {name: _windows(piece, dataset) for name, piece in zip(sizes, pieces, strict=True)}
+    return Stream(
+        sha256=sha256,
+        size_bytes=size_bytes,
+        parts=(parts["training"], parts["validation"], parts["test"]),
+    )
 
 
-def _put_together(paths: Sequence[str], target: Path) -> str:
+def _sizes(
+    split: Split, file_sizes: Sequence[int], own_files: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Returns the bytes of each part, in the order in which the parts lie in the stream.
+
+    Parts that fractions take come from the files of the data set, whose beginning is the training
+    part; the files of the other parts follow.
+    """
+    fractions = {"validation": split.validation_fraction, "test": split.test_fraction}
+    divided = len(file_sizes) - sum(map(len, own_files.values()))
+    whole = sum(file_sizes[:divided])
+    taken = {
+        name: math.floor(whole * fraction)
+        for name, fraction in fractions.items()
+        if not own_files[name]
+    }
+    sizes = {"training": whole - sum(taken.values()), **taken}
+    for name, paths in own_files.items():
+        if paths:
+            sizes[name] = sum(file_sizes[divided : divided + len(paths)])
+            divided += len(paths)
+    return sizes
+
+
+def _put_together(paths: Sequence[str], target: Path) -> tuple[str, list[int]]:
+    """Writes the files one after the other; returns their digest, and the bytes of each."""
     whole = hashlib.sha256()
+    sizes = []
     with target.open("wb") as stream:
         for path in paths:
             try:
                 with Path(path).open("rb") as file:
                     whole.update(hashlib.file_digest(file, "sha256").digest())
                     file.seek(0)
+                    before = stream.tell()
                     shutil.copyfileobj(file, stream)
+                    sizes.append(stream.tell() - before)
             except OSError as error:
                 raise DataError(f"file {Path(path).name!r}: {error.strerror}") from error
-    return whole.hexdigest()
+    return whole.hexdigest(), sizes
 
 
 def _windows(part: Bytes, dataset: LinesDataset) -> Part:

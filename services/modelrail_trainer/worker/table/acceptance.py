@@ -16,9 +16,9 @@ from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.table.column import Column
 from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
 from modelrail_trainer.worker.table.graph import domains_of
-from modelrail_trainer.worker.table.reader import Column
 from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
 
 # Zeros inside and at the end, white space, capitals, combining marks, right to left, emoji.

@@ -6,12 +6,11 @@ every row. What the network trains on is read from the disk as it is needed.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,8 @@ from modelrail_trainer.spec import (
 )
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.table.column import Column, ColumnType
+from modelrail_trainer.worker.table.division import NO_PART, Division
 from modelrail_trainer.worker.table.encoding import (
     CategoryFitting,
     Fitted,
@@ -36,9 +37,12 @@ from modelrail_trainer.worker.table.encoding import (
     HashFitting,
     NumberFitting,
 )
-from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
-from modelrail_trainer.worker.table.reader import Batch, Column, ColumnType, TableReader
+from modelrail_trainer.worker.table.part_file import PartFile
+from modelrail_trainer.worker.table.partition import PartOfRow
+from modelrail_trainer.worker.table.reader import Batch, TableReader
+from modelrail_trainer.worker.table.sample import PartSample
 from modelrail_trainer.worker.table.text import FittedBytes, FittedWords, TextFitting
+from modelrail_trainer.worker.table.unusable import Unusable
 
 MAX_CLASSES = 10_000
 MAX_FEATURES = 20_000
@@ -52,7 +56,7 @@ class Table:
     """A divided and encoded table.
 
     Attributes:
-        sha256: Digest over the files.
+        sha256: Digest over the files, those of the split too.
         encodings: Of the columns, in the order of the features.
         labels: Names of the classes; empty for regression.
         parts: The training, validation and test rows.
@@ -86,24 +90,33 @@ def load_table(
 
     Args:
         dataset: What is read.
-        split: How it is divided.
+        split: How it is divided, with defaults applied.
         task: Whether the target is a class or a number.
         folder: An empty folder for the encoded rows, which stay there while they are used.
-        max_rows: Only so many rows are used, evenly from all of them; None: all.
+        max_rows: Only so many rows are used, evenly from all of them, or from each part that a
+            column or a file of its own tells; None: all.
 
     Raises:
         DataError: The table is not what the specification expects; the message says how.
     """
-    reader = TableReader(dataset.paths, _wanted_types(dataset), max_rows=max_rows)
+    files = [*dataset.paths, *split.own_paths]
+    # Of what says the part the texts matter; of what groups only which values are equal.
+    wanted = _wanted_types(dataset) | dict.fromkeys(split.own_columns, ColumnType.TEXT)
+    keys = (split.group_column,) if split.group_column else ()
+    reader = TableReader(files, wanted, keys=keys)
+    division = Division(split, len(dataset.paths))
+    division.check(reader)
     if not dataset.columns:
-        dataset = replace(dataset, columns=_all_columns(reader, dataset.target))
+        columns = _all_columns(reader, (dataset.target, *split.own_columns))
+        dataset = replace(dataset, columns=columns)
     # Columns that are learned from because they are there keep the same rules as named ones.
     if wrong := list(check_table(dataset)):
         raise DataError(
             "; ".join(f"{field}: {description}" for field, description in wrong[:10])
             + "; rename them in the files, or name the columns to learn from"
         )
-    passes = _Passes(reader, dataset, split, task, folder)
+    sample = None if max_rows is None else PartSample(reader, division, max_rows)
+    passes = _Passes(reader, dataset, division, sample=sample, task=task, folder=folder)
     passes.fit()
     parts, raw_rows = passes.encode()
     sha256 = reader.sha256()
@@ -121,11 +134,14 @@ def load_table(
     )
 
 
-def _all_columns(reader: TableReader, target: str) -> tuple[TableColumn, ...]:
+def _all_columns(reader: TableReader, others: Sequence[str]) -> tuple[TableColumn, ...]:
+    """Returns all columns but the others, of which the first is the target."""
+    target = others[0]
     reader.type_of(target)  # says which columns there are, if it is none
-    columns = tuple(TableColumn(name=name) for name in reader.names() if name != target)
+    columns = tuple(TableColumn(name=name) for name in reader.names() if name not in others)
     if not columns:
-        raise DataError(f"the table has no column but the target {target!r} to learn from")
+        told = f"the target {target!r}" + ("" if len(others) == 1 else " and that of the split")
+        raise DataError(f"the table has no column but {told} to learn from")
     return columns
 
 
@@ -139,41 +155,21 @@ def _wanted_types(dataset: TableDataset) -> dict[str, ColumnType]:
     }
 
 
-@dataclass(slots=True)
-class _Unusable:
-    """Rows that cannot be used: how many for each reason, and the first."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    first: tuple[int, str] | None = None
-
-    def add(self, batch: Batch, rows: npt.NDArray[np.bool_], reason: str) -> None:
-        if rows.any():
-            self.counts[reason] += int(rows.sum())
-            found = batch.first_row + int(rows.argmax()), reason
-            self.first = min(self.first or found, found)
-
-    def check(self, *, skip: bool) -> None:
-        if self.first is not None and not skip:
-            row, reason = self.first
-            raise DataError(
-                f"{self.counts.total()} rows cannot be used, the first of them row {row}, counted "
-                f"from 0 over all files: {reason}; mend them, or set "
-                "dataset.table.skip_unusable_rows"
-            )
-
-
 class _Passes:
     def __init__(
         self,
         reader: TableReader,
         dataset: TableDataset,
-        split: Split,
+        division: Division,
+        *,
+        sample: PartSample | None,
         task: Task,
         folder: Path,
     ) -> None:
         self._reader = reader
         self._dataset = dataset
-        self._split = split
+        self._division = division
+        self._sample = sample
         self._task = task
         self._folder = folder
         self._fittings = {
@@ -185,7 +181,7 @@ class _Passes:
                 f"target {dataset.target!r}: expected numbers for a regression loss, got texts; "
                 "learn classes with cross_entropy"
             )
-        self.unusable = _Unusable()
+        self.unusable = Unusable()
         self.encodings: tuple[Fitted, ...] = ()
         self.labels: tuple[str, ...] = ()
         self.constant_columns: tuple[str, ...] = ()
@@ -195,16 +191,20 @@ class _Passes:
     def fit(self) -> None:
         """Fits the encodings and finds the classes."""
         classes: set[str | float] = set()
+        rows = 0
         for batch, parts, usable in self._batches(self.unusable):
             training = usable & (parts == PartOfRow.TRAIN)
+            rows += int(training.sum())
             for name, fitting in self._fittings.items():
                 fitting.add(batch.columns[name][training])
             if self._task is Task.CLASSIFICATION:
                 classes.update(np.unique(batch.columns[self._dataset.target][training]).tolist())
                 self._check_classes(classes)
         self.unusable.check(skip=self._dataset.skip_unusable_rows)
+        if not rows:
+            raise self._division.empty(PartOfRow.TRAIN)
         if self._task is Task.CLASSIFICATION:
-            if self._reader.is_sample:
+            if self._sample is not None and self._sample.is_partial:
                 classes |= self._all_classes()
             if len(classes) < 2:
                 raise DataError(
@@ -234,11 +234,11 @@ class _Passes:
         )
 
     def _all_classes(self) -> set[str | float]:
-        """Returns the classes of every row: a sample may lack some."""
+        """Returns the classes of every training row: a sample may lack some."""
         target = self._dataset.target
         classes: set[str | float] = set()
-        for batch in self._reader.batches([target], every_row=True):
-            values = batch.columns[target]
+        for batch in self._reader.batches([target, *self._division.columns]):
+            values = batch.columns[target][self._division.parts(batch) == PartOfRow.TRAIN]
             classes.update(np.unique(values[~_is_missing(values)]).tolist())
             self._check_classes(classes)
         return classes
@@ -247,11 +247,11 @@ class _Passes:
         """Encodes every row; returns the parts, and some validation rows as they were."""
         raw: dict[str, list[Column]] = {name: [] for name in self._fittings}
         kept = 0
-        unusable = _Unusable()
+        unusable = Unusable()
         folder = self._folder
         with ExitStack() as stack:
             files = [
-                _PartFile(folder / part.name.lower(), self._shape(), self._target_dtype(), stack)
+                PartFile(folder / part.name.lower(), self._shape(), self._target_dtype(), stack)
                 for part in PartOfRow
             ]
             for batch, parts, usable in self._batches(unusable):
@@ -274,22 +274,25 @@ class _Passes:
         unusable.check(skip=self._dataset.skip_unusable_rows)
         for part, file in zip(PartOfRow, files, strict=True):
             if not file.rows:
-                raise DataError(
-                    f"the split leaves no rows for the {part.name.lower()} part; give more rows, "
-                    "or change the fractions of split"
-                )
+                raise self._division.empty(part)
         train, validation, test = (file.part() for file in files)
         rows = {name: np.concatenate(values) for name, values in raw.items()}
         return (train, validation, test), rows
 
     def _batches(
-        self, unusable: _Unusable
+        self, unusable: Unusable
     ) -> Iterator[tuple[Batch, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
         """Yields the rows, the part of each and whether it can be used."""
         target = self._dataset.target
-        for batch in self._reader.batches([*self._fittings, target]):
-            bad = _is_missing(batch.columns[target])
-            unusable.add(batch, bad, _NO_TARGET)
+        names = [*self._fittings, target, *self._division.columns]
+        for batch in self._reader.batches(names, self._sample):
+            parts = self._division.parts(batch)
+            bad = parts == NO_PART
+            if bad.any():
+                unusable.add(batch, bad, *self._division.no_part(batch, int(bad.argmax())))
+            missing = _is_missing(batch.columns[target])
+            unusable.add(batch, missing & ~bad, _NO_TARGET)
+            bad = bad | missing
             if self._target_type is ColumnType.NUMBER:
                 with np.errstate(over="ignore"):
                     infinite = np.isinf(batch.columns[target].astype(np.float32))
@@ -299,7 +302,7 @@ class _Passes:
                 for reason, refused in fitting.refuses(batch.columns[name]).items():
                     unusable.add(batch, refused & ~bad, f"column {name!r} {reason}")
                     bad = bad | refused
-            yield batch, parts_of(self._split, batch.first_row, len(batch)), ~bad
+            yield batch, parts, ~bad
 
     def _check_classes(self, classes: set[str | float]) -> None:
         target = self._dataset.target
@@ -333,35 +336,6 @@ class _Passes:
 
     def _target_dtype(self) -> npt.DTypeLike:
         return np.int64 if self._task is Task.CLASSIFICATION else np.float32
-
-
-class _PartFile:
-    """The rows of one part, as they are encoded."""
-
-    def __init__(
-        self, path: Path, row: np.dtype[Any], target_dtype: npt.DTypeLike, stack: ExitStack
-    ) -> None:
-        self._paths = (path.with_suffix(".features"), path.with_suffix(".targets"))
-        self._files: list[BinaryIO] = [stack.enter_context(p.open("wb")) for p in self._paths]
-        self._row = row
-        self._target_dtype = target_dtype
-        self.rows = 0
-
-    def write(self, features: npt.NDArray[Any], targets: npt.NDArray[np.generic]) -> None:
-        for file, array in zip(self._files, (features, targets), strict=True):
-            file.write(np.ascontiguousarray(array).data)
-        self.rows += len(features)
-
-    def part(self) -> Part:
-        """Returns the rows as they lie on the disk.
-
-        Shared with the file, so that they count for no limit of the process's memory.
-        """
-        target_shape = (self.rows,) if self._target_dtype is np.int64 else (self.rows, 1)
-        row, shape = self._row.base, (self.rows, *self._row.shape)
-        features = np.memmap(self._paths[0], row, "r+", shape=shape)
-        targets = np.memmap(self._paths[1], self._target_dtype, "r+", shape=target_shape)
-        return Part(features, targets)
 
 
 def _fitting(column: TableColumn, reader: TableReader, folder: Path) -> Fitting:

@@ -23,8 +23,8 @@ from modelrail_trainer.spec import (
     Scale,
 )
 from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.table.column import Column
 from modelrail_trainer.worker.table.median import Values
-from modelrail_trainer.worker.table.reader import Column
 from modelrail_trainer.worker.table.text import FittedText
 
 Features = npt.NDArray[np.float32]

@@ -3,52 +3,63 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.dataset
 
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.table.column import (
+    Column,
+    ColumnType,
+    Numbers,
+    as_key,
+    as_numpy,
+    check_utf8,
+    common_field,
+    is_discrete,
+    type_of,
+)
 
 _ROWS_AT_ONCE = 16_384
 _FORMATS = {".arrow": "ipc", ".parquet": "parquet"}
 _NO_BUFFER = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
 
-Column = npt.NDArray[Any]
-"""Numbers as float64 [N], NaN where missing; texts as objects [N], "" where missing."""
-
-
-class ColumnType(StrEnum):
-    """What the values of a column are."""
-
-    NUMBER = "number"
-    TEXT = "text"
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some rows.
+    """Some rows of one file.
 
     Attributes:
-        first_row: Number of the first of them, from 0 over all files.
-        columns: By name, each of the same length.
+        numbers: Of the rows, [N], from 0 over all files.
+        columns: By name, each [N].
+        file: Place of the file among all, from 0.
     """
 
-    first_row: int
+    numbers: Numbers
     columns: Mapping[str, Column]
+    file: int = 0
 
     def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
+        return len(self.numbers)
+
+
+class Sample(Protocol):
+    """Which rows are used where not all are."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What it must see of a row to choose."""
+
+    def chooser(self) -> Callable[[Batch], Numbers]:
+        """Returns what gives, batch after batch, the places of the chosen rows in each."""
 
 
 class TableReader:
@@ -57,7 +68,7 @@ class TableReader:
     Args:
         paths: The files, all of one format.
         wanted: What some columns are to be read as. Whole numbers and booleans can be texts.
-        max_rows: Only so many rows are given, evenly from all of them; None: all.
+        keys: Columns whose values are only told apart: read as texts, whatever their type.
 
     Raises:
         DataError: A file is missing, none of its format, or has other columns than the first.
@@ -68,26 +79,28 @@ class TableReader:
         paths: Sequence[str],
         wanted: Mapping[str, ColumnType] | None = None,
         *,
-        max_rows: int | None = None,
+        keys: Collection[str] = (),
     ) -> None:
         self._paths = tuple(paths)
-        self._wanted = dict(wanted or {})
+        self._keys = frozenset(keys)
+        self._wanted = dict(wanted or {}) | dict.fromkeys(self._keys, ColumnType.TEXT)
+        self._differing: dict[str, str] = {}
         with self.told():
             self._states = self._look()
             self._dataset = self._open()
-            self._types = {field.name: _type_of(field.type) for field in self._dataset.schema}
-            self._check_columns()
-            rows = 0 if max_rows is None else self._dataset.count_rows()
-        self._stride = 1 if max_rows is None else -(-rows // max_rows) or 1
+            schema = self._common_schema()
+            if schema != self._dataset.schema:
+                self._dataset = self._open(schema)
+            self._types = {field.name: type_of(field.type) for field in self._dataset.schema}
 
-    def _open(self) -> pyarrow.dataset.Dataset:
+    def _open(self, schema: pa.Schema | None = None) -> pyarrow.dataset.Dataset:
         paths = list(self._paths)
         ending = Path(paths[0]).suffix.lower()
         if ending != ".csv":
-            return pyarrow.dataset.dataset(paths, format=_FORMATS[ending])
+            return pyarrow.dataset.dataset(paths, schema, format=_FORMATS[ending])
         seen = pyarrow.dataset.dataset(paths[:1], format=_csv_format({})).schema
         types = {field.name: self._csv_type(field) for field in seen}
-        return pyarrow.dataset.dataset(paths, format=_csv_format(types))
+        return pyarrow.dataset.dataset(paths, schema, format=_csv_format(types))
 
     def _csv_type(self, field: pa.Field) -> pa.DataType:
         """Returns what a column is read as; its first rows alone tell too little.
@@ -101,15 +114,35 @@ class TableReader:
             return pa.float64()
         return field.type
 
-    def _check_columns(self) -> None:
-        """Every file must have the columns of the first: what is absent would count as missing."""
+    def _common_schema(self) -> pa.Schema:
+        """Returns the columns of the first file, of types that hold the numbers of every file.
+
+        Every file must have them: what is absent would count as missing. Texts are not taken for
+        numbers, nor numbers for texts, which is told when somebody asks for the column.
+        """
+        fields = {field.name: field for field in self._dataset.schema}
+        if len(self._paths) == 1 or len(fields) < len(self._dataset.schema):
+            return self._dataset.schema
         for fragment in self._dataset.get_fragments():
-            absent = set(self._types) - set(fragment.physical_schema.names)
+            of_file = fragment.physical_schema
+            absent = {name for name in fields if of_file.get_field_index(name) < 0}
             if absent:
                 raise DataError(
                     f"file {Path(fragment.path).name!r} lacks the columns {sorted(absent)[:10]} "
-                    "of the first file"
+                    "of the first file, or has them twice"
                 )
+            for name, field in fields.items():
+                found = of_file.field(name)
+                if (common := common_field(field, found)) is not None:
+                    fields[name] = common
+                else:
+                    self._differing.setdefault(
+                        name,
+                        f"column {name!r}: expected {field.type} in file "
+                        f"{Path(fragment.path).name!r}, as in the files before it, got "
+                        f"{found.type}; write the file again with that type",
+                    )
+        return pa.schema(list(fields.values()))
 
     def _look(self) -> list[tuple[int, int, int]]:
         found = [Path(path).stat() for path in self._paths]
@@ -158,55 +191,72 @@ class TableReader:
         if name not in self._types:
             known = ", ".join(self.names()[:50])
             raise DataError(f"the table has no column {name!r}; it has: {known}")
+        self.check_types([name])
         found = self._types[name]
         wanted = self._wanted.get(name)
-        if wanted is ColumnType.TEXT and _is_discrete(self._dataset.schema.field(name).type):
+        if name in self._keys and (found is not None or pa.types.is_temporal(self._kind(name))):
+            return ColumnType.TEXT
+        if wanted is ColumnType.TEXT and is_discrete(self._kind(name)):
             return ColumnType.TEXT
         if found is None:
             raise DataError(
-                f"column {name!r}: expected numbers, booleans or texts, got "
-                f"{self._dataset.schema.field(name).type}; name the columns to learn from in "
-                "dataset.table.columns"
+                f"column {name!r}: expected numbers, booleans or texts, got {self._kind(name)}; "
+                "name the columns to learn from in dataset.table.columns"
             )
         return found
+
+    def check_types(self, names: Sequence[str]) -> None:
+        """Says whether the columns are of one type in all files.
+
+        Raises:
+            DataError: One is not.
+        """
+        for name in names:
+            if name in self._differing:
+                raise DataError(self._differing[name])
+
+    def _kind(self, name: str) -> pa.DataType:
+        return self._dataset.schema.field(name).type
 
     @property
     def dataset(self) -> pyarrow.dataset.Dataset:
         """The files as pyarrow has them."""
         return self._dataset
 
-    @property
-    def is_sample(self) -> bool:
-        """Whether some rows are left out."""
-        return self._stride > 1
-
-    def batches(self, names: Sequence[str], *, every_row: bool = False) -> Iterator[Batch]:
+    def batches(self, names: Sequence[str], sample: Sample | None = None) -> Iterator[Batch]:
         """Yields the rows of all files in order, a few thousand at a time.
 
         Args:
             names: The columns.
-            every_row: Whether to give those too that a sample leaves out.
+            sample: Chooses the rows that are given; None: all of them.
 
         Raises:
             DataError: A file is damaged or gone, or its columns are not those of the first.
         """
-        row = seen = 0
-        stride = 1 if every_row else self._stride
-        for batch in self.record_batches(names):
-            chosen = every(stride, seen, batch.num_rows)
-            first = seen
+        seen = 0
+        choose = None if sample is None else sample.chooser()
+        needed = () if sample is None else sample.columns
+        for file, batch in self._pieces([*names, *(n for n in needed if n not in names)]):
+            numbers = np.arange(seen, seen + batch.num_rows)
             seen += batch.num_rows
-            if not len(chosen):
-                continue
-            if stride > 1:
-                batch = batch.take(pa.array(chosen))  # noqa: PLW2901
-            columns = {}
-            for name in names:
-                with self.told():
-                    _check_utf8(name, batch.column(name), first, chosen)
-                    columns[name] = _as_numpy(batch.column(name), self.type_of(name))
-            yield Batch(row, columns)
-            row += batch.num_rows
+            if choose is not None:
+                chosen = choose(self._batch(batch, needed, numbers, file))
+                if not len(chosen):
+                    continue
+                batch, numbers = batch.take(pa.array(chosen)), numbers[chosen]  # noqa: PLW2901
+            yield self._batch(batch, names, numbers, file)
+
+    def _batch(
+        self, batch: pa.RecordBatch, names: Sequence[str], numbers: Numbers, file: int
+    ) -> Batch:
+        columns = {}
+        for name in names:
+            values = batch.column(name)
+            with self.told():
+                check_utf8(name, values, numbers)
+                kind = self.type_of(name)
+                columns[name] = as_numpy(as_key(values) if name in self._keys else values, kind)
+        return Batch(numbers, columns, file)
 
     def record_batches(
         self, names: Sequence[str], dataset: pyarrow.dataset.Dataset | None = None
@@ -220,12 +270,19 @@ class TableReader:
         Raises:
             DataError: A file is damaged or gone, or its columns are not those of the first.
         """
+        for _, batch in self._pieces(names, dataset):
+            yield batch
+
+    def _pieces(
+        self, names: Sequence[str], dataset: pyarrow.dataset.Dataset | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yields rows and the place of their file among all."""
         options = {}
         if self._is_parquet:
             # What is read ahead in one go is kept until its last row is used.
             options["fragment_scan_options"] = _NO_BUFFER
         with self.told():
-            for fragment in (dataset or self._dataset).get_fragments():
+            for file, fragment in enumerate((dataset or self._dataset).get_fragments()):
                 # Left to itself Arrow reads a dozen of row groups ahead.
                 pieces = fragment.split_by_row_group() if self._is_parquet else [fragment]
                 for piece in pieces:
@@ -238,13 +295,22 @@ class TableReader:
                     )
                     for batch in scanner.to_batches():
                         made_progress()
-                        yield batch
+                        yield file, batch
         # The pool would keep what it had at its busiest.
         pa.default_memory_pool().release_unused()
 
     @property
     def _is_parquet(self) -> bool:
         return isinstance(self._dataset.format, pyarrow.dataset.ParquetFileFormat)
+
+    def rows_of_files(self) -> list[int]:
+        """Returns the number of rows of each file.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        with self.told():
+            return [fragment.count_rows() for fragment in self._dataset.get_fragments()]
 
     def sha256(self) -> str:
         """Returns a digest over the content of all files in their order.
@@ -273,65 +339,3 @@ def _csv_format(types: Mapping[str, pa.DataType]) -> pyarrow.dataset.CsvFileForm
             strings_can_be_null=True, column_types=dict(types)
         ),
     )
-
-
-def _is_discrete(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-
-
-def _type_of(kind: pa.DataType) -> ColumnType | None:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return ColumnType.TEXT
-    is_number = (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    )
-    return ColumnType.NUMBER if is_number else None
-
-
-def _check_utf8(name: str, values: pa.Array, first_row: int, chosen: range) -> None:
-    """Refuses texts that are no UTF-8, which Parquet and Arrow files do not rule out.
-
-    Args:
-        name: Of the column.
-        values: Of the chosen rows, [N].
-        first_row: Number of the batch's first row, from 0 over all files.
-        chosen: Which rows of the batch the values are of.
-    """
-    plain = values.dictionary if pa.types.is_dictionary(values.type) else values
-    if _type_of(plain.type) is not ColumnType.TEXT:
-        return
-    try:
-        plain.validate(full=True)
-        return
-    except pa.ArrowInvalid:
-        pass
-    for position, value in enumerate(values):
-        # The scalar of a dictionary is of a type of its own; its value is a text again.
-        content = value.value if pa.types.is_dictionary(values.type) else value
-        raw = None if content is None or not content.is_valid else content.as_buffer().to_pybytes()
-        try:
-            (raw or b"").decode()
-        except UnicodeDecodeError as error:
-            wrong = (raw or b"")[error.start : error.end].hex()
-            raise DataError(
-                f"column {name!r}: expected texts in UTF-8, got the bytes {wrong} at place "
-                f"{error.start} of row {first_row + chosen[position]}, counted from 0 over all "
-                "files; write the file again from the text decoded in its own encoding (latin-1, "
-                "say), or leave the column out"
-            ) from None
-
-
-def _as_numpy(values: pa.Array, kind: ColumnType) -> Column:
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if kind is ColumnType.NUMBER:
-        # Not safe: whole numbers beyond 2^53 lose their last digits, as they do in the network.
-        numbers = pc.cast(values, pa.float64(), safe=False)
-        return np.array(pc.fill_null(numbers, float("nan")), np.float64)  # [N]
-    return np.array(pc.fill_null(pc.cast(values, pa.large_string()), ""), object)  # [N]

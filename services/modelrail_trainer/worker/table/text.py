@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelrail_trainer.spec import ByteTokens, TextEncoding, WordTokens
-from modelrail_trainer.worker.table.reader import Column
+from modelrail_trainer.worker.table.column import Column
 from modelrail_trainer.worker.table.words import words_of
 
 Tokens = npt.NDArray[np.int64]
