@@ -33,8 +33,10 @@ from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.protocol.policy import POLICY
 from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
+from modelrail_trainer.protocol.requests import file_paths
 from modelrail_trainer.protocol.servicer import TrainerServicer
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
@@ -131,6 +133,14 @@ async def build_trainer(
             metrics=metrics,
         )
         data_roots, code_roots = config.data_roots(), config.code_roots()
+        object_roots = config.object_roots()
+        fetcher = ObjectFetcher(
+            file_paths,
+            object_roots,
+            threads,
+            max_bytes=config.max_object_bytes,
+            count=metrics.object_bytes.inc,
+        )
         cores = len(os.sched_getaffinity(0))
         executor = LocalExecutor(
             [
@@ -154,6 +164,7 @@ async def build_trainer(
             Supervisor(
                 book=book,
                 executor=executor,
+                fetcher=fetcher,
                 directories=directories,
                 publisher=publisher,
                 threads=threads,
@@ -170,6 +181,7 @@ async def build_trainer(
                 kind,
                 directories=JobDirectories(_emptied(data_dir / f"{kind.replace(' ', '-')}s")),
                 executor=executor,
+                fetcher=fetcher,
                 threads=threads,
                 stopping=runtime.stopping,
                 limit_seconds=limit_seconds,
@@ -182,6 +194,7 @@ async def build_trainer(
                 dry_runs=DryRuns(errands("dry run", config.dry_run_seconds)),
                 inspections=Inspections(errands("inspection", config.inspection_seconds)),
                 data_roots=DataRoots(data_roots),
+                object_roots=object_roots,
                 code_roots=CodeRoots(code_roots),
                 stopping=runtime.stopping,
             )

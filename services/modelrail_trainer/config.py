@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sqlalchemy import URL
 
 from modelrail_server.config import ConfigError, ServerConfig, setting
 from modelrail_server.postgresql import postgresql_url
+from modelrail_trainer.objects.roots import ObjectRoots
 
 _GIB = 1 << 30
 
@@ -43,6 +45,18 @@ class TrainerConfig(ServerConfig):
         (),
         "Folder below which jobs may read data files; may be given more than once. Without it\n"
         "jobs read no files.",
+    )
+    object_root: tuple[str, ...] = setting(
+        (),
+        "Bucket, or folder in one, that jobs may read objects from: s3://BUCKET/FOLDER, gs://… or\n"
+        "az://…; may be given more than once. Without it jobs read no objects. Credentials and\n"
+        "endpoints are the environment's, such as AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL.",
+    )
+    max_object_bytes: int = setting(
+        64 * _GIB,
+        "What the copies of objects may take that one job reads. They lie in --data-dir while the\n"
+        "job runs.",
+        minimum=1,
     )
     user_code: tuple[str, ...] = setting(
         (),
@@ -143,6 +157,21 @@ class TrainerConfig(ServerConfig):
             ConfigError: One is no folder.
         """
         return _folders("data_root", self.data_root)
+
+    def object_roots(self) -> ObjectRoots:
+        """Returns what --object-root opens.
+
+        Raises:
+            ConfigError: One is no bucket or folder, or the library for them is not installed.
+        """
+        if self.object_root and importlib.util.find_spec("obstore") is None:
+            raise ConfigError(
+                "object_root", "expected none without obstore: pip install 'modelrail[objects]'"
+            )
+        try:
+            return ObjectRoots(self.object_root)
+        except ValueError as error:
+            raise ConfigError("object_root", str(error)) from None
 
     def code_roots(self) -> list[Path]:
         """Returns the folders of --user-code.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from modelrail_trainer.objects.uri import copy_path, is_uri
 from modelrail_trainer.spec import (
     Dataset,
     IdxFiles,
@@ -26,10 +27,12 @@ class DataRoots:
 
     Args:
         roots: The folders; none means that no files are read.
+        job_directory: Of the job whose copies of objects stand for their URIs; None: for none.
     """
 
-    def __init__(self, roots: Sequence[Path]) -> None:
+    def __init__(self, roots: Sequence[Path], job_directory: Path | None = None) -> None:
         self._roots = tuple(roots)
+        self._job_directory = job_directory
 
     @property
     def real_roots(self) -> tuple[str, ...]:
@@ -56,6 +59,13 @@ class DataRoots:
         return self._resolve(path, Path.is_dir, "folder")
 
     def _resolve(self, path: str, is_wanted: Callable[[Path], bool], noun: str) -> Path:
+        if is_uri(path):
+            copy = None if self._job_directory is None else copy_path(self._job_directory, path)
+            if copy is not None and is_wanted(copy):
+                return copy
+            raise DataPathError(
+                f"expected a {noun} below a --data-root of the trainer, got the URI {path[:200]!r}"
+            )
         if not self._roots:
             raise DataPathError("this trainer reads no files: it was started without --data-root")
         for root in self._roots:

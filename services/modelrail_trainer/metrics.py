@@ -55,6 +55,11 @@ class TrainerMetrics:
             buckets=_DURATION_BUCKETS_SECONDS,
             registry=registry,
         )
+        self.object_bytes = Counter(
+            "modelrail_trainer_object_bytes_total",
+            "Bytes that were copied out of object stores.",
+            registry=registry,
+        )
         self.publish_retries = Counter(
             "modelrail_trainer_publish_retries_total",
             "Publications that had to be tried again.",

@@ -17,6 +17,8 @@ from modelrail_trainer.inspection import Inspection
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
 from modelrail_trainer.jobs.state import Reason
+from modelrail_trainer.objects.roots import ObjectRoots
+from modelrail_trainer.objects.uri import is_uri
 
 _CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 
@@ -42,6 +44,7 @@ class Trainer:
         dry_runs: DryRuns,
         inspections: Inspections,
         data_roots: DataRoots,
+        object_roots: ObjectRoots,
         code_roots: CodeRoots,
         stopping: asyncio.Event,
     ) -> None:
@@ -51,6 +54,7 @@ class Trainer:
         self._dry_runs = dry_runs
         self._inspections = inspections
         self._data_roots = data_roots
+        self._object_roots = object_roots
         self._code_roots = code_roots
         self._stopping = stopping
 
@@ -117,6 +121,12 @@ class Trainer:
         await self._book.read(self._check_names, files=data_paths)
         return await self._inspections.run(specification, len(data_paths), rows)
 
+    def _find_file(self, path: str) -> None:
+        if is_uri(path):
+            self._object_roots.check(path)
+        else:
+            self._data_roots.resolve(path)
+
     def _check_names(
         self,
         *,
@@ -126,7 +136,7 @@ class Trainer:
     ) -> None:
         violations = []
         looks: tuple[tuple[Callable[[str], object], Mapping[str, str]], ...] = (
-            (self._data_roots.resolve, files),
+            (self._find_file, files),
             (self._data_roots.resolve_folder, folders),
             (self._code_roots.find, entry_points),
         )

@@ -22,6 +22,7 @@ from modelrail_trainer.execution.executor import Executor, ProcessExit
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
+from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
@@ -42,6 +43,7 @@ class Errands:
         kind: Such as `dry run`; for messages and directories.
         directories: Where they work.
         executor: Runs their processes.
+        fetcher: Copies what they read out of object stores.
         threads: For disk work.
         stopping: Set when the service stops.
         limit_seconds: How long one may take.
@@ -53,6 +55,7 @@ class Errands:
         *,
         directories: JobDirectories,
         executor: Executor,
+        fetcher: ObjectFetcher,
         threads: Threads,
         stopping: asyncio.Event,
         limit_seconds: float,
@@ -60,6 +63,7 @@ class Errands:
         self._kind = kind
         self._directories = directories
         self._executor = executor
+        self._fetcher = fetcher
         self._threads = threads
         self._stopping = stopping
         self.limit_seconds = limit_seconds
@@ -103,6 +107,14 @@ class Errands:
         name = TrainingJobName(f"{self._kind.replace(' ', '-')}-{secrets.token_hex(8)}")
         try:
             directory = await self._threads.run(self._directories.prepare, name, specification)
+            try:
+                async with asyncio.timeout(self.limit_seconds):
+                    objects = self._fetcher.objects_of(specification)
+                    await self._fetcher.fetch(objects, directory)
+            except FetchFailed as failed:
+                return failed.error
+            except TimeoutError:
+                return JobError(Reason.TIMEOUT, "")
             process = await self._threads.run(self._executor.submit, directory, options)
             async with process:
                 try:

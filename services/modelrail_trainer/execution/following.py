@@ -18,8 +18,6 @@ from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job
-from modelrail_trainer.jobs.lease import Lease, StaleLease
-from modelrail_trainer.jobs.state import STOPPING
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
@@ -90,7 +88,7 @@ class Follower:
             )
             if wishes.changed.is_set():
                 wishes.changed.clear()
-                if await self._is_to_stop(job.lease):
+                if await self._settlement.is_to_stop(job.lease):
                     break
             try:
                 await transcript.catch_up()
@@ -127,12 +125,6 @@ class Follower:
         if excess is None:
             return await process.stop(self._stop_grace_seconds)
         return await process.stop(excess.grace_seconds, first=excess.signal)
-
-    async def _is_to_stop(self, lease: Lease) -> bool:
-        job = await self._settlement.read(self._book.store.get, lease.name)
-        if job.lease != lease:
-            raise StaleLease(f"epoch {lease.epoch} of {lease.name} is over")
-        return job.state in STOPPING
 
     async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
         seconds = stopwatch.seconds

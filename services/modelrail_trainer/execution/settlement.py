@@ -96,6 +96,17 @@ class Settlement:
             lambda: self._book.change(method, lease, *args, **kwargs)
         )
 
+    async def is_to_stop(self, lease: Lease) -> bool:
+        """Whether a client wants the job to stop that is being worked on.
+
+        Raises:
+            StaleLease: It is another's by now.
+        """
+        job = await self.read(self._store.get, lease.name)
+        if job.lease != lease:
+            raise StaleLease(f"epoch {lease.epoch} of {lease.name} is over")
+        return job.state in STOPPING
+
     async def _trim(self, name: TrainingJobName) -> None:
         """Removes what an ended job does not need; the next start does what fails now."""
         try:
@@ -120,14 +131,16 @@ class Settlement:
         *,
         requeue: bool,
         excess: Excess | None = None,
+        failure: JobError | None = None,
     ) -> None:
-        """Decides what becomes of a job whose process is gone.
+        """Decides what becomes of a job whose process is gone, or never came.
 
         Args:
             lease: The job, held by this trainer.
             ended: How the process ended.
             requeue: Whether the process was stopped for no fault of the job.
             excess: What it was stopped for, when nobody wished that.
+            failure: Why there was no process.
         """
         name = lease.name
         job = await self.read(self._store.get, name)
@@ -145,6 +158,8 @@ class Settlement:
             await self._fail(lease, job, stalled(excess.silent_seconds, tail))
         elif job.error is None and requeue:
             await self.end(lease, JobState.QUEUED, None)
+        elif failure is not None:
+            await self._fail(lease, job, failure)
         else:
             error = await self.read(
                 diagnose, self._directories, name, ended, job.error, self._limits

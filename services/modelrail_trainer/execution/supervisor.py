@@ -21,6 +21,7 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.executor import Execution, Executor, ProcessExit
 from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
+from modelrail_trainer.execution.objects import JobObjects
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
@@ -39,6 +40,7 @@ from modelrail_trainer.jobs.state import (
     Reason,
 )
 from modelrail_trainer.metrics import TrainerMetrics
+from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 
@@ -56,6 +58,7 @@ class Supervisor:
     Args:
         book: The jobs.
         executor: Runs their processes.
+        fetcher: Copies what they learn from out of object stores.
         directories: Where the processes work.
         publisher: Takes finished results to the registry.
         threads: For disk work.
@@ -73,6 +76,7 @@ class Supervisor:
         *,
         book: JobBook,
         executor: Executor,
+        fetcher: ObjectFetcher,
         directories: JobDirectories,
         publisher: Publisher,
         threads: Threads,
@@ -102,6 +106,13 @@ class Supervisor:
             metrics=metrics,
             patience=self._patience,
             limits=executor.limits,
+        )
+        self._objects = JobObjects(
+            fetcher=fetcher,
+            book=book,
+            directories=directories,
+            settlement=self._settlement,
+            stopping=self._stopping,
         )
         self._follower = Follower(
             book=book,
@@ -241,6 +252,8 @@ class Supervisor:
             await self._patience.until_done(
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
+            if not await self._objects.bring(job, wishes):
+                return
             process = await self._threads.run(
                 self._executor.submit,
                 self._directories.path(name),

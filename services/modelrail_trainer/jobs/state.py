@@ -42,6 +42,7 @@ class Reason(enum.StrEnum):
     STALLED = "STALLED"
     NODE_LOST = "NODE_LOST"
     USER_CODE = "USER_CODE"
+    DATA_UNAVAILABLE = "DATA_UNAVAILABLE"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -64,6 +65,7 @@ RETRYABLE: Mapping[Reason, bool] = {
     # Has a bound of its own: the number of losses.
     Reason.NODE_LOST: True,
     Reason.USER_CODE: False,
+    Reason.DATA_UNAVAILABLE: True,
 }
 
 

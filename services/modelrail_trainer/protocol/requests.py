@@ -22,6 +22,7 @@ from modelrail_trainer.protocol.run_policy import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import (
+    Dataset,
     IdxFiles,
     ImageDataset,
     ImageFolder,
@@ -64,7 +65,7 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     new = NewJob(
         encoded,
         specification.publication,
-        data_paths=_data_paths(specification) | split_paths(specification.split, f"{_SPEC_PATH}."),
+        data_paths=_file_paths(specification, f"{_SPEC_PATH}."),
         data_folders=_data_folders(specification),
         entry_points={
             f"{_SPEC_PATH}.{field}": entry_point
@@ -75,9 +76,17 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     return new, request_id
 
 
-def _data_paths(specification: TrainingJobSpec) -> dict[str, str]:
-    dataset = specification.dataset
-    path = f"{_SPEC_PATH}.dataset"
+def file_paths(specification: bytes) -> dict[str, str]:
+    """Returns the files that an encoded specification names, by the field that names them."""
+    return _file_paths(spec_from_pb(pb.TrainingJobSpec.FromString(specification)), "")
+
+
+def _file_paths(specification: TrainingJobSpec, prefix: str) -> dict[str, str]:
+    of_data = _data_paths(specification.dataset, f"{prefix}dataset")
+    return of_data | split_paths(specification.split, prefix)
+
+
+def _data_paths(dataset: Dataset, path: str) -> dict[str, str]:
     match dataset:
         case TableDataset(paths=paths):
             return {f"{path}.table.paths[{position}]": file for position, file in enumerate(paths)}

@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    data_roots, code_roots = DataRoots(arguments.data_root), CodeRoots(arguments.user_code)
+    data_roots = DataRoots(arguments.data_root, directory)
+    code_roots = CodeRoots(arguments.user_code)
     if "WORLD_SIZE" in os.environ:
         # torchrun gives each of its processes a session of its own, which nobody would end.
         end_with_parent()

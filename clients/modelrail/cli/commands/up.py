@@ -58,6 +58,14 @@ async def up(
             file_okay=False,
         ),
     ] = None,
+    object_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Bucket, or folder in one, whose objects training jobs may read: s3://BUCKET/FOLDER,"
+            " gs://… or az://…; may be repeated. Default: none.",
+            metavar="URI",
+        ),
+    ] = None,
     user_code: Annotated[
         list[Path] | None,
         typer.Option(
@@ -73,6 +81,7 @@ async def up(
         data_dir=session.data_dir,
         serve=serve or [EVERY_PRODUCTION_MODEL],
         data_roots=data_root or [],
+        object_roots=object_root or [],
         user_code=user_code or [],
         grpc_addresses={
             "registry": registry_address,

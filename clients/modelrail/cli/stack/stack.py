@@ -44,6 +44,8 @@ class StackPlan:
     """What inference serves: `MODEL@ALIAS`, or `*@ALIAS` for every model that has or gets it."""
     data_roots: Sequence[Path] = ()
     """Folders whose files the trainer may read."""
+    object_roots: Sequence[str] = ()
+    """Buckets, or folders in some, whose objects the trainer may read."""
     user_code: Sequence[Path] = ()
     """Folders whose Python modules jobs may name."""
     grpc_addresses: Mapping[str, str] = field(default_factory=dict)
@@ -135,10 +137,13 @@ class Stack:
         registry = await self._start_service("registry")
         at = f"--registry={registry.grpc}"
         targets = [f"--serve={target}" for target in self._plan.serve]
-        data_roots = [f"--data-root={root.resolve()}" for root in self._plan.data_roots]
-        user_code = [f"--user-code={root.resolve()}" for root in self._plan.user_code]
+        opened = [
+            *(f"--data-root={root.resolve()}" for root in self._plan.data_roots),
+            *(f"--object-root={root}" for root in self._plan.object_roots),
+            *(f"--user-code={root.resolve()}" for root in self._plan.user_code),
+        ]
         starting = [
-            asyncio.create_task(self._start_service("trainer", at, *data_roots, *user_code)),
+            asyncio.create_task(self._start_service("trainer", at, *opened)),
             asyncio.create_task(self._start_service("inference", at, *targets)),
         ]
         try:

@@ -111,6 +111,7 @@ class JobError(_message.Message):
         REASON_NODE_LOST: _ClassVar[JobError.Reason]
         REASON_STALLED: _ClassVar[JobError.Reason]
         REASON_USER_CODE: _ClassVar[JobError.Reason]
+        REASON_DATA_UNAVAILABLE: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -126,6 +127,7 @@ class JobError(_message.Message):
     REASON_NODE_LOST: JobError.Reason
     REASON_STALLED: JobError.Reason
     REASON_USER_CODE: JobError.Reason
+    REASON_DATA_UNAVAILABLE: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason

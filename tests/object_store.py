@@ -1,0 +1,104 @@
+"""An object store for tests: what S3 answers to HEAD and GET, and trouble where a test wants it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+
+@dataclass
+class ObjectStore:
+    """Objects by `bucket/key`.
+
+    Attributes:
+        objects: Their content.
+        trouble: Asked for each request, with `METHOD bucket/key` and the number of the request from
+            1, for a status to answer instead, or for how many bytes of the body are sent before the
+            connection breaks off (a negative number).
+        requests: What was asked for.
+    """
+
+    objects: dict[str, bytes] = field(default_factory=dict)
+    trouble: Callable[[str, int], int] = lambda request, number: 0
+    requests: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            name = self.path.partition("?")[0].lstrip("/")
+            with lock:
+                store.requests.append(f"{self.command} {name}")
+                store.headers.append(dict(self.headers))
+                number = len(store.requests)
+            trouble = store.trouble(store.requests[number - 1], number)
+            content = store.objects.get(name)
+            if trouble > 0 or content is None:
+                self._answer(trouble or 404, b"", {})
+                return
+            tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+            if self.headers.get("If-Match", tag) != tag:
+                self._answer(412, b"", {})
+                return
+            headers = {"ETag": tag, "Last-Modified": "Thu, 26 Nov 2026 00:00:00 GMT"}
+            status, part = 200, content
+            if (asked := self.headers.get("Range")) is not None:
+                first, _, last = asked.removeprefix("bytes=").partition("-")
+                part = content[int(first) : int(last) + 1]
+                end = int(first) + len(part) - 1
+                headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
+                status = 206
+            self._answer(status, part, headers, sent=len(part) if trouble == 0 else -trouble)
+
+        def _answer(
+            self, status: int, body: bytes, headers: dict[str, str], *, sent: int | None = None
+        ) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[:sent])
+            if sent is not None and sent < len(body):
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    return Handler
+
+
+@contextmanager
+def object_store(patch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """Runs a store, to which the environment leads `s3://` while the context is open."""
+    store = ObjectStore()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(store))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    patch.setenv("AWS_ALLOW_HTTP", "true")
+    patch.setenv("AWS_REGION", "here-1")
+    patch.setenv("AWS_ACCESS_KEY_ID", "the-key-id")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret-key")
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from modelrail_trainer.data_roots import DataPathError, DataRoots
+from modelrail_trainer.jobs.state import Reason
+from modelrail_trainer.objects import store as stores
+from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
+from modelrail_trainer.objects.roots import ObjectRoots
+from modelrail_trainer.objects.uri import copy_path, is_object_uri, is_uri
+from modelrail_trainer.threads import Threads
+from tests.object_store import ObjectStore, object_store
+
+FIELD = "dataset.table.paths[0]"
+URI = "s3://data/flowers/iris.csv"
+
+
+@pytest.mark.parametrize(
+    ("root", "uri"),
+    [
+        ("s3://data", "s3://data/a.csv"),
+        ("s3://data/", "s3://data/deep/er/a.csv"),
+        ("gs://data/flowers", "gs://data/flowers/a b.csv".replace(" ", "_")),
+        ("az://data/flowers/", "az://data/flowers/2026/a.parquet"),
+    ],
+)
+def test_what_lies_below_a_root_may_be_read(root: str, uri: str) -> None:
+    ObjectRoots([root]).check(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://data/flowers-secret/a.csv",
+        "s3://data/flowers",
+        "s3://data/flowers/",
+        "s3://data/flowers/../secret.csv",
+        "s3://data/flowers/./a.csv",
+        "s3://data/flowers//a.csv",
+        "s3://data/flowers/%2e%2e/secret.csv",
+        "s3://data/flowers/a.csv?versionId=1",
+        "s3://data/flowers/a.csv#x",
+        "s3://key:secret@data/flowers/a.csv",
+        "s3://other/flowers/a.csv",
+        "S3://data/flowers/a.csv",
+        "gs://data/flowers/a.csv",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+    ],
+)
+def test_whatever_else_is_a_uri_is_refused(uri: str) -> None:
+    assert is_uri(uri)
+    with pytest.raises(DataPathError, match="expected an object below an --object-root"):
+        ObjectRoots(["s3://data/flowers"]).check(uri)
+
+
+@pytest.mark.parametrize("root", ["", "data", "s3://", "s3:///x", "http://x/y", "s3://a/../b"])
+def test_a_root_is_a_bucket_or_a_folder_in_one(root: str) -> None:
+    with pytest.raises(ValueError, match="expected a bucket or a folder in one"):
+        ObjectRoots([root])
+
+
+def test_without_roots_no_objects_are_read_and_paths_are_none() -> None:
+    with pytest.raises(DataPathError, match="started without --object-root"):
+        ObjectRoots([]).check(URI)
+    assert not is_uri("s3/data.csv")
+    assert not is_uri("/data/s3://x".removeprefix("/data/s3://"))
+
+
+def test_copies_keep_plain_names_and_never_meet(tmp_path: Path) -> None:
+    one, other = copy_path(tmp_path, URI), copy_path(tmp_path, "s3://data/other/iris.csv")
+    assert one.name == other.name == "iris.csv"
+    assert one != other
+    odd = "s3://data/" + "ü" * 300 + ".csv.gz"
+    assert is_object_uri(odd)
+    assert copy_path(tmp_path, odd).name == "object.csv.gz"
+    assert copy_path(tmp_path, "s3://data/.hidden").name == "object.hidden"
+
+
+def test_a_uri_stands_for_its_copy_beside_the_job_alone(tmp_path: Path) -> None:
+    path = copy_path(tmp_path, URI)
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    assert DataRoots([], tmp_path).resolve(URI) == path
+    for roots in (DataRoots([tmp_path]), DataRoots([tmp_path], tmp_path / "other")):
+        with pytest.raises(DataPathError, match="got the URI"):
+            roots.resolve(URI)
+
+
+# Copying
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    monkeypatch.setattr(stores, "_FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(stores, "PART_BYTES", 1000)
+    with object_store(monkeypatch) as store:
+        store.objects["data/flowers/iris.csv"] = bytes(range(250)) * 10
+        yield store
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    threads = Threads()
+    yield threads
+    threads.close()
+
+
+def fetcher(threads: Threads, *, max_bytes: int = 1 << 20) -> ObjectFetcher:
+    return ObjectFetcher(
+        lambda _: {FIELD: URI}, ObjectRoots(["s3://data"]), threads, max_bytes=max_bytes
+    )
+
+
+async def refused(fetcher: ObjectFetcher, directory: Path, uri: str = URI) -> tuple[Reason, str]:
+    with pytest.raises(FetchFailed) as caught:
+        await fetcher.fetch({FIELD: uri}, directory)
+    return caught.value.error.reason, caught.value.error.message
+
+
+async def test_an_object_is_copied_in_parts(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    assert await fetcher(threads).fetch({FIELD: URI, "other": URI}, tmp_path) == 2500
+    assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
+    assert store.requests == [f"{m} data/flowers/iris.csv" for m in ("HEAD", "GET", "GET", "GET")]
+    assert all("the-key-id" in headers["authorization"] for headers in store.headers)
+
+
+async def test_an_empty_object_is_an_empty_file(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    store.objects["data/flowers/iris.csv"] = b""
+    assert await fetcher(threads).fetch({FIELD: URI}, tmp_path) == 0
+    assert copy_path(tmp_path, URI).read_bytes() == b""
+
+
+@pytest.mark.parametrize("trouble", [500, 503, 429, -7])
+async def test_a_bad_moment_of_the_store_passes(
+    store: ObjectStore, threads: Threads, tmp_path: Path, trouble: int
+) -> None:
+    store.trouble = lambda request, number: trouble if number in (1, 3, 4, 6) else 0
+    await fetcher(threads).fetch({FIELD: URI}, tmp_path)
+    assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
+    assert len(store.requests) == 8 if trouble > 0 else 7
+
+
+async def test_a_store_that_never_answers_well_is_unavailable(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    store.trouble = lambda request, number: 503
+    reason, message = await refused(fetcher(threads), tmp_path)
+    assert reason is Reason.DATA_UNAVAILABLE
+    assert message.startswith(f"{FIELD}: {URI}: its store did not answer properly, 6 times")
+    assert len(store.requests) == 6
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (404, "there is no such object"),
+        (403, "the trainer may not read it"),
+        (401, "the store does not know the trainer"),
+    ],
+)
+async def test_what_asking_again_does_not_change_is_told_at_once(
+    store: ObjectStore, threads: Threads, tmp_path: Path, status: int, expected: str
+) -> None:
+    store.trouble = lambda request, number: status
+    reason, message = await refused(fetcher(threads), tmp_path)
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: {URI}: {expected}")
+    assert len(store.requests) == 1
+    assert "127.0.0.1" not in message
+
+
+async def test_an_object_that_is_replaced_meanwhile_is_not_mixed(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    def replaced(request: str, number: int) -> int:
+        if number == 3:
+            store.objects["data/flowers/iris.csv"] = b"y" * 2500
+        return 0
+
+    store.trouble = replaced
+    reason, message = await refused(fetcher(threads), tmp_path)
+    assert reason is Reason.DATA
+    assert "it was replaced while it was read" in message
+
+
+async def test_more_than_a_job_may_copy_is_refused_before_the_first_byte(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    reason, message = await refused(fetcher(threads, max_bytes=2499), tmp_path)
+    assert reason is Reason.DATA
+    assert "take 2500 bytes, and it may have copies of 2499" in message
+    assert store.requests == ["HEAD data/flowers/iris.csv"]
+
+
+async def test_what_may_be_read_is_asked_again_when_it_is_read(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    reason, message = await refused(fetcher(threads), tmp_path, "s3://elsewhere/iris.csv")
+    assert reason is Reason.DATA
+    assert "expected an object below an --object-root" in message
+    assert store.requests == []
