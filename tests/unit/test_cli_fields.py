@@ -25,6 +25,8 @@ from modelrail.cli.specification import read_specification
         ("dataset: {line: {slope: .nan}}", "dataset.line.slope: expected a number, got nan"),
         ("dataset: {bundled: 3}", "dataset.bundled: expected text, got 3"),
         ("dataset: 3", "dataset: expected fields (bundled, line, table, images, lines), got 3"),
+        ("split: {test_paths: t.csv}", "split.test_paths: expected a list, got 't.csv'"),
+        ("split: {columns: part}", "split.columns: unknown field; expected validation_fraction"),
         ("model: {cnn: {channels: 3}}", "model.cnn.channels: expected a list, got 3"),
         ("model: {cnn: {channels: [1, x]}}", "model.cnn.channels[1]: expected a whole number"),
         (
