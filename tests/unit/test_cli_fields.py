@@ -28,6 +28,8 @@ from modelrail.cli.specification import read_specification
             "dataset: 3",
             "dataset: expected fields (bundled, line, table, images, lines, custom), got 3",
         ),
+        ("split: {test_paths: t.csv}", "split.test_paths: expected a list, got 't.csv'"),
+        ("split: {columns: part}", "split.columns: unknown field; expected validation_fraction"),
         ("model: {cnn: {channels: 3}}", "model.cnn.channels: expected a list, got 3"),
         ("model: {cnn: {channels: [1, x]}}", "model.cnn.channels[1]: expected a whole number"),
         (

@@ -125,6 +125,8 @@ class TableReader:
             return self._dataset.schema
         for fragment in self._dataset.get_fragments():
             of_file = fragment.physical_schema
+            if of_file.equals(self._dataset.schema):
+                continue
             absent = {name for name in fields if of_file.get_field_index(name) < 0}
             if absent:
                 raise DataError(
@@ -133,6 +135,8 @@ class TableReader:
                 )
             for name, field in fields.items():
                 found = of_file.field(name)
+                if found.type == field.type:
+                    continue
                 if (common := common_field(field, found)) is not None:
                     fields[name] = common
                 else:
