@@ -43,7 +43,7 @@ from modelrail_trainer.trainer import Trainer
 
 _SERVICE = "modelrail.trainer.v1.TrainerService"
 # Without -P a file in the job's directory could stand in for a module.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "modelrail_trainer.worker")
+WORKER_COMMAND = (sys.executable, "-m", "modelrail_trainer.worker")
 
 
 def registry_connection(config: TrainerConfig) -> Connection:

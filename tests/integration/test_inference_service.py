@@ -22,10 +22,9 @@ from prometheus_client import generate_latest
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
-from modelrail_inference import encode
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.protocol.policy import POLICY, SERVICE
-from modelrail_inference.request import feed
+from modelrail_inference.request import encode, feed
 from modelrail_inference.runtime.provider import Provider, loadable_providers
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource

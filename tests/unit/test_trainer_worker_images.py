@@ -570,11 +570,12 @@ def test_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
 def test_resizing_is_what_pillow_and_torch_call_bilinear_with_antialiasing(
     height: int, width: int, after_height: int, after_width: int
 ) -> None:
-    image = noise(height, width, 3)
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     resized = resize(image, after_height, after_width).astype(int)
     size = (after_width, after_height)
     pillow = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    assert np.abs(resized - pillow).max() <= 1
+    # Both round after each side, and weights that differ in their last digits round apart by one.
+    assert np.abs(resized - pillow).max() <= (height != after_height) + (width != after_width)
     if after_width == 1:
         return  # torch 2.13 then repeats the first row, whatever the others are
     by_torch = nn.functional.interpolate(

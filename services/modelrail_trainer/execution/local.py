@@ -84,6 +84,8 @@ class LocalExecutor:
             # HOME moved, and packages that `pip install --user` put under the old one did not.
             "PYTHONUSERBASE": site.getuserbase(),
             "PYTHONUNBUFFERED": "1",
+            # Else a file in the job's directory could stand in for a module.
+            "PYTHONSAFEPATH": "1",
             # Nobody asks for its processes, whose semaphores it would look for in vain.
             "JOBLIB_MULTIPROCESSING": "0",
             "OMP_NUM_THREADS": threads,
