@@ -114,6 +114,10 @@ def test_arrays_that_torch_cannot_use_in_place_are_copied() -> None:
         part = rows(inputs=inputs).parts[0]
         np.testing.assert_array_equal(torch.from_numpy(part.inputs).numpy(), inputs)
         assert part.inputs.flags.writeable
+    for targets in (np.broadcast_to(np.float32(1), 6), VALUES.astype(">f4"), VALUES[::-1]):
+        part = rows(targets=targets).parts[0]
+        np.testing.assert_array_equal(torch.from_numpy(part.targets).numpy()[:, 0], targets)
+        assert part.targets.flags.writeable
 
 
 # Data that breaks it
@@ -139,6 +143,10 @@ def test_arrays_that_torch_cannot_use_in_place_are_copied() -> None:
         ({"targets": X[:, :, None]}, "targets: expected float32 [rows] or [rows, outputs]"),
         ({"targets": X[:, :0]}, "targets: expected float32 [rows] or [rows, outputs]"),
         ({"targets": VALUES * np.nan}, "targets: expected finite numbers; got nan at [0, 0]"),
+        (
+            {"targets": np.zeros((6, MAX_OUTPUTS + 1), np.float32)},
+            f"targets: expected at most {MAX_OUTPUTS} values a row; got {MAX_OUTPUTS + 1}",
+        ),
         ({"targets": VALUES, "labels": ["a", "b"]}, "labels: expected none beside float32 targets"),
         ({"labels": "abc"}, "labels: expected a sequence of texts; got str"),
         ({"labels": ["a", 2, "c"]}, "labels: expected a sequence of texts"),
@@ -203,6 +211,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of user code, whose module is forgotten with the test."""
     (tmp_path / "house_code.py").write_text(MODULE)
     path, bytecode, prefix = list(sys.path), sys.dont_write_bytecode, sys.pycache_prefix
+    sys.dont_write_bytecode, sys.pycache_prefix = False, None  # whatever the tests run with
     yield tmp_path
     sys.path[:], sys.dont_write_bytecode, sys.pycache_prefix = path, bytecode, prefix
     sys.modules.pop("house_code", None)
