@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-# Directories of absolute paths: a file's own name says enough.
-_DIRECTORIES = re.compile(r"(?<![\w.:/])/(?:[^\s/\"':]+/)+")
+# Directories of absolute paths: a file's own name says enough. In quotes they may have spaces.
+_DIRECTORIES = re.compile(
+    r"""(?<=["'])/(?:[^/"'\n]+/)+|(?:(?<=\bfile://)|(?<![\w./]))/(?:[^\s/"':]+/)+"""
+)
 
 
 def without_directories(text: str) -> str:

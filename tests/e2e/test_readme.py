@@ -28,7 +28,7 @@ CI = (ROOT / ".ci/run").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 _BLOCK = re.compile(
-    r"(?:<!-- file: (?P<file>\S+) -->\n+)?^```(?P<language>sh|python|yaml)\n(?P<body>.*?)^```$",
+    r"(?:<!-- file: (?P<file>\S+) -->\n+)?^```(?P<language>sh|python)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 # How each server says that it is ready.

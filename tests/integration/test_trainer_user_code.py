@@ -472,6 +472,6 @@ def test_the_code_reads_no_secret_and_changes_no_source(
     assert event.reason is FailureReason.USER_CODE
     name = Path(place).name
     assert event.message.startswith(
-        f"rows:{function}: PermissionError: [Errno 13] Permission denied: '{name}'\n"
+        f"rows:{function}: PermissionError: [Errno 13] Permission denied: '{name}'; a job writes "
     )
     assert (folder / "rows.py").read_text() == ROWS

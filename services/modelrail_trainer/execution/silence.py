@@ -59,7 +59,8 @@ def stalled(seconds: float, log_tail: str) -> JobError:
     message = (
         f"no rows were read, no step was made and no stage was reached in {seconds:.0f} s, so the "
         "process was stopped; if its steps take so long, have the trainer's "
-        "--max-job-silence-seconds raised"
+        "--max-job-silence-seconds raised, and let code of your own call "
+        "modelrail_trainer.user_code.made_progress while it goes on"
     )
     if log_tail:
         message += f"; the end of its log, with what each thread did:\n{log_tail}"

@@ -20,9 +20,19 @@ class DataError(JobFailure):
 
 
 class NanLoss(JobFailure):
-    """The loss became infinite or not a number."""
+    """The loss became infinite or not a number.
+
+    Args:
+        what: Which figure, and when.
+    """
 
     reason = FailureReason.NAN_LOSS
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}; a smaller learning rate, max_gradient_norm or inputs on a smaller scale may "
+            "help, else look for what the model divides by or takes the logarithm of"
+        )
 
 
 class ExportFailed(JobFailure):

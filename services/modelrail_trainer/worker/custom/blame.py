@@ -14,10 +14,28 @@ import torch
 
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.redaction import without_directories
-from modelrail_trainer.worker.failure import JobFailure, UserCodeError
+from modelrail_trainer.worker.failure import (
+    ExportFailed,
+    GateFailed,
+    JobFailure,
+    UserCodeError,
+)
 from modelrail_trainer.worker.zoo.network import Network
 
 EXIT_USER_CODE = 3
+_INSTEAD_OF_AN_END = "return what was asked for, or raise an exception that says why not"
+_NOT_ALLOWED = (
+    "a job writes in the folder that it runs in and nowhere else, and reads what lies there, in "
+    "the folders of --user-code and --data-root, and what is installed"
+)
+_EXPORTABLE = (
+    "the module has to be made of operations that ONNX has, the same ones whatever the values and "
+    "however many rows there are"
+)
+_PROVABLE = (
+    "the export has to compute what the module does, and the module the same for the same rows, "
+    "whatever came before"
+)
 _leave = os._exit
 _MAX_FRAMES = 12
 _MAX_MESSAGE_CHARACTERS = 1500
@@ -49,19 +67,23 @@ class Blame:
 
         Raises:
             UserCodeError: It raised an exception, or asked for the end of the process.
+            ExportFailed, GateFailed: What it made has no equal in ONNX.
         """
         before, process = os._exit, os.getpid()
 
         def told(status: int) -> NoReturn:
             if os.getpid() == process:  # a child that it made ends as it likes
                 frames = self._frames(traceback.extract_stack())
-                self._on_end(f"{name} ended the process with os._exit({status}){frames}")
+                self._on_end(_ended(name, f"os._exit({status})", frames))
                 status = EXIT_USER_CODE
             _leave(status)
 
         os._exit = told
         try:
             yield
+        except (ExportFailed, GateFailed) as failure:
+            rule = _EXPORTABLE if isinstance(failure, ExportFailed) else _PROVABLE
+            raise type(failure)(f"{name}: {rule}; {failure}") from failure
         except JobFailure:
             raise
         except (SystemExit, KeyboardInterrupt) as error:
@@ -69,7 +91,7 @@ class Blame:
                 f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else "an interrupt"
             )
             frames = self._frames(traceback.extract_tb(error.__traceback__))
-            raise UserCodeError(f"{name} ended the process with {called}{frames}") from error
+            raise UserCodeError(_ended(name, called, frames)) from error
         except SyntaxError as error:
             file = self._roots.relative(error.filename) if error.filename else None
             if file is None:
@@ -99,6 +121,8 @@ class Blame:
             said = ""
         said = without_directories(said)[:_MAX_MESSAGE_CHARACTERS]
         kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        if isinstance(error, PermissionError):
+            kind += f"; {_NOT_ALLOWED}"
         return f"{name}: {kind}{self._frames(traceback.extract_tb(error.__traceback__))}"
 
     def _frames(self, stack: traceback.StackSummary) -> str:
@@ -110,3 +134,7 @@ class Blame:
                 line = linecache.getline(frame.filename, frame.lineno or 0).strip()[:200]
                 lines.append(f"\n  File {file!r}, line {frame.lineno}, in {frame.name}\n    {line}")
         return "".join(lines[-_MAX_FRAMES:])
+
+
+def _ended(name: str, called: str, frames: str) -> str:
+    return f"{name} ended the process with {called}; {_INSTEAD_OF_AN_END}{frames}"

@@ -144,7 +144,8 @@ class CustomRows:
         wanted = f"a NumPy array of {', '.join(dtypes)}"
         if not isinstance(value, np.ndarray) or value.dtype.name not in dtypes:
             raise self._wrong(field, wanted, _kind(value))
-        return value
+        # Of another byte order it would be float32 by name, and unequal to it.
+        return value.astype(value.dtype.newbyteorder("="), copy=False)
 
     def _check_finite(self, field: str, array: Array) -> None:
         if not (finite := np.isfinite(array)).all():
@@ -212,4 +213,4 @@ def _kind(value: object) -> str:
 
 def _owned(array: Array) -> Array:
     """Returns an array that torch can use in place; a copy, where this one is not such an array."""
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
+    return np.require(array, requirements=["C", "W"])

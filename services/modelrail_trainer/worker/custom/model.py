@@ -69,7 +69,7 @@ def check_outputs(
         outputs: How many numbers it has to give for a row.
 
     Raises:
-        UserCodeError: The network raised an exception, or gave something else than float32
+        UserCodeError: The network raised an exception, or gave something else than finite float32
             [B, outputs], or has too many weights.
     """
     network.eval()
@@ -83,6 +83,13 @@ def check_outputs(
         if found != wanted:
             raise UserCodeError(
                 f"{name}: expected the module to map rows {given} to {wanted}, got {found}"
+            )
+        if not (finite := got.isfinite()).all():
+            row, place = (int(index) for index in (~finite).nonzero()[0])
+            raise UserCodeError(
+                f"{name}: expected finite numbers from the module, got {got[row, place].item()} "
+                f"for output {place} of row {row}; look for what it divides by or takes the "
+                "logarithm of, and for weights without values"
             )
     weights = sum(parameter.numel() for parameter in network.parameters())
     if weights > MAX_PARAMETERS:
