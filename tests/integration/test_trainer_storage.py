@@ -51,7 +51,6 @@ from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
-from modelrail_trainer.protocol.requests import file_paths
 from modelrail_trainer.spec import Publication
 from modelrail_trainer.threads import Threads
 
@@ -210,7 +209,7 @@ class House:
         async with Supervisor(
             book=self.book,
             executor=executor,
-            fetcher=ObjectFetcher(file_paths, ObjectRoots(()), self.threads, max_bytes=1),
+            fetcher=ObjectFetcher(lambda spec: {}, ObjectRoots(()), self.threads, max_bytes=1),
             directories=directories,
             publisher=publisher,
             threads=self.threads,

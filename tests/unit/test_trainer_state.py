@@ -43,6 +43,7 @@ def test_what_the_same_program_does_again_is_not_retried() -> None:
         Reason.STALLED,
         Reason.NODE_LOST,
         Reason.REGISTRY_UNAVAILABLE,
+        Reason.DATA_UNAVAILABLE,
     }
 
 
