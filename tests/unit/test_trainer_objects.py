@@ -1,11 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from modelrail.names import TrainingJobName
 from modelrail_trainer.data_roots import DataPathError, DataRoots
+from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.objects import JobObjects
+from modelrail_trainer.execution.wishes import Wishes
+from modelrail_trainer.jobs.job import JobError
+from modelrail_trainer.jobs.lease import Lease
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects import store as stores
 from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
@@ -200,6 +210,15 @@ async def test_more_than_a_job_may_copy_is_refused_before_the_first_byte(
     assert store.requests == ["HEAD data/flowers/iris.csv"]
 
 
+async def test_a_job_without_objects_needs_no_library(
+    threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelrail_trainer.objects.store", None)
+    assert await fetcher(threads).fetch({}, tmp_path) == 0
+    reason, _ = await refused(fetcher(threads), tmp_path, "s3://elsewhere/iris.csv")
+    assert reason is Reason.DATA
+
+
 async def test_what_may_be_read_is_asked_again_when_it_is_read(
     store: ObjectStore, threads: Threads, tmp_path: Path
 ) -> None:
@@ -207,3 +226,51 @@ async def test_what_may_be_read_is_asked_again_when_it_is_read(
     assert reason is Reason.DATA
     assert "expected an object below an --object-root" in message
     assert store.requests == []
+
+
+# Beside a job
+
+
+class LastMoment:
+    """A fetcher whose copies are ready, and a settlement that tells of a wish, at one moment."""
+
+    def __init__(self) -> None:
+        self.fetched = asyncio.Event()
+        self.settled: list[JobError | None] = []
+
+    def objects_of(self, specification: bytes) -> dict[str, str]:
+        del specification
+        return {FIELD: URI}
+
+    async def fetch(self, objects: Mapping[str, str], directory: Path) -> int:
+        del objects, directory
+        await self.fetched.wait()
+        return 1
+
+    async def is_to_stop(self, lease: Lease) -> bool:
+        del lease
+        self.fetched.set()
+        for _ in range(3):  # until the loop has come round and the copies are there
+            await asyncio.sleep(0)
+        return True
+
+    async def settle(self, *_: object, failure: JobError | None, **__: object) -> None:
+        self.settled.append(failure)
+
+
+async def test_a_wish_that_is_heard_when_the_copies_are_ready_counts(tmp_path: Path) -> None:
+    both: Any = LastMoment()
+    objects = JobObjects(
+        fetcher=both,
+        book=both,
+        directories=JobDirectories(tmp_path),
+        settlement=both,
+        stopping=asyncio.Event(),
+    )
+    job: Any = SimpleNamespace(
+        name=TrainingJobName("a-job"), specification=b"", lease=Lease(TrainingJobName("a-job"), 1)
+    )
+    wishes = Wishes()
+    wishes.changed.set()
+    assert not await objects.bring(job, wishes)
+    assert both.settled == [None]

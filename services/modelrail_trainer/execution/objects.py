@@ -51,14 +51,14 @@ class JobObjects:
         done = asyncio.Event()
         fetching.add_done_callback(lambda _: done.set())
         failure: JobError | None = None
+        is_wanted = True
         try:
-            while not (done.is_set() or self._stopping.is_set()):
+            while is_wanted and not (done.is_set() or self._stopping.is_set()):
                 await wait_first(done, wishes.changed, self._stopping)
                 if wishes.changed.is_set():
                     wishes.changed.clear()
-                    if await self._settlement.is_to_stop(job.lease):
-                        break
-            if done.is_set():
+                    is_wanted = not await self._settlement.is_to_stop(job.lease)
+            if is_wanted and done.is_set():
                 size = await fetching
                 said = f"copied {len(set(objects.values()))} objects of {size} bytes"
                 await self._settlement.change(

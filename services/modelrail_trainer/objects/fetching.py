@@ -75,27 +75,29 @@ class ObjectFetcher:
         Raises:
             FetchFailed: One cannot be had, or there is no room for them.
         """
-        # The library takes a tenth of a second to import, and most trainers read no objects.
-        from modelrail_trainer.objects.store import (
-            ObjectError,
-            ObjectReader,
-            ObjectVersion,
-            Unreachable,
-        )
+        fields = {uri: field for field, uri in reversed(list(objects.items()))}
+        for uri, field in fields.items():
+            try:
+                self._roots.check(uri)  # what may be read can have changed since the job was made
+            except DataPathError as error:
+                raise FetchFailed(JobError(Reason.DATA, f"{field}: {error}")) from None
+        if not fields:
+            return 0
+        # The library takes a tenth of a second to import, and need not be there where no objects
+        # are read.
+        from modelrail_trainer.objects.store import ObjectError, ObjectReader, Unreachable
 
         reader = ObjectReader(asyncio.sleep)
-        fields = {uri: field for field, uri in reversed(list(objects.items()))}
-        versions: list[ObjectVersion] = []
         uri = ""
         try:
+            versions = []
             for uri in fields:
-                self._roots.check(uri)  # what may be read can have changed since the job was made
-                versions.append(await reader.look(uri))
+                versions.append(await reader.look(uri))  # noqa: PERF401  # an error is of this one
             await self._check_room(sum(version.size_bytes for version in versions), directory)
             for version in versions:
                 uri = version.uri
                 await self._copy(reader.parts(version), copy_path(directory, uri))
-        except (DataPathError, ObjectError) as error:
+        except ObjectError as error:
             reason = Reason.DATA_UNAVAILABLE if isinstance(error, Unreachable) else Reason.DATA
             raise FetchFailed(JobError(reason, f"{fields[uri]}: {uri[:200]}: {error}")) from None
         except OSError as error:
