@@ -127,7 +127,7 @@ async def test_an_object_is_learned_like_the_file_that_it_is(trainer: TrainerUnd
     assert of_object.dataset_sha256 == of_file.dataset_sha256
     assert not (trainer.directory(jobs[0].name) / "objects").exists()
     events = await trainer.events(jobs[0].name)
-    assert f"copied 1 objects of {len(rows())} bytes" in [e.log_line.text for e in events]
+    assert f"objects copied: 1, of {len(rows())} bytes" in [e.log_line.text for e in events]
     assert ended[0].spec.dataset.table.paths == [URI]
 
 

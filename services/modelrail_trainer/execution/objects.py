@@ -60,7 +60,7 @@ class JobObjects:
                     is_wanted = not await self._settlement.is_to_stop(job.lease)
             if is_wanted and done.is_set():
                 size = await fetching
-                said = f"copied {len(set(objects.values()))} objects of {size} bytes"
+                said = f"objects copied: {len(set(objects.values()))}, of {size} bytes"
                 await self._settlement.change(
                     self._book.store.record, job.lease, [LogLine(said)], journal_offset=0
                 )
