@@ -65,14 +65,15 @@ async def test_an_executor_finds_what_another_one_started_while_it_lives(tmp_pat
     directory.mkdir()
     async with executor(NAP).submit(directory) as process:
         process.release()
-        assert [(str(name), found.handle) for name, found in executor().executions(tmp_path)] == [
-            ("trainingJobs/a-job", process.handle)
-        ]
-        found = executor().find(process.handle)
-        assert found is not None
-        async with found:
-            assert not found.exited
-        await process.stop(10)
+        try:
+            listed = [(str(name), one.handle) for name, one in executor().executions(tmp_path)]
+            found = executor().find(process.handle)
+            assert found is not None
+            async with found:
+                assert not found.exited
+        finally:
+            await process.stop(10)
+    assert listed == [("trainingJobs/a-job", process.handle)]
     assert executor().find(process.handle) is None
     assert executor().executions(tmp_path) == []
 
