@@ -57,8 +57,13 @@ def registry(
 
 @asynccontextmanager
 async def connected(data_dir: Path) -> AsyncIterator[Any]:
-    # The registry is still starting: try again soon rather than after the usual doubling pauses.
-    options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+    options = [
+        # The registry is still starting: try again soon, not after the usual doubling pauses.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        # Channels of one address share connections, that to a killed registry too for a moment.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
     address = f"unix:{data_dir.parent / 'socket'}"
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         await asyncio.wait_for(channel.channel_ready(), 30)

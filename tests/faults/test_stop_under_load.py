@@ -44,6 +44,8 @@ from tests.faults.models import counting, doubling, output, request_for
 SECONDS = 60.0
 """Longest wait of a test for anything; no figure of speed."""
 GRACE_SECONDS = 20.0
+# Channels of one address share connections, that to an ended service too for a moment.
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 # The service itself. It leaves behind what it counted, and a job of the trainer has no end.
 SCRIPT = """
@@ -326,7 +328,10 @@ async def running(kind: Kind, *flags: str) -> AsyncIterator[asyncio.subprocess.P
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        async with asyncio.timeout(SECONDS), grpc.aio.insecure_channel(address) as channel:
+        async with (
+            asyncio.timeout(SECONDS),
+            grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel,
+        ):
             await channel.channel_ready()
             if kind.module == "modelrail_inference":
                 stub: Any = GRPCInferenceServiceStub(channel)
@@ -343,11 +348,10 @@ async def running(kind: Kind, *flags: str) -> AsyncIterator[asyncio.subprocess.P
 async def under_load(kind: Kind) -> AsyncIterator[Load]:
     """Callers, until the service that they call is gone."""
     load = Load()
-    options = [("grpc.use_local_subchannel_pool", 1)]
     address = f"unix:{kind.folder}/s"
     async with (
-        grpc.aio.insecure_channel(address, options=options) as plain,
-        open_channel(address, options=options) as repeating,
+        grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as plain,
+        open_channel(address, options=OWN_CONNECTION) as repeating,
         asyncio.TaskGroup() as tasks,
     ):
         for channel in (plain, repeating):
@@ -363,7 +367,7 @@ async def forgotten_by_the_next(kind: Kind) -> int:
     """How much of what was confirmed the next service does not know."""
     async with (
         running(kind) as process,
-        grpc.aio.insecure_channel(f"unix:{kind.folder}/s") as channel,
+        grpc.aio.insecure_channel(f"unix:{kind.folder}/s", options=OWN_CONNECTION) as channel,
     ):
         missing = await kind.forgotten(kind.stub(channel))
         process.terminate()
@@ -396,7 +400,7 @@ async def test_a_second_signal_ends_a_service_under_load_that_drains(kind: Kind)
     async with running(kind, "--drain-delay-seconds", "3600") as process:
         async with (
             under_load(kind) as load,
-            grpc.aio.insecure_channel(f"unix:{kind.folder}/s") as c,
+            grpc.aio.insecure_channel(f"unix:{kind.folder}/s", options=OWN_CONNECTION) as c,
         ):
             stub: Any = health_pb2_grpc.HealthStub(c)
             health = stub.Watch(health_pb2.HealthCheckRequest())

@@ -150,7 +150,12 @@ async def _service(*program: str, address: str) -> AsyncIterator[asyncio.subproc
         sys.executable, *program, "--metrics-address", "127.0.0.1:0"
     )
     try:
-        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(_START_SECONDS):
+        # A connection of its own: that to a killed service of this address may still look ready.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with (
+            grpc.aio.insecure_channel(address, options=options) as channel,
+            asyncio.timeout(_START_SECONDS),
+        ):
             await channel.channel_ready()
         yield process
     finally:

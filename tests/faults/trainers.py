@@ -167,7 +167,12 @@ async def _service(
         *command, "--metrics-address", "127.0.0.1:0", env={**os.environ, **(environ or {})}
     )
     try:
-        async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(_START_SECONDS):
+        # A connection of its own: that to a killed service of this address may still look ready.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with (
+            grpc.aio.insecure_channel(address, options=options) as channel,
+            asyncio.timeout(_START_SECONDS),
+        ):
             await channel.channel_ready()
         yield process
     finally:
