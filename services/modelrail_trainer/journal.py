@@ -58,6 +58,7 @@ class FailureReason(StrEnum):
     GATE_FAILED = "GATE_FAILED"
     INTERNAL = "INTERNAL"
     USER_CODE = "USER_CODE"
+    DISK_FULL = "DISK_FULL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

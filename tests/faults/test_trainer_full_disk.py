@@ -129,7 +129,7 @@ async def test_an_export_on_a_full_disk_fails_and_a_clone_succeeds_when_there_is
         disk.fill(_LESS_THAN_A_MODEL)
         failed, _ = await trainer.ended(job)
         assert failed.state == pb.TrainingJob.STATE_FAILED
-        assert failed.error.reason == pb.JobError.REASON_INTERNAL
+        assert failed.error.reason == pb.JobError.REASON_DISK_FULL
         assert "the trainer's disk is full" in failed.error.message
         assert "have room made there, then clone the job" in failed.error.message
         assert await place.versions("digits") == []
@@ -137,4 +137,19 @@ async def test_an_export_on_a_full_disk_fails_and_a_clone_succeeds_when_there_is
         clone = await trainer.client.clone_job(job.name)
         ended, _ = await trainer.ended(Job(clone.name, job.directory))
     assert ended.state == pb.TrainingJob.STATE_SUCCEEDED, ended.error.message
+    assert [v.name for v in await place.versions("digits")] == [ended.model_version]
+
+
+async def test_an_export_on_a_full_disk_is_tried_again_and_succeeds_when_there_is_room(
+    place: Site,
+) -> None:
+    async with on_small_disk(place) as (trainer, disk):
+        job = await trainer.submit(spec(20, 0), policy=RunPolicy(max_retries=1))
+        await until(lambda: job.directory.exists() and bool(place.workers()))
+        (worker,) = place.workers()
+        disk.fill(_LESS_THAN_A_MODEL)
+        await until(lambda: worker not in place.workers())
+        disk.make_room()
+        ended, _ = await trainer.ended(job)
+    assert (ended.state, ended.attempt) == (pb.TrainingJob.STATE_SUCCEEDED, 2), ended.error.message
     assert [v.name for v in await place.versions("digits")] == [ended.model_version]

@@ -44,6 +44,7 @@ def test_what_the_same_program_does_again_is_not_retried() -> None:
         Reason.NODE_LOST,
         Reason.REGISTRY_UNAVAILABLE,
         Reason.DATA_UNAVAILABLE,
+        Reason.DISK_FULL,
     }
 
 

@@ -82,7 +82,7 @@ def _too_much_output(limits: JobLimits) -> JobError:
 
 def _out_of_disk() -> JobError:
     return JobError(
-        Reason.INTERNAL, "the trainer's disk is full; have room made there, then clone the job"
+        Reason.DISK_FULL, "the trainer's disk is full; have room made there, then clone the job"
     )
 
 

@@ -43,6 +43,7 @@ class Reason(enum.StrEnum):
     NODE_LOST = "NODE_LOST"
     USER_CODE = "USER_CODE"
     DATA_UNAVAILABLE = "DATA_UNAVAILABLE"
+    DISK_FULL = "DISK_FULL"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -66,6 +67,7 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.NODE_LOST: True,
     Reason.USER_CODE: False,
     Reason.DATA_UNAVAILABLE: True,
+    Reason.DISK_FULL: True,
 }
 
 

@@ -133,7 +133,7 @@ class ObjectFetcher:
 
 def _full(why: str) -> JobError:
     return JobError(
-        Reason.DATA_UNAVAILABLE,
+        Reason.DISK_FULL,
         f"the trainer's disk has no room for the objects of the job: {why}; have room made there, "
         "then clone the job",
     )

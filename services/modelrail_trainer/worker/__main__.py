@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
             # Of what the other one died its own words tell, and the trainer, which sees them all.
             if not ("WORLD_SIZE" in os.environ and _lost_a_replica(error)):
-                journal.write(FailedEvent(FailureReason.INTERNAL, _in_short(error)))
+                journal.write(_failed(error))
             return EXIT_DEFECT
         if failure is not None:
             journal.write(failure)
@@ -203,19 +203,25 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
     return None
 
 
-def _in_short(error: Exception) -> str:
+def _failed(error: Exception) -> FailedEvent:
     # What the system says (a full disk, say) helps the owner; other messages are for developers.
     said = error.strerror if isinstance(error, OSError) else None
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return f"the trainer's disk is full ({said}); have room made there, then clone the job"
+        return FailedEvent(
+            FailureReason.DISK_FULL,
+            f"the trainer's disk is full ({said}); have room made there, then clone the job",
+        )
     if number == errno.EFBIG:
-        return (
+        return FailedEvent(
+            FailureReason.INTERNAL,
             f"a file of the job would be larger than it may ({said}); ask for a smaller model, or "
-            "have the trainer's --max-job-file-bytes raised"
+            "have the trainer's --max-job-file-bytes raised",
         )
     kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return f"internal error ({kind}); the log of the job has the trace"
+    return FailedEvent(
+        FailureReason.INTERNAL, f"internal error ({kind}); the log of the job has the trace"
+    )
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ class JobError(_message.Message):
         REASON_STALLED: _ClassVar[JobError.Reason]
         REASON_USER_CODE: _ClassVar[JobError.Reason]
         REASON_DATA_UNAVAILABLE: _ClassVar[JobError.Reason]
+        REASON_DISK_FULL: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -128,6 +129,7 @@ class JobError(_message.Message):
     REASON_STALLED: JobError.Reason
     REASON_USER_CODE: JobError.Reason
     REASON_DATA_UNAVAILABLE: JobError.Reason
+    REASON_DISK_FULL: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason
