@@ -6,6 +6,7 @@ import os
 import site
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _DEVICES = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 _GATE = 'read -r _ && exec "$@" </dev/null'
 # Without -P a file in the job's directory could stand in for a module.
 _CONFINE = (sys.executable, "-P", "-m", "modelrail_trainer.isolation")
+# How often, and how long after each other, a process without a command is looked at.
+_LOOKS, _LOOK_SECONDS = 50, 0.002
 
 
 def _torchrun(processes: int) -> tuple[str, ...]:
@@ -157,11 +160,21 @@ class LocalExecutor:
                 # What a job started is in its session, and is ended with it.
                 if entry.stat().st_uid != os.geteuid() or os.getsid(pid) != pid:
                     continue
-                words = (entry / "cmdline").read_text(errors="replace").split("\0")
+                if (identity := identify(pid)) is None:
+                    continue
+                words = _command(entry)
                 directory = Path(words[words.index(JOB_DIRECTORY) + 1])
-                identity = identify(pid)
-                if directory.parent == root and identity is not None:
+                if directory.parent == root:
                     found.append((TrainingJobName(directory.name), JobProcess(identity, None)))
             except (OSError, ValueError, IndexError, InvalidName):
                 continue  # It has just ended, or is something else.
         return found
+
+
+def _command(entry: Path) -> list[str]:
+    """Returns the words of a living process's command; while it becomes a program it has none."""
+    for _ in range(_LOOKS):
+        if command := (entry / "cmdline").read_text(errors="replace"):
+            return command.split("\0")
+        time.sleep(_LOOK_SECONDS)
+    return []
