@@ -4,9 +4,9 @@
 
 A Parquet file of 2 GB is generated once and kept in the folder. A process of its own then does what
 a job's worker does with it: it reads the file twice (to fit the encodings, and to encode), and
-draws batches in random order from the encoded rows on the disk. Beside that stands how many rows a
-small perceptron consumes that lie in memory. Resident memory is the kernel's own peak of each part;
-the pages of mapped files among it can be taken back at any time.
+draws batches in an epoch's order from the encoded rows on the disk. Beside that stands how many
+rows a small perceptron consumes that lie in memory. Resident memory is the kernel's own peak of
+each part; the pages of mapped files among it can be taken back at any time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from modelrail_trainer import spec
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.learning.loop import Epoch, fit, prepare_torch
+from modelrail_trainer.worker.learning.order import batches as batches_of
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
 from tests.load.models import FOLDER
@@ -123,10 +124,9 @@ def deliver(path: Path, folder: Path, seconds: float) -> list[Stage]:
 
     def batches() -> float:
         data = found[0]
-        inputs, targets = torch.from_numpy(data.train.inputs), torch.from_numpy(data.train.targets)
         rows, begun = 0, time.perf_counter()
-        for chosen in torch.split(torch.randperm(len(inputs)), _BATCH_SIZE):
-            _ = inputs[chosen], targets[chosen]
+        for some, chosen in batches_of(data.train, _BATCH_SIZE, torch.Generator()):
+            _ = some.inputs[chosen], some.targets[chosen]
             rows += len(chosen)
             if time.perf_counter() - begun > seconds:
                 break

@@ -30,6 +30,7 @@ from modelrail_trainer.worker.images.dataset import load_images
 from modelrail_trainer.worker.images.export import RawImages
 from modelrail_trainer.worker.images.graph import PIXELS
 from modelrail_trainer.worker.language.stream import load_stream
+from modelrail_trainer.worker.memory import return_freed_memory
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
@@ -71,11 +72,13 @@ def load(
         folder.mkdir(mode=0o700)
         match spec.dataset:
             case TableDataset() as table:
-                return _load_table(spec, table, folder, max_rows)
+                read = _load_table(spec, table, folder, max_rows)
             case LinesDataset() as lines:
-                return _load_lines(spec, lines, folder)
+                read = _load_lines(spec, lines, folder)
             case ImageDataset() as images:
-                return _load_images(spec, images, folder, max_rows)
+                read = _load_images(spec, images, folder, max_rows)
+        return_freed_memory()
+        return read
     rows, name = _read(spec.dataset, spec.seed)
     facts = facts_of(spec.dataset)
     if facts is None or rows.inputs.shape != (facts.rows, *facts.row_shape):

@@ -25,8 +25,7 @@ def language_figures(
     """
     rows = max(1, _PLACES_AT_ONCE // part.inputs.shape[1])
     loss_sum, hits, places = 0.0, 0, 0
-    for start in range(0, len(part), rows):
-        chosen = slice(start, start + rows)
+    for chosen in part.slices(rows):
         logits = predict(np.ascontiguousarray(part.inputs[chosen])).astype(np.float64)  # [B, T, C]
         targets = part.targets[chosen].astype(np.int64)[:, :, None]  # [B, T, 1]
         highest = logits.max(axis=2, keepdims=True)  # [B, T, 1]

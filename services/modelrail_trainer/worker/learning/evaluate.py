@@ -38,8 +38,7 @@ def evaluate(predict: Predict, part: Part, task: Task, *others: Measure) -> dict
     if task is Task.LANGUAGE:
         return language_figures(predict, part)
     figures: Figures | None = None
-    for start in range(0, len(part), _ROWS_AT_ONCE):
-        chosen = slice(start, start + _ROWS_AT_ONCE)
+    for chosen in part.slices(_ROWS_AT_ONCE):
         outputs = predict(part.inputs[chosen]).astype(np.float64)  # [B, outputs]
         figures = figures or _figures(task, outputs.shape[1])
         # The caller asks whether the figures are finite.

@@ -224,9 +224,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     """
     network = network or initial_network(spec, data, replicas=replicas)
 
-    inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
-    targets = torch.from_numpy(data.train.targets)  # [N], [N, outputs] or [N, length]
-    rows = len(inputs)
+    rows = len(data.train)
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
@@ -255,16 +253,18 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     for number in range(progress.epoch, spec.epochs + 1):
         speed = Speed(progress.rows)
         network.train()
-        for chosen in progress.batches(rows, batch_size):  # [B]
+        for some, chosen in progress.batches(data.train, batch_size):  # [W, ...], [B]
             factor = learning_rate_factor(
                 spec.schedule, progress.step, steps_per_epoch=steps_per_epoch, steps=steps
             )
             set_learning_rate(optimiser, learning_rate * factor)
             optimiser.zero_grad()
             mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
-            batch = without_padding(inputs[mine]) if has_padding else inputs[mine]
+            batch, targets = some.inputs[mine], some.targets[mine]
+            if has_padding:
+                batch = without_padding(batch)
             with rounding(spec.precision):
-                loss = replicas.weighed(loss_of(model(batch), targets[mine]), weight)  # []
+                loss = replicas.weighed(loss_of(model(batch), targets), weight)  # []
             value = replicas.mean(loss.item())
             if not math.isfinite(value):
                 raise NanLoss(

@@ -15,8 +15,10 @@ from modelrail_trainer.worker.learning.checkpoint import (
     training_state,
 )
 from modelrail_trainer.worker.learning.optimisers import Optimiser
+from modelrail_trainer.worker.learning.order import Rows, batches
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.selection import BestEpoch
+from modelrail_trainer.worker.part import Part
 
 
 class Progress:
@@ -72,12 +74,10 @@ class Progress:
         elif checkpoints is not None and checkpoints.passed_over:
             log(f"begins anew: its checkpoint is of another {', '.join(checkpoints.passed_over)}")
 
-    def batches(self, rows: int, batch_size: int) -> Iterator[Tensor]:
-        """Yields the numbers of the rows that the epoch still trains on, in batches of [B]."""
+    def batches(self, part: Part, batch_size: int) -> Iterator[tuple[Rows, Tensor]]:
+        """Yields what the epoch still trains on: some rows, and which are the next batch, [B]."""
         self._order_state = self._generator.get_state()
-        order = torch.randperm(rows, generator=self._generator)  # [N]
-        for first in range(self.rows, rows, batch_size):
-            yield order[first : first + batch_size]
+        yield from batches(part, batch_size, self._generator, skip=self.rows)
 
     def made_step(self, rows: int, loss: float) -> None:
         """A step was made on so many rows; writes a checkpoint when it is time for one."""

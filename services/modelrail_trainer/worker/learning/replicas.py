@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from modelrail_trainer.worker.part import Array, Part
+from modelrail_trainer.worker.part import Array, Part, file_of
 from modelrail_trainer.worker.training_data import TrainingData
 
 T = TypeVar("T")
@@ -196,10 +196,8 @@ def _parts(data: TrainingData) -> dict[str, Part]:
 
 def _place_of(array: Array) -> Array | _InFile:
     """Returns where an array lies in a file, or the array, when it lies in memory."""
-    root: Any = array
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    if not isinstance(root, np.memmap) or not array.flags.c_contiguous:
+    root = file_of(array)
+    if root is None or not array.flags.c_contiguous:
         return np.ascontiguousarray(array)
     offset = array.ctypes.data - root.ctypes.data + root.offset
     return _InFile(str(root.filename), array.dtype.str, array.shape, offset)

@@ -295,13 +295,13 @@ class TableReader:
                         columns=list(names),
                         batch_size=_ROWS_AT_ONCE,
                         batch_readahead=1,
+                        # Arrow's own pool keeps what it had at its busiest.
+                        memory_pool=pa.system_memory_pool(),
                         **options,
                     )
                     for batch in scanner.to_batches():
                         made_progress()
                         yield file, batch
-        # The pool would keep what it had at its busiest.
-        pa.default_memory_pool().release_unused()
 
     @property
     def _is_parquet(self) -> bool:
