@@ -59,6 +59,7 @@ class FailureReason(StrEnum):
     INTERNAL = "INTERNAL"
     USER_CODE = "USER_CODE"
     DISK_FULL = "DISK_FULL"
+    DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

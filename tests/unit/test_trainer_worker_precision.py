@@ -12,6 +12,7 @@ from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import Precision
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.loop import Trained, fit
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.training_data import TrainingData
@@ -71,9 +72,9 @@ def test_the_precision_is_read_from_what_a_client_sends() -> None:
 
 def test_products_are_rounded_to_the_eight_bits_of_bfloat16_in_the_context_only() -> None:
     factor = torch.tensor([[1 + 2**-10]])
-    with rounding(Precision.MIXED_BF16):
+    with rounding(Precision.MIXED_BF16, CPU):
         assert (factor @ torch.ones(1, 1)).item() == 1
-    with rounding(Precision.FP32):
+    with rounding(Precision.FP32, CPU):
         assert (factor @ torch.ones(1, 1)).item() == 1 + 2**-10
 
 
@@ -85,7 +86,7 @@ def test_every_architecture_trains_in_mixed_precision(name: str) -> None:
     random = np.random.default_rng(0)
     values = random.integers(1, tokens, (4, *shape)) if tokens else random.random((4, *shape))
     inputs = torch.from_numpy(values if tokens else values.astype(np.float32))  # [4, *shape]
-    with rounding(Precision.MIXED_BF16):
+    with rounding(Precision.MIXED_BF16, CPU):
         loss = body(inputs).float().square().mean()
     loss.backward()
     gradients = [parameter.grad for parameter in body.parameters() if parameter.grad is not None]

@@ -44,6 +44,7 @@ class Reason(enum.StrEnum):
     USER_CODE = "USER_CODE"
     DATA_UNAVAILABLE = "DATA_UNAVAILABLE"
     DISK_FULL = "DISK_FULL"
+    DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE"
 
 
 # Whether another attempt may be spared what this one failed of. The same data, seed and program
@@ -68,6 +69,7 @@ RETRYABLE: Mapping[Reason, bool] = {
     Reason.USER_CODE: False,
     Reason.DATA_UNAVAILABLE: True,
     Reason.DISK_FULL: True,
+    Reason.DEVICE_UNAVAILABLE: False,
 }
 
 

@@ -11,6 +11,10 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 
 _PRECISIONS = {pb.TrainingJobSpec.PRECISION_MIXED_BF16: spec.Precision.MIXED_BF16}
+_DEVICES = {
+    pb.TrainingJobSpec.DEVICE_CPU: spec.Device.CPU,
+    pb.TrainingJobSpec.DEVICE_CUDA: spec.Device.CUDA,
+}
 
 
 def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
@@ -41,6 +45,7 @@ def spec_from_pb(message: pb.TrainingJobSpec) -> spec.TrainingJobSpec:
         checkpoint_every_steps=message.checkpoint_every_steps,
         validate_every_steps=message.validate_every_steps,
         precision=_PRECISIONS.get(message.precision, spec.Precision.FP32),
+        device=_DEVICES.get(message.device, spec.Device.ANY),
         selection=spec.Selection(
             metric=message.selection.metric,
             patience_epochs=message.selection.patience_epochs,

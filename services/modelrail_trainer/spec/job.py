@@ -14,6 +14,7 @@ from modelrail_trainer.spec.data import (
     split_with_defaults,
 )
 from modelrail_trainer.spec.learning import (
+    Device,
     Loss,
     Optimizer,
     Precision,
@@ -58,6 +59,7 @@ class TrainingJobSpec:
     checkpoint_every_steps: int = 0
     validate_every_steps: int = 0
     precision: Precision = Precision.FP32
+    device: Device = Device.ANY
 
 
 def entry_points_of(spec: TrainingJobSpec) -> dict[str, str]:

@@ -15,6 +15,14 @@ class Precision(StrEnum):
     MIXED_BF16 = "mixed_bf16"
 
 
+class Device(StrEnum):
+    """What the steps of training are computed on."""
+
+    ANY = "any"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 @dataclass(frozen=True, slots=True)
 class MeanSquaredError:
     """Mean of (prediction - target)²."""

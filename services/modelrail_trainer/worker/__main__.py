@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Of cuBLAS, whose sums else come in an order that changes.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     data_roots = DataRoots(arguments.data_root, directory)
     code_roots = CodeRoots(arguments.user_code)
     if "WORLD_SIZE" in os.environ:
@@ -128,7 +130,7 @@ def _run(
         code = _user_code(
             spec, code_roots, lambda why: journal.write(FailedEvent(FailureReason.USER_CODE, why))
         )
-        replicas = join_replicas()
+        replicas = join_replicas(spec.device)
         run_job(
             spec, spec_sha256, directory, journal, code=code, dry_run=dry_run, replicas=replicas
         )
@@ -149,7 +151,7 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
     try:
         spec = with_real_paths(spec, data_roots)
         code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
-        assist_job(spec, spec_sha256, directory, join_replicas(), code=code)
+        assist_job(spec, spec_sha256, directory, join_replicas(spec.device), code=code)
     except (JobFailure, DataPathError):
         traceback.print_exc()
         # torchrun ends all when one ends, and the first process has to tell of the failure, which

@@ -35,6 +35,12 @@ class NanLoss(JobFailure):
         )
 
 
+class DeviceUnavailable(JobFailure):
+    """The job asks for a device that this machine has not."""
+
+    reason = FailureReason.DEVICE_UNAVAILABLE
+
+
 class ExportFailed(JobFailure):
     """The model could not be exported to ONNX as it has to be."""
 

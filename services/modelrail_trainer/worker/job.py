@@ -41,6 +41,7 @@ from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
+from modelrail_trainer.worker.learning.device import described
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import (
     Epoch,
@@ -145,12 +146,13 @@ def _train_and_prove(
             journal.log(
                 f"{replicas.count} processes train together, each on its part of every batch"
             )
+        journal.log(f"trains on {described(replicas.device)}")
         sources = replicas.told(_sources(code))
         trained = fit(
             spec,
             data,
             lambda epoch: _report(epoch, spec, journal),
-            _checkpoints(spec, spec_sha256, data, directory, sources),
+            _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device),
             journal.log,
             on_validation=lambda validation: _report_validation(validation, spec, journal),
             network=network,
@@ -172,6 +174,7 @@ def _train_and_prove(
                 raise NanLoss(f"the {split} {name} of the trained model is {value}")
         metrics += as_metrics(values, split=split, epoch=0, runtime="pytorch")
     metrics += _learned_line(spec, data, predict, journal)
+    network.cpu()  # where it is exported, and compared with ONNX Runtime
     if data.task is Task.LANGUAGE:
         for text in samples(network, data.facts.row_shape[0], seed=spec.seed):
             journal.log(f"sample: {text}")
@@ -217,7 +220,9 @@ def _train_and_prove(
                 dataset_sha256=data.sha256,
                 spec_sha256=spec_sha256,
                 seed=spec.seed,
-                packages={name: version(name) for name in _PACKAGES} | _sources(code),
+                packages={name: version(name) for name in _PACKAGES}
+                | ({"cuda": str(torch.version.cuda)} if replicas.device.type == "cuda" else {})
+                | _sources(code),
             ),
             certificate=certificate,
             evaluation=detail.evaluation() if detail else None,
@@ -252,7 +257,7 @@ def assist_job(
     network = initial_network(spec, data, code, replicas)
     # Not all of them have imported what makes the data.
     sources: dict[str, str] = replicas.told({})
-    checkpoints = _checkpoints(spec, spec_sha256, data, directory, sources)
+    checkpoints = _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device)
     fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
 
 
@@ -266,7 +271,11 @@ def _checkpoints(
     data: TrainingData,
     directory: Path,
     sources: dict[str, str],
+    *,
+    device: torch.device,
 ) -> Checkpoints:
+    # What one kind of device began another would end otherwise.
+    where = {} if device.type == "cpu" else {"device": device.type}
     return Checkpoints(
         directory / CHECKPOINTS_NAME,
         {
@@ -274,6 +283,7 @@ def _checkpoints(
             "data": data.sha256,
             "torch": str(torch.__version__),
             "processors": str(len(os.sched_getaffinity(0))),
+            **where,
             **sources,
         },
         every_steps=spec.checkpoint_every_steps,

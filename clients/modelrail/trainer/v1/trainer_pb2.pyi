@@ -113,6 +113,7 @@ class JobError(_message.Message):
         REASON_USER_CODE: _ClassVar[JobError.Reason]
         REASON_DATA_UNAVAILABLE: _ClassVar[JobError.Reason]
         REASON_DISK_FULL: _ClassVar[JobError.Reason]
+        REASON_DEVICE_UNAVAILABLE: _ClassVar[JobError.Reason]
     REASON_UNSPECIFIED: JobError.Reason
     REASON_DATA: JobError.Reason
     REASON_NAN_LOSS: JobError.Reason
@@ -130,6 +131,7 @@ class JobError(_message.Message):
     REASON_USER_CODE: JobError.Reason
     REASON_DATA_UNAVAILABLE: JobError.Reason
     REASON_DISK_FULL: JobError.Reason
+    REASON_DEVICE_UNAVAILABLE: JobError.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     reason: JobError.Reason
@@ -320,7 +322,7 @@ class UnusableRows(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class TrainingJobSpec(_message.Message):
-    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection", "checkpoint_every_steps", "validate_every_steps", "precision")
+    __slots__ = ("display_name", "dataset", "split", "preprocessing", "model", "loss", "optimizer", "epochs", "batch_size", "seed", "log_every_epochs", "publication", "schedule", "max_gradient_norm", "selection", "checkpoint_every_steps", "validate_every_steps", "precision", "device")
     class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PRECISION_UNSPECIFIED: _ClassVar[TrainingJobSpec.Precision]
@@ -329,6 +331,14 @@ class TrainingJobSpec(_message.Message):
     PRECISION_UNSPECIFIED: TrainingJobSpec.Precision
     PRECISION_FP32: TrainingJobSpec.Precision
     PRECISION_MIXED_BF16: TrainingJobSpec.Precision
+    class Device(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        DEVICE_UNSPECIFIED: _ClassVar[TrainingJobSpec.Device]
+        DEVICE_CPU: _ClassVar[TrainingJobSpec.Device]
+        DEVICE_CUDA: _ClassVar[TrainingJobSpec.Device]
+    DEVICE_UNSPECIFIED: TrainingJobSpec.Device
+    DEVICE_CPU: TrainingJobSpec.Device
+    DEVICE_CUDA: TrainingJobSpec.Device
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -347,6 +357,7 @@ class TrainingJobSpec(_message.Message):
     CHECKPOINT_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_EVERY_STEPS_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     display_name: str
     dataset: Dataset
     split: Split
@@ -365,7 +376,8 @@ class TrainingJobSpec(_message.Message):
     checkpoint_every_steps: int
     validate_every_steps: int
     precision: TrainingJobSpec.Precision
-    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., validate_every_steps: _Optional[int] = ..., precision: _Optional[_Union[TrainingJobSpec.Precision, str]] = ...) -> None: ...
+    device: TrainingJobSpec.Device
+    def __init__(self, display_name: _Optional[str] = ..., dataset: _Optional[_Union[Dataset, _Mapping]] = ..., split: _Optional[_Union[Split, _Mapping]] = ..., preprocessing: _Optional[_Iterable[_Union[Preprocessing, _Mapping]]] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., epochs: _Optional[int] = ..., batch_size: _Optional[int] = ..., seed: _Optional[int] = ..., log_every_epochs: _Optional[int] = ..., publication: _Optional[_Union[Publication, _Mapping]] = ..., schedule: _Optional[_Union[Schedule, _Mapping]] = ..., max_gradient_norm: _Optional[float] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., checkpoint_every_steps: _Optional[int] = ..., validate_every_steps: _Optional[int] = ..., precision: _Optional[_Union[TrainingJobSpec.Precision, str]] = ..., device: _Optional[_Union[TrainingJobSpec.Device, str]] = ...) -> None: ...
 
 class Dataset(_message.Message):
     __slots__ = ("bundled", "line", "table", "images", "lines", "custom")

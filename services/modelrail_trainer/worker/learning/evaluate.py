@@ -14,6 +14,7 @@ from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.evaluation.measure import Figures, Measure
 from modelrail_trainer.worker.evaluation.undrawn import undrawn
 from modelrail_trainer.worker.language.figures import language_figures
+from modelrail_trainer.worker.learning.device import device_of
 from modelrail_trainer.worker.part import Inputs, Part
 from modelrail_trainer.worker.progress import made_progress
 
@@ -62,11 +63,14 @@ def _figures(task: Task, outputs: int) -> Figures:
 
 def torch_predict(network: nn.Module) -> Predict:
     """Returns the prediction of a PyTorch network, in evaluation mode and without gradients."""
+    device = device_of(network)
 
     def predict(rows: Inputs) -> npt.NDArray[np.float32]:
         network.eval()
         with torch.inference_mode():
-            outputs: npt.NDArray[np.float32] = network(torch.from_numpy(rows)).numpy()
+            outputs: npt.NDArray[np.float32] = (
+                network(torch.from_numpy(rows).to(device)).cpu().numpy()
+            )
         return outputs
 
     return predict

@@ -27,6 +27,7 @@ from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.custom.model import build_custom, check_outputs
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
+from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
@@ -113,10 +114,14 @@ def untrained(network: Network) -> Trained:
     return Trained(network=network, epochs=0, step=0, best_epoch=0, best_figure=math.nan)
 
 
-def prepare_torch(seed: int, threads: int) -> None:
+def prepare_torch(seed: int, threads: int, device: torch.device = CPU) -> None:
     """Makes torch deterministic in this process: one seed, deterministic kernels, fixed threads."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # Of some operations CUDA has no deterministic kernel; a job goes on without.
+    torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+    if device.type == "cuda":
+        # Else convolutions in FP32 are rounded to TF32, which has 10 bits of 23.
+        torch.backends.cudnn.allow_tf32 = False
     # Else every new tensor is filled with NaN first, which made large steps a quarter slower. No
     # kernel of torch reads what was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -155,7 +160,7 @@ def initial_network(
     code: UserCode | None = None,
     replicas: Replicas = ALONE,
 ) -> Network:
-    """Prepares torch, and makes the network that training begins with.
+    """Prepares torch, and makes the network that training begins with, on the job's device.
 
     Args:
         spec: With defaults applied.
@@ -173,20 +178,21 @@ def initial_network(
         outputs=body_outputs(spec.loss, data.outputs),
         tokens=data.tokens,
     )
-    prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count))
+    device = replicas.device
+    prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count), device)
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     preprocessing = data.scaling or fit_steps(spec.preprocessing, inputs)
     if not isinstance(spec.model, CustomModel):
         body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
-        return Network(preprocessing, _with_classes(body, spec))
+        return Network(preprocessing, _with_classes(body, spec)).to(device)
     if code is None:
         raise ValueError("a custom model needs the folders of user code")
     body = build_custom(code, spec.model, facts, seed=spec.seed, trains=spec.epochs > 0)
     check_outputs(code, spec.model.entry_point, Network(preprocessing, body), inputs, facts.outputs)
     # How many weights it has, and what it did to torch, is known now.
     weights = sum(parameter.numel() for parameter in body.parameters())
-    prepare_torch(spec.seed, max(1, threads_for(spec, facts, weights) // replicas.count))
-    return Network(preprocessing, _with_classes(body, spec))
+    prepare_torch(spec.seed, max(1, threads_for(spec, facts, weights) // replicas.count), device)
+    return Network(preprocessing, _with_classes(body, spec)).to(device)
 
 
 def _with_classes(body: nn.Module, spec: TrainingJobSpec) -> nn.Module:
@@ -224,7 +230,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     """
     network = network or initial_network(spec, data, replicas=replicas)
 
-    rows = len(data.train)
+    rows, device = len(data.train), replicas.device
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
 
@@ -263,7 +269,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             batch, targets = some.inputs[mine], some.targets[mine]
             if has_padding:
                 batch = without_padding(batch)
-            with rounding(spec.precision):
+            batch, targets = batch.to(device), targets.to(device)
+            with rounding(spec.precision, device):
                 loss = replicas.weighed(loss_of(model(batch), targets), weight)  # []
             value = replicas.mean(loss.item())
             if not math.isfinite(value):

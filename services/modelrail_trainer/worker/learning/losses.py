@@ -57,7 +57,7 @@ def weighted_cross_entropy(
         class_weights: C of them, or none for 1 each.
         label_smoothing: ε.
     """
-    weights = torch.tensor(class_weights or [1.0] * logits.shape[1], dtype=logits.dtype)  # [C]
+    weights = logits.new_tensor(class_weights or [1.0] * logits.shape[1])  # [C]
     log_probabilities = logits.log_softmax(dim=1)  # [B, C]
     one_hot = _one_hot(classes, logits)  # [B, C]
     smoothed = (1 - label_smoothing) * one_hot + label_smoothing / logits.shape[1]  # [B, C]
@@ -104,7 +104,7 @@ def kl_divergence(logits: Tensor, classes: Tensor, *, temperature: float) -> Ten
 
 def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
     """Returns 1 at each row's class and 0 elsewhere, [B, C], in the type of the logits."""
-    every = torch.arange(logits.shape[1])  # [C]
+    every = torch.arange(logits.shape[1], device=logits.device)  # [C]
     return (classes.unsqueeze(1) == every).to(logits.dtype)
 
 

@@ -9,12 +9,16 @@ import torch
 from modelrail_trainer.spec import Precision
 
 
-def rounding(precision: Precision) -> AbstractContextManager[object]:
+def rounding(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Returns a context in which a forward pass and its loss are computed as `precision` says.
 
     The weights stay FP32, and so do their gradients. bfloat16 has the range of FP32, so that losses
     need no scaling (Kalamkar et al., 2019).
+
+    Args:
+        precision: Wanted by the job.
+        device: What computes.
     """
     if precision is Precision.FP32:
         return nullcontext()
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16)

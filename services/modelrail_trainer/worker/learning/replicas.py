@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from modelrail_trainer.spec import Device
+from modelrail_trainer.worker.learning.device import CPU, device_for
 from modelrail_trainer.worker.part import Array, Part, file_of
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -29,7 +31,7 @@ T = TypeVar("T")
 # The others wait while the first reads the data or evaluates; whether it hangs is seen by whoever
 # watches the job.
 _PATIENCE = timedelta(days=7)
-_RANDOM = "random.torch"
+_RANDOM, _RANDOM_CUDA = "random.torch", "random.cuda"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,12 @@ class Replicas:
     Attributes:
         rank: From 0.
         count: Number of processes.
+        device: What this process computes on.
     """
 
     rank: int = 0
     count: int = 1
+    device: torch.device = CPU
 
     @property
     def is_first(self) -> bool:
@@ -121,12 +125,17 @@ class Replicas:
 
     def random_states(self) -> dict[str, Tensor]:
         """Returns the states of torch's generators in all processes, by name."""
-        state = torch.get_rng_state()  # uint8
-        if self.count == 1:
-            return {_RANDOM: state}
-        states = [torch.empty_like(state) for _ in range(self.count)]
-        dist.all_gather(states, state)
-        return {self._random_name(rank): state for rank, state in enumerate(states)}
+        found: dict[str, Tensor] = {}
+        own = {_RANDOM: torch.get_rng_state()}  # uint8, in the processor's memory
+        if self.device.type == "cuda":
+            own[_RANDOM_CUDA] = torch.cuda.get_rng_state(self.device)
+        for generator, state in own.items():
+            states = [state]
+            if self.count > 1:
+                states = [torch.empty_like(state) for _ in range(self.count)]
+                dist.all_gather(states, state)
+            found |= {_random_name(generator, rank): s for rank, s in enumerate(states)}
+        return found
 
     def restore_random(self, tensors: Mapping[str, Tensor], *, seed: int) -> None:
         """Puts this process's generator back; one that a checkpoint does not know begins anew.
@@ -135,28 +144,42 @@ class Replicas:
             tensors: Of a checkpoint, which may be of another number of processes.
             seed: For a process that it does not know.
         """
-        state = tensors.get(self._random_name(self.rank))
-        if state is None:
-            torch.manual_seed(seed + self.rank)
-        else:
-            torch.set_rng_state(state)
+        state = tensors.get(_random_name(_RANDOM, self.rank))
+        of_gpu = tensors.get(_random_name(_RANDOM_CUDA, self.rank))
+        if state is None or (of_gpu is None and self.device.type == "cuda"):
+            torch.manual_seed(seed + self.rank)  # of every device
+            return
+        torch.set_rng_state(state)
+        if of_gpu is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(of_gpu, self.device)
 
-    @staticmethod
-    def _random_name(rank: int) -> str:
-        return f"{_RANDOM}.{rank}" if rank else _RANDOM
+
+def _random_name(generator: str, rank: int) -> str:
+    return f"{generator}.{rank}" if rank else generator
 
 
 ALONE = Replicas()
 """One process that trains by itself."""
 
 
-def join_replicas() -> Replicas:
-    """Joins the other processes of the job, which torchrun started; without them it is alone."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        return Replicas()
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
-    return Replicas(dist.get_rank(), dist.get_world_size())
+def join_replicas(wanted: Device = Device.ANY) -> Replicas:
+    """Joins the other processes of the job, which torchrun started; without them it is alone.
+
+    Args:
+        wanted: What the job is to be computed on.
+
+    Raises:
+        DeviceUnavailable: There are fewer GPUs than the job needs.
+    """
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = device_for(wanted, rank=rank, count=count)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if count > 1:
+        # Only gradients lie on the GPUs; what the processes tell each other does not.
+        backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backends, timeout=_PATIENCE)
+    return Replicas(rank, count, device)
 
 
 def tells_of_a_lost_replica(error: Exception) -> bool:

@@ -79,7 +79,7 @@ class Gpt(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Maps bytes uint8 [B, T] to logits [B, T, 256]."""
         x = self.dropout(self.embedding(rows.long()))  # [B, T, D]
-        waves = angles(rows.shape[1], self.head_size)  # [T, D / 2H]
+        waves = angles(rows.shape[1], self.head_size, rows.device)  # [T, D / 2H]
         for layer in self.layers:
             x = layer(x, waves)
         # The vectors that stand for the bytes also tell how well each fits (Press and Wolf, 2017).
@@ -87,10 +87,10 @@ class Gpt(nn.Module):
         return logits
 
 
-def angles(length: int, size: int) -> Tensor:
+def angles(length: int, size: int, device: torch.device | None = None) -> Tensor:
     """Returns by how much each pair of numbers is turned at each place, [length, size / 2]."""
-    places = torch.arange(length, dtype=torch.float32).unsqueeze(1)  # [T, 1]
-    pairs = torch.arange(0, size, 2, dtype=torch.float32)  # [size / 2]
+    places = torch.arange(length, dtype=torch.float32, device=device).unsqueeze(1)  # [T, 1]
+    pairs = torch.arange(0, size, 2, dtype=torch.float32, device=device)  # [size / 2]
     return places * _LONGEST_WAVE ** (-pairs / size)
 
 

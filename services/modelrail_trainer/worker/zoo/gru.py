@@ -91,7 +91,7 @@ class Gru(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Maps tokens int64 [B, T] to [B, outputs]."""
         lengths = (rows != 0).sum(dim=1, keepdim=True)  # [B, 1]
-        places = torch.arange(rows.shape[1]).unsqueeze(0)  # [1, T]
+        places = torch.arange(rows.shape[1], device=rows.device).unsqueeze(0)  # [1, T]
         # Where each place's token stands in the reversed row; padding stays where it is.
         mirrored = torch.where(places < lengths, lengths - 1 - places, places)  # [B, T]
         last = (lengths - 1).clamp(min=0)  # [B, 1], 0 for a row of padding only

@@ -77,7 +77,7 @@ class Transformer(nn.Module):
         """Maps tokens int64 [B, T] to [B, outputs]."""
         padding = rows == 0  # [B, T]
         embedded = self.embedding(rows)  # [B, T, D]
-        x = self.dropout(embedded + positions(rows.shape[1], embedded.shape[2]))
+        x = self.dropout(embedded + positions(rows.shape[1], embedded.shape[2], rows.device))
         for layer in self.layers:
             x = layer(x, padding)
         kept = (~padding).unsqueeze(2).to(x.dtype)  # [B, T, 1]
@@ -86,10 +86,11 @@ class Transformer(nn.Module):
         return outputs
 
 
-def positions(length: int, width: int) -> Tensor:
+def positions(length: int, width: int, device: torch.device | None = None) -> Tensor:
     """Returns sines and cosines that tell the place of a token, [length, width], width even."""
-    places = torch.arange(length, dtype=torch.float32).unsqueeze(1)  # [T, 1]
+    places = torch.arange(length, dtype=torch.float32, device=device).unsqueeze(1)  # [T, 1]
     # Wave lengths from 2π to 10000 · 2π, as in section 3.5 of the paper.
-    frequencies = 10_000 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)  # [D / 2]
+    pairs = torch.arange(0, width, 2, dtype=torch.float32, device=device)  # [D / 2]
+    frequencies = 10_000 ** (-pairs / width)  # [D / 2]
     angles = places * frequencies  # [T, D / 2]
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
