@@ -183,8 +183,15 @@ def check_neighbours(figures: Mapping[str, Any]) -> None:
     assert all(times for kind in KINDS for times in figures["bad"][kind] + figures["quiet"][kind])
 
 
+def check_replicas(figures: Mapping[str, Any]) -> None:
+    (found,) = figures.values()
+    assert {processes: len(rounds) for processes, rounds in found.items()} == {"1": 1, "2": 1}
+    assert all(rate > 0 for ((rate,),) in found.values())
+
+
 TRAINER_CHECKS = {
     "training": check_training,
+    "replicas": check_replicas,
     "pipeline": check_pipeline,
     "checkpoints": check_checkpoints,
     "queue": check_queue,

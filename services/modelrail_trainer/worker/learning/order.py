@@ -66,7 +66,9 @@ def batches(
         return
     window = _Window(part, block * together + batch_size)
     left = torch.empty(0, dtype=torch.int64)  # of the window, less than a batch
-    for chosen in torch.split(torch.randperm(blocks, generator=generator), together):
+    # Of nearly the same size: a last one of few blocks would have batches of few places.
+    windows = -(-blocks // together)
+    for chosen in torch.tensor_split(torch.randperm(blocks, generator=generator), windows):
         slices = [slice(n * block, min(len(part), (n + 1) * block)) for n in chosen.tolist()]
         order = torch.randperm(sum(s.stop - s.start for s in slices), generator=generator)  # [W]
         if skip >= len(order):
