@@ -194,6 +194,11 @@ async def test_rows_to_show_have_a_bound(rows: int, trainer: TrainerUnderTest) -
         await trainer.client.inspect_dataset(table("rows.csv"), rows=rows)
 
 
+async def test_fractions_of_a_split_have_bounds(trainer: TrainerUnderTest) -> None:
+    with pytest.raises(InvalidArgument, match=r"split\.test_fraction: expected a fraction above 0"):
+        await trainer.client.inspect_dataset(table("rows.csv"), split=pb.Split(test_fraction=1.5))
+
+
 async def test_who_may_only_read_sees_no_rows(house: House, data: Path) -> None:
     keys = {p: new_key(p.name.lower(), [Permission.READ, p]) for p in Permission if p.name in
             ("READ", "WRITE")}  # fmt: skip

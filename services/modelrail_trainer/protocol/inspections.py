@@ -21,7 +21,7 @@ from modelrail_trainer.inspection import (
 from modelrail_trainer.protocol.requests import split_paths, unknown_in
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.protocol.suggestion import suggested_spec
-from modelrail_trainer.rules.split import check_division
+from modelrail_trainer.rules.split import check_split
 from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import TableDataset, with_defaults
 
@@ -68,7 +68,7 @@ def inspection_from_pb(request: pb.InspectDatasetRequest) -> AskedInspection:
     else:
         got = request.dataset.WhichOneof("source") or "none"
         violations.append(FieldViolation("dataset", f"expected a table, got {got}"))
-    violations += [FieldViolation(*wrong) for wrong in check_division(split, table)]
+    violations += [FieldViolation(*wrong) for wrong in check_split(split, table)]
     if not 0 <= request.rows <= MAX_ROWS:
         violations.append(
             FieldViolation("rows", f"expected from 0 to {MAX_ROWS} rows, got {request.rows}")

@@ -1,4 +1,4 @@
-"""Rules about what divides the rows beside fractions and a seed: a column, groups, or files."""
+"""Rules about what divides the rows: fractions and a seed, a column, groups, or files."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail_trainer.rules.table import check_name, check_paths
-from modelrail_trainer.rules.violation import Violation, shown
+from modelrail_trainer.rules.violation import Violation, real, shown, whole
 from modelrail_trainer.spec import Dataset, ImageDataset, LinesDataset, Split, TableDataset
 
 _OWN_FILES = ("validation_paths", "test_paths")
 
 
-def check_division(split: Split, dataset: Dataset) -> Iterator[Violation]:
-    """Finds what is wrong with the columns and files of a split that can be seen without them."""
+def check_split(split: Split, dataset: Dataset) -> Iterator[Violation]:
+    """Finds what is wrong with a split, with defaults applied, that can be seen without files."""
+    yield from _check_fractions(split)
+    yield from whole("split.seed", split.seed, 0)
     yield from _check_dataset(split, dataset)
     yield from _check_combination(split)
     for field in ("column", "group_column"):
@@ -28,7 +30,17 @@ def check_division(split: Split, dataset: Dataset) -> Iterator[Violation]:
         yield from _check_files(split, dataset)
 
 
-def settled_fractions(split: Split) -> dict[str, str]:
+def meant_fractions(split: Split) -> dict[str, float]:
+    """Returns the fractions that count, by field."""
+    settled = _settled_fractions(split)
+    return {
+        f"split.{field}": getattr(split, field)
+        for field in ("validation_fraction", "test_fraction")
+        if field not in settled
+    }
+
+
+def _settled_fractions(split: Split) -> dict[str, str]:
     """Returns the fractions that mean nothing, with the field that says which rows are meant."""
     settled = {}
     for part, paths in (("validation", split.validation_paths), ("test", split.test_paths)):
@@ -37,6 +49,20 @@ def settled_fractions(split: Split) -> dict[str, str]:
         elif paths:
             settled[f"{part}_fraction"] = f"split.{part}_paths"
     return settled
+
+
+def _check_fractions(split: Split) -> Iterator[Violation]:
+    fractions = meant_fractions(split)
+    wrong: list[Violation] = []
+    for field, fraction in fractions.items():
+        wrong += real(field, fraction, "a fraction above 0 and below 1", above=0.0, below=1.0)
+    yield from wrong
+    if not wrong and sum(fractions.values()) >= 1:
+        yield Violation(
+            "split",
+            "expected validation_fraction + test_fraction below 1, so that rows are left for "
+            f"training; got {split.validation_fraction:g} + {split.test_fraction:g}",
+        )
 
 
 def _check_dataset(split: Split, dataset: Dataset) -> Iterator[Violation]:
@@ -62,7 +88,7 @@ def _check_dataset(split: Split, dataset: Dataset) -> Iterator[Violation]:
 
 
 def _check_combination(split: Split) -> Iterator[Violation]:
-    for field, says in settled_fractions(split).items():
+    for field, says in _settled_fractions(split).items():
         if fraction := getattr(split, field):
             yield Violation(
                 f"split.{field}",
