@@ -25,10 +25,11 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection.table import inspect_table
 from modelrail_trainer.worker.language.stream import load_stream
+from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.column import as_key
 from modelrail_trainer.worker.table.dataset import Table, load_table
 from modelrail_trainer.worker.table.encoding import FittedNumber
-from modelrail_trainer.worker.table.partition import PartOfRow, parts_of_groups
+from modelrail_trainer.worker.table.partition import parts_of_groups
 
 PARTS = ("train", "validation", "test")
 BY_COLUMN = Split(column="part", validation_fraction=0, test_fraction=0)

@@ -35,6 +35,7 @@ from modelrail_trainer.spec import (
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.export import leaks
 from modelrail_trainer.worker.failure import DataError, GateFailed
+from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.column import ColumnType
 from modelrail_trainer.worker.table.dataset import Table, load_table
@@ -45,7 +46,7 @@ from modelrail_trainer.worker.table.encoding import (
     NumberFitting,
 )
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
-from modelrail_trainer.worker.table.partition import PartOfRow, parts_of
+from modelrail_trainer.worker.table.partition import parts_of
 from modelrail_trainer.worker.table.reader import TableReader
 
 NAN = math.nan

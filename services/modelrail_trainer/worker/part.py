@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,14 @@ Inputs = npt.NDArray[Any]
 
 _MAPPED_BYTES = 16 << 20
 """Of a file that is read from its beginning to its end, about so much stays mapped."""
+
+
+class PartOfRow(IntEnum):
+    """The parts of a data set."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
 
 
 @dataclass(frozen=True, slots=True)

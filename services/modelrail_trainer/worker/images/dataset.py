@@ -32,8 +32,7 @@ from modelrail_trainer.worker.images.source import (
     color_of,
     with_color,
 )
-from modelrail_trainer.worker.part import Part
-from modelrail_trainer.worker.table.partition import PartOfRow
+from modelrail_trainer.worker.part import Part, PartOfRow
 
 MAX_CLASSES = 10_000
 _COMPARED_IMAGES = 32

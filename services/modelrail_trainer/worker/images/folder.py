@@ -17,8 +17,8 @@ from modelrail_trainer.spec import ImageFolder
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.decoding import ENDINGS, MAX_FILE_BYTES, Unusable, decode
 from modelrail_trainer.worker.images.source import UNDIVIDED, Found
+from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.table.partition import PartOfRow
 
 _NO_FILE = (-1, -1, -1)
 

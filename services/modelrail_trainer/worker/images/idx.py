@@ -20,8 +20,8 @@ from modelrail_trainer.spec import IdxFiles
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.decoding import MAX_PIXELS, MAX_RAW_SIDE
 from modelrail_trainer.worker.images.source import UNDIVIDED, Found
+from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.table.partition import PartOfRow
 
 MAX_IMAGES = 100_000_000
 _UNSIGNED_BYTES = 8

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from modelrail_trainer.spec import Split
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.source import UNDIVIDED, ImageSource
-from modelrail_trainer.worker.table.partition import PartOfRow
+from modelrail_trainer.worker.part import PartOfRow
 
 
 def divide(source: ImageSource, split: Split) -> npt.NDArray[np.int8]:

@@ -27,7 +27,7 @@ from modelrail_trainer.spec import (
     TextEncoding,
 )
 from modelrail_trainer.worker.failure import DataError
-from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.part import Part, PartOfRow
 from modelrail_trainer.worker.table.column import Column, ColumnType
 from modelrail_trainer.worker.table.division import NO_PART, Division
 from modelrail_trainer.worker.table.encoding import (
@@ -38,7 +38,6 @@ from modelrail_trainer.worker.table.encoding import (
     NumberFitting,
 )
 from modelrail_trainer.worker.table.part_file import PartFile
-from modelrail_trainer.worker.table.partition import PartOfRow
 from modelrail_trainer.worker.table.reader import Batch, TableReader
 from modelrail_trainer.worker.table.sample import PartSample
 from modelrail_trainer.worker.table.text import FittedBytes, FittedWords, TextFitting

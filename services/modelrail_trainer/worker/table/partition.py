@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
 from modelrail_trainer.spec import Split
-
-
-class PartOfRow(IntEnum):
-    """The parts."""
-
-    TRAIN = 0
-    VALIDATION = 1
-    TEST = 2
+from modelrail_trainer.worker.part import PartOfRow
 
 
 def parts_of(split: Split, numbers: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
