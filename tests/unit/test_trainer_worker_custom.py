@@ -57,6 +57,14 @@ def forks():
     if child == 0:
         os._exit(7)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def number(facts):
+    return 7
+
+
+def frozen(facts):
+    return torch.nn.Linear(2, 2).requires_grad_(False)
 """
 
 
@@ -331,6 +339,23 @@ def test_data_and_models_that_are_not_there_are_told(code: UserCode) -> None:
 
 
 # Modules
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("number", "expected a torch.nn.Module, got a int"),
+        ("frozen", "expected parameters that can be trained, got none"),
+        ("torch", "expected a function 'torch' in the module 'house_code', got a module"),
+    ],
+)
+def test_what_is_no_module_that_can_be_trained_is_told(
+    name: str, expected: str, code: UserCode
+) -> None:
+    facts = DatasetFacts(task=Task.CLASSIFICATION, rows=6, row_shape=(2,), outputs=2)
+    model = CustomModel(entry_point=f"house_code:{name}", arguments={})
+    with pytest.raises(UserCodeError, match=expected):
+        build_custom(code, model, facts, seed=1, trains=True)
 
 
 class Told(nn.Module):
