@@ -136,13 +136,13 @@ def test_a_killed_demo_takes_its_services_along(start: Callable[..., Run], tmp_p
 @pytest.mark.parametrize(
     ("service", "moment"),
     [
-        ("registry", "epoch  3/"),
+        pytest.param("registry", "epoch  3/", marks=pytest.mark.slow),
         ("registry", "job exports"),
         ("trainer", "epoch  3/"),
-        ("trainer", "job exports"),
-        ("inference", "epoch  3/"),
+        pytest.param("trainer", "job exports", marks=pytest.mark.slow),
+        pytest.param("inference", "epoch  3/", marks=pytest.mark.slow),
         ("inference", "published models/"),
-        ("inference", "4/5"),
+        pytest.param("inference", "4/5", marks=pytest.mark.slow),
     ],
 )
 def test_the_demo_survives_the_death_of_a_service(
