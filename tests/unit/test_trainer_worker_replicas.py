@@ -10,6 +10,7 @@ import torch
 
 from modelrail_trainer.worker.learning import replicas
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+from modelrail_trainer.worker.part import Part
 
 
 @pytest.mark.parametrize(("rows", "count"), [(7, 3), (6, 3), (2, 3), (1, 2), (32, 2)])
@@ -53,6 +54,18 @@ def test_rows_in_memory_and_rows_that_leave_gaps_are_sent_themselves(tmp_path: P
         place = replicas._place_of(part)
         assert not isinstance(place, (replicas._InFile, np.memmap))
         np.testing.assert_array_equal(replicas._array_at(place), part)
+
+
+def test_all_processes_agree_on_which_rows_lie_in_a_file(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "stream", np.uint8, "w+", shape=(40,))
+    windows = np.lib.stride_tricks.sliding_window_view(mapped, 9, writeable=True)[::8]
+    found = []
+    for inputs in (windows[:, :-1], windows[:, 1:], windows, mapped.reshape(8, 5)[::2]):
+        there = replicas._array_at(replicas._place_of(inputs))
+        np.testing.assert_array_equal(there, inputs)
+        found.append((Part(inputs, inputs).is_mapped, Part(there, there).is_mapped))
+    # Rows that overlap or leave gaps are sent themselves.
+    assert found == [(True, True), (True, True), (False, False), (False, False)]
 
 
 def test_a_process_that_a_checkpoint_does_not_know_has_random_numbers_of_its_own() -> None:

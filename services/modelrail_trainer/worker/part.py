@@ -46,8 +46,9 @@ class Part:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the inputs lie in a file."""
-        return file_of(self.inputs) is not None
+        """Whether the inputs lie in a file, one row after the other."""
+        # Others are sent to the processes of a job as arrays, and all have to say the same.
+        return self.inputs.flags.c_contiguous and file_of(self.inputs) is not None
 
     def slices(self, rows: int) -> Iterator[slice]:
         """Yields all rows in their order, so many at once, and gives their pages back behind it."""
