@@ -1,13 +1,15 @@
-"""An object store for tests: what S3 answers to HEAD and GET, and trouble where a test wants it."""
+"""An object store for tests: what S3 answers to HEAD, GET and lists, and trouble as wanted."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote
+from xml.sax.saxutils import escape
 
 import pytest
 
@@ -18,16 +20,44 @@ class ObjectStore:
 
     Attributes:
         objects: Their content.
+        page: How many objects a list has at most, before the next must be asked for.
         trouble: Asked for each request, with `METHOD bucket/key` and the number of the request from
             1, for a status to answer instead, or for how many bytes of the body are sent before the
             connection breaks off (a negative number).
-        requests: What was asked for.
+        requests: What was asked for; `LIST bucket/prefix` for a list.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    page: int = 1000
     trouble: Callable[[str, int], int] = lambda request, number: 0
     requests: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+
+
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+
+def _listed(store: ObjectStore, prefix: str, asked_for: dict[str, str]) -> bytes:
+    """Returns the answer of ListObjectsV2 about what begins with `bucket/prefix`."""
+    bucket = prefix.partition("/")[0]
+    after = asked_for.get("continuation-token", asked_for.get("start-after", ""))
+    names = sorted(name for name in list(store.objects) if name.startswith(prefix))
+    names = [name for name in names if name > f"{bucket}/{after}"]
+    rows = "".join(
+        f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key>"
+        f"<Size>{len(store.objects[name])}</Size><ETag>{escape(_tag(store.objects[name]))}</ETag>"
+        "<LastModified>2026-11-26T00:00:00.000Z</LastModified></Contents>"
+        for name in names[: store.page]
+    )
+    more = ""
+    if len(names) > store.page:
+        last = names[store.page - 1].removeprefix(f"{bucket}/")
+        more = f"<NextContinuationToken>{escape(last)}</NextContinuationToken>"
+    is_cut = "true" if more else "false"
+    return (
+        f"<ListBucketResult><IsTruncated>{is_cut}</IsTruncated>{rows}{more}</ListBucketResult>"
+    ).encode()
 
 
 def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
@@ -40,17 +70,26 @@ def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            name = self.path.partition("?")[0].lstrip("/")
+            path, _, query = self.path.partition("?")
+            asked_for = {key: values[-1] for key, values in parse_qs(query).items()}
+            name, method = unquote(path.lstrip("/")), self.command
+            if "list-type" in asked_for:
+                name, method = f"{name.rstrip('/')}/{asked_for.get('prefix', '')}", "LIST"
             with lock:
-                store.requests.append(f"{self.command} {name}")
+                store.requests.append(f"{method} {name}")
                 store.headers.append(dict(self.headers))
                 number = len(store.requests)
             trouble = store.trouble(store.requests[number - 1], number)
+            if method == "LIST" and trouble <= 0:
+                body = _listed(store, name, asked_for)
+                headers = {"Content-Type": "application/xml"}
+                self._answer(200, body, headers, sent=len(body) if trouble == 0 else -trouble)
+                return
             content = store.objects.get(name)
             if trouble > 0 or content is None:
                 self._answer(trouble or 404, b"", {})
                 return
-            tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+            tag = _tag(content)
             if self.headers.get("If-Match", tag) != tag:
                 self._answer(412, b"", {})
                 return
@@ -67,13 +106,14 @@ def _handler(store: ObjectStore) -> type[BaseHTTPRequestHandler]:
         def _answer(
             self, status: int, body: bytes, headers: dict[str, str], *, sent: int | None = None
         ) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body[:sent])
+            with suppress(ConnectionError):  # whoever asked may have given up
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body[:sent])
             if sent is not None and sent < len(body):
                 self.close_connection = True
 

@@ -36,7 +36,7 @@ from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.protocol.policy import POLICY
 from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
-from modelrail_trainer.protocol.requests import file_paths
+from modelrail_trainer.protocol.requests import objects_of
 from modelrail_trainer.protocol.servicer import TrainerServicer
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.trainer import Trainer
@@ -135,9 +135,10 @@ async def build_trainer(
         data_roots, code_roots = config.data_roots(), config.code_roots()
         object_roots = config.object_roots()
         fetcher = ObjectFetcher(
-            file_paths,
+            objects_of,
             object_roots,
             threads,
+            max_objects=config.max_objects,
             max_bytes=config.max_object_bytes,
             count=metrics.object_bytes.inc,
         )

@@ -58,6 +58,12 @@ class TrainerConfig(ServerConfig):
         "job runs.",
         minimum=1,
     )
+    max_objects: int = setting(
+        200_000,
+        "Objects that one job may name or have below the folder of images that it names, whether\n"
+        "they are images or not. While they are copied, each takes some 300 bytes of memory.",
+        minimum=1,
+    )
     user_code: tuple[str, ...] = setting(
         (),
         "Folder whose Python modules jobs may name for their model or data; may be given more\n"

@@ -127,6 +127,12 @@ class Trainer:
         else:
             self._data_roots.resolve(path)
 
+    def _find_folder(self, path: str) -> None:
+        if is_uri(path):
+            self._object_roots.check_folder(path)
+        else:
+            self._data_roots.resolve_folder(path)
+
     def _check_names(
         self,
         *,
@@ -137,7 +143,7 @@ class Trainer:
         violations = []
         looks: tuple[tuple[Callable[[str], object], Mapping[str, str]], ...] = (
             (self._find_file, files),
-            (self._data_roots.resolve_folder, folders),
+            (self._find_folder, folders),
             (self._code_roots.find, entry_points),
         )
         for look, names in looks:

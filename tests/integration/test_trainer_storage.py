@@ -49,6 +49,7 @@ from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
+from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
 from modelrail_trainer.spec import Publication
@@ -209,7 +210,13 @@ class House:
         async with Supervisor(
             book=self.book,
             executor=executor,
-            fetcher=ObjectFetcher(lambda spec: {}, ObjectRoots(()), self.threads, max_bytes=1),
+            fetcher=ObjectFetcher(
+                lambda spec: NamedObjects(),
+                ObjectRoots(()),
+                self.threads,
+                max_objects=1,
+                max_bytes=1,
+            ),
             directories=directories,
             publisher=publisher,
             threads=self.threads,

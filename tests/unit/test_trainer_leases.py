@@ -110,7 +110,9 @@ WRITES: dict[str, Callable[[JobStore, Job], object]] = {
     "record": lambda store, job: store.record(job.lease, [LogLine("late")], journal_offset=99),
     "end": lambda store, job: store.move(job.lease, JobState.FAILED),
     "note the time": lambda store, job: store.set_run_seconds(job.lease, 5.0),
-    "tell the process": lambda store, job: store.set_process(job.lease, None),  # type: ignore[arg-type]
+    "tell the process": lambda store, job: store.set_process(
+        job.lease, "", earlier_run_seconds=0.0
+    ),
     "restart": lambda store, job: store.restart(job.lease),
     "explain": lambda store, job: store.note(job.lease, CANCELLED),
     "commit": lambda store, job: store.begin_commit(job.lease),

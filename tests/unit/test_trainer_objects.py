@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,14 @@ from modelrail.names import TrainingJobName
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.objects import JobObjects
+from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.execution.wishes import Wishes
-from modelrail_trainer.jobs.job import JobError
+from modelrail_trainer.jobs.job import JobError, RunPolicy
 from modelrail_trainer.jobs.lease import Lease
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects import store as stores
-from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
+from modelrail_trainer.objects.fetching import Fetched, FetchFailed, ObjectFetcher
+from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.objects.uri import copy_path, is_object_uri, is_uri
 from modelrail_trainer.threads import Threads
@@ -119,22 +122,27 @@ async def threads() -> AsyncIterator[Threads]:
     threads.close()
 
 
-def fetcher(threads: Threads, *, max_bytes: int = 1 << 20) -> ObjectFetcher:
+def fetcher(threads: Threads, *, max_objects: int = 100, max_bytes: int = 1 << 20) -> ObjectFetcher:
     return ObjectFetcher(
-        lambda _: {FIELD: URI}, ObjectRoots(["s3://data"]), threads, max_bytes=max_bytes
+        lambda _: NamedObjects(),
+        ObjectRoots(["s3://data"]),
+        threads,
+        max_objects=max_objects,
+        max_bytes=max_bytes,
     )
 
 
 async def refused(fetcher: ObjectFetcher, directory: Path, uri: str = URI) -> tuple[Reason, str]:
     with pytest.raises(FetchFailed) as caught:
-        await fetcher.fetch({FIELD: uri}, directory)
+        await fetcher.fetch(NamedObjects({FIELD: uri}), directory)
     return caught.value.error.reason, caught.value.error.message
 
 
 async def test_an_object_is_copied_in_parts(
     store: ObjectStore, threads: Threads, tmp_path: Path
 ) -> None:
-    assert await fetcher(threads).fetch({FIELD: URI, "other": URI}, tmp_path) == 2500
+    named = NamedObjects({FIELD: URI, "other": URI})
+    assert await fetcher(threads).fetch(named, tmp_path) == Fetched(1, 2500)
     assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
     assert store.requests == [f"{m} data/flowers/iris.csv" for m in ("HEAD", "GET", "GET", "GET")]
     assert all("the-key-id" in headers["authorization"] for headers in store.headers)
@@ -144,7 +152,7 @@ async def test_an_empty_object_is_an_empty_file(
     store: ObjectStore, threads: Threads, tmp_path: Path
 ) -> None:
     store.objects["data/flowers/iris.csv"] = b""
-    assert await fetcher(threads).fetch({FIELD: URI}, tmp_path) == 0
+    assert await fetcher(threads).fetch(NamedObjects({FIELD: URI}), tmp_path) == Fetched(1)
     assert copy_path(tmp_path, URI).read_bytes() == b""
 
 
@@ -153,7 +161,7 @@ async def test_a_bad_moment_of_the_store_passes(
     store: ObjectStore, threads: Threads, tmp_path: Path, trouble: int
 ) -> None:
     store.trouble = lambda request, number: trouble if number in (1, 3, 4, 6) else 0
-    await fetcher(threads).fetch({FIELD: URI}, tmp_path)
+    await fetcher(threads).fetch(NamedObjects({FIELD: URI}), tmp_path)
     assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
     assert len(store.requests) == 8 if trouble > 0 else 7
 
@@ -214,7 +222,7 @@ async def test_a_job_without_objects_needs_no_library(
     threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "modelrail_trainer.objects.store", None)
-    assert await fetcher(threads).fetch({}, tmp_path) == 0
+    assert await fetcher(threads).fetch(NamedObjects(), tmp_path) == Fetched()
     reason, _ = await refused(fetcher(threads), tmp_path, "s3://elsewhere/iris.csv")
     assert reason is Reason.DATA
 
@@ -238,14 +246,14 @@ class LastMoment:
         self.fetched = asyncio.Event()
         self.settled: list[JobError | None] = []
 
-    def objects_of(self, specification: bytes) -> dict[str, str]:
+    def objects_of(self, specification: bytes) -> NamedObjects:
         del specification
-        return {FIELD: URI}
+        return NamedObjects({FIELD: URI})
 
-    async def fetch(self, objects: Mapping[str, str], directory: Path) -> int:
-        del objects, directory
+    async def fetch(self, named: NamedObjects, directory: Path) -> Fetched:
+        del named, directory
         await self.fetched.wait()
-        return 1
+        return Fetched(1)
 
     async def is_to_stop(self, lease: Lease) -> bool:
         del lease
@@ -268,9 +276,14 @@ async def test_a_wish_that_is_heard_when_the_copies_are_ready_counts(tmp_path: P
         stopping=asyncio.Event(),
     )
     job: Any = SimpleNamespace(
-        name=TrainingJobName("a-job"), specification=b"", lease=Lease(TrainingJobName("a-job"), 1)
+        name=TrainingJobName("a-job"),
+        specification=b"",
+        lease=Lease(TrainingJobName("a-job"), 1),
+        policy=RunPolicy(),
+        run_seconds=0.0,
+        earlier_run_seconds=0.0,
     )
     wishes = Wishes()
     wishes.changed.set()
-    assert not await objects.bring(job, wishes)
+    assert not await objects.bring(job, wishes, Stopwatch(job, time.monotonic))
     assert both.settled == [None]

@@ -487,7 +487,7 @@ def test_a_process_that_is_being_stopped_does_not_undo_the_cancellation(store: J
 
 def test_a_requeued_job_starts_from_the_beginning(store: JobStore) -> None:
     name = _running(store)
-    store.set_process(store.get(name).lease, "1234:99:boot")
+    store.set_process(store.get(name).lease, "1234:99:boot", earlier_run_seconds=1.5)
     store.move(store.get(name).lease, JobState.QUEUED, lost=True)
     job = _start(store, name)
     assert (job.attempt, job.losses, job.journal_offset, job.process) == (2, 1, 0, "")

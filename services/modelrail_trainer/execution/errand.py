@@ -114,7 +114,11 @@ class Errands:
             except FetchFailed as failed:
                 return failed.error
             except TimeoutError:
-                return JobError(Reason.TIMEOUT, "")
+                return JobError(
+                    Reason.TIMEOUT,
+                    f"its objects were not all copied after {self.limit_seconds:g} s; name fewer, "
+                    f"or have the trainer's --{self._kind.replace(' ', '-')}-seconds raised",
+                )
             process = await self._threads.run(self._executor.submit, directory, options)
             async with process:
                 try:

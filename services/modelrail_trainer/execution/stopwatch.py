@@ -1,4 +1,6 @@
-"""How long a job had processes, by clocks that only go forward.
+"""How long a job was carried out, by clocks that only go forward.
+
+That is while its objects were copied and while it had a process, and not while it waited.
 
 Setting the wall clock neither ends a job nor spares it: within one process of the trainer the time
 comes from the event loop's clock, and the age of an adopted process from the kernel's since boot.
@@ -11,7 +13,8 @@ from collections.abc import Callable
 
 from modelrail_trainer.jobs.job import Job
 
-_NOTE_SECONDS = 5.0
+NOTE_SECONDS = 5.0
+"""How often the time is stored, for the case of a crash."""
 
 
 class Stopwatch:
@@ -34,7 +37,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Seconds in which the job had a process."""
+        """Seconds in which the job was carried out."""
         return self._clock() - self._zero
 
     @property
@@ -50,7 +53,7 @@ class Stopwatch:
     @property
     def should_be_noted(self) -> bool:
         """Whether enough has passed since `noted` to store it, for the case of a crash."""
-        return self.is_limited and self.seconds - self._noted_seconds >= _NOTE_SECONDS
+        return self.is_limited and self.seconds - self._noted_seconds >= NOTE_SECONDS
 
     def noted(self, seconds: float) -> None:
         """Tells that the time was stored."""

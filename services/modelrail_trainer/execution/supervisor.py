@@ -252,7 +252,8 @@ class Supervisor:
             await self._patience.until_done(
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
-            if not await self._objects.bring(job, wishes):
+            stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
+            if not await self._objects.bring(job, wishes, stopwatch):
                 return
             process = await self._threads.run(
                 self._executor.submit,
@@ -269,10 +270,12 @@ class Supervisor:
         async with process:
             try:
                 job = await self._settlement.change(
-                    self._store.set_process, job.lease, process.handle
+                    self._store.set_process,
+                    job.lease,
+                    process.handle,
+                    earlier_run_seconds=stopwatch.seconds,
                 )
                 process.release()
-                stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
                 await self._follower.follow(job, process, wishes, stopwatch)
             finally:
                 # A defect leaves it alive here, and so does the loss of the lease; a process that

@@ -42,7 +42,8 @@ class RunPolicy:
 
     Attributes:
         priority: Of the queued jobs that with the highest is next.
-        max_run_duration: How long its processes may run, all attempts together; None for ever.
+        max_run_duration: How long it may be carried out, all attempts together: its objects
+            copied, its processes run; None for ever.
         expire_time: A job that has not started by then is not wanted any more.
         max_retries: How often it may run again after a failure of the kind that is retryable.
         processes: How many processes train together.
@@ -86,8 +87,8 @@ class Job:
         attempt: How often the process was started.
         losses: How often it was lost together with its trainer, or with the trainer's machine.
         retries: How often it ran again after a failure.
-        run_seconds: How long it had processes, as far as was noted.
-        earlier_run_seconds: How long it had them before the present attempt.
+        run_seconds: How long it was carried out, as far as was noted.
+        earlier_run_seconds: How long it was before its present process.
         process: The executor's handle of the execution; empty where there is none.
         journal_offset: Bytes of the process's journal that are stored as events.
         committing: The registry was asked to make the version: too late to cancel.

@@ -191,14 +191,15 @@ class RunStore(JobReader):
                 change.set(start_time=to_microseconds(self._now()))
             return change.apply()
 
-    def set_process(self, lease: Lease, process: str) -> Job:
-        """Remembers which execution runs the job's present attempt."""
+    def set_process(self, lease: Lease, process: str, *, earlier_run_seconds: float) -> Job:
+        """Remembers which execution runs the job's present attempt, and how long it ran before."""
         with self._hold(lease) as change:
             change.set(process=process)
+            change.set(run_seconds=earlier_run_seconds, earlier_run_seconds=earlier_run_seconds)
             return change.apply()
 
     def set_run_seconds(self, lease: Lease, seconds: float) -> Job:
-        """Remembers how long the job had processes, all attempts together."""
+        """Remembers how long the job was carried out, all attempts together."""
         with self._hold(lease) as change:
             change.set(run_seconds=seconds)
             return change.apply()

@@ -11,18 +11,37 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from modelrail_trainer.data_roots import DataPathError
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
+from modelrail_trainer.objects.crew import share
+from modelrail_trainer.objects.image_folder import FolderContent, content_of
+from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
-from modelrail_trainer.objects.uri import copy_path, is_uri
+from modelrail_trainer.objects.uri import copy_path
+from modelrail_trainer.objects.version import ObjectError, ObjectVersion, Unreachable
+from modelrail_trainer.spec import ImageFolder
 from modelrail_trainer.threads import Threads
+
+if TYPE_CHECKING:  # the library behind it is imported only where objects are read
+    from modelrail_trainer.objects.store import ObjectReader
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What a job writes beside its data.
 _ROOM_BYTES = 64 << 20
+# An object that takes a moment is waited for, and one that takes memory is held: the first so many
+# at once, the others so few.
+_SMALL_BYTES = 1 << 20
+_SMALL_AT_ONCE = 32
+_LARGE_AT_ONCE = 4
 
 
 class FetchFailed(Exception):
@@ -33,78 +52,147 @@ class FetchFailed(Exception):
         self.error = error
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was copied.
+
+    Attributes:
+        objects: How many.
+        size_bytes: Of all together.
+        others: Objects below folders that are not looked at, and so were not copied.
+    """
+
+    objects: int = 0
+    size_bytes: int = 0
+    others: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """An object, the field that named it, and where it goes."""
+
+    field: str
+    version: ObjectVersion
+    path: Path
+
+
 class ObjectFetcher:
     """Copies objects beside jobs.
 
     Args:
-        paths_of: Returns the files that a specification in its encoding names, by their field.
+        objects_of: Returns the objects that a specification in its encoding names.
         roots: What may be read.
         threads: For disk work.
+        max_objects: How many objects one job may name, or have below the folders that it names.
         max_bytes: What the copies of one job may take.
         count: Told of bytes that were copied.
     """
 
     def __init__(
         self,
-        paths_of: Callable[[bytes], Mapping[str, str]],
+        objects_of: Callable[[bytes], NamedObjects],
         roots: ObjectRoots,
         threads: Threads,
         *,
+        max_objects: int,
         max_bytes: int,
         count: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._paths_of = paths_of
+        self.objects_of = objects_of
         self._roots = roots
         self._threads = threads
+        self._max_objects = max_objects
         self._max_bytes = max_bytes
         self._count = count
 
-    def objects_of(self, specification: bytes) -> dict[str, str]:
-        """Returns the URIs that a specification names, by their field."""
-        return {
-            field: path for field, path in self._paths_of(specification).items() if is_uri(path)
-        }
-
-    async def fetch(self, objects: Mapping[str, str], directory: Path) -> int:
-        """Copies objects into the directory of a job, and returns how many bytes that were.
+    async def fetch(self, named: NamedObjects, directory: Path) -> Fetched:
+        """Copies objects into the directory of a job, and returns how many those were.
 
         Args:
-            objects: URIs, by the field that names them.
+            named: What is wanted.
             directory: The job's own, with nothing in it that the job left.
 
         Raises:
             FetchFailed: One cannot be had, or there is no room for them.
         """
-        fields = {uri: field for field, uri in reversed(list(objects.items()))}
-        for uri, field in fields.items():
-            try:
-                self._roots.check(uri)  # what may be read can have changed since the job was made
-            except DataPathError as error:
-                raise FetchFailed(JobError(Reason.DATA, f"{field}: {error}")) from None
-        if not fields:
-            return 0
+        # What may be read can have changed since the job was made.
+        for field, uri in named.files.items():
+            _check(field, uri, self._roots.check)
+        for field, folder in named.folders.items():
+            _check(field, folder.path, self._roots.check_folder)
+        if not named.any:
+            return Fetched()
         # The library takes a tenth of a second to import, and need not be there where no objects
         # are read.
-        from modelrail_trainer.objects.store import ObjectError, ObjectReader, Unreachable
+        from modelrail_trainer.objects.store import ObjectReader
 
         reader = ObjectReader(asyncio.sleep)
-        uri = ""
         try:
-            versions = []
-            for uri in fields:
-                versions.append(await reader.look(uri))  # noqa: PERF401  # an error is of this one
-            await self._check_room(sum(version.size_bytes for version in versions), directory)
-            for version in versions:
-                uri = version.uri
-                await self._copy(reader.parts(version), copy_path(directory, uri))
-        except ObjectError as error:
-            reason = Reason.DATA_UNAVAILABLE if isinstance(error, Unreachable) else Reason.DATA
-            raise FetchFailed(JobError(reason, f"{fields[uri]}: {uri[:200]}: {error}")) from None
+            return await self._fetch(reader, named, directory)
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             raise FetchFailed(_full("it filled up")) from None
-        return sum(version.size_bytes for version in versions)
+
+    async def _fetch(self, reader: ObjectReader, named: NamedObjects, directory: Path) -> Fetched:
+        if len(named.files) > self._max_objects:
+            raise FetchFailed(
+                JobError(
+                    Reason.DATA,
+                    f"the job names {len(named.files)} objects, and may read {self._max_objects}; "
+                    "name fewer, or have the trainer's --max-objects raised",
+                )
+            )
+        copies = await self._look(reader, named.files, directory)
+        contents: dict[str, FolderContent] = {}
+        listed = len(named.files)
+        for field, folder in named.folders.items():
+            found = await self._look_below(reader, field, folder, listed)
+            listed += len(found)
+            contents[field] = _content(field, folder, found)
+            place = copy_path(directory, folder.path)
+            await self._on_disk(_make_folders, place, contents[field].folders)
+            copies += [
+                _Copy(field, version, place / path)
+                for path, version in contents[field].images.items()
+            ]
+        size_bytes = sum(copy.version.size_bytes for copy in copies)
+        await self._check_room(size_bytes, directory)
+        await self._copy_all(reader, copies)
+        for field, content in contents.items():
+            await self._check_unchanged(reader, field, named.folders[field], content)
+        others = sum(content.others for content in contents.values())
+        return Fetched(len(copies), size_bytes, others)
+
+    async def _look(
+        self, reader: ObjectReader, files: Mapping[str, str], directory: Path
+    ) -> list[_Copy]:
+        """Returns the copies of single objects, each once, in the order of their fields."""
+        fields = {uri: field for field, uri in reversed(list(files.items()))}
+        found: dict[str, ObjectVersion] = {}
+
+        async def look(uri: str) -> None:
+            with _told(fields[uri], uri):
+                found[uri] = await reader.look(uri)
+
+        await share(look, fields, tasks=_SMALL_AT_ONCE)
+        return [
+            _Copy(field, found[uri], copy_path(directory, uri)) for uri, field in fields.items()
+        ]
+
+    async def _look_below(
+        self, reader: ObjectReader, field: str, folder: ImageFolder, besides: int = 0
+    ) -> dict[str, ObjectVersion]:
+        """Returns the objects below a folder, where so many are read besides."""
+        with _told(field, folder.path):
+            found = await reader.look_below(folder.path, most=self._max_objects - besides)
+            if len(found) + besides > self._max_objects:
+                raise ObjectError(
+                    f"more than {self._max_objects} objects are to be read with those below it, "
+                    "and a job may read no more; name a folder with fewer, or have the trainer's "
+                    "--max-objects raised"
+                )
+        return found
 
     async def _check_room(self, size_bytes: int, directory: Path) -> None:
         if size_bytes > self._max_bytes:
@@ -120,15 +208,97 @@ class ObjectFetcher:
         if size_bytes + _ROOM_BYTES > free:
             raise FetchFailed(_full(f"the objects take {size_bytes} bytes, and {free} are free"))
 
-    async def _copy(self, parts: AsyncIterator[bytes], path: Path) -> None:
-        await self._threads.run(path.parent.mkdir, mode=0o700, parents=True)
-        file = await self._threads.run(path.open, "xb")
+    async def _copy_all(self, reader: ObjectReader, copies: Sequence[_Copy]) -> None:
+        async def copy(one: _Copy) -> None:
+            with _told(one.field, one.version.uri):
+                await self._copy(reader, one)
+
+        small = [one for one in copies if one.version.size_bytes <= _SMALL_BYTES]
+        large = [one for one in copies if one.version.size_bytes > _SMALL_BYTES]
+        await share(copy, small, tasks=_SMALL_AT_ONCE)
+        await share(copy, large, tasks=_LARGE_AT_ONCE)
+
+    async def _copy(self, reader: ObjectReader, copy: _Copy) -> None:
+        mode = "xb"
+        async for part in reader.parts(copy.version):
+            await self._on_disk(_write, copy.path, part, mode)
+            self._count(len(part))
+            mode = "ab"
+        if not copy.version.size_bytes:
+            await self._on_disk(_write, copy.path, b"", mode)
+
+    async def _check_unchanged(
+        self, reader: ObjectReader, field: str, folder: ImageFolder, before: FolderContent
+    ) -> None:
+        """Says whether a folder still has the images that were copied.
+
+        Each copy is of one version, and so it was there between the two looks: together they are
+        what the folder held at one time, as long as nothing came or went between.
+        """
+        listed = await self._look_below(reader, field, folder)
+        now = _content(field, folder, listed).images
+        for path in sorted(before.images.keys() | now.keys()):
+            if before.images.get(path) != now.get(path):
+                uri = f"{folder.path.rstrip('/')}/{path}"
+                with _told(field, uri):
+                    raise ObjectError(
+                        "it came, went or was replaced while the folder was copied; clone the job "
+                        "when nobody writes there any more"
+                    )
+
+    async def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what a function returns in a thread, and never leaves it at work there.
+
+        Whoever cancels the copying may remove the directory next.
+        """
+        work = asyncio.ensure_future(self._threads.run(function, *args, **kwargs))
         try:
-            async for part in parts:
-                await self._threads.run(file.write, part)
-                self._count(len(part))
-        finally:
-            await self._threads.run(file.close)
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.gather(work, return_exceptions=True)
+            raise
+
+
+@contextmanager
+def _told(field: str, uri: str) -> Iterator[None]:
+    """Turns what is wrong with an object into the failure of the job, by its field and URI."""
+    try:
+        yield
+    except ObjectError as error:
+        reason = Reason.DATA_UNAVAILABLE if isinstance(error, Unreachable) else Reason.DATA
+        raise FetchFailed(JobError(reason, f"{field}: {uri[:200]}: {error}")) from None
+
+
+def _check(field: str, uri: str, check: Callable[[str], None]) -> None:
+    try:
+        check(uri)
+    except DataPathError as error:
+        raise FetchFailed(JobError(Reason.DATA, f"{field}: {error}")) from None
+
+
+def _content(
+    field: str, folder: ImageFolder, objects: Mapping[str, ObjectVersion]
+) -> FolderContent:
+    with _told(field, folder.path):
+        content = content_of(folder, objects)
+        if not content.folders:
+            raise ObjectError(
+                "expected folders of classes with images below it, got "
+                + (f"{len(objects)} objects in none" if objects else "no object")
+            )
+    return content
+
+
+def _make_folders(place: Path, folders: Sequence[str]) -> None:
+    place.mkdir(mode=0o700, parents=True)
+    for folder in folders:
+        (place / folder).mkdir(mode=0o700)
+
+
+def _write(path: Path, part: bytes, mode: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open(mode) as file:
+        file.write(part)
 
 
 def _full(why: str) -> JobError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelrail_trainer.data_roots import DataPathError
-from modelrail_trainer.objects.uri import SCHEMES, is_object_uri
+from modelrail_trainer.objects.uri import SCHEMES, is_folder_uri, is_object_uri
 
 
 class ObjectRoots:
@@ -33,11 +33,26 @@ class ObjectRoots:
         Raises:
             DataPathError: It may not.
         """
+        self._check(uri, "an object below", is_good=is_object_uri(uri) and self._has(uri))
+
+    def check_folder(self, uri: str) -> None:
+        """Returns when the objects below a folder may be read, as `check` does for one object.
+
+        Raises:
+            DataPathError: They may not.
+        """
+        is_good = is_folder_uri(uri) and self._has(uri.rstrip("/") + "/")
+        self._check(uri, "a folder that is, or is below,", is_good=is_good)
+
+    def _has(self, uri: str) -> bool:
+        return uri.startswith(self._roots)
+
+    def _check(self, uri: str, wanted: str, *, is_good: bool) -> None:
         if not self._roots:
             raise DataPathError(
                 "this trainer reads no objects: it was started without --object-root"
             )
-        if not is_object_uri(uri) or not uri.startswith(self._roots):
+        if not is_good:
             raise DataPathError(
-                f"expected an object below an --object-root of the trainer, got {uri[:200]!r}"
+                f"expected {wanted} an --object-root of the trainer, got {uri[:200]!r}"
             )

@@ -9,11 +9,10 @@ than the log, and not even there what follows a question mark.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
 import obstore.exceptions
@@ -21,10 +20,15 @@ import obstore.store
 import structlog
 
 from modelrail_trainer.execution.patience import Backoff
+from modelrail_trainer.objects.version import BadName, ObjectError, ObjectVersion, Unreachable
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 T = TypeVar("T")
 PART_BYTES = 8 << 20
 """Bytes that are asked for at a time, and are in memory."""
+_LISTED_AT_ONCE = 1000
 _ATTEMPTS = 6
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.2, 10.0
 _QUERY = re.compile(r"\?[^\s\"')]+")
@@ -39,30 +43,15 @@ _FINAL: dict[type[Exception], str] = {
     obstore.exceptions.PreconditionError: _CHANGED,
     obstore.exceptions.InvalidPathError: "the store knows no such name",
 }
+# Of lists the library tells such an answer from a bad moment only in its message.
+_STATUS = re.compile(r"\bstatus code: (\d{3})\b")
+_NOT_LISTED = {
+    "401": "the store does not know the trainer; have its credentials looked at",
+    "403": "the trainer may not list what is below it; have its credentials looked at",
+    "404": "there is no such bucket",
+}
+_PATH = re.compile(r'\bPath "(.*?)"(?: contained|: )')
 _log = structlog.get_logger(__name__)
-
-
-class ObjectError(Exception):
-    """An object cannot be had; the message is for the owner of the job."""
-
-
-class Unreachable(ObjectError):
-    """The store did not answer, or only with errors of its own; later it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectVersion:
-    """What a store said that an object is.
-
-    Attributes:
-        uri: Its URI.
-        size_bytes: How large it is.
-        tag: Of this very content, where the store has such.
-    """
-
-    uri: str
-    size_bytes: int
-    tag: str | None
 
 
 class ObjectReader:
@@ -74,6 +63,7 @@ class ObjectReader:
 
     def __init__(self, pause: Callable[[float], Awaitable[None]]) -> None:
         self._pause = pause
+        self._buckets: dict[str, obstore.store.ObjectStore] = {}
 
     async def look(self, uri: str) -> ObjectVersion:
         """Returns what there is.
@@ -81,9 +71,61 @@ class ObjectReader:
         Raises:
             ObjectError: There is no such object, or it may not be read.
         """
-        store, key = _open(uri)
+        store, key = self._open(uri)
         found = await self._persist(uri, lambda: obstore.head_async(store, key))
         return ObjectVersion(uri, found["size"], found["e_tag"])
+
+    async def look_below(self, folder: str, *, most: int) -> dict[str, ObjectVersion]:
+        """Returns the objects below a folder of keys, by their paths there.
+
+        Args:
+            folder: URI of a bucket, or of a folder of keys in one.
+            most: Once there are more than so many, no more are asked for.
+
+        Raises:
+            ObjectError: They may not be listed, or one has a name that is no path.
+        """
+        folder = folder.rstrip("/") + "/"
+        store, prefix = self._open(folder)
+        found: dict[str, ObjectVersion] = {}
+        last: str | None = None
+        pages: AsyncIterator[Sequence[ObjectMeta]] | None = None
+
+        async def next_page() -> Sequence[ObjectMeta]:
+            nonlocal pages
+            if pages is None:
+                pages = aiter(
+                    obstore.list(store, prefix.rstrip("/"), offset=last, chunk_size=_LISTED_AT_ONCE)
+                )
+            try:
+                return await anext(pages)
+            except StopAsyncIteration:
+                return ()
+            except obstore.exceptions.BaseError as error:
+                pages = None  # what was listed so far stays; the next begins behind it
+                self._check_listed(folder, error)
+                raise
+
+        while len(found) <= most and (page := await self._persist(folder, next_page)):
+            for one in page:
+                # What marks a folder is listed without the slash at its end.
+                last = one["path"]
+                if (path := last.removeprefix(prefix)) and last != prefix.rstrip("/"):
+                    version = ObjectVersion(folder + path, one["size"], one["e_tag"])
+                    found.setdefault(path, version)
+        return found
+
+    @staticmethod
+    def _check_listed(folder: str, error: obstore.exceptions.BaseError) -> None:
+        """Raises what a list failed of, where asking again does not change it."""
+        if isinstance(error, obstore.exceptions.InvalidPathError):
+            _log.warning("folder not listed", uri=folder, error=_said(error))
+            name = _PATH.search(str(error))
+            raise BadName(name[1] if name else "…") from None
+        status = _STATUS.search(str(error))
+        if status is not None and status[1] in _NOT_LISTED:
+            _log.warning("folder not listed", uri=folder, error=_said(error))
+            raise ObjectError(_NOT_LISTED[status[1]]) from None
 
     async def parts(self, version: ObjectVersion) -> AsyncIterator[bytes]:
         """Yields the content from beginning to end.
@@ -91,7 +133,7 @@ class ObjectReader:
         Raises:
             ObjectError: It changed since it was looked at, is gone, or may not be read.
         """
-        store, key = _open(version.uri)
+        store, key = self._open(version.uri)
 
         async def part(start: int, end: int) -> bytes:
             options: obstore.GetOptions = {"range": (start, end)}
@@ -106,6 +148,27 @@ class ObjectReader:
             if len(content) != end - start:
                 raise ObjectError(_CHANGED)
             yield content
+
+    def _open(self, uri: str) -> tuple[obstore.store.ObjectStore, str]:
+        """Returns the bucket of an object, whose connections are used again, and its key there."""
+        scheme, _, rest = uri.partition("://")
+        name, _, key = rest.partition("/")
+        address = f"{scheme}://{name}"
+        if (bucket := self._buckets.get(address)) is not None:
+            return bucket, key
+        try:
+            bucket = obstore.store.from_url(
+                address,
+                # Attempts are counted here, where a body that broke off is one too.
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
+            )
+        except (obstore.exceptions.BaseError, ValueError) as error:
+            _log.warning("object store cannot be used", uri=uri, error=_said(error))
+            raise ObjectError(
+                "the trainer is not set up for its store; have its log looked at"
+            ) from None
+        self._buckets[address] = bucket
+        return bucket, key
 
     async def _persist(self, uri: str, ask: Callable[[], Awaitable[T]]) -> T:
         backoff = Backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS)
@@ -128,21 +191,3 @@ class ObjectReader:
 def _said(error: Exception) -> str:
     """Returns what the library said in its first line, which has the request and the answer."""
     return _QUERY.sub("?…", str(error).partition("\n")[0])[:500]
-
-
-def _open(uri: str) -> tuple[obstore.store.ObjectStore, str]:
-    """Returns the bucket of an object, and its key there."""
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
-    try:
-        store = obstore.store.from_url(
-            f"{scheme}://{bucket}",
-            # Attempts are counted here, where a body that broke off is one too.
-            retry_config={"max_retries": 0, "retry_timeout": timedelta(0)},
-        )
-    except (obstore.exceptions.BaseError, ValueError) as error:
-        _log.warning("object store cannot be used", uri=uri, error=_said(error))
-        raise ObjectError(
-            "the trainer is not set up for its store; have its log looked at"
-        ) from None
-    return store, key

@@ -10,7 +10,9 @@ SCHEMES = ("s3", "gs", "az")
 FOLDER_NAME = "objects"
 """Folder of the copies in a job's directory."""
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_WHOLE = re.compile(rf"(?:{'|'.join(SCHEMES)})://[a-z0-9][a-z0-9._-]+(?:/[^/\s?#\\%]+)+")
+_BUCKET = rf"(?:{'|'.join(SCHEMES)})://[a-z0-9][a-z0-9._-]+"
+_WHOLE = re.compile(rf"{_BUCKET}(?:/[^/\s?#\\%]+)+")
+_FOLDER = re.compile(rf"{_BUCKET}(?:/[^/\s?#\\%]+)*/?")
 _FILE_NAME = re.compile(r"[\w.-]{1,200}")
 
 
@@ -24,10 +26,15 @@ def is_object_uri(uri: str) -> bool:
     return _WHOLE.fullmatch(uri) is not None and not {".", ".."} & set(uri.split("/"))
 
 
-def copy_path(directory: Path, uri: str) -> Path:
-    """Returns where the copy of an object lies in the directory of a job.
+def is_folder_uri(uri: str) -> bool:
+    """Whether a URI names a bucket or a folder of keys in one, with a `/` at its end or without."""
+    return _FOLDER.fullmatch(uri) is not None and not {".", ".."} & set(uri.split("/"))
 
-    It has the object's name, whose ending tells what is in it, wherever that is a plain one.
+
+def copy_path(directory: Path, uri: str) -> Path:
+    """Returns where the copy of an object, or of a folder of them, lies in the directory of a job.
+
+    That of an object has its name, whose ending tells what is in it, wherever that is a plain one.
     """
     name = uri.rpartition("/")[2]
     if not _FILE_NAME.fullmatch(name) or name.startswith("."):

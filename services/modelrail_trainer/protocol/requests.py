@@ -14,6 +14,7 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer import validation
 from modelrail_trainer.jobs.job import NewJob
+from modelrail_trainer.objects.named import NamedObjects, named_objects
 from modelrail_trainer.protocol.pagination import number_from_token
 from modelrail_trainer.protocol.run_policy import (
     MAX_PROCESSES,
@@ -66,7 +67,10 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
         encoded,
         specification.publication,
         data_paths=_file_paths(specification, f"{_SPEC_PATH}."),
-        data_folders=_data_folders(specification),
+        data_folders={
+            field: folder.path
+            for field, folder in _image_folders(specification, f"{_SPEC_PATH}.").items()
+        },
         entry_points={
             f"{_SPEC_PATH}.{field}": entry_point
             for field, entry_point in entry_points_of(specification).items()
@@ -76,9 +80,10 @@ def new_job_from_pb(request: pb.CreateTrainingJobRequest) -> tuple[NewJob, str]:
     return new, request_id
 
 
-def file_paths(specification: bytes) -> dict[str, str]:
-    """Returns the files that an encoded specification names, by the field that names them."""
-    return _file_paths(spec_from_pb(pb.TrainingJobSpec.FromString(specification)), "")
+def objects_of(specification: bytes) -> NamedObjects:
+    """Returns what an encoded specification names in object stores, by the field that names it."""
+    spec = spec_from_pb(pb.TrainingJobSpec.FromString(specification))
+    return named_objects(_file_paths(spec, ""), _image_folders(spec, ""))
 
 
 def _file_paths(specification: TrainingJobSpec, prefix: str) -> dict[str, str]:
@@ -113,10 +118,10 @@ def split_paths(split: Split, prefix: str = "") -> dict[str, str]:
     }
 
 
-def _data_folders(specification: TrainingJobSpec) -> dict[str, str]:
+def _image_folders(specification: TrainingJobSpec, prefix: str) -> dict[str, ImageFolder]:
     match specification.dataset:
-        case ImageDataset(source=ImageFolder(path=folder)):
-            return {f"{_SPEC_PATH}.dataset.images.folder.path": folder}
+        case ImageDataset(source=ImageFolder() as folder):
+            return {f"{prefix}dataset.images.folder.path": folder}
         case _:
             return {}
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from modelrail_trainer.rules.violation import Violation, nothing_set, shown, whole
 from modelrail_trainer.spec import IdxFiles, ImageDataset, ImageFolder
 
+IMAGE_ENDINGS = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Of the files in folders of classes; others are not looked at."""
 MAX_SIDE = 4_096
 """Of an image as the network reads it, in pixels."""
 MAX_IDX_CLASSES = 256

@@ -10,9 +10,6 @@ from PIL import Image, ImageOps
 
 from modelrail_trainer.worker.images.source import Pixels
 
-ENDINGS = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 MAX_PIXELS = 64_000_000
 MAX_RAW_SIDE = 16_384
 """Of an image before it is resized, in pixels: the weights of a side take memory with it."""

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.rules.images import IMAGE_ENDINGS
 from modelrail_trainer.spec import ImageFolder
 from modelrail_trainer.worker.failure import DataError
-from modelrail_trainer.worker.images.decoding import ENDINGS, MAX_FILE_BYTES, Unusable, decode
+from modelrail_trainer.worker.images.decoding import MAX_FILE_BYTES, Unusable, decode
 from modelrail_trainer.worker.images.source import UNDIVIDED, Found
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.progress import made_progress
@@ -109,7 +110,7 @@ class FolderSource:
         for entry in sorted(self._scan(folder), key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if Path(entry.name).suffix.lower() not in ENDINGS:
+            if Path(entry.name).suffix.lower() not in IMAGE_ENDINGS:
                 self._ignored += 1
                 continue
             try:

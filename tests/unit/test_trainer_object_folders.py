@@ -1,0 +1,536 @@
+"""Folders of images in object stores: what is listed, what is copied, and what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelrail_trainer.data_roots import DataPathError
+from modelrail_trainer.jobs.state import Reason
+from modelrail_trainer.objects import crew, fetching
+from modelrail_trainer.objects import store as stores
+from modelrail_trainer.objects.fetching import Fetched, FetchFailed, ObjectFetcher
+from modelrail_trainer.objects.image_folder import content_of
+from modelrail_trainer.objects.named import NamedObjects
+from modelrail_trainer.objects.roots import ObjectRoots
+from modelrail_trainer.objects.uri import copy_path
+from modelrail_trainer.objects.version import BadName, ObjectVersion
+from modelrail_trainer.spec import ImageDataset, ImageFolder, Split
+from modelrail_trainer.threads import Threads
+from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.images.dataset import Images, load_images
+from tests.object_store import ObjectStore, object_store
+
+FIELD = "dataset.images.folder.path"
+FOLDER = "s3://data/photos/"
+SECONDS = 30.0
+
+
+# Which folders may be read
+
+
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [
+        ("s3://data", "s3://data"),
+        ("s3://data", "s3://data/"),
+        ("s3://data", "s3://data/photos"),
+        ("s3://data/photos", "s3://data/photos"),
+        ("s3://data/photos/", "s3://data/photos/"),
+        ("gs://data/photos", "gs://data/photos/2026/"),
+    ],
+)
+def test_a_root_and_the_folders_below_it_may_be_read(root: str, folder: str) -> None:
+    ObjectRoots([root]).check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "s3://data",
+        "s3://data/photos-secret",
+        "s3://data/photos/../secret",
+        "s3://data/photos//",
+        "s3://data/photos/%2e%2e/secret",
+        "s3://data/photos/?prefix=secret",
+        "s3://other/photos/",
+        "file:///etc",
+    ],
+)
+def test_whatever_else_names_a_folder_is_refused(folder: str) -> None:
+    with pytest.raises(DataPathError, match="expected a folder that is, or is below, an --object"):
+        ObjectRoots(["s3://data/photos"]).check_folder(folder)
+
+
+# What of a folder is an image of a class
+
+
+def content(*paths: str, divided: bool = False) -> tuple[list[str], list[str], int]:
+    objects = {path: ObjectVersion(FOLDER + path, 1, "tag") for path in paths}
+    found = content_of(ImageFolder(path=FOLDER, divided=divided), objects)
+    return list(found.images), list(found.folders), found.others
+
+
+def test_images_in_folders_of_classes_are_copied_and_nothing_else() -> None:
+    images = ["cat/1.png", "cat/2.JPG", "dog/1.png"]
+    others = ["read.me", "1.png", "cat/notes.txt", "cat/.1.png", ".trash/1.png", "cat/small/1.png"]
+    assert content(*images, *others) == (images, ["cat", "dog"], len(others))
+
+
+def test_of_a_divided_folder_the_classes_lie_in_the_parts() -> None:
+    images = ["train/cat/1.png", "test/cat/1.png"]
+    found = content(*images, "train/1.png", "validate/x", "train/cat/small/1.png", divided=True)
+    folders = ["test", "test/cat", "train", "train/cat", "validate"]
+    assert found == (images, folders, 3)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../1.png",
+        "cat/../../1.png",
+        "cat/..",
+        "./1.png",
+        "cat//1.png",
+        "/etc/1.png",
+        "cat/a\0.png",
+        f"cat/{'ü' * 126}.png",
+    ],
+)
+def test_a_name_that_leads_elsewhere_or_can_be_no_file_is_refused(path: str) -> None:
+    with pytest.raises(BadName, match="rename or remove that object") as caught:
+        content("cat/1.png", path)
+    assert repr(path)[:20] in str(caught.value)
+
+
+# Copying
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    monkeypatch.setattr(stores, "_FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(stores, "PART_BYTES", 1000)
+    with object_store(monkeypatch) as store:
+        yield store
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    threads = Threads()
+    yield threads
+    threads.close()
+
+
+@pytest.fixture
+def fetcher(threads: Threads) -> ObjectFetcher:
+    return fetcher_of(threads)
+
+
+def fetcher_of(
+    threads: Threads, *, max_objects: int = 1000, max_bytes: int = 1 << 20
+) -> ObjectFetcher:
+    return ObjectFetcher(
+        lambda _: NamedObjects(),
+        ObjectRoots(["s3://data"]),
+        threads,
+        max_objects=max_objects,
+        max_bytes=max_bytes,
+    )
+
+
+def folder_at(uri: str = FOLDER, *, divided: bool = False) -> NamedObjects:
+    return NamedObjects(folders={FIELD: ImageFolder(path=uri, divided=divided)})
+
+
+def put(store: ObjectStore, images: Mapping[str, bytes]) -> None:
+    store.objects |= {f"data/photos/{path}": content for path, content in images.items()}
+
+
+def pets(count: int = 3) -> dict[str, bytes]:
+    return {
+        f"{kind}/{number}.png": f"{kind} {number}".encode()
+        for kind in ("cat", "dog")
+        for number in range(count)
+    }
+
+
+def copied(directory: Path, uri: str = FOLDER) -> dict[str, bytes]:
+    root = copy_path(directory, uri)
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+async def refused(
+    fetcher: ObjectFetcher, directory: Path, named: NamedObjects | None = None
+) -> tuple[Reason, str]:
+    with pytest.raises(FetchFailed) as caught:
+        await fetcher.fetch(named or folder_at(), directory)
+    assert "127.0.0.1" not in caught.value.error.message
+    return caught.value.error.reason, caught.value.error.message
+
+
+def asked(store: ObjectStore, method: str) -> list[str]:
+    return [request for request in store.requests if request.startswith(f"{method} ")]
+
+
+@pytest.mark.parametrize("uri", [FOLDER, FOLDER.rstrip("/")])
+async def test_a_folder_is_copied_as_it_lies_there(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, uri: str
+) -> None:
+    images = pets() | {
+        "dog/a b%20ü#?[].png": b"odd",
+        "dog/large.jpg": bytes(2500),
+        "dog/0.gif": b"",
+    }
+    put(store, images | {"read.me": b"no image"})
+    store.objects["data/photos-secret/cat/1.png"] = b"of others"
+    store.page = 2
+    size = sum(map(len, images.values()))
+    assert await fetcher.fetch(folder_at(uri), tmp_path) == Fetched(len(images), size, 1)
+    assert copied(tmp_path, uri) == images
+    # Of one version each, though nothing was asked about them one by one.
+    assert asked(store, "HEAD") == []
+    assert all("if-match" in {name.lower() for name in headers} for request, headers in
+               zip(store.requests, store.headers, strict=True) if request[:3] == "GET")  # fmt: skip
+
+
+async def test_what_marks_folders_is_no_object_of_theirs(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    put(store, pets() | {"": b"", "cat/": b"", "dog/": b"", "dog/0.png/": b""})
+    await fetcher.fetch(folder_at(), tmp_path)
+    assert copied(tmp_path) == pets()
+
+
+async def test_a_whole_bucket_may_be_the_folder(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    store.objects |= {f"data/{path}": content for path, content in pets().items()}
+    await fetcher.fetch(folder_at("s3://data"), tmp_path)
+    assert copied(tmp_path, "s3://data") == pets()
+
+
+async def test_as_many_small_objects_as_may_be_are_asked_for_at_once(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    together = threading.Barrier(fetching._SMALL_AT_ONCE)
+
+    def wait_for_the_others(request: str, number: int) -> int:
+        del number
+        if request.startswith("GET"):
+            together.wait(SECONDS)  # breaks, and the answers with it, unless all of them come
+        return 0
+
+    store.trouble = wait_for_the_others
+    images = pets(fetching._SMALL_AT_ONCE)  # so many of each of two kinds
+    put(store, images)
+    await fetcher.fetch(folder_at(), tmp_path)
+    assert copied(tmp_path) == images
+
+
+def as_png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def loaded(root: Path, folder: Path, *, divided: bool) -> Images:
+    folder.mkdir()
+    dataset = ImageDataset(source=ImageFolder(path=str(root), divided=divided))
+    split = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)
+    return load_images(dataset, split, folder)
+
+
+@pytest.mark.parametrize("divided", [False, True])
+async def test_the_digest_is_that_of_the_same_folder_on_the_machine(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, divided: bool
+) -> None:
+    parts = ("train/", "test/") if divided else ("",)
+    names = [f"{part}{kind}/{n}.png" for part in parts for kind in "Baä" for n in range(8)]
+    images = {name: as_png(seed) for seed, name in enumerate(names)}
+    others = {"read.me": b"x", f"{parts[0]}a/notes.txt": b"x", f"{parts[0]}a/.hidden.png": b"x"}
+    put(store, images | others)
+    for path, content in (images | others).items():
+        (tmp_path / "local" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "local" / path).write_bytes(content)
+    await fetcher.fetch(folder_at(divided=divided), tmp_path)
+    local = loaded(tmp_path / "local", tmp_path / "one", divided=divided)
+    distant = loaded(copy_path(tmp_path, FOLDER), tmp_path / "other", divided=divided)
+    assert (local.sha256, local.labels) == (distant.sha256, distant.labels)
+
+
+async def test_parts_that_are_taken_for_classes_are_told_as_of_a_local_folder(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    put(store, {f"train/{path}": content for path, content in pets().items()})
+    assert await fetcher.fetch(folder_at(), tmp_path) == Fetched(0, 0, 6)
+    with pytest.raises(DataError, match=r"folder 'train' has no images; .*folder\.divided"):
+        loaded(copy_path(tmp_path, FOLDER), tmp_path / "data", divided=False)
+
+
+# What may not be, or cannot be had
+
+
+@pytest.mark.parametrize(
+    ("images", "got"), [({}, "got no object"), ({"1.png": b"x"}, "got 1 objects in none")]
+)
+async def test_a_folder_without_classes_is_told(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, images: dict[str, bytes], got: str
+) -> None:
+    put(store, images)
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA
+    assert message == (
+        f"{FIELD}: {FOLDER}: expected folders of classes with images below it, {got}"
+    )
+
+
+@pytest.mark.parametrize("name", ["../../escape.png", "cat/../escape.png", "cat//1.png"])
+async def test_a_name_in_a_store_that_would_leave_the_folder_ends_the_copying(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, name: str
+) -> None:
+    put(store, pets() | {name: b"x"})
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: {FOLDER}: an object below it is named 'photos/{name}'")
+    assert asked(store, "GET") == []
+    assert not copy_path(tmp_path, FOLDER).exists()
+
+
+async def test_more_objects_than_may_be_are_not_even_listed(
+    store: ObjectStore, threads: Threads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_LISTED_AT_ONCE", 4)
+    store.page = 4
+    put(store, pets(50))
+    reason, message = await refused(fetcher_of(threads, max_objects=10), tmp_path)
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: {FOLDER}: more than 10 objects are to be read")
+    assert "--max-objects raised" in message
+    assert len(asked(store, "LIST")) < 6
+    assert asked(store, "GET") == []
+
+
+async def test_as_many_objects_as_may_be_are_copied(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    put(store, pets(5))
+    assert (await fetcher_of(threads, max_objects=10).fetch(folder_at(), tmp_path)).objects == 10
+
+
+async def test_files_beside_a_folder_count_and_too_many_of_them_are_not_asked_about(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    store.objects |= {"data/a.csv": b"a", "data/b.csv": b"b"}
+    put(store, pets(2))
+    files = {"one": "s3://data/a.csv", "two": "s3://data/b.csv"}
+    both = NamedObjects(files, folder_at().folders)
+    assert (await refused(fetcher_of(threads, max_objects=5), tmp_path, both))[1].startswith(FIELD)
+    store.requests.clear()
+    _, message = await refused(fetcher_of(threads, max_objects=1), tmp_path, NamedObjects(files))
+    assert message.startswith("the job names 2 objects, and may read 1; name fewer")
+    assert store.requests == []
+
+
+async def test_more_bytes_than_a_job_may_copy_are_refused_before_the_first(
+    store: ObjectStore, threads: Threads, tmp_path: Path
+) -> None:
+    put(store, pets())
+    reason, message = await refused(fetcher_of(threads, max_bytes=29), tmp_path)
+    assert reason is Reason.DATA
+    assert "take 30 bytes, and it may have copies of 29" in message
+    assert asked(store, "GET") == []
+
+
+@pytest.mark.parametrize("trouble", [500, 503, -7])
+async def test_a_bad_moment_of_a_list_passes_and_the_next_goes_on_behind_it(
+    store: ObjectStore,
+    fetcher: ObjectFetcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: int,
+) -> None:
+    monkeypatch.setattr(stores, "_LISTED_AT_ONCE", 2)
+    store.page = 2
+    put(store, pets())
+    store.trouble = lambda request, number: trouble if number in (1, 4, 6) else 0
+    await fetcher.fetch(folder_at(), tmp_path)
+    assert copied(tmp_path) == pets()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (404, "there is no such bucket"),
+        (403, "the trainer may not list what is below it"),
+        (401, "the store does not know the trainer"),
+    ],
+)
+async def test_a_list_that_is_refused_is_told_at_once(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, status: int, expected: str
+) -> None:
+    store.trouble = lambda request, number: status
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: {FOLDER}: {expected}")
+    assert len(store.requests) == 1
+
+
+async def test_a_store_that_never_lists_is_unavailable(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    store.trouble = lambda request, number: 503
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA_UNAVAILABLE
+    assert message.startswith(f"{FIELD}: {FOLDER}: its store did not answer properly, 6 times")
+
+
+async def test_a_folder_outside_is_refused_again_when_it_is_read(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    reason, message = await refused(fetcher, tmp_path, folder_at("s3://elsewhere/photos"))
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: expected a folder that is, or is below, an --object-root")
+    assert store.requests == []
+
+
+# What changes meanwhile
+
+
+def _replace(store: ObjectStore) -> None:
+    store.objects["data/photos/dog/2.png"] = b"other"
+
+
+def _remove(store: ObjectStore) -> None:
+    store.objects.pop("data/photos/dog/2.png", None)
+
+
+def _add(store: ObjectStore) -> None:
+    store.objects["data/photos/dog/9.png"] = b"new"
+
+
+Change = Callable[[ObjectStore], None]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_replace, "dog/2.png: it was replaced while it was read; clone the job"),
+        (_remove, "dog/2.png: there is no such object"),
+        (_add, "dog/9.png: it came, went or was replaced while the folder was copied; clone"),
+    ],
+)
+async def test_a_folder_that_changes_before_it_is_copied_is_told_by_the_object(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, change: Change, told: str
+) -> None:
+    put(store, pets())
+
+    def changed(request: str, number: int) -> int:
+        del number
+        if request == "GET data/photos/dog/2.png":
+            change(store)
+        return 0
+
+    store.trouble = changed
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA
+    assert message.startswith(f"{FIELD}: {FOLDER}{told}")
+
+
+@pytest.mark.parametrize("change", [_replace, _remove, _add])
+async def test_a_folder_that_changes_behind_the_copying_is_told(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path, change: Change
+) -> None:
+    put(store, pets())
+
+    def changed(request: str, number: int) -> int:
+        if number == 8:  # the second list, after a list and six objects
+            assert request.startswith("LIST")
+            change(store)
+        return 0
+
+    store.trouble = changed
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DATA
+    assert "it came, went or was replaced while the folder was copied" in message
+
+
+async def test_what_is_no_image_may_change_meanwhile(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    put(store, pets())
+
+    def changed(request: str, number: int) -> int:
+        store.objects["data/photos/log.txt"] = f"{number} {request}".encode()
+        return 0
+
+    store.trouble = changed
+    assert (await fetcher.fetch(folder_at(), tmp_path)).objects == 6
+
+
+# Work that tasks share
+
+
+async def test_a_crew_works_on_no_more_at_once_than_it_has_tasks() -> None:
+    at_work, most, done = 0, 0, []
+
+    async def work(item: int) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        at_work -= 1
+        done.append(item)
+
+    await crew.share(work, range(20), tasks=4)
+    assert sorted(done) == list(range(20))
+    assert most == 4
+
+
+async def test_the_first_failure_of_a_crew_ends_the_others() -> None:
+    ended = []
+
+    async def work(item: int) -> None:
+        if item == 2:
+            raise BadName("two")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(item)
+
+    with pytest.raises(BadName, match="two"):
+        await crew.share(work, range(9), tasks=3)
+    assert ended == [0, 1]
+
+
+async def test_copying_that_is_cancelled_leaves_no_thread_at_work(
+    fetcher: ObjectFetcher,
+) -> None:
+    go, at_work = threading.Event(), threading.Event()
+    written = []
+
+    def write() -> None:
+        at_work.set()
+        assert go.wait(SECONDS)
+        written.append(True)
+
+    copying = asyncio.ensure_future(fetcher._on_disk(write))
+    await asyncio.to_thread(at_work.wait, SECONDS)
+    copying.cancel()
+    for _ in range(5):  # whatever the loop has to do by now is done
+        await asyncio.sleep(0)
+    assert not copying.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await copying
+    assert written == [True]
