@@ -14,7 +14,7 @@ from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.images import check_images
 from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
-from modelrail_trainer.rules.split import check_division, settled_fractions
+from modelrail_trainer.rules.split import check_division, check_fractions, open_fractions
 from modelrail_trainer.rules.table import check_paths, check_table
 from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
@@ -156,28 +156,10 @@ def _check_images(
 
 
 def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[Violation]:
-    split = spec.split
-    yield from check_division(split, spec.dataset)
-    settled = settled_fractions(split)
-    fractions = {
-        f"split.{field}": getattr(split, field)
-        for field in ("validation_fraction", "test_fraction")
-        if field not in settled
-    }
-    wrong: list[Violation] = []
-    for field, fraction in fractions.items():
-        wrong += real(field, fraction, "a fraction above 0 and below 1", above=0.0, below=1.0)
+    yield from check_division(spec.split, spec.dataset)
+    wrong = list(check_fractions(spec.split))
     yield from wrong
-    if not wrong and sum(fractions.values()) >= 1:
-        wrong.append(
-            Violation(
-                "split",
-                "expected validation_fraction + test_fraction below 1, so that rows are left for "
-                f"training; got {split.validation_fraction:g} + {split.test_fraction:g}",
-            )
-        )
-        yield wrong[-1]
-    yield from whole("split.seed", split.seed, 0)
+    yield from whole("split.seed", spec.split.seed, 0)
     if (
         wrong
         or facts is None
@@ -186,7 +168,7 @@ def _check_split(spec: TrainingJobSpec, facts: DatasetFacts | None) -> Iterator[
         return  # how these are divided is known when they are read
     # Every class must be met in every part, else a metric of the part means nothing.
     least = facts.outputs if facts.task is Task.CLASSIFICATION else 1
-    for field, fraction in fractions.items():
+    for field, fraction in open_fractions(spec.split).items():
         rows = math.floor(facts.rows * fraction)
         if rows < least:
             yield Violation(

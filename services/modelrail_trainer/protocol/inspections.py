@@ -21,8 +21,9 @@ from modelrail_trainer.inspection import (
 from modelrail_trainer.protocol.requests import split_paths, unknown_in
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.protocol.suggestion import suggested_spec
-from modelrail_trainer.rules.split import check_division
+from modelrail_trainer.rules.split import check_division, check_fractions
 from modelrail_trainer.rules.table import check_table
+from modelrail_trainer.rules.violation import whole
 from modelrail_trainer.spec import TableDataset, with_defaults
 
 _DEFAULT_ROWS = 10
@@ -68,7 +69,14 @@ def inspection_from_pb(request: pb.InspectDatasetRequest) -> AskedInspection:
     else:
         got = request.dataset.WhichOneof("source") or "none"
         violations.append(FieldViolation("dataset", f"expected a table, got {got}"))
-    violations += [FieldViolation(*wrong) for wrong in check_division(split, table)]
+    violations += [
+        FieldViolation(*wrong)
+        for wrong in (
+            *check_division(split, table),
+            *check_fractions(split),
+            *whole("split.seed", split.seed, 0),
+        )
+    ]
     if not 0 <= request.rows <= MAX_ROWS:
         violations.append(
             FieldViolation("rows", f"expected from 0 to {MAX_ROWS} rows, got {request.rows}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail_trainer.rules.table import check_name, check_paths
-from modelrail_trainer.rules.violation import Violation, shown
+from modelrail_trainer.rules.violation import Violation, real, shown
 from modelrail_trainer.spec import Dataset, ImageDataset, LinesDataset, Split, TableDataset
 
 _OWN_FILES = ("validation_paths", "test_paths")
@@ -26,6 +26,35 @@ def check_division(split: Split, dataset: Dataset) -> Iterator[Violation]:
             yield from check_paths(f"split.{field}", getattr(split, field))
     if isinstance(dataset, TableDataset | LinesDataset):
         yield from _check_files(split, dataset)
+
+
+def check_fractions(split: Split) -> Iterator[Violation]:
+    """Finds what is wrong with the fractions that mean something.
+
+    Args:
+        split: With defaults applied.
+    """
+    wrong: list[Violation] = []
+    fractions = open_fractions(split)
+    for field, fraction in fractions.items():
+        wrong += real(field, fraction, "a fraction above 0 and below 1", above=0.0, below=1.0)
+    yield from wrong
+    if not wrong and sum(fractions.values()) >= 1:
+        yield Violation(
+            "split",
+            "expected validation_fraction + test_fraction below 1, so that rows are left for "
+            f"training; got {split.validation_fraction:g} + {split.test_fraction:g}",
+        )
+
+
+def open_fractions(split: Split) -> dict[str, float]:
+    """Returns the fractions that mean something, by their fields."""
+    settled = settled_fractions(split)
+    return {
+        f"split.{field}": getattr(split, field)
+        for field in ("validation_fraction", "test_fraction")
+        if field not in settled
+    }
 
 
 def settled_fractions(split: Split) -> dict[str, str]:
