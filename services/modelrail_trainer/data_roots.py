@@ -85,36 +85,54 @@ def with_real_paths(spec: TrainingJobSpec, data_roots: DataRoots) -> TrainingJob
     """Returns the specification with the files that its paths mean.
 
     Raises:
-        DataPathError: A file or folder is not there any more.
+        DataPathError: A file or folder is not there any more; the message begins with its field.
     """
     split = replace(
         spec.split,
-        validation_paths=tuple(str(data_roots.resolve(p)) for p in spec.split.validation_paths),
-        test_paths=tuple(str(data_roots.resolve(p)) for p in spec.split.test_paths),
+        validation_paths=_real_files(
+            data_roots, "split.validation_paths", spec.split.validation_paths
+        ),
+        test_paths=_real_files(data_roots, "split.test_paths", spec.split.test_paths),
     )
     return replace(spec, dataset=_with_real_paths(spec.dataset, data_roots), split=split)
 
 
 def _with_real_paths(dataset: Dataset, data_roots: DataRoots) -> Dataset:
-    def real(path: str) -> str:
-        return str(data_roots.resolve(path)) if path else ""
-
     match dataset:
-        case TableDataset() | LinesDataset():
-            return replace(dataset, paths=tuple(map(real, dataset.paths)))
+        case TableDataset(paths=paths):
+            return replace(dataset, paths=_real_files(data_roots, "dataset.table.paths", paths))
+        case LinesDataset(paths=paths):
+            return replace(dataset, paths=_real_files(data_roots, "dataset.lines.paths", paths))
         case ImageDataset(source=IdxFiles() as idx):
             source = replace(
                 idx,
-                images=real(idx.images),
-                labels=real(idx.labels),
-                test_images=real(idx.test_images),
-                test_labels=real(idx.test_labels),
+                images=_real_idx(data_roots, "images", idx.images),
+                labels=_real_idx(data_roots, "labels", idx.labels),
+                test_images=_real_idx(data_roots, "test_images", idx.test_images),
+                test_labels=_real_idx(data_roots, "test_labels", idx.test_labels),
             )
             return replace(dataset, source=source)
         case ImageDataset(source=ImageFolder() as folder):
-            path = str(data_roots.resolve_folder(folder.path))
+            path = _real(data_roots.resolve_folder, "dataset.images.folder.path", folder.path)
             return replace(
                 dataset, source=replace(folder, path=path, readable=data_roots.real_roots)
             )
         case _:
             return dataset
+
+
+def _real_files(data_roots: DataRoots, field: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(
+        _real(data_roots.resolve, f"{field}[{place}]", path) for place, path in enumerate(paths)
+    )
+
+
+def _real_idx(data_roots: DataRoots, name: str, path: str) -> str:
+    return _real(data_roots.resolve, f"dataset.images.idx.{name}", path) if path else ""
+
+
+def _real(resolve: Callable[[str], Path], field: str, path: str) -> str:
+    try:
+        return str(resolve(path))
+    except DataPathError as error:
+        raise DataPathError(f"{field}: {error}") from None

@@ -116,7 +116,8 @@ def _unknown_data_set(spec: pb.TrainingJobSpec) -> None:
         ),
         pytest.param(
             _unknown_file, _GOOD,
-            "expected a file below a --data-root of the trainer, got 'gone.parquet'",
+            "dataset.table.paths[0]: expected a file below a --data-root of the trainer, got "
+            "'gone.parquet'",
             id="a file that has gone",
         ),
         pytest.param(

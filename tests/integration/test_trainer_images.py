@@ -208,7 +208,9 @@ def test_what_is_wrong_with_images_is_a_reason_and_says_what_to_do(tmp_path: Pat
     shutil.rmtree(tmp_path / "digits")
     failure = failure_of(spec, tmp_path, tmp_path / "gone")
     assert failure == FailedEvent(
-        FailureReason.DATA, "expected a folder below a --data-root of the trainer, got 'digits'"
+        FailureReason.DATA,
+        "dataset.images.folder.path: expected a folder below a --data-root of the trainer, got "
+        "'digits'",
     )
 
 

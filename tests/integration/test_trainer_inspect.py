@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import math
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -23,11 +25,13 @@ from modelrail.client.errors import (
     ResourceExhausted,
 )
 from modelrail.client.trainer import AsyncTrainerClient
+from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.policy import Permission
 from modelrail_trainer.__main__ import WORKER_COMMAND
 from modelrail_trainer.execution import errand
+from modelrail_trainer.execution.directory import JobDirectories
 from tests.integration.test_trainer_lifecycle import cli
 from tests.integration.test_trainer_service import (
     House,
@@ -167,9 +171,9 @@ async def test_a_table_is_told_and_what_is_suggested_trains(trainer: TrainerUnde
         (table(), InvalidArgument, "dataset.table.paths", "from 1 to"),
         (pb.Dataset(bundled="digits"), InvalidArgument, "dataset", "expected a table, got bundled"),
         (pb.Dataset(), InvalidArgument, "dataset", "expected a table, got none"),
-        (table("empty.csv"), FailedPrecondition, "dataset.table.paths", "Empty CSV file"),
+        (table("empty.csv"), FailedPrecondition, "dataset.table.paths[0]", "Empty CSV file"),
         (table("head.csv"), FailedPrecondition, "dataset.table.paths", "no rows"),
-        (table("broken.parquet"), FailedPrecondition, "dataset.table.paths", "broken.parquet"),
+        (table("broken.parquet"), FailedPrecondition, "dataset.table.paths[0]", "broken.parquet"),
         (table("wide.parquet"), FailedPrecondition, "dataset.table.paths", "at most 4096"),
         (table("rows.csv", target="absent"), FailedPrecondition, "dataset.table.target", "absent"),
     ],
@@ -186,6 +190,51 @@ async def test_what_cannot_be_inspected_is_named_by_its_field(
     assert [one.field for one in raised.value.violations] == [field]
     assert str(trainer.data_dir.parent) not in str(raised.value)
     assert left(trainer) == []
+
+
+@pytest.mark.parametrize(
+    ("split", "field", "expected"),
+    [
+        (pb.Split(validation_fraction=1.5), "split.validation_fraction", "got 1.5"),
+        (pb.Split(test_fraction=-0.1), "split.test_fraction", "above 0 and below 1, got -0.1"),
+        (pb.Split(test_fraction=math.nan), "split.test_fraction", "got nan"),
+        (pb.Split(validation_fraction=0.5, test_fraction=0.5), "split", "below 1"),
+        (pb.Split(seed=-1), "split.seed", "at least 0, got -1"),
+    ],
+)
+async def test_the_numbers_of_a_split_are_checked_as_those_of_a_job_are(
+    split: pb.Split, field: str, expected: str, trainer: TrainerUnderTest
+) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(expected)) as raised:
+        await trainer.client.inspect_dataset(table("rows.csv"), split=split)
+    assert [one.field for one in raised.value.violations] == [field]
+
+
+async def test_a_fraction_beside_what_settles_it_is_not_checked_twice(
+    trainer: TrainerUnderTest,
+) -> None:
+    split = pb.Split(column="town", validation_fraction=1.5)
+    with pytest.raises(InvalidArgument) as raised:
+        await trainer.client.inspect_dataset(table("rows.csv"), split=split)
+    (violation,) = raised.value.violations
+    assert "expected no fraction beside split.column" in violation.description
+
+
+async def test_a_file_of_the_split_that_vanishes_meanwhile_is_told_by_its_field(
+    trainer: TrainerUnderTest, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "late.csv").write_text((data / "rows.csv").read_text())
+    prepare = JobDirectories.prepare
+
+    def vanished(self: JobDirectories, name: TrainingJobName, specification: bytes) -> Path:
+        (data / "late.csv").unlink()  # after the service looked, before the process does
+        return prepare(self, name, specification)
+
+    monkeypatch.setattr(JobDirectories, "prepare", vanished)
+    split = pb.Split(test_paths=["late.csv"])
+    with pytest.raises(FailedPrecondition, match="expected a file below a --data-root") as raised:
+        await trainer.client.inspect_dataset(table("rows.csv"), split=split)
+    assert [one.field for one in raised.value.violations] == ["split.test_paths[0]"]
 
 
 @pytest.mark.parametrize("rows", [-1, 101])

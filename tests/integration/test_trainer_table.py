@@ -122,7 +122,9 @@ def test_a_data_set_that_vanished_is_told_with_what_to_do(tmp_path: Path) -> Non
     spec = regression(tmp_path)
     (tmp_path / "diabetes.csv").unlink()
     assert failure_of(spec, tmp_path) == FailedEvent(
-        FailureReason.DATA, "expected a file below a --data-root of the trainer, got 'diabetes.csv'"
+        FailureReason.DATA,
+        "dataset.table.paths[0]: expected a file below a --data-root of the trainer, got "
+        "'diabetes.csv'",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -499,11 +500,47 @@ def test_what_is_asked_about_the_split_is_suggested_and_doubted(tmp_path: Path) 
 def test_the_files_of_a_split_are_looked_into_as_far_as_their_columns_go(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", **rows(60))
     other = write(tmp_path / "b.parquet", x=["1"] * 4, t=["a"] * 4)
-    problem = r"^dataset\.table\.paths: column 'x': expected double in file 'b\.parquet'"
+    problem = r"^split\.test_paths\[0\]: column 'x': expected double in file 'b\.parquet'"
     with pytest.raises(DataError, match=problem):
         inspect_table(TableDataset(paths=(path,), target="t"), 3, Split(test_paths=(other,)))
     with pytest.raises(DataError, match=r"^split\.column: the table has no column 'part'"):
         inspect_table(TableDataset(paths=(path,), target="t"), 3, Split(column="part"))
+
+
+def _nothing(path: Path) -> None:
+    path.write_bytes(b"PAR1 and no more of it")
+
+
+def _no_column(path: Path) -> None:
+    write(path, x=[1.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("hurt", "told"),
+    [
+        (Path.unlink, "a file of the table is gone: {}; put it in its place"),
+        (_nothing, "the table cannot be read: "),
+        (_no_column, "file '{}' lacks the columns ['t'] of the first file"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("b.parquet", "dataset.table.paths[1]"),
+        ("v.parquet", "split.validation_paths[0]"),
+        ("t.parquet", "split.test_paths[1]"),
+    ],
+)
+def test_a_file_that_is_gone_or_damaged_is_told_by_the_field_that_names_it(
+    tmp_path: Path, name: str, field: str, hurt: Callable[[Path], None], told: str
+) -> None:
+    a, b, s, t, v = (write(tmp_path / f"{one}.parquet", **rows(60)) for one in "abstv")
+    hurt(tmp_path / name)
+    dataset = TableDataset(paths=(a, b), target="t")
+    with pytest.raises(DataError) as caught:
+        inspect_table(dataset, 3, Split(validation_paths=(v,), test_paths=(s, t)))
+    assert str(caught.value).startswith(f"{field}: {told.format(name)}")
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_the_parts_are_called_as_columns_call_them() -> None:

@@ -190,7 +190,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
     try:
         spec = with_real_paths(spec_from_pb(message), data_roots)
     except DataPathError as error:
-        return FailedEvent(FailureReason.DATA, f"dataset.table.paths: {error}")
+        return FailedEvent(FailureReason.DATA, str(error))
     if not isinstance(spec.dataset, TableDataset):
         return FailedEvent(FailureReason.DATA, "dataset: expected a table")
     from modelrail_trainer.worker.failure import JobFailure

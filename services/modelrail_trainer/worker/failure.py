@@ -19,6 +19,19 @@ class DataError(JobFailure):
     reason = FailureReason.DATA
 
 
+class FileError(DataError):
+    """A file of the data set is gone, or is not what it has to be.
+
+    Args:
+        message: For the owner of the job, without the folder of the file.
+        path: The file, where it is known which one; else empty.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class NanLoss(JobFailure):
     """The loss became infinite or not a number.
 

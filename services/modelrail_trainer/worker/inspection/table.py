@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from modelrail_trainer.inspection import (
     ValueType,
 )
 from modelrail_trainer.spec import Split, TableDataset
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.failure import DataError, FileError
 from modelrail_trainer.worker.inspection.choice import (
     FEW_NUMBERS,
     inspected_column,
@@ -54,10 +53,23 @@ def inspect_table(
     try:
         return _Look(dataset, split or _NO_SPLIT).inspection(preview_rows)
     except DataError as error:
-        # Whatever else is wrong, the files are named by this field.
         text = str(error)
-        told = text if text.startswith(("dataset.", "split.")) else f"dataset.table.paths: {text}"
-        raise DataError(told) from error
+        if not text.startswith(("dataset.", "split.")):
+            text = f"{_field_of(error, dataset, split or _NO_SPLIT)}: {text}"
+        raise DataError(text) from error
+
+
+def _field_of(error: DataError, dataset: TableDataset, split: Split) -> str:
+    """Returns the field that names the files, or the one file, that an error is about."""
+    fields = {
+        "dataset.table.paths": dataset.paths,
+        "split.validation_paths": split.validation_paths,
+        "split.test_paths": split.test_paths,
+    }
+    for field, paths in fields.items():
+        if isinstance(error, FileError) and error.path in paths:
+            return f"{field}[{paths.index(error.path)}]"
+    return "dataset.table.paths"
 
 
 class _Look:
@@ -66,8 +78,8 @@ class _Look:
         self._split = split
         self._format = format_of(self._paths[0])
         all_paths = (*self._paths, *split.own_paths)
-        self._sizes = [Path(path).stat().st_size for path in all_paths]
         typed = TableReader(all_paths)
+        self._sizes = typed.sizes_bytes
         schema = typed.dataset.schema
         _check_names(schema.names)
         self._names = _chosen(dataset, split, schema.names)

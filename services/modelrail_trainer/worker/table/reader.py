@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
 
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.worker.failure import DataError, FileError
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.table.column import (
     Column,
@@ -84,7 +84,7 @@ class TableReader:
         self._paths = tuple(paths)
         self._keys = frozenset(keys)
         self._wanted = dict(wanted or {}) | dict.fromkeys(self._keys, ColumnType.TEXT)
-        self._differing: dict[str, str] = {}
+        self._differing: dict[str, FileError] = {}
         with self.told():
             self._states = self._look()
             self._dataset = self._open()
@@ -129,9 +129,10 @@ class TableReader:
                 continue
             absent = {name for name in fields if of_file.get_field_index(name) < 0}
             if absent:
-                raise DataError(
+                raise FileError(
                     f"file {Path(fragment.path).name!r} lacks the columns {sorted(absent)[:10]} "
-                    "of the first file, or has them twice"
+                    "of the first file, or has them twice",
+                    fragment.path,
                 )
             for name, field in fields.items():
                 found = of_file.field(name)
@@ -142,15 +143,23 @@ class TableReader:
                 else:
                     self._differing.setdefault(
                         name,
-                        f"column {name!r}: expected {field.type} in file "
-                        f"{Path(fragment.path).name!r}, as in the files before it, got "
-                        f"{found.type}; write the file again with that type",
+                        FileError(
+                            f"column {name!r}: expected {field.type} in file "
+                            f"{Path(fragment.path).name!r}, as in the files before it, got "
+                            f"{found.type}; write the file again with that type",
+                            fragment.path,
+                        ),
                     )
         return pa.schema(list(fields.values()))
 
     def _look(self) -> list[tuple[int, int, int]]:
         found = [Path(path).stat() for path in self._paths]
         return [(state.st_ino, state.st_size, state.st_mtime_ns) for state in found]
+
+    @property
+    def sizes_bytes(self) -> list[int]:
+        """Size of each file, as it was when it was first looked at."""
+        return [size for _, size, _ in self._states]
 
     def check_unchanged(self) -> None:
         """Says whether the files are still those that were read first.
@@ -161,8 +170,10 @@ class TableReader:
         with self.told():
             for path, before, now in zip(self._paths, self._states, self._look(), strict=True):
                 if before != now:
-                    raise DataError(
-                        f"file {Path(path).name!r} was changed while it was read; run the job again"
+                    raise FileError(
+                        f"file {Path(path).name!r} was changed while it was read; run the job "
+                        "again",
+                        path,
                     )
 
     @contextmanager
@@ -171,16 +182,22 @@ class TableReader:
         try:
             yield
         except FileNotFoundError as error:
-            gone = [Path(path).name for path in self._paths if not Path(path).exists()]
-            raise DataError(
-                f"a file of the table is gone: {', '.join(gone[:10])}; put it in its place and run "
-                "the job again"
+            gone = [path for path in self._paths if not Path(path).exists()]
+            names = ", ".join(Path(path).name for path in gone[:10])
+            raise FileError(
+                f"a file of the table is gone: {names}; put it in its place and run the job again",
+                gone[0] if gone else "",
             ) from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = " ".join(str(error).split())
-            for path in self._paths:
+            # Longest first: one path may begin another.
+            meant = sorted((path for path in self._paths if path in said), key=len, reverse=True)
+            for path in meant:
                 said = said.replace(path, Path(path).name)
-            raise DataError(f"the table cannot be read: {said[:500]}") from error
+            raise FileError(
+                f"the table cannot be read: {said[:500]}",
+                next(iter(meant if len(self._paths) > 1 else self._paths), ""),
+            ) from error
 
     def names(self) -> list[str]:
         """Returns the columns in the order of the files."""
@@ -217,7 +234,7 @@ class TableReader:
         """
         for name in names:
             if name in self._differing:
-                raise DataError(self._differing[name])
+                raise self._differing[name]
 
     def _kind(self, name: str) -> pa.DataType:
         return self._dataset.schema.field(name).type
