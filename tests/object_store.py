@@ -20,6 +20,7 @@ class ObjectStore:
 
     Attributes:
         objects: Their content.
+        bare_tags: Whether lists give tags without their quotes, as those of Azure do.
         page: How many objects a list has at most, before the next must be asked for.
         trouble: Asked for each request, with `METHOD bucket/key` and the number of the request from
             1, for a status to answer instead, or for how many bytes of the body are sent before the
@@ -28,6 +29,7 @@ class ObjectStore:
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
+    bare_tags: bool = False
     page: int = 1000
     trouble: Callable[[str, int], int] = lambda request, number: 0
     requests: list[str] = field(default_factory=list)
@@ -44,9 +46,12 @@ def _listed(store: ObjectStore, prefix: str, asked_for: dict[str, str]) -> bytes
     after = asked_for.get("continuation-token", asked_for.get("start-after", ""))
     names = sorted(name for name in list(store.objects) if name.startswith(prefix))
     names = [name for name in names if name > f"{bucket}/{after}"]
+    tags = {name: _tag(store.objects[name]) for name in names}
+    if store.bare_tags:
+        tags = {name: tag.strip('"') for name, tag in tags.items()}
     rows = "".join(
         f"<Contents><Key>{escape(name.removeprefix(f'{bucket}/'))}</Key>"
-        f"<Size>{len(store.objects[name])}</Size><ETag>{escape(_tag(store.objects[name]))}</ETag>"
+        f"<Size>{len(store.objects[name])}</Size><ETag>{escape(tags[name])}</ETag>"
         "<LastModified>2026-11-26T00:00:00.000Z</LastModified></Contents>"
         for name in names[: store.page]
     )

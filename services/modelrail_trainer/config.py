@@ -59,9 +59,9 @@ class TrainerConfig(ServerConfig):
         minimum=1,
     )
     max_objects: int = setting(
-        200_000,
+        100_000,
         "Objects that one job may name or have below the folder of images that it names, whether\n"
-        "they are images or not. While they are copied, each takes some 300 bytes of memory.",
+        "they are images or not. While they are copied, each takes about 1 kB of memory.",
         minimum=1,
     )
     user_code: tuple[str, ...] = setting(

@@ -216,6 +216,18 @@ async def test_a_dry_run_that_copies_for_too_long_says_so(house: House, held_obj
     held_objects.let_go()
 
 
+async def test_a_client_that_gives_up_ends_the_copying_of_its_dry_run(
+    trainer: TrainerUnderTest, held: Held
+) -> None:
+    client = trainer.client.with_timeout(SECONDS)
+    asking = asyncio.ensure_future(client.create_job(job(URI), dry_run=True, validate_only=True))
+    await held.asked()
+    dry_runs = trainer.data_dir / "dry-runs"
+    assert list(dry_runs.iterdir())
+    asking.cancel()
+    await until(lambda: not list(dry_runs.iterdir()))
+
+
 # What may not be read
 
 
@@ -330,13 +342,13 @@ async def test_the_time_in_which_objects_were_copied_counts_after_a_pause(
         policy = RunPolicy(max_run_seconds=90)
         created = await trainer.client.create_job(job(URI), policy=policy)
         await held_objects.asked()
-        hands.now += 60
+        hands.now += 4  # too little to be noted while it goes on
         await trainer.client.pause_job(created.name)
         await trainer.until_state(created.name, Job.STATE_PAUSED)
         store.requests.clear()
         await trainer.client.resume_job(created.name)
         await held_objects.asked()
-        hands.now += 31
+        hands.now += 87
         ended = await trainer.ended(created.name)
     assert ended.state == Job.STATE_EXPIRED
     assert "ran for 91.0 s" in ended.error.message

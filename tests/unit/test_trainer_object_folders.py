@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -206,6 +208,16 @@ async def test_what_marks_folders_is_no_object_of_theirs(
     store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
 ) -> None:
     put(store, pets() | {"": b"", "cat/": b"", "dog/": b"", "dog/0.png/": b""})
+    size = sum(map(len, pets().values()))
+    assert await fetcher.fetch(folder_at(), tmp_path) == Fetched(6, size)
+    assert copied(tmp_path) == pets()
+
+
+async def test_tags_that_are_listed_without_quotes_are_the_same_tags(
+    store: ObjectStore, fetcher: ObjectFetcher, tmp_path: Path
+) -> None:
+    store.bare_tags = True
+    put(store, pets())
     await fetcher.fetch(folder_at(), tmp_path)
     assert copied(tmp_path) == pets()
 
@@ -349,6 +361,28 @@ async def test_more_bytes_than_a_job_may_copy_are_refused_before_the_first(
     assert reason is Reason.DATA
     assert "take 30 bytes, and it may have copies of 29" in message
     assert asked(store, "GET") == []
+
+
+@pytest.mark.parametrize(("lacking_bytes", "fits"), [(0, True), (1, False)])
+async def test_a_disk_must_have_a_block_for_the_smallest_image(
+    store: ObjectStore,
+    fetcher: ObjectFetcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    lacking_bytes: int,
+    fits: bool,
+) -> None:
+    put(store, pets())
+    free = fetching._ROOM_BYTES + 6 * 4096 - lacking_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if fits:
+        assert (await fetcher.fetch(folder_at(), tmp_path)).objects == 6
+        return
+    reason, message = await refused(fetcher, tmp_path)
+    assert reason is Reason.DISK_FULL
+    assert f"the objects take {6 * 4096} bytes, and {free} are free" in message
+    assert not copy_path(tmp_path, FOLDER).exists()
 
 
 @pytest.mark.parametrize("trouble", [500, 503, -7])

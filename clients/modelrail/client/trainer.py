@@ -36,7 +36,8 @@ class RunPolicy:
 
     Attributes:
         priority: From -100 to 100; of the jobs that wait for a place that with the highest is next.
-        max_run_seconds: How long its processes may run, all attempts together; None for ever.
+        max_run_seconds: How long it may run, all attempts together: its objects be copied, its
+            processes run; None for ever.
         expire_time: A job that has not started by then is dropped; with a time zone.
         max_retries: How often it may run again when its process died, from 0 to 10.
         processes: How many processes train together, from 1 to 64.

@@ -21,7 +21,7 @@ from modelrail_trainer.data_roots import DataPathError
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.crew import share
-from modelrail_trainer.objects.image_folder import FolderContent, content_of
+from modelrail_trainer.objects.image_folder import FolderContent, content_of, first_difference
 from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.objects.uri import copy_path
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 # What a job writes beside its data.
 _ROOM_BYTES = 64 << 20
+# What the smallest file takes of a disk.
+_BLOCK_BYTES = 4096
 # An object that takes a moment is waited for, and one that takes memory is held: the first so many
 # at once, the others so few.
 _SMALL_BYTES = 1 << 20
@@ -69,11 +71,12 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """An object, the field that named it, and where it goes."""
+    """An object, the field that named it, and where it goes: a name below a place."""
 
     field: str
     version: ObjectVersion
-    path: Path
+    place: Path
+    name: str
 
 
 class ObjectFetcher:
@@ -149,15 +152,16 @@ class ObjectFetcher:
         for field, folder in named.folders.items():
             found = await self._look_below(reader, field, folder, listed)
             listed += len(found)
-            contents[field] = _content(field, folder, found)
+            contents[field] = await self._content(field, folder, found)
             place = copy_path(directory, folder.path)
-            await self._on_disk(_make_folders, place, contents[field].folders)
             copies += [
-                _Copy(field, version, place / path)
+                _Copy(field, version, place, path)
                 for path, version in contents[field].images.items()
             ]
-        size_bytes = sum(copy.version.size_bytes for copy in copies)
-        await self._check_room(size_bytes, directory)
+        size_bytes = await self._check_room(copies, directory)
+        for field, content in contents.items():
+            place = copy_path(directory, named.folders[field].path)
+            await self._on_disk(_make_folders, place, content.folders)
         await self._copy_all(reader, copies)
         for field, content in contents.items():
             await self._check_unchanged(reader, field, named.folders[field], content)
@@ -176,8 +180,10 @@ class ObjectFetcher:
                 found[uri] = await reader.look(uri)
 
         await share(look, fields, tasks=_SMALL_AT_ONCE)
+        paths = {uri: copy_path(directory, uri) for uri in fields}
         return [
-            _Copy(field, found[uri], copy_path(directory, uri)) for uri, field in fields.items()
+            _Copy(field, found[uri], paths[uri].parent, paths[uri].name)
+            for uri, field in fields.items()
         ]
 
     async def _look_below(
@@ -194,7 +200,16 @@ class ObjectFetcher:
                 )
         return found
 
-    async def _check_room(self, size_bytes: int, directory: Path) -> None:
+    async def _content(
+        self, field: str, folder: ImageFolder, found: Mapping[str, ObjectVersion]
+    ) -> FolderContent:
+        with _told(field, folder.path):
+            # Of many names it takes a while, in which the service has other things to do.
+            return await self._threads.run(content_of, folder, found)
+
+    async def _check_room(self, copies: Sequence[_Copy], directory: Path) -> int:
+        """Returns how many bytes the copies have, when there is room for them."""
+        size_bytes = sum(copy.version.size_bytes for copy in copies)
         if size_bytes > self._max_bytes:
             raise FetchFailed(
                 JobError(
@@ -205,8 +220,10 @@ class ObjectFetcher:
                 )
             )
         free = (await self._threads.run(shutil.disk_usage, directory)).free
-        if size_bytes + _ROOM_BYTES > free:
-            raise FetchFailed(_full(f"the objects take {size_bytes} bytes, and {free} are free"))
+        taken = sum(-(-copy.version.size_bytes // _BLOCK_BYTES) for copy in copies) * _BLOCK_BYTES
+        if taken + _ROOM_BYTES > free:
+            raise FetchFailed(_full(f"the objects take {taken} bytes, and {free} are free"))
+        return size_bytes
 
     async def _copy_all(self, reader: ObjectReader, copies: Sequence[_Copy]) -> None:
         async def copy(one: _Copy) -> None:
@@ -221,11 +238,11 @@ class ObjectFetcher:
     async def _copy(self, reader: ObjectReader, copy: _Copy) -> None:
         mode = "xb"
         async for part in reader.parts(copy.version):
-            await self._on_disk(_write, copy.path, part, mode)
+            await self._on_disk(_write, copy, part, mode)
             self._count(len(part))
             mode = "ab"
         if not copy.version.size_bytes:
-            await self._on_disk(_write, copy.path, b"", mode)
+            await self._on_disk(_write, copy, b"", mode)
 
     async def _check_unchanged(
         self, reader: ObjectReader, field: str, folder: ImageFolder, before: FolderContent
@@ -236,15 +253,14 @@ class ObjectFetcher:
         what the folder held at one time, as long as nothing came or went between.
         """
         listed = await self._look_below(reader, field, folder)
-        now = _content(field, folder, listed).images
-        for path in sorted(before.images.keys() | now.keys()):
-            if before.images.get(path) != now.get(path):
-                uri = f"{folder.path.rstrip('/')}/{path}"
-                with _told(field, uri):
-                    raise ObjectError(
-                        "it came, went or was replaced while the folder was copied; clone the job "
-                        "when nobody writes there any more"
-                    )
+        now = await self._content(field, folder, listed)
+        path = await self._threads.run(first_difference, before, now)
+        if path is not None:
+            with _told(field, f"{folder.path.rstrip('/')}/{path}"):
+                raise ObjectError(
+                    "it came, went or was replaced while the folder was copied; clone the job "
+                    "when nobody writes there any more"
+                )
 
     async def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Returns what a function returns in a thread, and never leaves it at work there.
@@ -266,7 +282,7 @@ def _told(field: str, uri: str) -> Iterator[None]:
         yield
     except ObjectError as error:
         reason = Reason.DATA_UNAVAILABLE if isinstance(error, Unreachable) else Reason.DATA
-        raise FetchFailed(JobError(reason, f"{field}: {uri[:200]}: {error}")) from None
+        raise FetchFailed(JobError(reason, f"{field}: {uri[:500]}: {error}")) from None
 
 
 def _check(field: str, uri: str, check: Callable[[str], None]) -> None:
@@ -276,26 +292,14 @@ def _check(field: str, uri: str, check: Callable[[str], None]) -> None:
         raise FetchFailed(JobError(Reason.DATA, f"{field}: {error}")) from None
 
 
-def _content(
-    field: str, folder: ImageFolder, objects: Mapping[str, ObjectVersion]
-) -> FolderContent:
-    with _told(field, folder.path):
-        content = content_of(folder, objects)
-        if not content.folders:
-            raise ObjectError(
-                "expected folders of classes with images below it, got "
-                + (f"{len(objects)} objects in none" if objects else "no object")
-            )
-    return content
-
-
 def _make_folders(place: Path, folders: Sequence[str]) -> None:
     place.mkdir(mode=0o700, parents=True)
     for folder in folders:
         (place / folder).mkdir(mode=0o700)
 
 
-def _write(path: Path, part: bytes, mode: str) -> None:
+def _write(copy: _Copy, part: bytes, mode: str) -> None:
+    path = copy.place / copy.name
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open(mode) as file:
         file.write(part)

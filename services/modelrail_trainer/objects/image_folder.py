@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from modelrail_trainer.objects.version import BadName, ObjectVersion
+from modelrail_trainer.objects.version import BadName, ObjectError, ObjectVersion
 from modelrail_trainer.rules.images import IMAGE_ENDINGS
 from modelrail_trainer.spec import ImageFolder
 
@@ -39,6 +39,7 @@ def content_of(folder: ImageFolder, objects: Mapping[str, ObjectVersion]) -> Fol
 
     Raises:
         BadName: A path leads out of the folder, or is no path of files.
+        ObjectError: There is no folder of a class.
     """
     depth = 2 if folder.divided else 1
     images: dict[str, ObjectVersion] = {}
@@ -52,7 +53,22 @@ def content_of(folder: ImageFolder, objects: Mapping[str, ObjectVersion]) -> Fol
         folders |= {"/".join(above[:place]) for place in range(1, min(len(above), depth) + 1)}
         if len(above) == depth and PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS:
             images[path] = version
-    return FolderContent(images, tuple(sorted(folders)), len(objects) - len(images))
+    if not folders:
+        raise ObjectError(
+            "expected folders of classes with images below it, got "
+            + (f"{len(objects)} objects in none" if objects else "no object")
+        )
+    # What marks a folder has its name, and is no object of anybody's.
+    others = sum(path not in images and path not in folders for path in objects)
+    return FolderContent(images, tuple(sorted(folders)), others)
+
+
+def first_difference(before: FolderContent, now: FolderContent) -> str | None:
+    """Returns the path of an image that is not the same in both; None when all are."""
+    if before.images == now.images:
+        return None
+    paths = before.images.keys() | now.images.keys()
+    return min(path for path in paths if before.images.get(path) != now.images.get(path))
 
 
 def _check_name(name: str, path: str) -> None:

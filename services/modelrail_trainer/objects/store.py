@@ -111,8 +111,9 @@ class ObjectReader:
                 # What marks a folder is listed without the slash at its end.
                 last = one["path"]
                 if (path := last.removeprefix(prefix)) and last != prefix.rstrip("/"):
-                    version = ObjectVersion(folder + path, one["size"], one["e_tag"])
-                    found.setdefault(path, version)
+                    found.setdefault(
+                        path, ObjectVersion(folder + path, one["size"], _quoted(one["e_tag"]))
+                    )
         return found
 
     @staticmethod
@@ -186,6 +187,11 @@ class ObjectReader:
             f"its store did not answer properly, {_ATTEMPTS} times; try again later, or have the "
             "trainer's log looked at"
         )
+
+
+def _quoted(tag: str | None) -> str | None:
+    """Returns a tag as a request has to have it; the lists of Azure leave its quotes out."""
+    return tag if tag is None or tag.endswith('"') else f'"{tag}"'
 
 
 def _said(error: Exception) -> str:
