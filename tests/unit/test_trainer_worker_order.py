@@ -94,6 +94,16 @@ def test_an_epoch_goes_on_in_the_same_order_from_every_place(tmp_path: Path, ski
     assert torch.equal(torch.cat([torch.empty(0, dtype=torch.int64), *rest]), whole[skip:])
 
 
+def test_rows_larger_than_a_block_come_in_a_random_order_and_small_windows(tmp_path: Path) -> None:
+    row = 2 * BLOCK_BYTES // 4  # numbers
+    part = mapped(tmp_path, WINDOW_BLOCKS + 44, row)
+    held = {len(rows.inputs) for rows, _ in batches(part, 8, seeded())}
+    assert held == {WINDOW_BLOCKS // 2 + 8}
+    order = torch.cat(numbers(part, 8))
+    assert torch.equal(order.sort().values, torch.arange(len(part)))
+    assert (order[1:] - order[:-1]).abs().float().mean() > len(part) / 4  # a third, at random
+
+
 def test_little_of_a_large_file_is_mapped_at_a_time(tmp_path: Path) -> None:
     part = mapped(tmp_path, 3 * _WINDOW)
     assert resident_kilobytes(tmp_path) > 0  # written

@@ -20,7 +20,8 @@ from modelrail_trainer.worker.part import Part
 BLOCK_BYTES = 64 << 10
 """What is read together: a disk takes hardly longer for it than for a page."""
 WINDOW_BLOCKS = 256
-"""Rows of so many places of the file can meet in a batch."""
+"""Rows of so many places of the file can meet in a batch. Blocks that are one row, and larger, are
+fewer: they come in a wholly random order, however small the window is."""
 _MAPPED_BLOCKS = 4
 """The system may map megabytes of the file for a block that is read."""
 
@@ -56,9 +57,11 @@ def batches(
         generator: Decides the order; the same state gives the same one.
         skip: So many rows at the beginning are left out.
     """
-    block = max(1, BLOCK_BYTES // max(1, part.inputs[0].nbytes))  # rows
+    row_bytes = max(1, part.inputs[0].nbytes)
+    block = max(1, BLOCK_BYTES // row_bytes)  # rows
     blocks = -(-len(part) // block)
-    together = max(WINDOW_BLOCKS, -(-batch_size // block))
+    fitting = WINDOW_BLOCKS * BLOCK_BYTES // (block * row_bytes)
+    together = max(fitting, -(-batch_size // block))
     if not part.is_mapped or blocks <= together:
         rows, order = Rows.of(part), torch.randperm(len(part), generator=generator)
         for start in range(skip, len(order), batch_size):
