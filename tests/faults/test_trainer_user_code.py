@@ -221,6 +221,7 @@ async def failed(spec: pb.TrainingJobSpec, trainer: Running) -> pb.JobError:
             "nets:branches: the module has to be made of operations that ONNX has, the same ones "
             "whatever the values",
             id="a branch on values",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "noisy", "blobs", Error.REASON_GATE_FAILED,

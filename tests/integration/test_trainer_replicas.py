@@ -148,7 +148,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_file(pair: Path, tmp_p
     )
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_another_number_of_processes_goes_on_from_the_same_place(
     pair: Path, tmp_path: Path, before: int, after: int
 ) -> None:

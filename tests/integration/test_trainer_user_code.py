@@ -50,7 +50,7 @@ def fixed(facts):
     return line
 
 
-def tied(facts, dropout):
+def tied(facts, dropout=0.0):
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     second.weight = first.weight
     return nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), second)
