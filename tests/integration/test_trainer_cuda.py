@@ -54,6 +54,7 @@ def test_a_job_that_asks_for_a_gpu_fails_where_there_is_none(tmp_path: Path) -> 
     assert "expected 1, one for each process of the job, got 0; ask for DEVICE_CPU" in last.message
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize(
     "precision", [pb.TrainingJobSpec.PRECISION_FP32, pb.TrainingJobSpec.PRECISION_MIXED_BF16]
@@ -71,6 +72,7 @@ def test_digits_are_learned_on_a_gpu_and_proven_on_the_processor(
     assert load_result(directory).lineage.packages["cuda"] == torch.version.cuda
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_a_killed_job_goes_on_from_its_checkpoint_on_the_gpu(tmp_path: Path) -> None:
     directory = tmp_path / "job"
@@ -84,6 +86,7 @@ def test_a_killed_job_goes_on_from_its_checkpoint_on_the_gpu(tmp_path: Path) -> 
     assert accuracy(directory)["onnxruntime"] > 0.95
 
 
+@pytest.mark.gpu
 @needs_two
 def test_two_processes_train_on_two_gpus(tmp_path: Path) -> None:
     directory = finished(on_cuda(), tmp_path / "job", 2)
