@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
@@ -147,3 +148,43 @@ def object_store(patch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+WAIT_SECONDS = 60.0
+"""Longest wait of a test for anything; no figure of speed."""
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits until something holds that the server's threads tell nobody of."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+class Held:
+    """A store that answers no request of a kind before it is let go.
+
+    Args:
+        store: What is held.
+        kind: How the requests begin.
+    """
+
+    def __init__(self, store: ObjectStore, kind: str = "GET") -> None:
+        self._go = threading.Event()
+        self._store = store
+        self._kind = kind
+        store.trouble = self._wait
+
+    def _wait(self, request: str, number: int) -> int:
+        del number
+        if request.startswith(self._kind):
+            self._go.wait(WAIT_SECONDS)
+        return 0
+
+    async def asked(self) -> None:
+        """Waits for a request of the kind."""
+        await until(lambda: any(one.startswith(self._kind) for one in self._store.requests))
+
+    def let_go(self) -> None:
+        """Answers from now on."""
+        self._go.set()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from tests.integration.test_trainer_service import (
     serving_registry,
     states,
 )
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import Held, ObjectStore, object_store, until
 
 Job = pb.TrainingJob
 URI = "s3://data/photos/"
@@ -97,38 +96,10 @@ async def trainer(house: House, store: ObjectStore) -> AsyncIterator[TrainerUnde
         yield trainer
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not holds():  # noqa: ASYNC110  # the server's threads tell nobody
-            await asyncio.sleep(0.005)
-
-
 async def copies_are_gone(trainer: TrainerUnderTest, name: str) -> None:
     """Returns when a job has none left: first it ends, then they go."""
     copies = trainer.directory(name) / "objects"
     await until(lambda: not copies.exists())
-
-
-class Held:
-    """A store that answers no request of a kind before it is let go."""
-
-    def __init__(self, store: ObjectStore, kind: str) -> None:
-        self._go = threading.Event()
-        self._store = store
-        self._kind = kind
-        store.trouble = self._wait
-
-    def _wait(self, request: str, number: int) -> int:
-        del number
-        if request.startswith(self._kind):
-            self._go.wait(SECONDS)
-        return 0
-
-    async def asked(self) -> None:
-        await until(lambda: any(one.startswith(self._kind) for one in self._store.requests))
-
-    def let_go(self) -> None:
-        self._go.set()
 
 
 @pytest.fixture(params=["LIST", "GET"])

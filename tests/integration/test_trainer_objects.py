@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from tests.integration.test_trainer_service import (
     serving_registry,
     states,
 )
-from tests.object_store import ObjectStore, object_store
+from tests.object_store import Held, ObjectStore, object_store
 
 Job = pb.TrainingJob
 URI = "s3://data/flowers/rows.csv"
@@ -80,33 +78,6 @@ async def trainer(house: House, store: ObjectStore) -> AsyncIterator[TrainerUnde
         house.trainer(data_root=(str(house.tmp_path / "local"),), **SETTINGS) as trainer,
     ):
         yield trainer
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not holds():  # noqa: ASYNC110  # the server's threads tell nobody
-            await asyncio.sleep(0.005)
-
-
-class Held:
-    """A store that answers no GET before it is let go."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._go = threading.Event()
-        self._store = store
-        store.trouble = self._wait
-
-    def _wait(self, request: str, number: int) -> int:
-        del number
-        if request.startswith("GET"):
-            self._go.wait(SECONDS)
-        return 0
-
-    async def asked(self) -> None:
-        await until(lambda: any(request.startswith("GET") for request in self._store.requests))
-
-    def let_go(self) -> None:
-        self._go.set()
 
 
 @pytest.fixture
