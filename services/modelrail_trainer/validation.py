@@ -16,7 +16,6 @@ from modelrail_trainer.rules.learning import check_learning
 from modelrail_trainer.rules.model import check_model
 from modelrail_trainer.rules.split import check_split, meant_fractions
 from modelrail_trainer.rules.table import check_paths, check_table
-from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
     BUNDLED_DATASETS,
     BundledDataset,
@@ -32,6 +31,7 @@ from modelrail_trainer.spec import (
     facts_of,
     with_defaults,
 )
+from modelrail_trainer.violation import Violation, nothing_set, real, shown, whole
 
 MAX_POINTS = 1_000_000
 MIN_CONTEXT_LENGTH = 8

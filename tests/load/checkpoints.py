@@ -32,11 +32,9 @@ from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.export import export, exported_module, signature_of
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position, training_state
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
-from modelrail_trainer.worker.learning.optimisers import build_optimiser
+from modelrail_trainer.worker.network import Network
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
-from modelrail_trainer.worker.zoo.network import Network
 from tests.load.models import FOLDER
 from tests.load.table import Table, megabytes, publish, spread
 from tests.load.trainer import digits, trainer, when
@@ -49,7 +47,7 @@ _START_STEPS = ("queue", "process and Python", "worker and its checks", "torch a
 
 def network_of(width: int) -> Network:
     """Returns a perceptron with two hidden layers of a width."""
-    body = build_body(spec.MlpModel(hidden_units=(width, width)), (_FEATURES,), _CLASSES)
+    body = spec.MlpModel(hidden_units=(width, width)).build((_FEATURES,), _CLASSES)
     return Network(torch.nn.Sequential(), body).eval()
 
 
@@ -68,7 +66,7 @@ def took(action: Callable[[], object]) -> float:
 def saves(width: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Writes checkpoints, and as many bytes by hand."""
     network = network_of(width)
-    optimiser = build_optimiser(spec.Adam(learning_rate=1e-3), network.parameters())
+    optimiser = spec.Adam(learning_rate=1e-3).build(network.parameters())
     network(torch.randn(8, _FEATURES)).sum().backward()
     optimiser.step()
     best = {name: value.clone() for name, value in network.state_dict().items()}

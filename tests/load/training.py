@@ -24,10 +24,9 @@ import torch
 
 from modelrail_trainer import spec
 from modelrail_trainer.worker.learning.loop import Epoch, fit, threads_for
-from modelrail_trainer.worker.learning.optimisers import build_optimiser
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
+from modelrail_trainer.zoo import ZooModel
 from tests.load.models import FOLDER
 from tests.load.table import Table, publish, quartiles
 
@@ -47,7 +46,7 @@ class Workload:
         tokens: Size of the vocabulary; 0 for numbers.
     """
 
-    model: spec.Model
+    model: ZooModel
     row_shape: tuple[int, ...]
     batch_size: int
     steps: int
@@ -132,8 +131,8 @@ def bare_loop(
     """Returns what trains one epoch by hand."""
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     targets = torch.from_numpy(data.train.targets)  # [N]
-    network = build_body(workload.model, workload.row_shape, _CLASSES, workload.tokens)
-    optimiser = build_optimiser(optimizer, network.parameters())
+    network = workload.model.build(workload.row_shape, _CLASSES, workload.tokens)
+    optimiser = optimizer.build(network.parameters())
 
     def epoch() -> None:
         network.train()

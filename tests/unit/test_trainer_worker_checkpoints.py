@@ -44,7 +44,7 @@ JOBS = {
     "batch norm": replace(DIGITS, model=spec.ResNetModel(channels=(4,), blocks_per_stage=1)),
     "schedule and last epoch": replace(
         DIGITS,
-        schedule=spec.Schedule(shape=spec.CosineSchedule(), warmup_steps=4),
+        schedule=spec.Schedule(kind=spec.CosineSchedule(), warmup_steps=4),
         selection=spec.Selection(keep_last=True),
     ),
 }

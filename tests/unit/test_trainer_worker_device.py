@@ -15,12 +15,12 @@ from modelrail_trainer.worker.failure import DeviceUnavailable
 from modelrail_trainer.worker.learning.device import CPU, described, device_for, device_of
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.replicas import Replicas
-from modelrail_trainer.worker.zoo.build import build_body
+from modelrail_trainer.zoo import ZooModel
 
 SECOND_GPU = torch.device("cuda", 1)
 # A device that computes shapes alone. What mixes it with the processor's memory fails, as on a GPU.
 META = torch.device("meta")
-MODELS: dict[str, tuple[spec.Model, tuple[int, ...], int]] = {
+MODELS: dict[str, tuple[ZooModel, tuple[int, ...], int]] = {
     "linear": (spec.LinearModel(), (6,), 0),
     "mlp": (spec.MlpModel(hidden_units=(8,)), (6,), 0),
     "cnn": (spec.CnnModel(channels=(4,), hidden_units=8), (8, 8), 0),
@@ -87,7 +87,7 @@ def test_a_network_is_where_its_weights_or_statistics_are() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_an_architecture_computes_where_its_weights_are(name: str) -> None:
     model, shape, tokens = MODELS[name]
-    body = build_body(model, shape, 3, tokens).to(META)
+    body = model.build(shape, 3, tokens).to(META)
     rows = torch.zeros((4, *shape), dtype=torch.int64 if tokens else torch.float32, device=META)
     outputs = body(rows)
     assert outputs.device == META

@@ -27,6 +27,7 @@ from modelrail_trainer.spec import (
     TableColumn,
     TableDataset,
     Task,
+    with_defaults,
 )
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
@@ -162,7 +163,7 @@ def test_the_fields_come_over_the_wire_with_their_defaults_and_limits() -> None:
     for name, buckets in (("a", 0), ("b", 10_001), ("c", 1)):
         message.dataset.table.columns.add(name=name).hash.buckets = buckets
     message.dataset.table.columns.add(name="d").number.missing = pb.NumberEncoding.MISSING_MEDIAN
-    spec = spec_from_pb(message)
+    spec = with_defaults(spec_from_pb(message))
     assert isinstance(spec.dataset, TableDataset)
     first, *_, last = (column.encoding for column in spec.dataset.columns)
     assert first == HashEncoding(buckets=256)

@@ -327,7 +327,7 @@ def test_no_time_is_left_where_training_ends_early() -> None:
     job = replace(
         DIGITS,
         epochs=50,
-        schedule=spec.Schedule(shape=spec.StepSchedule(every_epochs=1, factor=1e-9)),
+        schedule=spec.Schedule(kind=spec.StepSchedule(every_epochs=1, factor=1e-9)),
         selection=spec.Selection(metric="accuracy", patience_epochs=1),
     )
     loop.fit(job, data.load(job), epochs.append)

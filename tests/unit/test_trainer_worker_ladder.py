@@ -24,7 +24,7 @@ from modelrail_trainer.worker.failure import ExportFailed, GateFailed
 from modelrail_trainer.worker.ladder import Proven, export_and_prove
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.perceptron import perceptron
+from modelrail_trainer.zoo.networks.perceptron import perceptron
 
 JOB = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),

@@ -16,7 +16,6 @@ from torch import nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
-from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.protocol.requests import new_job_from_pb
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.validation import validate
@@ -33,8 +32,7 @@ from modelrail_trainer.worker.learning.loop import Epoch, fit
 from modelrail_trainer.worker.learning.losses import at_each_place, cross_entropy
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
-from modelrail_trainer.worker.zoo.gpt import angles, rotated
+from modelrail_trainer.zoo.networks.gpt import angles, rotated
 
 CONTEXT = 8
 GPT = spec.GptModel(width=16, layers=2, heads=2, dropout=0.1)
@@ -119,7 +117,7 @@ def test_a_file_that_is_gone_is_named_without_its_folder(tmp_path: Path) -> None
 
 def body(model: spec.GptModel = GPT) -> nn.Module:
     torch.manual_seed(3)
-    return build_body(model, (CONTEXT,), 256, 256).eval()
+    return model.build((CONTEXT,), 256, 256).eval()
 
 
 def test_no_byte_changes_what_is_said_before_it_and_each_changes_what_is_said_from_there() -> None:
@@ -158,7 +156,7 @@ def test_the_weights_are_counted_without_making_the_decoder() -> None:
     assert facts is not None
     for model in (GPT, spec.GptModel(width=24, layers=1, heads=3)):
         weights = sum(weight.numel() for weight in body(model).parameters())
-        assert parameter_count(model, facts) == weights
+        assert model.parameter_count(facts) == weights
 
 
 def test_the_loss_is_the_mean_over_all_places() -> None:

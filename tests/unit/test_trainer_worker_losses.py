@@ -14,8 +14,8 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import data, export
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.losses import loss_function
+from modelrail_trainer.worker.network import TwoClasses
 from modelrail_trainer.worker.part import Part
-from modelrail_trainer.worker.zoo.network import TwoClasses
 
 F = nn.functional
 WEIGHTS = (0.5, 2.0, 1.0, 4.0)

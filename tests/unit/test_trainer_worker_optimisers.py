@@ -18,7 +18,6 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning import loop, losses
-from modelrail_trainer.worker.learning.optimisers import GradientDescent, build_optimiser
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.training_data import TrainingData
@@ -72,7 +71,7 @@ def _gradient(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def test_gradient_descent_walks_as_the_one_of_torch() -> None:
-    ours = _path(lambda weights: GradientDescent([weights], learning_rate=0.01))
+    ours = _path(lambda weights: spec.GradientDescent(learning_rate=0.01).build([weights]))
     theirs = _path(lambda weights: torch.optim.SGD([weights], lr=0.01))
     np.testing.assert_allclose(ours, theirs, rtol=1e-14)
 
@@ -80,15 +79,13 @@ def test_gradient_descent_walks_as_the_one_of_torch() -> None:
 def test_gradient_descent_leaves_a_parameter_without_gradient_alone() -> None:
     used, unused = _start(), _start()
     _objective(used).backward()  # type: ignore[no-untyped-call]
-    GradientDescent([used, unused], learning_rate=0.1).step()
+    spec.GradientDescent(learning_rate=0.1).build([used, unused]).step()
     assert torch.equal(unused, _start())
     assert not torch.equal(used, _start())
 
 
 def test_sgd_with_momentum_keeps_to_its_formula() -> None:
-    ours = _path(
-        lambda weights: build_optimiser(spec.Sgd(learning_rate=0.005, momentum=0.9), [weights])
-    )
+    ours = _path(lambda weights: spec.Sgd(learning_rate=0.005, momentum=0.9).build([weights]))
     weights, velocity = _start().detach().numpy().copy(), np.zeros(3)
     for step in range(STEPS):
         velocity = 0.9 * velocity + _gradient(weights)
@@ -100,7 +97,7 @@ def test_adam_makes_the_published_update_with_both_bias_corrections() -> None:
     # Kingma and Ba (2015), algorithm 1, written down once more.
     rate, beta1, beta2, epsilon = 0.02, 0.8, 0.99, 1e-6
     adam = spec.Adam(learning_rate=rate, beta1=beta1, beta2=beta2, epsilon=epsilon)
-    ours = _path(lambda weights: build_optimiser(adam, [weights]))
+    ours = _path(lambda weights: adam.build([weights]))
     weights = _start().detach().numpy().copy()
     first, second = np.zeros(3), np.zeros(3)
     for step in range(1, STEPS + 1):
@@ -115,7 +112,7 @@ def test_adam_makes_the_published_update_with_both_bias_corrections() -> None:
 
 def test_sgd_with_weight_decay_adds_it_to_the_gradient() -> None:
     sgd = spec.Sgd(learning_rate=0.005, momentum=0.5, weight_decay=0.3)
-    ours = _path(lambda weights: build_optimiser(sgd, [weights]))
+    ours = _path(lambda weights: sgd.build([weights]))
     weights, velocity = _start().detach().numpy().copy(), np.zeros(3)
     for step in range(STEPS):
         velocity = 0.5 * velocity + _gradient(weights) + 0.3 * weights
@@ -129,7 +126,7 @@ def test_adamw_makes_the_published_update_with_decay_apart_from_the_gradient() -
     adamw = spec.AdamW(
         learning_rate=rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=decay
     )
-    ours = _path(lambda weights: build_optimiser(adamw, [weights]))
+    ours = _path(lambda weights: adamw.build([weights]))
     weights = _start().detach().numpy().copy()
     first, second = np.zeros(3), np.zeros(3)
     for step in range(1, STEPS + 1):
@@ -184,7 +181,7 @@ def test_an_optimizer_that_cannot_be_names_its_field(optimizer: spec.Optimizer, 
 
 def test_the_first_adam_step_is_as_long_as_the_learning_rate() -> None:
     # Without the correction of the second moment it would be √(1 / 0.001) ≈ 32 times as long.
-    path = _path(lambda weights: build_optimiser(spec.Adam(learning_rate=0.001), [weights]))
+    path = _path(lambda weights: spec.Adam(learning_rate=0.001).build([weights]))
     moved = np.abs(path[0] - _start().detach().numpy())
     np.testing.assert_allclose(moved, 0.001, rtol=1e-6)
 

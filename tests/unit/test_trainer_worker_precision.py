@@ -16,7 +16,7 @@ from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.loop import Trained, fit
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
+from modelrail_trainer.zoo import ZooModel
 
 DIGITS = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),
@@ -28,7 +28,7 @@ DIGITS = spec.TrainingJobSpec(
     seed=5,
     publication=spec.Publication(model="digits"),
 )
-MODELS: dict[str, tuple[spec.Model, tuple[int, ...], int]] = {
+MODELS: dict[str, tuple[ZooModel, tuple[int, ...], int]] = {
     "linear": (spec.LinearModel(), (6,), 0),
     "mlp": (spec.MlpModel(hidden_units=(8,)), (6,), 0),
     "cnn": (spec.CnnModel(channels=(4,), hidden_units=8), (8, 8), 0),
@@ -82,7 +82,7 @@ def test_products_are_rounded_to_the_eight_bits_of_bfloat16_in_the_context_only(
 def test_every_architecture_trains_in_mixed_precision(name: str) -> None:
     model, shape, tokens = MODELS[name]
     torch.manual_seed(0)
-    body = build_body(model, shape, 3, tokens)
+    body = model.build(shape, 3, tokens)
     random = np.random.default_rng(0)
     values = random.integers(1, tokens, (4, *shape)) if tokens else random.random((4, *shape))
     inputs = torch.from_numpy(values if tokens else values.astype(np.float32))  # [4, *shape]

@@ -55,7 +55,7 @@ def test_without_a_schedule_the_learning_rate_stays() -> None:
 
 
 def test_the_step_schedule_is_that_of_torch() -> None:
-    ours = _factors(spec.Schedule(shape=spec.StepSchedule(every_epochs=3, factor=0.5)))
+    ours = _factors(spec.Schedule(kind=spec.StepSchedule(every_epochs=3, factor=0.5)))
     theirs = _torch_factors(
         lambda optimiser: lr_scheduler.StepLR(optimiser, 3 * STEPS_PER_EPOCH, gamma=0.5)
     )
@@ -64,7 +64,7 @@ def test_the_step_schedule_is_that_of_torch() -> None:
 
 
 def test_the_cosine_schedule_is_that_of_torch() -> None:
-    ours = _factors(spec.Schedule(shape=spec.CosineSchedule(final_fraction=0.1)))
+    ours = _factors(spec.Schedule(kind=spec.CosineSchedule(final_fraction=0.1)))
     theirs = _torch_factors(
         lambda optimiser: lr_scheduler.CosineAnnealingLR(optimiser, STEPS, eta_min=0.1)
     )
@@ -72,7 +72,7 @@ def test_the_cosine_schedule_is_that_of_torch() -> None:
 
 
 def test_the_warm_up_grows_evenly_and_the_whole_wave_follows_it() -> None:
-    schedule = spec.Schedule(shape=spec.CosineSchedule(final_fraction=0.2), warmup_steps=4)
+    schedule = spec.Schedule(kind=spec.CosineSchedule(final_fraction=0.2), warmup_steps=4)
     factors = _factors(schedule)
     assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
     assert factors[4 + 18] == pytest.approx(0.6)  # the middle of the wave
@@ -84,7 +84,7 @@ def test_the_warm_up_grows_evenly_and_the_whole_wave_follows_it() -> None:
 
 def test_the_warm_up_goes_before_steps_too() -> None:
     schedule = spec.Schedule(
-        shape=spec.StepSchedule(every_epochs=1, factor=0.5), warmup_steps=2 * STEPS_PER_EPOCH
+        kind=spec.StepSchedule(every_epochs=1, factor=0.5), warmup_steps=2 * STEPS_PER_EPOCH
     )
     assert _factors(schedule)[: 2 * STEPS_PER_EPOCH + 1] == pytest.approx(
         [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 16, 6 / 16, 7 / 16, 8 / 16, 1 / 4]
@@ -92,7 +92,7 @@ def test_the_warm_up_goes_before_steps_too() -> None:
 
 
 def test_a_warm_up_longer_than_the_training_is_a_ramp() -> None:
-    schedule = spec.Schedule(shape=spec.CosineSchedule(), warmup_steps=2 * STEPS)
+    schedule = spec.Schedule(kind=spec.CosineSchedule(), warmup_steps=2 * STEPS)
     assert _factors(schedule) == pytest.approx([(step + 1) / 80 for step in range(STEPS)])
 
 
@@ -103,7 +103,7 @@ OPTIMISERS = [spec.GradientDescent(learning_rate=0.1), spec.Sgd(learning_rate=0.
 def test_the_loop_makes_each_step_with_the_rate_of_its_schedule(optimizer: spec.Optimizer) -> None:
     # A factor of 1e-12 from the second epoch on leaves the weights where the first epoch put them.
     shape = spec.StepSchedule(every_epochs=1, factor=1e-12)
-    scheduled = replace(GOOD, optimizer=optimizer, schedule=spec.Schedule(shape=shape))
+    scheduled = replace(GOOD, optimizer=optimizer, schedule=spec.Schedule(kind=shape))
     after_one_epoch = _weights(replace(scheduled, epochs=1))
     for ours, first in zip(_weights(scheduled), after_one_epoch, strict=True):
         torch.testing.assert_close(ours, first, atol=1e-9, rtol=0)
@@ -122,13 +122,13 @@ def test_the_rate_of_each_step_is_a_fraction_of_the_first_and_not_of_the_last() 
         gradients = (2 * errors * train.inputs).mean(), (2 * errors).mean()
         weight -= 0.1 * 0.5**epoch * gradients[0]
         bias -= 0.1 * 0.5**epoch * gradients[1]
-    ours = _weights(replace(descent, schedule=spec.Schedule(shape=shape)))
+    ours = _weights(replace(descent, schedule=spec.Schedule(kind=shape)))
     assert [tensor.item() for tensor in ours] == pytest.approx([weight, bias], abs=1e-5)
 
 
 def test_a_schedule_that_never_changes_the_rate_changes_no_bit() -> None:
     shape = spec.CosineSchedule(final_fraction=1.0)
-    constant = _weights(replace(GOOD, schedule=spec.Schedule(shape=shape)))
+    constant = _weights(replace(GOOD, schedule=spec.Schedule(kind=shape)))
     for ours, theirs in zip(constant, _weights(GOOD), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -159,11 +159,11 @@ def test_a_gradient_longer_than_allowed_is_shortened_and_keeps_its_direction() -
                     step=pb.StepSchedule(every_epochs=2, factor=0.5), warmup_steps=3
                 )
             ),
-            spec.Schedule(shape=spec.StepSchedule(every_epochs=2, factor=0.5), warmup_steps=3),
+            spec.Schedule(kind=spec.StepSchedule(every_epochs=2, factor=0.5), warmup_steps=3),
         ),
         (
             pb.TrainingJobSpec(schedule=pb.Schedule(cosine=pb.CosineSchedule(final_fraction=0.25))),
-            spec.Schedule(shape=spec.CosineSchedule(final_fraction=0.25)),
+            spec.Schedule(kind=spec.CosineSchedule(final_fraction=0.25)),
         ),
     ],
 )
@@ -183,11 +183,11 @@ STEP = spec.StepSchedule(every_epochs=1, factor=0.5)
 @pytest.mark.parametrize(
     ("schedule", "field"),
     [
-        (spec.Schedule(shape=replace(STEP, every_epochs=0)), "schedule.step.every_epochs"),
-        (spec.Schedule(shape=replace(STEP, factor=0.0)), "schedule.step.factor"),
-        (spec.Schedule(shape=replace(STEP, factor=1.1)), "schedule.step.factor"),
+        (spec.Schedule(kind=replace(STEP, every_epochs=0)), "schedule.step.every_epochs"),
+        (spec.Schedule(kind=replace(STEP, factor=0.0)), "schedule.step.factor"),
+        (spec.Schedule(kind=replace(STEP, factor=1.1)), "schedule.step.factor"),
         (
-            spec.Schedule(shape=spec.CosineSchedule(final_fraction=1.1)),
+            spec.Schedule(kind=spec.CosineSchedule(final_fraction=1.1)),
             "schedule.cosine.final_fraction",
         ),
         (spec.Schedule(warmup_steps=-1), "schedule.warmup_steps"),

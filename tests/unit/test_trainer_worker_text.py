@@ -27,6 +27,7 @@ from modelrail_trainer.spec import (
     Task,
     TextEncoding,
     WordTokens,
+    with_defaults,
 )
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
@@ -285,7 +286,7 @@ def test_the_encoding_comes_over_the_wire_with_its_defaults() -> None:
         ("bytes", ByteTokens()),
         ("nothing", None),
     ):
-        spec = spec_from_pb(wire(a=kind))
+        spec = with_defaults(spec_from_pb(wire(a=kind)))
         assert isinstance(spec.dataset, TableDataset)
         (column,) = spec.dataset.columns
         assert column.encoding == TextEncoding(tokens=tokens, max_tokens=256)

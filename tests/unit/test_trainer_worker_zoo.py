@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
-from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import data
@@ -21,9 +20,9 @@ from modelrail_trainer.worker.export import check_batch_axis
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
-from modelrail_trainer.worker.zoo.resnet import ResidualBlock
-from modelrail_trainer.worker.zoo.transformer import Attention, positions
+from modelrail_trainer.zoo import ZooModel
+from modelrail_trainer.zoo.networks.resnet import ResidualBlock
+from modelrail_trainer.zoo.networks.transformer import Attention, positions
 
 VOCABULARY = 11
 CLASSES = 3
@@ -31,7 +30,7 @@ RESNET = spec.ResNetModel(channels=(4, 4, 6), blocks_per_stage=2)
 GRU = spec.GruModel(embedding_size=5, hidden_units=7)
 DEEP_GRU = replace(GRU, layers=2, bidirectional=True)
 TRANSFORMER = spec.TransformerModel(width=8, layers=2, heads=2, feed_forward=12, dropout=0.2)
-MODELS: dict[str, tuple[spec.Model, tuple[int, ...], int]] = {
+MODELS: dict[str, tuple[ZooModel, tuple[int, ...], int]] = {
     "linear": (spec.LinearModel(), (4, 2), 0),
     "mlp": (spec.MlpModel(hidden_units=(5, 6)), (4, 2), 0),
     "cnn": (spec.CnnModel(channels=(4, 6), hidden_units=5), (9, 8), 0),
@@ -42,7 +41,7 @@ MODELS: dict[str, tuple[spec.Model, tuple[int, ...], int]] = {
     "deep gru": (DEEP_GRU, (9,), VOCABULARY),
     "transformer": (TRANSFORMER, (9,), VOCABULARY),
 }
-READERS: dict[str, spec.Model] = {"gru": GRU, "deep gru": DEEP_GRU, "transformer": TRANSFORMER}
+READERS: dict[str, ZooModel] = {"gru": GRU, "deep gru": DEEP_GRU, "transformer": TRANSFORMER}
 TEXTS = spec.DatasetFacts(
     task=spec.Task.CLASSIFICATION,
     rows=90,
@@ -64,7 +63,7 @@ JOB = spec.TrainingJobSpec(
 def _body(name: str) -> nn.Module:
     model, row_shape, tokens = MODELS[name]
     torch.manual_seed(3)
-    return build_body(model, row_shape, CLASSES, tokens).eval()
+    return model.build(row_shape, CLASSES, tokens).eval()
 
 
 def _rows(name: str, batch_size: int) -> Tensor:
@@ -90,7 +89,7 @@ def test_the_weights_of_an_architecture_are_counted_without_making_it(name: str)
     model, row_shape, tokens = MODELS[name]
     facts = replace(TEXTS, row_shape=row_shape, tokens=tokens)
     made = sum(parameter.numel() for parameter in _body(name).parameters())
-    assert parameter_count(model, facts) == made
+    assert model.parameter_count(facts) == made
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -265,7 +264,7 @@ def test_tokens_are_learned_and_learned_again_the_same(name: str, texts: Trainin
         (pb.ModelSpec(transformer=pb.TransformerModel()), spec.TransformerModel()),
         (
             pb.ModelSpec(transformer=pb.TransformerModel(width=8)),
-            spec.TransformerModel(width=8, feed_forward=32),
+            spec.TransformerModel(width=8),
         ),
         (
             pb.ModelSpec(
@@ -278,7 +277,7 @@ def test_tokens_are_learned_and_learned_again_the_same(name: str, texts: Trainin
     ],
 )
 def test_an_architecture_is_read_from_the_wire_with_its_defaults(
-    message: pb.ModelSpec, expected: spec.Model
+    message: pb.ModelSpec, expected: ZooModel
 ) -> None:
     assert spec.with_defaults(spec_from_pb(pb.TrainingJobSpec(model=message))).model == expected
 
@@ -311,7 +310,7 @@ def test_an_architecture_is_read_from_the_wire_with_its_defaults(
 )
 @pytest.mark.usefixtures("texts")
 def test_an_architecture_that_cannot_be_names_its_field(
-    dataset: str, model: spec.Model, field: str
+    dataset: str, model: ZooModel, field: str
 ) -> None:
     job = replace(JOB, dataset=spec.BundledDataset(name=dataset), model=model)
     assert [violation.field for violation in validate(job)] == [field]

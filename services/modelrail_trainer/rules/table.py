@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modelrail_trainer.rules.violation import Violation, nothing_set, real, shown, whole
 from modelrail_trainer.spec import (
     CategoryEncoding,
     Encoding,
@@ -15,6 +14,7 @@ from modelrail_trainer.spec import (
     TextEncoding,
     WordTokens,
 )
+from modelrail_trainer.violation import Violation, nothing_set, real, shown, whole
 
 MAX_FLOAT = 3.4e38
 MAX_PATHS = 10_000

@@ -5,17 +5,8 @@ them as they came over the wire; `with_defaults` puts the real values in. Neithe
 nor gRPC is imported here, because the service, which validates, must start without them.
 """
 
-from modelrail_trainer.spec.architecture import (
-    CnnModel,
-    CustomModel,
-    GptModel,
-    GruModel,
-    LinearModel,
-    MlpModel,
-    Model,
-    ResNetModel,
-    TransformerModel,
-)
+from modelrail_trainer.facts import DatasetFacts, Task
+from modelrail_trainer.optimizers import OPTIMIZERS, Adam, AdamW, GradientDescent, Optimizer, Sgd
 from modelrail_trainer.spec.data import (
     BUNDLED_DATASETS,
     BYTE_VALUES,
@@ -27,7 +18,6 @@ from modelrail_trainer.spec.data import (
     Color,
     CustomDataset,
     Dataset,
-    DatasetFacts,
     Encoding,
     HashEncoding,
     IdxFiles,
@@ -46,7 +36,6 @@ from modelrail_trainer.spec.data import (
     Standardize,
     TableColumn,
     TableDataset,
-    Task,
     TextEncoding,
     WordTokens,
     facts_of,
@@ -59,37 +48,46 @@ from modelrail_trainer.spec.job import (
 )
 from modelrail_trainer.spec.learning import (
     HIGHER_IS_BETTER,
+    LOSSES,
     SELECTION_METRICS,
     TWO_CLASS_METRICS,
-    Adam,
-    AdamW,
     BinaryCrossEntropy,
     ClassificationLoss,
     ConstantSchedule,
     CosineSchedule,
     CrossEntropy,
     Device,
-    GradientDescent,
     Huber,
     KlDivergence,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
-    Optimizer,
     Precision,
     RegressionLoss,
     Schedule,
     Selection,
-    Sgd,
     StepSchedule,
     body_outputs,
     selection_metrics,
+)
+from modelrail_trainer.spec.model import MODELS, CustomModel, Model
+from modelrail_trainer.zoo import (
+    CnnModel,
+    GptModel,
+    GruModel,
+    LinearModel,
+    MlpModel,
+    ResNetModel,
+    TransformerModel,
 )
 
 __all__ = [
     "BUNDLED_DATASETS",
     "BYTE_VALUES",
     "HIGHER_IS_BETTER",
+    "LOSSES",
+    "MODELS",
+    "OPTIMIZERS",
     "PARTS",
     "SELECTION_METRICS",
     "TWO_CLASS_METRICS",

@@ -7,34 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-
-class Task(StrEnum):
-    """What a model answers: one of a set of classes, numbers, or the next byte at each place."""
-
-    CLASSIFICATION = "classification"
-    REGRESSION = "regression"
-    LANGUAGE = "language"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetFacts:
-    """What is known about a data set before it is read.
-
-    Attributes:
-        task: What is learned from it.
-        rows: Number of rows; 0 when just reading tells it.
-        row_shape: Shape of one input row, without the batch axis.
-        outputs: Number of classes, or of predicted values.
-        tokens: Size of the vocabulary, padding 0 included, when rows [T] are tokens; 0 when they
-            are numbers.
-    """
-
-    task: Task
-    rows: int
-    row_shape: tuple[int, ...]
-    outputs: int
-    tokens: int = 0
-
+from modelrail_trainer.bounds import zeros_replaced
+from modelrail_trainer.facts import DatasetFacts, Task
 
 BUNDLED_DATASETS = {
     "digits": DatasetFacts(task=Task.CLASSIFICATION, rows=1797, row_shape=(8, 8), outputs=10)
@@ -291,9 +265,20 @@ def dataset_with_defaults(dataset: Dataset) -> Dataset:
     """Returns the data set with every zero that means a default replaced by it."""
     if isinstance(dataset, LineDataset) and dataset.minimum_x == dataset.maximum_x == 0:
         return replace(dataset, minimum_x=-1.0, maximum_x=1.0)
+    if isinstance(dataset, TableDataset):
+        columns = (
+            replace(c, encoding=_encoding_with_defaults(c.encoding)) for c in dataset.columns
+        )
+        return replace(dataset, columns=tuple(columns))
     if isinstance(dataset, LinesDataset):
-        return replace(dataset, context_length=dataset.context_length or 256)
+        return zeros_replaced(dataset)
     return dataset
+
+
+def _encoding_with_defaults(encoding: Encoding | None) -> Encoding | None:
+    if isinstance(encoding, TextEncoding) and encoding.tokens is not None:
+        encoding = replace(encoding, tokens=zeros_replaced(encoding.tokens))
+    return encoding and zeros_replaced(encoding)
 
 
 def split_with_defaults(split: Split) -> Split:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from modelrail_trainer.spec.architecture import CustomModel, Model, model_with_defaults
+from modelrail_trainer.bounds import zeros_replaced
+from modelrail_trainer.optimizers import Optimizer
 from modelrail_trainer.spec.data import (
     CustomDataset,
     Dataset,
@@ -16,13 +17,11 @@ from modelrail_trainer.spec.data import (
 from modelrail_trainer.spec.learning import (
     Device,
     Loss,
-    Optimizer,
     Precision,
     Schedule,
     Selection,
-    loss_with_defaults,
-    optimizer_with_defaults,
 )
+from modelrail_trainer.spec.model import CustomModel, Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +37,14 @@ class Publication:
 class TrainingJobSpec:
     """One run from a data set to a model version.
 
-    Fields as in `modelrail.trainer.v1.TrainingJobSpec`.
+    Fields as in `modelrail.trainer.v1.TrainingJobSpec`. None stands for a oneof in which nothing
+    was set; `validate` refuses it.
     """
 
     dataset: Dataset
-    model: Model
-    loss: Loss
-    optimizer: Optimizer
+    model: Model | None
+    loss: Loss | None
+    optimizer: Optimizer | None
     epochs: int
     publication: Publication
     display_name: str = ""
@@ -77,9 +77,9 @@ def with_defaults(spec: TrainingJobSpec) -> TrainingJobSpec:
     return replace(
         spec,
         dataset=dataset_with_defaults(spec.dataset),
-        model=model_with_defaults(spec.model),
-        loss=loss_with_defaults(spec.loss),
-        optimizer=optimizer_with_defaults(spec.optimizer),
+        model=spec.model and zeros_replaced(spec.model),
+        loss=spec.loss and zeros_replaced(spec.loss),
+        optimizer=spec.optimizer and zeros_replaced(spec.optimizer),
         split=split_with_defaults(spec.split),
         batch_size=spec.batch_size or 32,
         log_every_epochs=spec.log_every_epochs or 1,

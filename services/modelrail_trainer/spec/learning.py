@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
-from modelrail_trainer.spec.data import DatasetFacts, Task
+from modelrail_trainer.bounds import Fraction, Real
+from modelrail_trainer.facts import DatasetFacts, Task
 
 
 class Precision(StrEnum):
@@ -33,7 +36,7 @@ class CrossEntropy:
     """Mean of -log p(class), from logits; rows weigh as their class, targets may be smoothed."""
 
     class_weights: tuple[float, ...] = ()
-    label_smoothing: float = 0.0
+    label_smoothing: Fraction = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class MeanAbsoluteError:
 class Huber:
     """Squared error up to `delta`, absolute error beyond."""
 
-    delta: float = 1.0
+    delta: Annotated[float, Real("an error above 0", above=0.0)] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +60,8 @@ class BinaryCrossEntropy:
 class KlDivergence:
     """Mean of KL(softmax(one-hot target / temperature), prediction)."""
 
-    temperature: float = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradientDescent:
-    """One step an epoch, along the gradient over all training rows."""
-
-    learning_rate: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sgd:
-    """Stochastic gradient descent on batches."""
-
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adam:
-    """Adam on batches, with bias correction."""
-
-    learning_rate: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdamW:
-    """Adam with weights that shrink apart from the gradient."""
-
-    learning_rate: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
+    # The targets are one-hot long before; far below, 1 / temperature is no float32.
+    temperature: Annotated[float, Real("a temperature of at least 0.001", least=0.001)] = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +86,9 @@ class CosineSchedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How the learning rate changes: a ramp of `warmup_steps`, then `shape`."""
+    """How the learning rate changes: a ramp of `warmup_steps`, then what `kind` says."""
 
-    shape: ConstantSchedule | StepSchedule | CosineSchedule = ConstantSchedule()
+    kind: ConstantSchedule | StepSchedule | CosineSchedule = ConstantSchedule()
     warmup_steps: int = 0
 
 
@@ -153,37 +120,21 @@ class Selection:
     keep_last: bool = False
 
 
-# None stands for a oneof in which nothing was set; `validate` refuses it.
 RegressionLoss = MeanSquaredError | MeanAbsoluteError | Huber
 ClassificationLoss = CrossEntropy | BinaryCrossEntropy | KlDivergence
-Loss = RegressionLoss | ClassificationLoss | None
-Optimizer = GradientDescent | Sgd | Adam | AdamW | None
+Loss = RegressionLoss | ClassificationLoss
+
+LOSSES: Mapping[str, type[Loss]] = {
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "huber": Huber,
+    "cross_entropy": CrossEntropy,
+    "bce": BinaryCrossEntropy,
+    "kl": KlDivergence,
+}
+"""By their names in a specification."""
 
 
-def loss_with_defaults(loss: Loss) -> Loss:
-    """Returns the loss with every zero that means a default replaced by it."""
-    if isinstance(loss, Huber):
-        return replace(loss, delta=loss.delta or 1.0)
-    if isinstance(loss, KlDivergence):
-        return replace(loss, temperature=loss.temperature or 0.2)
-    return loss
-
-
-def optimizer_with_defaults(optimizer: Optimizer) -> Optimizer:
-    """Returns the optimiser with every zero that means a default replaced by it."""
-    if isinstance(optimizer, Adam | AdamW):
-        optimizer = replace(
-            optimizer,
-            learning_rate=optimizer.learning_rate or 0.001,
-            beta1=optimizer.beta1 or 0.9,
-            beta2=optimizer.beta2 or 0.999,
-            epsilon=optimizer.epsilon or 1e-8,
-        )
-    if isinstance(optimizer, AdamW):
-        optimizer = replace(optimizer, weight_decay=optimizer.weight_decay or 0.01)
-    return optimizer
-
-
-def body_outputs(loss: Loss, outputs: int) -> int:
+def body_outputs(loss: Loss | None, outputs: int) -> int:
     """Returns how many numbers an architecture gives for a row; binary cross-entropy needs one."""
     return 1 if isinstance(loss, BinaryCrossEntropy) else outputs

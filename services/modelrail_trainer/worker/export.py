@@ -15,8 +15,8 @@ from torch import nn
 from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.failure import ExportFailed
+from modelrail_trainer.worker.network import Classifier
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.network import Classifier
 
 BATCH = "batch"
 LENGTH = "length"

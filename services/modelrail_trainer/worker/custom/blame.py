@@ -20,7 +20,7 @@ from modelrail_trainer.worker.failure import (
     JobFailure,
     UserCodeError,
 )
-from modelrail_trainer.worker.zoo.network import Network
+from modelrail_trainer.worker.network import Network
 
 EXIT_USER_CODE = 3
 _INSTEAD_OF_AN_END = "return what was asked for, or raise an exception that says why not"

@@ -19,8 +19,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer.worker.learning.optimisers import Optimiser
-
 _KEPT = 2
 _SUFFIX = ".safetensors"
 _HEADER = "modelrail"
@@ -57,7 +55,7 @@ class Checkpoint:
 
 def training_state(
     network: nn.Module,
-    optimiser: Optimiser,
+    optimiser: torch.optim.Optimizer,
     order: Tensor,
     best_weights: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
@@ -79,7 +77,7 @@ def training_state(
 
 
 def restore_training_state(
-    tensors: Mapping[str, Tensor], network: nn.Module, optimiser: Optimiser
+    tensors: Mapping[str, Tensor], network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> None:
     """Puts the tensors of a checkpoint back into network and optimiser."""
     network.load_state_dict(part_of(tensors, "network."))

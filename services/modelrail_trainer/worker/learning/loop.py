@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer.parameters import parameter_count
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
     CustomModel,
     DatasetFacts,
-    GradientDescent,
     Task,
     TrainingJobSpec,
     body_outputs,
@@ -30,18 +28,16 @@ from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
-from modelrail_trainer.worker.learning.optimisers import build_optimiser, set_learning_rate
 from modelrail_trainer.worker.learning.pace import Pace, Speed
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
+from modelrail_trainer.worker.network import Network, TwoClasses
 from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
-from modelrail_trainer.worker.zoo.build import build_body
-from modelrail_trainer.worker.zoo.network import Network, TwoClasses
 
 # Multiplications in a forward pass over a batch. Below this, threads wait for each other longer
 # than they compute; on a busy machine they made the digits example 8 times slower.
@@ -137,15 +133,20 @@ def threads_for(spec: TrainingJobSpec, facts: DatasetFacts, weights: int | None 
     Args:
         spec: What is trained.
         facts: On what.
-        weights: How many it has; None: as many as `parameter_count` tells.
+        weights: How many it has; None: as many as an architecture tells, and 0 for a module.
     """
     if weights is None:
-        weights = parameter_count(spec.model, facts)
-    batch_size = facts.rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
+        known = None if isinstance(spec.model, CustomModel) else spec.model
+        weights = known.parameter_count(facts) if known else 0
+    batch_size = facts.rows if _takes_all_rows(spec) else spec.batch_size
     places = facts.row_shape[0] if facts.tokens else 1  # the weights are met at each token
     if weights * batch_size * places < _WORK_WORTH_THREADS:
         return 1
     return len(os.sched_getaffinity(0))  # what the process may really use
+
+
+def _takes_all_rows(spec: TrainingJobSpec) -> bool:
+    return spec.optimizer is not None and spec.optimizer.takes_all_rows
 
 
 def without_padding(rows: Tensor) -> Tensor:
@@ -182,8 +183,10 @@ def initial_network(
     prepare_torch(spec.seed, max(1, threads_for(spec, facts) // replicas.count), device)
     inputs = torch.from_numpy(data.train.inputs)  # [N, *row_shape]
     preprocessing = data.scaling or fit_steps(spec.preprocessing, inputs)
+    if spec.model is None:
+        raise ValueError("the specification has no model")
     if not isinstance(spec.model, CustomModel):
-        body = build_body(spec.model, facts.row_shape, facts.outputs, facts.tokens)
+        body = spec.model.build(facts.row_shape, facts.outputs, facts.tokens)
         return Network(preprocessing, _with_classes(body, spec)).to(device)
     if code is None:
         raise ValueError("a custom model needs the folders of user code")
@@ -232,14 +235,16 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
 
     rows, device = len(data.train), replicas.device
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
-    batch_size = rows if isinstance(spec.optimizer, GradientDescent) else spec.batch_size
+    batch_size = rows if _takes_all_rows(spec) else spec.batch_size
 
     model = replicas.replicate(network)
     replicas.part_ways(spec.seed)
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:
         loss_of = at_each_place(loss_of)
-    optimiser = build_optimiser(spec.optimizer, network.parameters())
+    if spec.optimizer is None:
+        raise ValueError("the specification has no optimiser")
+    optimiser = spec.optimizer.build(network.parameters())
 
     learning_rate = optimiser.param_groups[0]["lr"]
     steps_per_epoch = math.ceil(rows / batch_size)
@@ -263,7 +268,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             factor = learning_rate_factor(
                 spec.schedule, progress.step, steps_per_epoch=steps_per_epoch, steps=steps
             )
-            set_learning_rate(optimiser, learning_rate * factor)
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * factor
             optimiser.zero_grad()
             mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
             batch, targets = some.inputs[mine], some.targets[mine]

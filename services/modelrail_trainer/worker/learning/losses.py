@@ -108,7 +108,7 @@ def _one_hot(classes: Tensor, logits: Tensor) -> Tensor:
     return (classes.unsqueeze(1) == every).to(logits.dtype)
 
 
-def loss_function(loss: spec.Loss) -> LossFunction:  # noqa: PLR0911  # one return a kind
+def loss_function(loss: spec.Loss | None) -> LossFunction:  # noqa: PLR0911  # one return a kind
     """Returns the function of a specification.
 
     Raises:

@@ -14,7 +14,6 @@ from modelrail_trainer.worker.learning.checkpoint import (
     restore_training_state,
     training_state,
 )
-from modelrail_trainer.worker.learning.optimisers import Optimiser
 from modelrail_trainer.worker.learning.order import Rows, batches
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.selection import BestEpoch
@@ -43,7 +42,7 @@ class Progress:
     def __init__(
         self,
         network: nn.Module,
-        optimiser: Optimiser,
+        optimiser: torch.optim.Optimizer,
         best: BestEpoch,
         *,
         seed: int,

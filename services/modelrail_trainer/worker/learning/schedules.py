@@ -25,7 +25,7 @@ def learning_rate_factor(
     warmup = schedule.warmup_steps
     # The first step is not 0: it would teach nothing. Goyal et al. (2017) for why to warm up.
     ramp = (step + 1) / warmup if step < warmup else 1.0
-    match schedule.shape:
+    match schedule.kind:
         case spec.ConstantSchedule():
             return ramp
         case spec.StepSchedule(every_epochs=every, factor=factor):

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer import spec
+from modelrail_trainer.zoo.transformer import TransformerModel
 
 # Its exponential is exactly 0 in float32, so padding gets no attention; unlike -∞ it leaves a row
 # of padding only without NaN.
@@ -43,15 +43,15 @@ class Attention(nn.Module):
 class EncoderLayer(nn.Module):
     """x + attention(norm(x)), then x + perceptron(norm(x))."""
 
-    def __init__(self, model: spec.TransformerModel) -> None:
+    def __init__(self, model: TransformerModel) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(model.width)
         self.attention = Attention(model.width, model.heads, model.dropout)
         self.perceptron = nn.Sequential(
             nn.LayerNorm(model.width),
-            nn.Linear(model.width, model.feed_forward),
+            nn.Linear(model.width, model.inner_width),
             nn.ReLU(),
-            nn.Linear(model.feed_forward, model.width),
+            nn.Linear(model.inner_width, model.width),
         )
         self.dropout = nn.Dropout(model.dropout)
 
@@ -65,7 +65,7 @@ class EncoderLayer(nn.Module):
 class Transformer(nn.Module):
     """Encoder layers over embedded tokens; the mean over a row's tokens tells the outputs."""
 
-    def __init__(self, model: spec.TransformerModel, tokens: int, outputs: int) -> None:
+    def __init__(self, model: TransformerModel, tokens: int, outputs: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens, model.width, padding_idx=0)
         self.dropout = nn.Dropout(model.dropout)

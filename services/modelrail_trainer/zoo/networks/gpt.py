@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer import spec
+from modelrail_trainer.zoo.gpt import GptModel
 
+_BYTE_VALUES = 256
 _STANDARD_DEVIATION = 0.02
 """Of the weights at the start, as in GPT-2."""
 _LONGEST_WAVE = 10_000.0
@@ -39,7 +40,7 @@ class CausalAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + perceptron(norm(x))."""
 
-    def __init__(self, model: spec.GptModel) -> None:
+    def __init__(self, model: GptModel) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(model.width)
         self.attention = CausalAttention(model.width, model.heads)
@@ -61,10 +62,10 @@ class DecoderLayer(nn.Module):
 class Gpt(nn.Module):
     """Decoder layers over embedded bytes; at each place the scores of the byte that comes next."""
 
-    def __init__(self, model: spec.GptModel) -> None:
+    def __init__(self, model: GptModel) -> None:
         super().__init__()
         self.head_size = model.width // model.heads
-        self.embedding = nn.Embedding(spec.BYTE_VALUES, model.width)
+        self.embedding = nn.Embedding(_BYTE_VALUES, model.width)
         self.dropout = nn.Dropout(model.dropout)
         self.layers = nn.ModuleList(DecoderLayer(model) for _ in range(model.layers))
         self.norm = nn.LayerNorm(model.width)

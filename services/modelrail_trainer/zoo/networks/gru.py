@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer import spec
+from modelrail_trainer.zoo.gru import GruModel
 
 
 class GruLayer(nn.Module):
@@ -77,7 +77,7 @@ class Gru(nn.Module):
     left gets each row reversed within its own length, so that its padding comes last as well.
     """
 
-    def __init__(self, model: spec.GruModel, tokens: int, outputs: int) -> None:
+    def __init__(self, model: GruModel, tokens: int, outputs: int) -> None:
         super().__init__()
         directions = 2 if model.bidirectional else 1
         self.embedding = nn.Embedding(tokens, model.embedding_size, padding_idx=0)

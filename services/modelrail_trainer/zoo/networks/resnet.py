@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from modelrail_trainer import spec
-from modelrail_trainer.worker.zoo.images import image_shape, with_channels
+from modelrail_trainer.zoo.images import image_shape
+from modelrail_trainer.zoo.networks.images import with_channels
+from modelrail_trainer.zoo.resnet import ResNetModel
 
 
 class ResidualBlock(nn.Module):
@@ -53,7 +54,7 @@ class GlobalAveragePool(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-def resnet(model: spec.ResNetModel, row_shape: Sequence[int], outputs: int) -> nn.Sequential:
+def resnet(model: ResNetModel, row_shape: Sequence[int], outputs: int) -> nn.Sequential:
     """Makes the network for images of shape [H, W] or [C, H, W]."""
     channels, _, _ = image_shape(row_shape)
     first = model.channels[0]

@@ -7,11 +7,12 @@ from itertools import pairwise
 
 from torch import nn
 
-from modelrail_trainer import spec
-from modelrail_trainer.worker.zoo.images import image_shape, with_channels
+from modelrail_trainer.zoo.cnn import CnnModel
+from modelrail_trainer.zoo.images import image_shape
+from modelrail_trainer.zoo.networks.images import with_channels
 
 
-def cnn(model: spec.CnnModel, row_shape: Sequence[int], outputs: int) -> nn.Sequential:
+def cnn(model: CnnModel, row_shape: Sequence[int], outputs: int) -> nn.Sequential:
     """Makes the network for images of shape [H, W] or [C, H, W]."""
     channels, height, width = image_shape(row_shape)
     layers: list[nn.Module] = [with_channels(row_shape)]  # [B, C, H, W]

@@ -1,1 +1,0 @@
-"""The zoo: the architectures that a job can train, one file a family."""

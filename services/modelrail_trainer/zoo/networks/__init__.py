@@ -1,0 +1,1 @@
+"""Networks of the zoo's architectures, with random weights."""
