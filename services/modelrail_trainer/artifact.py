@@ -24,6 +24,9 @@ CHECKPOINTS_NAME = "checkpoints"
 BARE_NAME = "bare.onnx"
 """The network alone, where the served graph encodes raw columns in front of it."""
 ONNX_MEDIA_TYPE = "application/onnx"
+BATCH = "batch"
+LENGTH = "length"
+"""Axes of graphs: of the rows, and of the tokens of a row."""
 MAX_RESULT_BYTES = 4 * 1024 * 1024
 
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator
 
 from modelrail.names import InvalidName, ModelAliasName, check_id
+from modelrail_trainer.bounds import violations_of_one
+from modelrail_trainer.preprocessing import STEPS
 from modelrail_trainer.rules.custom import check_custom
 from modelrail_trainer.rules.images import check_images
 from modelrail_trainer.rules.learning import check_learning
@@ -92,7 +94,7 @@ def _check_texts(spec: TrainingJobSpec) -> Iterator[Violation]:
         yield Violation("publication.description", "expected text, got a NUL character in it")
 
 
-def _check_data(  # noqa: PLR0912  # one branch a kind
+def _check_data(  # one branch a kind
     spec: TrainingJobSpec, facts: DatasetFacts | None
 ) -> Iterator[Violation]:
     match spec.dataset:
@@ -138,8 +140,7 @@ def _check_data(  # noqa: PLR0912  # one branch a kind
             "preprocessing", f"expected at most {MAX_PREPROCESSING_STEPS} steps, got {steps}"
         )
     for position, step in enumerate(spec.preprocessing[:MAX_PREPROCESSING_STEPS]):
-        if step is None:
-            yield nothing_set(f"preprocessing[{position}]", "standardize", "min_max_scale")
+        yield from violations_of_one(f"preprocessing[{position}]", STEPS, step)
 
 
 def _check_images(

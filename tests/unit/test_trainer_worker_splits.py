@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
+from modelrail_trainer.encodings.number import FittedNumber
 from modelrail_trainer.inspection import Use
 from modelrail_trainer.protocol.suggestion import suggested_spec
 from modelrail_trainer.spec import Split, TableColumn, TableDataset, Task
@@ -29,7 +30,6 @@ from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.column import as_key
 from modelrail_trainer.worker.table.dataset import Table, load_table
-from modelrail_trainer.worker.table.encoding import FittedNumber
 from modelrail_trainer.worker.table.partition import parts_of_groups
 
 PARTS = ("train", "validation", "test")

@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 
 from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.data_roots import DataPathError, DataRoots
+from modelrail_trainer.encodings.category import CategoryFitting, FittedCategory
+from modelrail_trainer.encodings.column import ColumnType
+from modelrail_trainer.encodings.number import FittedNumber, NumberFitting
 from modelrail_trainer.spec import (
     CategoryEncoding,
     CategoryMethod,
@@ -37,14 +40,7 @@ from modelrail_trainer.worker.export import leaks
 from modelrail_trainer.worker.failure import DataError, GateFailed
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
-from modelrail_trainer.worker.table.column import ColumnType
 from modelrail_trainer.worker.table.dataset import Table, load_table
-from modelrail_trainer.worker.table.encoding import (
-    CategoryFitting,
-    FittedCategory,
-    FittedNumber,
-    NumberFitting,
-)
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
 from modelrail_trainer.worker.table.partition import parts_of
 from modelrail_trainer.worker.table.reader import TableReader

@@ -18,6 +18,14 @@ from hypothesis import strategies as st
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import Signature, TensorSpec
+from modelrail_trainer.encodings import Fitted
+from modelrail_trainer.encodings.text import (
+    FittedBytes,
+    FittedText,
+    FittedWords,
+    TextFitting,
+)
+from modelrail_trainer.encodings.words import words_of
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import (
     ByteTokens,
@@ -33,15 +41,7 @@ from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.learning.loop import without_padding
 from modelrail_trainer.worker.table.dataset import Table, load_table
-from modelrail_trainer.worker.table.encoding import Fitted
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
-from modelrail_trainer.worker.table.text import (
-    FittedBytes,
-    FittedText,
-    FittedWords,
-    TextFitting,
-)
-from modelrail_trainer.worker.table.words import words_of
 
 SIZE = 12
 HALF = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)
@@ -210,7 +210,7 @@ def test_capitals_count_as_small_letters_when_that_is_wanted() -> None:
 
 
 def test_words_that_do_not_fit_into_memory_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelrail_trainer.worker.table.text._MAX_DISTINCT", 4)
+    monkeypatch.setattr("modelrail_trainer.encodings.text._MAX_DISTINCT", 4)
     fitting = TextFitting("t", TextEncoding(tokens=WordTokens()))
     for row in ("a a b b c", "d e f", "a"):
         fitting.add(texts(row))

@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modelrail_trainer.spec import (
-    CategoryEncoding,
-    Encoding,
-    HashEncoding,
-    NumberEncoding,
-    TableDataset,
-    TextEncoding,
-    WordTokens,
-)
-from modelrail_trainer.violation import Violation, nothing_set, real, shown, whole
+from modelrail_trainer.bounds import name_of, violations_of
+from modelrail_trainer.encodings import ENCODINGS
+from modelrail_trainer.spec import TableDataset
+from modelrail_trainer.violation import Violation, shown
 
-MAX_FLOAT = 3.4e38
 MAX_PATHS = 10_000
 MAX_COLUMNS = 4_096
-MAX_CATEGORIES = 1_000
-MAX_BUCKETS = 10_000
-MAX_TOKENS = 4_096
-MAX_VOCABULARY = 200_000
 MAX_NAME_CHARACTERS = 128
 OUTPUT_NAMES = frozenset({"label", "logits", "probabilities", "y"})
 """Of the exported graph; an input of it cannot be called so."""
@@ -72,7 +61,10 @@ def check_table(table: TableDataset) -> Iterator[Violation]:
                 + shown(column.name),
             )
         seen.add(column.name)
-        yield from _encoding(field, column.encoding, len(table.columns))
+        if column.encoding is not None:
+            encoding = f"{field}.{name_of(ENCODINGS, column.encoding)}"
+            yield from violations_of(encoding, column.encoding)
+            yield from column.encoding.violations(encoding, len(table.columns))
 
 
 def check_name(field: str, name: str) -> Iterator[Violation]:
@@ -95,39 +87,3 @@ def check_column_name(name: str) -> Iterator[str]:
             f"{', '.join(sorted(OUTPUT_NAMES))} and those that begin with "
             f"{' or '.join(GRAPH_PREFIXES)}; got {shown(name)}"
         )
-
-
-def _encoding(field: str, encoding: Encoding | None, columns: int) -> Iterator[Violation]:
-    match encoding:
-        case NumberEncoding(constant=constant):
-            yield from real(
-                f"{field}.number.constant",
-                constant,
-                "a number that fits into 32 bits",
-                least=-MAX_FLOAT,
-                most=MAX_FLOAT,
-            )
-        case CategoryEncoding(max_categories=most):
-            yield from whole(f"{field}.category.max_categories", most, 1, MAX_CATEGORIES)
-        case HashEncoding(buckets=buckets):
-            yield from whole(f"{field}.hash.buckets", buckets, 2, MAX_BUCKETS)
-        case TextEncoding() as text:
-            yield from _text(f"{field}.text", text, columns)
-        case None:
-            pass
-
-
-def _text(field: str, text: TextEncoding, columns: int) -> Iterator[Violation]:
-    if columns > 1:
-        yield Violation(
-            field,
-            f"expected the only column to predict from, because a row of tokens and numbers has no "
-            f"model yet; got {columns} columns",
-        )
-    if text.tokens is None:
-        yield nothing_set(f"{field}.tokens", "words", "bytes")
-    yield from whole(f"{field}.max_tokens", text.max_tokens, 1, MAX_TOKENS)
-    if isinstance(text.tokens, WordTokens):
-        most = text.tokens.max_vocabulary
-        yield from whole(f"{field}.words.max_vocabulary", most, 1, MAX_VOCABULARY)
-        yield from whole(f"{field}.words.min_count", text.tokens.min_count, 1)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from modelrail_trainer.bounds import zeros_replaced
+from modelrail_trainer.encodings import ColumnEncoding, TextEncoding
 from modelrail_trainer.facts import DatasetFacts, Task
 
 BUNDLED_DATASETS = {
@@ -34,87 +35,12 @@ class LineDataset:
     noise_stddev: float = 0.0
 
 
-class Missing(StrEnum):
-    """What stands in for a missing number."""
-
-    MEAN = "mean"
-    MEDIAN = "median"
-    CONSTANT = "constant"
-    REFUSED = "refused"
-
-
-class Scale(StrEnum):
-    """How a number is scaled."""
-
-    STANDARDIZED = "standardized"
-    MIN_MAX = "min_max"
-    NONE = "none"
-
-
-class CategoryMethod(StrEnum):
-    """How a text becomes numbers."""
-
-    ONE_HOT = "one_hot"
-    ORDINAL = "ordinal"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberEncoding:
-    """A number becomes one feature, or two with an indicator."""
-
-    missing: Missing = Missing.MEAN
-    constant: float = 0.0
-    missing_indicator: bool = False
-    log: bool = False
-    scale: Scale = Scale.STANDARDIZED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CategoryEncoding:
-    """A text becomes a feature for each of the most frequent texts, or one number."""
-
-    method: CategoryMethod = CategoryMethod.ONE_HOT
-    max_categories: int = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HashEncoding:
-    """A text becomes one of so many features, by a hash."""
-
-    buckets: int = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WordTokens:
-    """A token is a word, numbered by its place among the most frequent ones."""
-
-    max_vocabulary: int = 20_000
-    min_count: int = 1
-    lower_case: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ByteTokens:
-    """A token is a byte."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextEncoding:
-    """A text becomes a row of tokens."""
-
-    tokens: WordTokens | ByteTokens | None
-    max_tokens: int = 256
-
-
-Encoding = NumberEncoding | CategoryEncoding | HashEncoding | TextEncoding
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableColumn:
     """One column to predict from; without an encoding it gets the default of its type."""
 
     name: str
-    encoding: Encoding | None = None
+    encoding: ColumnEncoding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,21 +170,10 @@ class Split:
         return (*self.validation_paths, *self.test_paths)
 
 
-@dataclass(frozen=True, slots=True)
-class Standardize:
-    """Subtract the training rows' mean and divide by their standard deviation, for each feature."""
-
-
-@dataclass(frozen=True, slots=True)
-class MinMaxScale:
-    """Map the training rows' smallest and largest value, over all features, to 0 and 1."""
-
-
 # None stands for a oneof in which nothing was set; `validate` refuses it.
 Dataset = (
     BundledDataset | LineDataset | TableDataset | ImageDataset | LinesDataset | CustomDataset | None
 )
-Preprocessing = Standardize | MinMaxScale | None
 
 
 def dataset_with_defaults(dataset: Dataset) -> Dataset:
@@ -275,7 +190,7 @@ def dataset_with_defaults(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _encoding_with_defaults(encoding: Encoding | None) -> Encoding | None:
+def _encoding_with_defaults(encoding: ColumnEncoding | None) -> ColumnEncoding | None:
     if isinstance(encoding, TextEncoding) and encoding.tokens is not None:
         encoding = replace(encoding, tokens=zeros_replaced(encoding.tokens))
     return encoding and zeros_replaced(encoding)

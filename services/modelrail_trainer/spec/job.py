@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 from modelrail_trainer.bounds import zeros_replaced
 from modelrail_trainer.optimizers import Optimizer
+from modelrail_trainer.preprocessing import Step
 from modelrail_trainer.spec.data import (
     CustomDataset,
     Dataset,
-    Preprocessing,
     Split,
     dataset_with_defaults,
     split_with_defaults,
@@ -49,7 +49,7 @@ class TrainingJobSpec:
     publication: Publication
     display_name: str = ""
     split: Split = field(default_factory=Split)
-    preprocessing: tuple[Preprocessing, ...] = ()
+    preprocessing: tuple[Step | None, ...] = ()
     batch_size: int = 32
     seed: int = 0
     log_every_epochs: int = 1

@@ -14,10 +14,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from modelrail_trainer.artifact import ExportCertificate, OutputParity, Signature
+from modelrail_trainer.artifact import LENGTH, ExportCertificate, OutputParity, Signature
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.export import LENGTH, leaks, opset_of
+from modelrail_trainer.worker.export import leaks, opset_of
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
 from modelrail_trainer.worker.part import Inputs

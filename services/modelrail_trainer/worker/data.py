@@ -34,8 +34,10 @@ from modelrail_trainer.worker.memory import return_freed_memory
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.export import RawTable
-from modelrail_trainer.worker.table.graph import FEATURES, TOKENS
 from modelrail_trainer.worker.training_data import TrainingData
+
+_FEATURES = "features"
+_TOKENS = "tokens"
 
 
 def load(
@@ -113,7 +115,7 @@ def _load_table(
         name=f"table of {files} files, target {dataset.target}",
         sha256=table.sha256,
         task=task,
-        input_name=TOKENS if table.tokens else FEATURES,
+        input_name=_TOKENS if table.tokens else _FEATURES,
         input_meaning="tokens, 0 after the last" if table.tokens else "encoded columns",
         labels=table.labels,
         outputs=len(table.labels) or 1,

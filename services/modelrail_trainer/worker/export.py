@@ -12,15 +12,12 @@ import torch
 from google.protobuf.message import Message
 from torch import nn
 
-from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
+from modelrail_trainer.artifact import BATCH, LENGTH, Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.failure import ExportFailed
 from modelrail_trainer.worker.network import Classifier
 from modelrail_trainer.worker.training_data import TrainingData
 
-BATCH = "batch"
-LENGTH = "length"
-"""Axis of the tokens of a row."""
 # Two rows or more: an axis of size 1 could be taken for one that broadcasts.
 _EXAMPLE_ROWS = 3
 # Apart from the rows, so that the two axes are not taken for one.

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_trainer.artifact import Signature, TensorSpec
-from modelrail_trainer.worker.export import BATCH
+from modelrail_trainer.artifact import BATCH, Signature, TensorSpec
 
 LABEL = "label"
 LABEL_SPEC = TensorSpec(
@@ -20,22 +19,20 @@ _NETWORK = "network."
 # Apart from the names of inputs, which are the data's.
 _OWN = "encode."
 _ELEMENTS = {
+    "BOOL": TensorProto.BOOL,
     "BYTES": TensorProto.STRING,
     "FP32": TensorProto.FLOAT,
     "FP64": TensorProto.DOUBLE,
+    "INT64": TensorProto.INT64,
     "UINT8": TensorProto.UINT8,
 }
 
 
 class Graph:
-    """Nodes and constants that are being put together in front of a network.
-
-    Attributes:
-        values: Types of tensors that the checker of ONNX cannot find out.
-    """
+    """Nodes and constants that are being put together in front of a network."""
 
     def __init__(self) -> None:
-        self.values: list[onnx.ValueInfoProto] = []
+        self._values: list[onnx.ValueInfoProto] = []
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 
@@ -48,6 +45,18 @@ class Graph:
     def apply(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output, and returns that."""
         return self._node(operator, inputs, f"{_OWN}value_{len(self._nodes)}", **attributes)
+
+    def cast(self, value: str, datatype: str) -> str:
+        """Adds a node that converts to a datatype, as `FP32`; returns its output."""
+        return self.apply("Cast", value, to=_ELEMENTS[datatype])
+
+    def flattened(self, column: str) -> str:
+        """Adds a node from [batch, 1] to [batch]; returns its output."""
+        return self.apply("Reshape", column, self.constant(np.array([-1], np.int64)))
+
+    def declare(self, value: str, datatype: str, shape: Sequence[int | str]) -> None:
+        """States the type of a tensor that the checker of ONNX cannot find out."""
+        self._values.append(helper.make_tensor_value_info(value, _ELEMENTS[datatype], list(shape)))
 
     def _node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         name = f"{_OWN}node_{len(self._nodes)}"
@@ -87,7 +96,7 @@ class Graph:
                 [_value(tensor) for tensor in signature.inputs],
                 [_value(tensor) for tensor in signature.outputs],
                 self._initializers,
-                value_info=self.values,
+                value_info=self._values,
             ),
             opset_imports=[
                 *bare.opset_import,

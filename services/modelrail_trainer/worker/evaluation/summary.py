@@ -12,16 +12,9 @@ from modelrail_trainer.data_summary import (
     UnusableRows,
     short,
 )
+from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.worker.evaluation.detail import class_counts
-from modelrail_trainer.worker.table.encoding import (
-    UNKNOWN_ORDINAL,
-    Fitted,
-    FittedCategory,
-    FittedHash,
-    FittedNumber,
-)
 from modelrail_trainer.worker.table.export import RawTable
-from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
 from modelrail_trainer.worker.training_data import TrainingData
 
 
@@ -57,28 +50,11 @@ def _labels(data: TrainingData) -> tuple[LabelCount, ...]:
 
 
 def _column(encoding: Fitted) -> ColumnSummary:
-    categories: tuple[str, ...] = ()
-    match encoding:
-        case FittedNumber():
-            kind = "log of number" if encoding.log else "number"
-            kind += " with indicator" if encoding.has_indicator else ""
-            names = ("fill", "shift", "width")
-            figures = {name: float(getattr(encoding, name)) for name in names}
-        case FittedCategory():
-            kind = "ordinal" if UNKNOWN_ORDINAL in encoding.table[-1] else "one-hot"
-            figures = {"categories": float(len(encoding.keys))}
-            categories = encoding.keys
-        case FittedHash():
-            kind, figures = "hash", {"buckets": float(encoding.buckets)}
-        case FittedWords():
-            kind, figures = "words", {"vocabulary": float(len(encoding.words))}
-            categories = encoding.words
-        case FittedBytes():
-            kind, figures = "bytes", {}
+    summary = encoding.summary()
     return ColumnSummary(
         name=short(encoding.name),
-        encoding=kind,
+        encoding=summary.kind,
         features=encoding.size,
-        figures=figures,
-        categories=tuple(map(short, categories[:MAX_CATEGORIES])),
+        figures=dict(summary.figures),
+        categories=tuple(map(short, summary.categories[:MAX_CATEGORIES])),
     )

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from modelrail_trainer.encodings.column import ColumnType
 from modelrail_trainer.inspection import (
     MAX_COLUMNS,
     InspectedFile,
@@ -28,7 +29,6 @@ from modelrail_trainer.worker.inspection.division import divided
 from modelrail_trainer.worker.inspection.likeness import Likeness
 from modelrail_trainer.worker.inspection.scan import Scan, format_of
 from modelrail_trainer.worker.inspection.sketch import MAX_DISTINCT, ColumnSketch, shown
-from modelrail_trainer.worker.table.column import ColumnType
 from modelrail_trainer.worker.table.reader import TableReader, every
 
 _PREVIEW_CELLS = 50_000

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modelrail_trainer.preprocessing.modules import fit_steps
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
     CustomModel,
@@ -35,7 +36,6 @@ from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.network import Network, TwoClasses
-from modelrail_trainer.worker.preprocessing import fit_steps
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
 

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.encodings import Fitted
+from modelrail_trainer.encodings.column import Column
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.table.column import Column
-from modelrail_trainer.worker.table.encoding import Fitted, FittedCategory, FittedNumber
 from modelrail_trainer.worker.table.graph import domains_of
-from modelrail_trainer.worker.table.text import FittedBytes, FittedWords
-
-# Zeros inside and at the end, white space, capitals, combining marks, right to left, emoji.
-_HOSTILE_TEXTS = (
-    "a\0b\0",
-    "\u00a0\t\u2003\r\n",
-    "ABC Ä e\u0301",
-    "\u0627\u0644 \u202e",
-    "\U0001f600!?",
-)
-_UNKNOWN_TEXT = "\N{REPLACEMENT CHARACTER} no text of the training rows"
 
 
 def check_end_to_end(
@@ -53,7 +40,10 @@ def check_end_to_end(
         GateFailed: The message names the rule that is broken, expected and got.
     """
     acceptance.check_file(path, signature, domains=frozenset(domains_of(encodings)))
-    rows = {e.name: np.concatenate([rows[e.name], _edge_values(e)]) for e in encodings}
+    edges = {e.name: e.edge_values() for e in encodings}
+    most = max(map(len, edges.values()))
+    # Of columns with fewer of them they come again.
+    rows = {name: np.append(rows[name], np.resize(edges[name], most)) for name in edges}
     features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
     expected = dict(
         zip(
@@ -76,20 +66,6 @@ def check_end_to_end(
     return tuple(OutputParity(name, difference) for name, difference in worst.items())
 
 
-def _edge_values(encoding: Fitted) -> Column:
-    if isinstance(encoding, FittedNumber):
-        # Far outside of the training rows, and not so far that differences of 32-bit floats count.
-        large = 1e6 if encoding.log else float(encoding.shift) + 100 * float(encoding.width)
-        if encoding.is_double:  # 0 is as far away as can be
-            shift = float(encoding.shift)
-            return np.array([np.nan, shift, shift - 100 * float(encoding.width), large])
-        return np.array([np.nan, -1.0, 0.0, large])
-    if isinstance(encoding, FittedWords | FittedBytes):
-        return np.array(["", *_HOSTILE_TEXTS, "x " * encoding.size, "y" * 1000], object)
-    known = encoding.keys if isinstance(encoding, FittedCategory) else ("a\0b",)
-    return np.array(["", _UNKNOWN_TEXT, known[0], known[-1]], object)
-
-
 def _run(
     session: onnxruntime.InferenceSession,
     signature: Signature,
@@ -105,7 +81,7 @@ def _run(
         made_progress()
         feed = {}
         for encoding in encodings:
-            feed[encoding.name] = _sent(encoding, rows[encoding.name][start : start + batch_size])
+            feed[encoding.name] = encoding.sent(rows[encoding.name][start : start + batch_size])
         try:
             outputs = session.run(names, feed)
         except Exception as error:  # ONNX Runtime has an own error class for each status
@@ -115,19 +91,6 @@ def _run(
         for name, output in zip(names, outputs, strict=True):
             found[name].append(output)
     return {name: np.concatenate(outputs) for name, outputs in found.items()}
-
-
-def _sent(encoding: Fitted, values: Column) -> npt.NDArray[Any]:
-    """Returns values [B] as a client sends them, [B, 1], or [B, bytes of the longest]."""
-    if isinstance(encoding, FittedNumber):
-        kind = np.float64 if encoding.is_double else np.float32
-        return values.astype(kind).reshape(-1, 1)
-    if isinstance(encoding, FittedBytes):
-        contents = [text.encode() for text in values]
-        longest = max(map(len, contents))
-        filled = b"".join(content.ljust(longest, b"\0") for content in contents)
-        return np.frombuffer(filled, np.uint8).reshape(len(values), longest)
-    return values.reshape(-1, 1)
 
 
 def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from modelrail_trainer.encodings.column import Column, ColumnType
 from modelrail_trainer.worker.failure import DataError
 
-Column = npt.NDArray[Any]
-"""Numbers as float64 [N], NaN where missing; texts as objects [N], "" where missing."""
 Numbers = npt.NDArray[np.int64]
-
-
-class ColumnType(StrEnum):
-    """What the values of a column are."""
-
-    NUMBER = "number"
-    TEXT = "text"
 
 
 def is_discrete(kind: pa.DataType) -> bool:

@@ -15,32 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.encodings import CategoryEncoding, Fitted, Fitting, NumberEncoding
+from modelrail_trainer.encodings.column import Column, ColumnType
 from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import (
-    CategoryEncoding,
-    HashEncoding,
-    NumberEncoding,
     Split,
     TableColumn,
     TableDataset,
     Task,
-    TextEncoding,
 )
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part, PartOfRow
-from modelrail_trainer.worker.table.column import Column, ColumnType
 from modelrail_trainer.worker.table.division import NO_PART, Division
-from modelrail_trainer.worker.table.encoding import (
-    CategoryFitting,
-    Fitted,
-    Fitting,
-    HashFitting,
-    NumberFitting,
-)
 from modelrail_trainer.worker.table.part_file import PartFile
 from modelrail_trainer.worker.table.reader import Batch, TableReader
 from modelrail_trainer.worker.table.sample import PartSample
-from modelrail_trainer.worker.table.text import FittedBytes, FittedWords, TextFitting
 from modelrail_trainer.worker.table.unusable import Unusable
 
 MAX_CLASSES = 10_000
@@ -146,9 +135,7 @@ def _all_columns(reader: TableReader, others: Sequence[str]) -> tuple[TableColum
 
 def _wanted_types(dataset: TableDataset) -> dict[str, ColumnType]:
     return {
-        column.name: ColumnType.NUMBER
-        if isinstance(column.encoding, NumberEncoding)
-        else ColumnType.TEXT
+        column.name: column.encoding.reads
         for column in dataset.columns
         if column.encoding is not None
     }
@@ -219,14 +206,9 @@ class _Passes:
                 f"expected columns that become at most {MAX_FEATURES} features, got "
                 f"{self._width()}; ask for fewer categories"
             )
-        for encoding in self.encodings:
-            if isinstance(encoding, FittedWords | FittedBytes):
-                self.tokens = encoding.tokens
+        self.tokens = max(encoding.tokens for encoding in self.encodings)
         self.remarks = tuple(
-            remark
-            for fitting in self._fittings.values()
-            if isinstance(fitting, TextFitting)
-            for remark in fitting.remarks()
+            remark for fitting in self._fittings.values() for remark in fitting.remarks()
         )
         self.constant_columns = tuple(
             name for name, fitting in self._fittings.items() if fitting.is_constant
@@ -342,17 +324,11 @@ def _fitting(column: TableColumn, reader: TableReader, folder: Path) -> Fitting:
     encoding = column.encoding or (
         NumberEncoding() if kind is ColumnType.NUMBER else CategoryEncoding()
     )
-    if isinstance(encoding, NumberEncoding):
-        if kind is not ColumnType.NUMBER:
-            raise DataError(f"column {column.name!r}: expected numbers for its encoding, got texts")
-        return NumberFitting(column.name, encoding, folder)
-    if kind is not ColumnType.TEXT:
-        raise DataError(f"column {column.name!r}: expected texts for its encoding, got numbers")
-    if isinstance(encoding, TextEncoding):
-        return TextFitting(column.name, encoding)
-    if isinstance(encoding, HashEncoding):
-        return HashFitting(column.name, encoding)
-    return CategoryFitting(column.name, encoding)
+    if kind is not encoding.reads:
+        raise DataError(
+            f"column {column.name!r}: expected {encoding.reads}s for its encoding, got {kind}s"
+        )
+    return encoding.fitting(column.name, folder)
 
 
 def _is_missing(values: Column) -> npt.NDArray[np.bool_]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.encodings.column import Column, ColumnType
 from modelrail_trainer.spec import Split
 from modelrail_trainer.violation import shown
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import PartOfRow
-from modelrail_trainer.worker.table.column import Column, ColumnType
 from modelrail_trainer.worker.table.partition import parts_of, parts_of_groups
 from modelrail_trainer.worker.table.reader import Batch, TableReader
 

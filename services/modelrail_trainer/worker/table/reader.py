@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
 
+from modelrail_trainer.encodings.column import Column, ColumnType
 from modelrail_trainer.worker.failure import DataError, FileError
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.table.column import (
-    Column,
-    ColumnType,
     Numbers,
     as_key,
     as_numpy,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modelrail_trainer import spec
+from modelrail_trainer.preprocessing import Step
 
 
 class Standardize(nn.Module):
@@ -58,11 +58,17 @@ class MinMaxScale(nn.Module):
         return scaled
 
 
-def fit_steps(steps: Sequence[spec.Preprocessing], rows: Tensor) -> nn.Sequential:
-    """Fits each step on what the steps before it make of the training rows, [N, *row_shape]."""
+def fit_steps(steps: Sequence[Step | None], rows: Tensor) -> nn.Sequential:
+    """Fits each step on what the steps before it make of the training rows, [N, *row_shape].
+
+    Raises:
+        ValueError: A step is none.
+    """
     fitted: list[nn.Module] = []
     for step in steps:
-        module = Standardize(rows) if isinstance(step, spec.Standardize) else MinMaxScale(rows)
+        if step is None:
+            raise ValueError("the specification has a step that is none")
+        module = step.fit(rows)
         fitted.append(module)
         rows = module(rows)
     return nn.Sequential(*fitted)

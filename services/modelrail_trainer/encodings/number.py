@@ -1,39 +1,70 @@
-"""From the values of a column to numbers for the network, fitted on the training rows.
-
-A fitted encoding is plain data: `encode` computes it with NumPy, `graph.py` with ONNX operators,
-and the acceptance gate compares the two. Both compute in 32-bit floats, in the same order.
-"""
+"""Numbers: missing values, logarithm and scale."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from modelrail_trainer.spec import (
-    CategoryEncoding,
-    CategoryMethod,
-    HashEncoding,
-    Missing,
-    NumberEncoding,
-    Scale,
-)
+from modelrail_trainer.artifact import BATCH, TensorSpec
+from modelrail_trainer.bounds import Real
+from modelrail_trainer.encodings.column import Column, ColumnType, Features
+from modelrail_trainer.encodings.encoding import Summary
+from modelrail_trainer.encodings.median import Values
+from modelrail_trainer.violation import Violation
 from modelrail_trainer.worker.failure import DataError
-from modelrail_trainer.worker.table.column import Column
-from modelrail_trainer.worker.table.median import Values
-from modelrail_trainer.worker.table.text import FittedText
 
-Features = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from modelrail_trainer.worker.graph import Graph
 
-_MAX_DISTINCT = 1_000_000
-"""Different texts of a column that are counted; more are no categories."""
-UNKNOWN_ORDINAL = -1.0
+_MAX_FLOAT = 3.4e38
 _FAR = 1e-4
 """Of the largest value: of a smaller deviation 32 bits, 6e-8 of it, leave less than 3 digits."""
+
+
+class Missing(StrEnum):
+    """What stands in for a missing number."""
+
+    MEAN = "mean"
+    MEDIAN = "median"
+    CONSTANT = "constant"
+    REFUSED = "refused"
+
+
+class Scale(StrEnum):
+    """How a number is scaled."""
+
+    STANDARDIZED = "standardized"
+    MIN_MAX = "min_max"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberEncoding:
+    """A number becomes one feature, or two with an indicator."""
+
+    reads: ClassVar[ColumnType] = ColumnType.NUMBER
+
+    missing: Missing = Missing.MEAN
+    constant: Annotated[
+        float, Real("a number that fits into 32 bits", least=-_MAX_FLOAT, most=_MAX_FLOAT)
+    ] = 0.0
+    missing_indicator: bool = False
+    log: bool = False
+    scale: Scale = Scale.STANDARDIZED
+
+    def violations(self, field: str, columns: int) -> Iterator[Violation]:
+        """Finds nothing."""
+        yield from ()
+
+    def fitting(self, name: str, folder: Path | None = None) -> NumberFitting:
+        """Returns what is fitted on the training rows; the median needs a file in the folder."""
+        return NumberFitting(name, self, folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +100,26 @@ class FittedNumber:
         """Number of features."""
         return 2 if self.has_indicator else 1
 
+    @property
+    def tokens(self) -> int:
+        """None: the features are numbers."""
+        return 0
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """None: the operators are those of the default domain."""
+        return ()
+
+    @property
+    def input(self) -> TensorSpec:
+        """The graph's input, [batch, 1]."""
+        return TensorSpec(
+            name=self.name,
+            datatype="FP64" if self.is_double else "FP32",
+            shape=(BATCH, 1),
+            meaning="number, NaN where it is missing",
+        )
+
     def encode(self, values: Column) -> Features:
         """Maps [N] to [N, size]."""
         x = values.astype(self.shift.dtype)  # [N]
@@ -80,87 +131,43 @@ class FittedNumber:
         features = [x, missing.astype(np.float32)] if self.has_indicator else [x]
         return np.stack(features, axis=1)
 
+    def add_to(self, graph: Graph) -> str:
+        """Adds the operators that compute `encode`; returns their result, [batch, size]."""
+        missing = graph.apply("IsNaN", self.name)
+        x = graph.apply("Where", missing, graph.constant(np.array(self.fill)), self.name)
+        if self.log:
+            x = graph.apply("Max", x, graph.constant(np.array(0, np.float32)))
+            x = graph.apply("Log", graph.apply("Add", x, graph.constant(np.array(1, np.float32))))
+        x = graph.apply("Sub", x, graph.constant(np.array(self.shift)))
+        if self.is_double:
+            x = graph.cast(x, "FP32")
+        x = graph.apply("Div", x, graph.constant(np.array(self.width)))
+        if not self.has_indicator:
+            return x
+        return graph.apply("Concat", x, graph.cast(missing, "FP32"), axis=1)
 
-@dataclass(frozen=True, slots=True)
-class FittedCategory:
-    """A row of `table` for each text that is known, and its last row for all others.
+    def sent(self, values: Column) -> npt.NDArray[Any]:
+        """Returns numbers [B] as a client sends them, [B, 1]."""
+        kind = np.float64 if self.is_double else np.float32
+        return values.astype(kind).reshape(-1, 1)
 
-    Attributes:
-        name: Of the column.
-        keys: The known texts, sorted.
-        table: Features, [len(keys) + 1, size].
-    """
+    def edge_values(self) -> Column:
+        """Returns a missing number, and some far outside of the training rows, [N]."""
+        # Not so far that differences of 32-bit floats count.
+        large = 1e6 if self.log else float(self.shift) + 100 * float(self.width)
+        if self.is_double:  # 0 is as far away as can be
+            shift = float(self.shift)
+            return np.array([np.nan, shift, shift - 100 * float(self.width), large])
+        return np.array([np.nan, -1.0, 0.0, large])
 
-    name: str
-    keys: tuple[str, ...]
-    table: Features
-
-    @property
-    def size(self) -> int:
-        """Number of features."""
-        return int(self.table.shape[1])
-
-    def encode(self, values: Column) -> Features:
-        """Maps [N] to [N, size]."""
-        places = {key: place for place, key in enumerate(self.keys)}
-        unknown = len(self.keys)
-        chosen = np.fromiter((places.get(v, unknown) for v in values), np.int64, len(values))
-        encoded: Features = self.table[chosen]
-        return encoded
-
-
-@dataclass(frozen=True, slots=True)
-class FittedHash:
-    """A feature for each remainder of a text's hash; 1 for the one that it has, 0 for the others.
-
-    The hash is MurmurHash3 (Appleby, 2011; x86, 32 bits, seed 0) over the text in UTF-8.
-
-    Attributes:
-        name: Of the column.
-        buckets: Number of remainders.
-    """
-
-    name: str
-    buckets: int
-
-    @property
-    def size(self) -> int:
-        """Number of features."""
-        return self.buckets
-
-    def encode(self, values: Column) -> Features:
-        """Maps [N] to [N, size]."""
-        from sklearn.utils import murmurhash3_32  # takes more than a second to import
-
-        hashes = {text: murmurhash3_32(text, positive=True) for text in set(values)}
-        encoded = np.zeros((len(values), self.buckets), np.float32)
-        places = np.fromiter((hashes[text] % self.buckets for text in values), np.int64)
-        encoded[np.arange(len(values)), places] = 1
-        return encoded
-
-
-Fitted = FittedNumber | FittedCategory | FittedHash | FittedText
-
-
-class Fitting(Protocol):
-    """An encoding that is being fitted."""
-
-    def add(self, values: Column) -> None:
-        """Looks at training rows, [N]."""
-
-    def fitted(self) -> Fitted:
-        """Returns the encoding.
-
-        Raises:
-            DataError: The training rows do not allow it.
-        """
-
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns which rows cannot be used because of this column, each [N], by reason."""
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether the values never varied."""
+    def summary(self) -> Summary:
+        """Returns what a report tells of it."""
+        kind = "log of number" if self.log else "number"
+        kind += " with indicator" if self.has_indicator else ""
+        return Summary(
+            kind,
+            {"fill": float(self.fill), "shift": float(self.shift), "width": float(self.width)},
+        )
 
 
 class NumberFitting:
@@ -252,84 +259,9 @@ class NumberFitting:
             return False
         return np.float32(self._raw.minimum) == np.float32(self._raw.maximum) and not self._missing
 
-
-class CategoryFitting:
-    """How often each text comes.
-
-    Args:
-        name: Of the column.
-        encoding: What is asked for.
-    """
-
-    def __init__(self, name: str, encoding: CategoryEncoding) -> None:
-        self._name = name
-        self._encoding = encoding
-        self._counts: Counter[str] = Counter()
-
-    def add(self, values: Column) -> None:
-        """Looks at training rows, [N].
-
-        Raises:
-            DataError: There are too many different texts.
-        """
-        self._counts.update(values)
-        if len(self._counts) > _MAX_DISTINCT:
-            raise DataError(
-                f"column {self._name!r}: expected categories, got more than {_MAX_DISTINCT} "
-                "different texts"
-            )
-
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns that every row can be used."""
-        return {}
-
-    def fitted(self) -> FittedCategory:
-        """Returns the encoding."""
-        # The most frequent ones; among equally frequent ones the first in the alphabet.
-        ranked = sorted(self._counts, key=lambda text: (-self._counts[text], text))
-        keys = tuple(sorted(ranked[: self._encoding.max_categories]))
-        if self._encoding.method is CategoryMethod.ORDINAL:
-            places = [*map(float, range(len(keys))), UNKNOWN_ORDINAL]
-            return FittedCategory(self._name, keys, np.array(places, np.float32).reshape(-1, 1))
-        table = np.eye(len(keys) + 1, len(keys), dtype=np.float32)  # last row: all 0
-        return FittedCategory(self._name, keys, table)
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether all texts seen are the same."""
-        return len(self._counts) <= 1
-
-
-class HashFitting:
-    """Nothing is fitted; whether the texts vary is looked at.
-
-    Args:
-        name: Of the column.
-        encoding: What is asked for.
-    """
-
-    def __init__(self, name: str, encoding: HashEncoding) -> None:
-        self._fitted = FittedHash(name, encoding.buckets)
-        self._seen: set[str] = set()
-
-    def add(self, values: Column) -> None:
-        """Looks at training rows, [N]."""
-        if len(self._seen) <= 1:
-            self._seen.update(values)
-            self._seen = set(sorted(self._seen)[:2])
-
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns that every row can be used."""
-        return {}
-
-    def fitted(self) -> FittedHash:
-        """Returns the encoding."""
-        return self._fitted
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether all texts seen are the same."""
-        return len(self._seen) <= 1
+    def remarks(self) -> Iterator[str]:
+        """Yields nothing."""
+        yield from ()
 
 
 class _Moments:
