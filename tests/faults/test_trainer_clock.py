@@ -1,10 +1,11 @@
-"""The wall clock of the trainer is set an hour on or back while it runs jobs."""
+"""The wall clock of the trainer is set on or back while it runs jobs."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ class Clock:
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "NO_FAKE_STAT": "1",
+            "TZ": "Europe/Berlin",
         }
 
 
@@ -76,10 +78,30 @@ async def reported_epoch(trainer: Running, job: Job) -> int:
     return (await trainer.client.get_job(job.name)).progress.epoch
 
 
-@pytest.mark.parametrize("shift", [_HOUR_SECONDS, -_HOUR_SECONDS])
+def until_time(time: datetime) -> int:
+    """Seconds from now to another time, which may be past."""
+    return round((time - datetime.now(UTC)).total_seconds())
+
+
+@pytest.mark.parametrize(
+    "shift_of",
+    [
+        pytest.param(lambda: _HOUR_SECONDS, id="an hour on", marks=pytest.mark.slow),
+        pytest.param(lambda: -_HOUR_SECONDS, id="an hour back", marks=pytest.mark.slow),
+        # A second in 32 bits with a sign ends at 03:14:08 of that day.
+        pytest.param(lambda: until_time(datetime(2038, 1, 19, 3, 14, tzinfo=UTC)), id="to 2038"),
+        # In the service's time zone the hour from 2 to 3 comes twice.
+        pytest.param(
+            lambda: until_time(datetime(2026, 10, 25, 0, 59, 55, tzinfo=UTC)),
+            id="to the end of summer time",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
 async def test_no_job_is_ended_spared_or_forgotten_when_the_clock_is_set(
-    place: Site, shift: int
+    place: Site, shift_of: Callable[[], int]
 ) -> None:
+    shift = shift_of()
     clock = Clock(place.path / "clock")
     # A silence of a minute fails a job, and ten minutes of running end it: an hour would do both.
     flags = ("--max-job-silence-seconds", "60")
