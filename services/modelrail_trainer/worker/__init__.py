@@ -1,4 +1,5 @@
 """The training process: one job from a specification to a proven ONNX file.
 
-Only this package imports torch, onnx, onnxruntime and scikit-learn.
+This package, and what it calls of the rooms beside it, import torch, onnx, onnxruntime and
+scikit-learn.
 """
