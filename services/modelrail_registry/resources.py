@@ -91,6 +91,7 @@ class Lineage:
     seed: int = 0
     packages: Mapping[str, str] = field(default_factory=dict)
     parent_version: str = ""
+    hardware: str = ""
 
 
 @dataclass(frozen=True, slots=True)

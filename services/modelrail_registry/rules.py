@@ -195,8 +195,9 @@ def _check_lineage(lineage: Lineage, field: str) -> Violations:
     ):
         if text:
             yield from _check_name(f"{field}.{part}", text, check)
-    if _bad_text(lineage.dataset, _MAX_TEXT):
-        yield FieldViolation(f"{field}.dataset", f"expected at most {_MAX_TEXT} characters")
+    for part, text in (("dataset", lineage.dataset), ("hardware", lineage.hardware)):
+        if _bad_text(text, _MAX_TEXT):
+            yield FieldViolation(f"{field}.{part}", f"expected at most {_MAX_TEXT} characters")
     yield from _check_packages(lineage.packages, f"{field}.packages")
 
 

@@ -100,6 +100,7 @@ class Lineage:
     spec_sha256: str
     seed: int
     packages: dict[str, str]
+    hardware: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +287,8 @@ def _lineage(record: Record) -> Lineage:
         spec_sha256=text(record, "spec_sha256"),
         seed=whole(record, "seed"),
         packages=_texts(record, "packages"),
+        # Workers of an earlier version did not tell.
+        hardware=text(record, "hardware") if "hardware" in record else "",
     )
 
 

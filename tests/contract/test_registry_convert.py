@@ -36,6 +36,7 @@ def full_version() -> pb.ModelVersion:
             dataset_sha256="1" * 64,
             spec_sha256="2" * 64,
             seed=-7,
+            hardware="x86_64, 2 processors",
             packages={"torch": "2.13.0"},
             parent_version="models/m/versions/1",
         ),

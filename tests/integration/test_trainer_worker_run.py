@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import resource
 import signal
 import subprocess
@@ -189,6 +191,10 @@ def test_the_result_holds_lineage_and_certificate(digits: Path) -> None:
     assert result.lineage.dataset_sha256 == rows.sha256
     assert result.lineage.seed == 1
     assert {"torch", "onnx", "onnxruntime"} <= set(result.lineage.packages)
+    machine, processors, threads = result.lineage.hardware.split(", ")
+    assert machine.startswith(platform.machine())
+    assert processors == f"{len(os.sched_getaffinity(0))} processors"
+    assert threads == "1 thread"
     assert result.certificate.rows == min(256, len(rows.validation))
     assert result.certificate.batch_sizes == (1, 2, 7)
     assert {parity.name for parity in result.certificate.outputs} == {"logits", "probabilities"}

@@ -122,6 +122,7 @@ def test_hostile_names_labels_and_logs_stay_texts() -> None:
     job.metrics.add(name=HOSTILE, split="test", runtime="pytorch", value=1)
     version = registry_pb2.ModelVersion()
     version.lineage.dataset = version.lineage.packages[HOSTILE] = HOSTILE
+    version.lineage.hardware = HOSTILE
     version.certificate.outputs.add(name=HOSTILE)
     version.certificate.attempts.add(method=HOSTILE, failure=HOSTILE)
     history = _history(

@@ -115,6 +115,7 @@ def _lineage_to_pb(lineage: Lineage) -> pb.Lineage:
         seed=lineage.seed,
         packages=dict(lineage.packages),
         parent_version=lineage.parent_version,
+        hardware=lineage.hardware,
     )
 
 

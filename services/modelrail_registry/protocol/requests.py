@@ -315,6 +315,7 @@ def _lineage_from_pb(message: pb.Lineage) -> Lineage:
         seed=message.seed,
         packages=dict(message.packages),
         parent_version=message.parent_version,
+        hardware=message.hardware,
     )
 
 

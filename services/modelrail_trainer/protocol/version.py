@@ -39,6 +39,7 @@ def model_version_to_pb(
             spec_sha256=lineage.spec_sha256,
             seed=lineage.seed,
             packages=lineage.packages,
+            hardware=lineage.hardware,
         ),
         certificate=registry_pb2.ExportCertificate(
             opset=certificate.opset,

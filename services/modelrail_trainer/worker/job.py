@@ -38,6 +38,7 @@ from modelrail_trainer.worker.evaluation.detail import detail_of
 from modelrail_trainer.worker.evaluation.summary import summary_of
 from modelrail_trainer.worker.export import exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, NanLoss
+from modelrail_trainer.worker.hardware import hardware_of
 from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
@@ -223,6 +224,7 @@ def _train_and_prove(
                 packages={name: version(name) for name in _PACKAGES}
                 | ({"cuda": str(torch.version.cuda)} if replicas.device.type == "cuda" else {})
                 | _sources(code),
+                hardware=hardware_of(replicas.device, replicas.count),
             ),
             certificate=certificate,
             evaluation=detail.evaluation() if detail else None,

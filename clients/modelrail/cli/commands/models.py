@@ -89,6 +89,7 @@ async def show(session: Session, reference: Reference, *, json: AsJson = False) 
         *(("output", tensor_text(tensor)) for tensor in version.signature.outputs),
         ("training job", version.lineage.training_job or "-"),
         ("data set", version.lineage.dataset or "-"),
+        *((("trained on", version.lineage.hardware),) if version.lineage.hardware else ()),
     )
     if version.HasField("certificate"):
         _show_proof(version)

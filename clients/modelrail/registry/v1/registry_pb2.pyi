@@ -137,7 +137,7 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., split: _Optional[str] = ..., runtime: _Optional[str] = ...) -> None: ...
 
 class Lineage(_message.Message):
-    __slots__ = ("training_job", "dataset", "dataset_sha256", "spec_sha256", "seed", "packages", "parent_version")
+    __slots__ = ("training_job", "dataset", "dataset_sha256", "spec_sha256", "seed", "packages", "parent_version", "hardware")
     class PackagesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +152,7 @@ class Lineage(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
     PARENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HARDWARE_FIELD_NUMBER: _ClassVar[int]
     training_job: str
     dataset: str
     dataset_sha256: str
@@ -159,7 +160,8 @@ class Lineage(_message.Message):
     seed: int
     packages: _containers.ScalarMap[str, str]
     parent_version: str
-    def __init__(self, training_job: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec_sha256: _Optional[str] = ..., seed: _Optional[int] = ..., packages: _Optional[_Mapping[str, str]] = ..., parent_version: _Optional[str] = ...) -> None: ...
+    hardware: str
+    def __init__(self, training_job: _Optional[str] = ..., dataset: _Optional[str] = ..., dataset_sha256: _Optional[str] = ..., spec_sha256: _Optional[str] = ..., seed: _Optional[int] = ..., packages: _Optional[_Mapping[str, str]] = ..., parent_version: _Optional[str] = ..., hardware: _Optional[str] = ...) -> None: ...
 
 class ExportCertificate(_message.Message):
     __slots__ = ("opset", "absolute_tolerance", "relative_tolerance", "batch_sizes", "outputs", "rows", "tools", "attempts")
