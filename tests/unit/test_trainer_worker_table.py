@@ -32,9 +32,9 @@ from modelrail_trainer.spec import (
     TableDataset,
     Task,
 )
-from modelrail_trainer.worker import acceptance
-from modelrail_trainer.worker.export import leaks
+from modelrail_trainer.worker import parity
 from modelrail_trainer.worker.failure import DataError, GateFailed
+from modelrail_trainer.worker.model_file import leaks
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.column import ColumnType
@@ -550,7 +550,7 @@ def test_the_gate_knows_only_the_domains_that_it_was_told(tmp_path: Path) -> Non
     path = tmp_path / "model.onnx"
     signature = whole_graph(path)
     with pytest.raises(GateFailed, match=r"expected operators of .* only, got \['ai.onnx.ml'\]"):
-        acceptance.check_file(path, signature)
+        parity.check_file(path, signature)
 
 
 # Where files may lie

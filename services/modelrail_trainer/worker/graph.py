@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from modelrail_trainer.artifact import Signature, TensorSpec
-from modelrail_trainer.worker.export import BATCH
+from modelrail_trainer.worker.model_file import BATCH
 
 LABEL = "label"
 LABEL_SPEC = TensorSpec(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Color
-from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker import acceptance, parity
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.images.dataset import Images
@@ -37,16 +38,15 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature)
+    parity.check_file(path, signature)
     samples = [*images.raw, *_edge_images(images)]
     rows = np.stack([images.prepare(image) for image in samples])  # [N, *row_shape]
     numbers = [output.name for output in signature.outputs if output.name != LABEL]
     expected = dict(zip(numbers, acceptance.run_torch(module, rows), strict=True))
     worst = dict.fromkeys(numbers, 0.0)
-    levels = onnxruntime.GraphOptimizationLevel
-    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
-        session = acceptance.open_session(path, level)
-        for batch_size in acceptance.BATCH_SIZES:
+    for level in parity.FULL_LEVELS:
+        session = parity.open_session(path, level, threads=torch.get_num_threads())
+        for batch_size in parity.BATCH_SIZES:
             for chosen in _batches(samples, batch_size):
                 made_progress()
                 batch = np.stack([samples[place] for place in chosen])
@@ -56,7 +56,7 @@ def check_end_to_end(
                         f"output {name!r} of the end-to-end graph for {batch_size} images of shape "
                         f"{list(batch.shape[1:])}, against Python"
                     )
-                    difference = acceptance.compare(got[name], expected[name][chosen], what)
+                    difference = parity.compare(got[name], expected[name][chosen], what)
                     worst[name] = max(worst[name], difference)
                 _check_labels(got, signature)
     return tuple(OutputParity(name, difference) for name, difference in worst.items())
@@ -95,7 +95,7 @@ def _batches(samples: list[Pixels], batch_size: int) -> Iterator[list[int]]:
 
 def _run(
     session: onnxruntime.InferenceSession, signature: Signature, batch: Pixels
-) -> dict[str, acceptance.Floats]:
+) -> dict[str, parity.Floats]:
     names = [output.name for output in signature.outputs]
     try:
         outputs = session.run(names, {IMAGE: batch})
@@ -106,7 +106,7 @@ def _run(
     return dict(zip(names, outputs, strict=True))
 
 
-def _check_labels(got: dict[str, acceptance.Floats], signature: Signature) -> None:
+def _check_labels(got: dict[str, parity.Floats], signature: Signature) -> None:
     (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
     expected = np.array(labels, object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
     if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():

@@ -11,10 +11,10 @@ from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.export import describe
 from modelrail_trainer.worker.images.acceptance import check_end_to_end
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import end_to_end, end_to_end_signature
+from modelrail_trainer.worker.model_file import describe
 
 
 @dataclass(frozen=True, slots=True)

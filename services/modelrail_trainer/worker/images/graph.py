@@ -12,10 +12,10 @@ from onnx import TensorProto
 
 from modelrail_trainer.artifact import Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Color
-from modelrail_trainer.worker.export import BATCH
 from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
 from modelrail_trainer.worker.images.decoding import MAX_RAW_SIDE
 from modelrail_trainer.worker.images.resize import WEIGHT_SUM
+from modelrail_trainer.worker.model_file import BATCH
 
 IMAGE = "image"
 PIXELS = "pixels"

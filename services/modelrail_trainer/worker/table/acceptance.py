@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import torch
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
-from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker import acceptance, parity
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
@@ -52,7 +53,7 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature, domains=frozenset(domains_of(encodings)))
+    parity.check_file(path, signature, domains=frozenset(domains_of(encodings)))
     rows = {e.name: np.concatenate([rows[e.name], _edge_values(e)]) for e in encodings}
     features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
     expected = dict(
@@ -63,14 +64,13 @@ def check_end_to_end(
         )
     )
     worst = dict.fromkeys(expected, 0.0)
-    levels = onnxruntime.GraphOptimizationLevel
-    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
-        session = acceptance.open_session(path, level)
-        for batch_size in acceptance.BATCH_SIZES:
+    for level in parity.FULL_LEVELS:
+        session = parity.open_session(path, level, threads=torch.get_num_threads())
+        for batch_size in parity.BATCH_SIZES:
             got = _run(session, signature, encodings, rows, batch_size)
             for name, values in expected.items():
                 what = f"output {name!r} of the end-to-end graph at batch size {batch_size}"
-                difference = acceptance.compare(got[name], values, f"{what}, against Python")
+                difference = parity.compare(got[name], values, f"{what}, against Python")
                 worst[name] = max(worst[name], difference)
             _check_labels(got, signature)
     return tuple(OutputParity(name, difference) for name, difference in worst.items())
@@ -96,10 +96,10 @@ def _run(
     encodings: Sequence[Fitted],
     rows: Mapping[str, Column],
     batch_size: int,
-) -> dict[str, acceptance.Floats]:
+) -> dict[str, parity.Floats]:
     """Returns the outputs for all rows, asked for in batches of one size, the last one smaller."""
     names = [output.name for output in signature.outputs]
-    found: dict[str, list[acceptance.Floats]] = {name: [] for name in names}
+    found: dict[str, list[parity.Floats]] = {name: [] for name in names}
     count = len(next(iter(rows.values())))
     for start in range(0, count, batch_size):
         made_progress()
@@ -130,7 +130,7 @@ def _sent(encoding: Fitted, values: Column) -> npt.NDArray[Any]:
     return values.reshape(-1, 1)
 
 
-def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:
+def _check_labels(got: Mapping[str, parity.Floats], signature: Signature) -> None:
     if LABEL not in got:
         return
     (labels,) = (output.labels for output in signature.outputs if output.name == "logits")

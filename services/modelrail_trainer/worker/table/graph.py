@@ -15,8 +15,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from modelrail_trainer.artifact import Signature, TensorSpec
-from modelrail_trainer.worker.export import BATCH, LENGTH
 from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
+from modelrail_trainer.worker.model_file import BATCH, LENGTH
 from modelrail_trainer.worker.table.encoding import (
     Fitted,
     FittedCategory,
