@@ -500,7 +500,7 @@ def test_the_graph_computes_what_python_computes_from_raw_rows(tmp_path: Path) -
         ("a word.py", "BYTES", ("batch", 1)),
         ("n", "FP32", ("batch", 1)),
     ]
-    parity = check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
+    parity, _ = check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
     assert {output.name for output in parity} == {"logits", "probabilities"}
     assert leaks(onnx.load(path)) == []
     feed = {name: values.reshape(-1, 1) for name, values in ROWS.items()}

@@ -20,8 +20,10 @@ from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
 from modelrail_trainer.worker.model_file import LENGTH, opset_of
 from modelrail_trainer.worker.parity import (
     ABSOLUTE_TOLERANCE,
+    FEW_ROWS,
     FULL_LEVELS,
     LEVELS,
+    MAX_ROWS,
     RELATIVE_TOLERANCE,
     Floats,
     batch_sizes_of,
@@ -33,12 +35,10 @@ from modelrail_trainer.worker.parity import (
 )
 from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.training_data import TrainingData
 
-_FEW_ROWS = 16
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
-# Beyond this many rows the comparison of single rows would take longer than it teaches.
-_MAX_ROWS = 256
 # Windows of language, which have an output at each place.
 _MAX_WINDOWS = 16
 
@@ -53,8 +53,11 @@ def check(
     signature: Signature,
     data: TrainingData,
     reference: Mapping[str, Mapping[str, float]],
-) -> tuple[ExportCertificate, tuple[Metric, ...]]:
-    """Runs the gate and returns the certificate and the figures recomputed with ONNX Runtime.
+) -> tuple[ExportCertificate, tuple[Metric, ...], tuple[ReferenceCase, ...]]:
+    """Runs the gate.
+
+    Returns the certificate, the figures recomputed with ONNX Runtime, and the rows that were
+    compared with what PyTorch makes of them.
 
     Args:
         path: The exported file.
@@ -68,7 +71,7 @@ def check(
     """
     model = check_file(path, signature)
     language = data.task is Task.LANGUAGE
-    rows = data.validation.inputs[: _MAX_WINDOWS if language else _MAX_ROWS]
+    rows = data.validation.inputs[: _MAX_WINDOWS if language else MAX_ROWS]
     compared = np.concatenate([edge_rows(rows), rows])
     batch_sizes = batch_sizes_of(signature)
     cases = []  # rows of each length, and what PyTorch makes of them
@@ -79,7 +82,7 @@ def check(
     worst = dict.fromkeys((output.name for output in signature.outputs), 0.0)
     for level in LEVELS:
         session = open_session(path, level, threads=torch.get_num_threads())
-        count = len(compared) if level in FULL_LEVELS else _FEW_ROWS
+        count = len(compared) if level in FULL_LEVELS else FEW_ROWS
         for shorter, expected in cases:
             found = _compare(session, signature, shorter[:count], expected)
             for name, difference in found.items():
@@ -95,7 +98,9 @@ def check(
         rows=len(rows),
         tools={name: version(name) for name in _TOOLS},
     )
-    return certificate, _recompute(session, signature, data, reference)
+    name = signature.inputs[0].name
+    kept = tuple(ReferenceCase({name: rows}, outputs[batch_sizes[0]]) for rows, outputs in cases)
+    return certificate, _recompute(session, signature, data, reference), kept
 
 
 def edge_rows(rows: Inputs) -> Inputs:

@@ -16,6 +16,10 @@ from modelrail_trainer.worker.failure import ExportFailed
 BATCH = "batch"
 LENGTH = "length"
 """Axis of the tokens of a row."""
+ML_DOMAIN = "ai.onnx.ml"
+ORT_DOMAIN = "com.microsoft"
+"""Operators that every build of ONNX Runtime has beside those of the standard."""
+TASK_PROPERTY = "modelrail.task"
 _SCHEMA_VERSION = "1"
 
 
@@ -93,7 +97,7 @@ def properties_of(model: onnx.ModelProto, signature: Signature, task: Task) -> d
     """Returns what `describe` writes."""
     return {
         "modelrail.schema_version": _SCHEMA_VERSION,
-        "modelrail.task": task.value,
+        TASK_PROPERTY: task.value,
         "modelrail.opset": str(opset_of(model)),
         # Whether requests can be put together; a graph that is fixed to one row cannot.
         "modelrail.dynamic_batch": str(signature.inputs[0].shape[0] == BATCH).lower(),

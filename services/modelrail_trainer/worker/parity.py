@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ import onnxruntime
 
 from modelrail_trainer.artifact import Signature
 from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.model_file import external_tensors, leaks
 from modelrail_trainer.worker.part import Inputs
 
@@ -26,6 +29,9 @@ LEVELS = (
 # What the file says, and what is served. The levels between see few rows: their fusions are among
 # those of the last.
 FULL_LEVELS = (LEVELS[0], LEVELS[-1])
+FEW_ROWS = 16
+# Beyond this many rows the comparison of single rows would take longer than it teaches.
+MAX_ROWS = 256
 
 Floats = npt.NDArray[np.float32]
 
@@ -59,6 +65,11 @@ def check_content(
     """Checks the bytes of a file; see `check_file`."""
     try:
         model = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's own errors, and plain ones
+        raise GateFailed(f"the file is no valid ONNX: {str(error)[:500]}") from error
+    if outside := external_tensors(model):
+        raise GateFailed(f"expected all weights in the file, got {outside[0]!r} in another")
+    try:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except Exception as error:  # onnx raises its own errors, protobuf's and plain ones
@@ -69,8 +80,6 @@ def check_content(
     allowed = domains | {"", "ai.onnx"}
     if foreign := sorted(used - allowed):
         raise GateFailed(f"expected operators of {sorted(allowed)} only, got {foreign}")
-    if outside := external_tensors(model):
-        raise GateFailed(f"expected all weights in the file, got {outside[0]!r} in another")
     if told := leaks(model):
         raise GateFailed(f"the file tells of its source: {told[0]}")
     for kind, tensors, expected in (
@@ -124,11 +133,18 @@ def check_causality(
         compare(changed[:, :place], whole[:, :place], what)
 
 
-def compare(got: Floats, expected: Floats, what: str) -> float:
+def compare(got: Floats, expected: Floats, what: str, *, room: float = 1.0) -> float:
     """Returns the largest absolute difference.
 
+    Args:
+        got: [N, …].
+        expected: Likewise.
+        what: Is compared, for the message.
+        room: By what the tolerance is multiplied.
+
     Raises:
-        GateFailed: Shapes or NaN masks differ, or |Δ| > 1e-4 + 1e-3 · |expected| somewhere.
+        GateFailed: Shapes or NaN masks differ, or |Δ| > room · (1e-4 + 1e-3 · |expected|)
+            somewhere.
     """
     if got.shape != expected.shape:
         raise GateFailed(f"{what}: expected shape {list(expected.shape)}, got {list(got.shape)}")
@@ -138,7 +154,7 @@ def compare(got: Floats, expected: Floats, what: str) -> float:
     with np.errstate(invalid="ignore"):
         difference = np.where(got == expected, 0.0, np.abs(got - expected))
     difference = np.where(np.isnan(expected), 0.0, difference)
-    allowed = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected))
+    allowed = room * (ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(np.nan_to_num(expected)))
     if (difference > allowed).any():
         place = np.unravel_index(np.argmax(difference - allowed), difference.shape)
         raise GateFailed(
@@ -146,6 +162,20 @@ def compare(got: Floats, expected: Floats, what: str) -> float:
             f"at {[int(index) for index in place]}, got {got[place]:.6g}"
         )
     return float(difference.max(initial=0.0))
+
+
+def check_labels(got: Mapping[str, npt.NDArray[Any]], signature: Signature) -> None:
+    """Refuses labels [N, 1] that are not those of the highest of their logits [N, classes].
+
+    Raises:
+        GateFailed: One is another.
+    """
+    scored = [output.labels for output in signature.outputs if output.name == "logits"]
+    if len(scored) != 1 or len(scored[0]) != got["logits"].shape[-1]:
+        raise GateFailed("output 'label': expected a label for each place of output 'logits'")
+    expected = np.array(scored[0], object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
+    if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():
+        raise GateFailed("output 'label': expected the class of the highest logit, got another")
 
 
 def run(session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs) -> list[Floats]:

@@ -19,14 +19,18 @@ from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import IMAGE
 from modelrail_trainer.worker.images.source import Pixels
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.reference import ReferenceCase
 
 _SEED = 0
 
 
 def check_end_to_end(
     path: Path, module: nn.Module, signature: Signature, images: Images
-) -> tuple[OutputParity, ...]:
-    """Runs the gate and returns the worst difference of each output of numbers.
+) -> tuple[tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    """Runs the gate.
+
+    Returns the worst difference of each output of numbers, and the images that were compared with
+    what Python makes of them.
 
     Args:
         path: The graph.
@@ -58,8 +62,16 @@ def check_end_to_end(
                     )
                     difference = parity.compare(got[name], expected[name][chosen], what)
                     worst[name] = max(worst[name], difference)
-                _check_labels(got, signature)
-    return tuple(OutputParity(name, difference) for name, difference in worst.items())
+                parity.check_labels(got, signature)
+    parities = tuple(OutputParity(name, difference) for name, difference in worst.items())
+    kept = (
+        ReferenceCase(
+            {IMAGE: np.stack([samples[place] for place in places])},
+            {name: expected[name][places] for name in numbers},
+        )
+        for places in _places_by_shape(samples)
+    )
+    return parities, tuple(kept)
 
 
 def _edge_images(images: Images) -> Iterator[Pixels]:
@@ -83,14 +95,18 @@ def _edge_images(images: Images) -> Iterator[Pixels]:
 
 def _batches(samples: list[Pixels], batch_size: int) -> Iterator[list[int]]:
     """Yields the places of images of one size, each image at least once, always `batch_size`."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(samples):
-        by_shape.setdefault(image.shape, []).append(place)
-    for places in by_shape.values():
+    for places in _places_by_shape(samples):
         full = -(-len(places) // batch_size) * batch_size
         # Taken again from the front until the last batch is full.
         filled = np.resize(places, full).reshape(-1, batch_size)
         yield from filled.tolist()
+
+
+def _places_by_shape(samples: list[Pixels]) -> list[list[int]]:
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(samples):
+        by_shape.setdefault(image.shape, []).append(place)
+    return [*by_shape.values()]
 
 
 def _run(
@@ -104,10 +120,3 @@ def _run(
             f"ONNX Runtime fails on images of shape {list(batch.shape)}: {str(error)[:500]}"
         ) from error
     return dict(zip(names, outputs, strict=True))
-
-
-def _check_labels(got: dict[str, parity.Floats], signature: Signature) -> None:
-    (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
-    expected = np.array(labels, object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
-    if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():
-        raise GateFailed("output 'label': expected the class of the highest logit, got another")

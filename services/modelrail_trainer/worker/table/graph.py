@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
-from modelrail_trainer.worker.model_file import BATCH, LENGTH
+from modelrail_trainer.worker.model_file import BATCH, LENGTH, ML_DOMAIN, ORT_DOMAIN
 from modelrail_trainer.worker.table.encoding import (
     Fitted,
     FittedCategory,
@@ -31,9 +31,6 @@ from modelrail_trainer.worker.table.text import (
 )
 from modelrail_trainer.worker.table.words import RE2_PATTERN
 
-ML_DOMAIN = "ai.onnx.ml"
-ORT_DOMAIN = "com.microsoft"
-"""Operators that every build of ONNX Runtime has beside those of the standard."""
 FEATURES = "features"
 TOKENS = "tokens"
 # Of ai.onnx.ml the one whose LabelEncoder has lists of both kinds of keys.
