@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,9 +23,11 @@ from modelrail_trainer.data_roots import DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.errand import Errands
+from modelrail_trainer.execution.executor import Executor
 from modelrail_trainer.execution.inspections import Inspections
 from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.second_look import SecondLooks
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.identity import trainer_id
 from modelrail_trainer.isolation.limits import JobLimits
@@ -79,10 +81,10 @@ def _absolute(paths: Iterable[str | Path]) -> list[Path]:
     return [Path(path).absolute() for path in paths]
 
 
-def _emptied(directory: Path) -> Path:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory
+def _off_path(folders: Iterable[Path]) -> list[Path]:
+    """Returns the folders that Python itself does not need."""
+    needed = {Path(entry).resolve() for entry in sys.path if entry}
+    return [folder for folder in folders if folder.resolve() not in needed]
 
 
 @asynccontextmanager
@@ -125,13 +127,6 @@ async def build_trainer(
         directories = JobDirectories(data_dir / "jobs")
         metrics = TrainerMetrics(runtime.metrics, store.count_by_state)
         registry = await stack.enter_async_context(AsyncRegistryClient(registry_connection(config)))
-        publisher = Publisher(
-            registry=RegistryAdapter(registry),
-            book=book,
-            directories=directories,
-            threads=threads,
-            metrics=metrics,
-        )
         data_roots, code_roots = config.data_roots(), config.code_roots()
         object_roots = config.object_roots()
         fetcher = ObjectFetcher(
@@ -143,12 +138,8 @@ async def build_trainer(
             count=metrics.object_bytes.inc,
         )
         cores = len(os.sched_getaffinity(0))
-        executor = LocalExecutor(
-            [
-                *worker_command,
-                *(f"--data-root={root}" for root in data_roots),
-                *(f"--user-code={root}" for root in code_roots),
-            ],
+        local = partial(
+            LocalExecutor,
             threads_per_job=max(1, cores // config.max_running_jobs),
             limits=JobLimits(
                 memory_bytes=config.max_job_memory_bytes,
@@ -158,8 +149,50 @@ async def build_trainer(
                 log_bytes=config.max_job_log_bytes,
             ),
             environ=environ,
-            readable=[*data_roots, *code_roots, *_absolute(config.job_readable_paths)],
-            hidden=[data_dir, *_secret_files(config)],
+        )
+        readable, hidden = _absolute(config.job_readable_paths), [data_dir, *_secret_files(config)]
+        executor = local(
+            [
+                *worker_command,
+                *(f"--data-root={root}" for root in data_roots),
+                *(f"--user-code={root}" for root in code_roots),
+            ],
+            readable=[*data_roots, *code_roots, *readable],
+            hidden=hidden,
+        )
+
+        async def errands(
+            kind: str, limit_seconds: float, *, executor: Executor, stopping: asyncio.Event
+        ) -> Errands:
+            return await stack.enter_async_context(
+                Errands(
+                    kind,
+                    directories=JobDirectories(data_dir / f"{kind.replace(' ', '-')}s"),
+                    executor=executor,
+                    fetcher=fetcher,
+                    threads=threads,
+                    stopping=stopping,
+                    limit_seconds=limit_seconds,
+                )
+            )
+
+        looking = await errands(
+            "second look",
+            config.second_look_seconds,
+            # It needs no data, and no code of anybody: neither is named to it.
+            executor=local(
+                worker_command, readable=readable, hidden=[*hidden, *_off_path(code_roots)]
+            ),
+            # The publisher, whose errands they are, knows when to stop.
+            stopping=asyncio.Event(),
+        )
+        publisher = Publisher(
+            registry=RegistryAdapter(registry),
+            book=book,
+            directories=directories,
+            look_again=SecondLooks(looking, book, directories).look,
+            threads=threads,
+            metrics=metrics,
         )
         supervisor = await stack.enter_async_context(
             Supervisor(
@@ -176,24 +209,13 @@ async def build_trainer(
                 lease_seconds=config.lease_seconds,
             )
         )
-
-        def errands(kind: str, limit_seconds: float) -> Errands:
-            return Errands(
-                kind,
-                directories=JobDirectories(_emptied(data_dir / f"{kind.replace(' ', '-')}s")),
-                executor=executor,
-                fetcher=fetcher,
-                threads=threads,
-                stopping=runtime.stopping,
-                limit_seconds=limit_seconds,
-            )
-
+        asked_for = partial(errands, executor=executor, stopping=runtime.stopping)
         servicer = TrainerServicer(
             Trainer(
                 book,
                 supervisor,
-                dry_runs=DryRuns(errands("dry run", config.dry_run_seconds)),
-                inspections=Inspections(errands("inspection", config.inspection_seconds)),
+                dry_runs=DryRuns(await asked_for("dry run", config.dry_run_seconds)),
+                inspections=Inspections(await asked_for("inspection", config.inspection_seconds)),
                 data_roots=DataRoots(data_roots),
                 object_roots=object_roots,
                 code_roots=CodeRoots(code_roots),

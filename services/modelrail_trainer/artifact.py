@@ -23,6 +23,8 @@ CHECKPOINTS_NAME = "checkpoints"
 """Folder of what training goes on from after its process was lost."""
 BARE_NAME = "bare.onnx"
 """The network alone, where the served graph encodes raw columns in front of it."""
+REFERENCE_NAME = "reference.safetensors"
+"""Rows and what PyTorch makes of them, beside the result and no part of the version."""
 ONNX_MEDIA_TYPE = "application/onnx"
 BATCH = "batch"
 LENGTH = "length"
@@ -144,7 +146,12 @@ class ExportCertificate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """All that a finished job hands over."""
+    """All that a finished job hands over.
+
+    Attributes:
+        signature: Of `model.onnx`.
+        bare_signature: Of `bare.onnx`, where there is one.
+    """
 
     files: tuple[ResultFile, ...]
     signature: Signature
@@ -152,6 +159,7 @@ class TrainingResult:
     lineage: Lineage
     certificate: ExportCertificate
     evaluation: Evaluation | None = None
+    bare_signature: Signature | None = None
 
 
 def describe_file(directory: Path, path: str, media_type: str) -> ResultFile:
@@ -169,9 +177,14 @@ def save_result(result: TrainingResult, directory: Path) -> Path:
     Raises:
         ValueError: A number is not finite.
     """
-    content = json.dumps(asdict(result), ensure_ascii=False, allow_nan=False, indent=1)
     for file in result.files:
         _sync(directory / file.path)
+    return write_result(result, directory)
+
+
+def write_result(result: TrainingResult, directory: Path) -> Path:
+    """Writes `result.json` alone; see `save_result`."""
+    content = json.dumps(asdict(result), ensure_ascii=False, allow_nan=False, indent=1)
     path = directory / RESULT_NAME
     partial = directory / (RESULT_NAME + ".partial")
     partial.write_text(content, encoding="utf-8")
@@ -207,6 +220,9 @@ def load_result(directory: Path) -> TrainingResult:
             evaluation=None
             if record.get("evaluation") is None
             else evaluation_from_record(as_record(record["evaluation"], "evaluation")),
+            bare_signature=None
+            if record.get("bare_signature") is None
+            else _signature(as_record(record["bare_signature"], "bare_signature")),
         )
     except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
         raise ArtifactError(f"the result is malformed: {error}") from error

@@ -91,6 +91,13 @@ class TrainerConfig(ServerConfig):
         minimum=1,
         maximum=3600,
     )
+    second_look_seconds: float = setting(
+        600.0,
+        "Seconds that the check of a finished job's files may take, before they are published.\n"
+        "One runs at a time, beside the jobs.",
+        minimum=1,
+        maximum=86_400,
+    )
     lease_seconds: float = setting(
         30.0,
         "On PostgreSQL, seconds after which a trainer that is not heard of loses its jobs to the\n"

@@ -42,9 +42,16 @@ sys.exit(run(config, service="trainer", build=build))
 WORKER = """
 import os, signal, sys
 from pathlib import Path
+import numpy as np
 from onnx import TensorProto, helper
 from modelrail_trainer import artifact, journal
+from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.__main__ import main
+from modelrail_trainer.worker.model_file import describe
+from modelrail_trainer.worker.reference import ReferenceCase, save_reference
 
+if "--second-look" in sys.argv:
+    sys.exit(main())
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
 gate = directory.parent.parent.parent / "gate"
 
@@ -68,16 +75,19 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    (directory / "model.onnx").write_bytes(model.SerializeToString())
     x, y = (artifact.TensorSpec(name=n, datatype="FP32", shape=("batch", 1)) for n in "xy")
+    describe(model, artifact.Signature((x,), (y,)), Task.REGRESSION)
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    rows = np.arange(10, dtype=np.float32).reshape(-1, 1)
+    save_reference({"model.onnx": [ReferenceCase({"x": rows}, {"y": rows})]}, directory)
     artifact.save_result(artifact.TrainingResult(
         files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),
         signature=artifact.Signature((x,), (y,)), metrics=(figure(0),),
         lineage=artifact.Lineage(dataset="line", dataset_sha256="0" * 64, spec_sha256="1" * 64,
             seed=7, packages={}),
         certificate=artifact.ExportCertificate(opset=20, absolute_tolerance=1e-4,
-            relative_tolerance=1e-3, batch_sizes=(1,), outputs=(artifact.OutputParity("y", 0.0),),
-            rows=10)), directory)
+            relative_tolerance=1e-3, batch_sizes=(1, 2, 7),
+            outputs=(artifact.OutputParity("y", 0.0),), rows=10)), directory)
     log.write(journal.FinishedEvent())
 """
 

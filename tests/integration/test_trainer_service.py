@@ -55,9 +55,14 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2
-from modelrail_trainer import artifact, journal
+from modelrail_trainer import artifact, journal, verdict
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
+if "--second-look" in sys.argv:  # other tests really look
+    files = artifact.load_result(directory).files
+    seen = tuple(verdict.SeenFile(file.path, file.sha256) for file in files)
+    verdict.save_verdict(verdict.Verdict(files=seen, outputs=(), rows=1), directory)
+    sys.exit()
 spec = trainer_pb2.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes())
 loss = journal.Metric(name="loss", value=0.5, split="train", epoch=1, runtime="pytorch")
 accuracy = journal.Metric(name="accuracy", value=0.98, split="test", epoch=0, runtime="onnxruntime")

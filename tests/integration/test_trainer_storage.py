@@ -189,6 +189,10 @@ class House:
     threads: Threads
     book: JobBook
 
+    async def look_again(self, job: Job, result: TrainingResult) -> TrainingResult:
+        """Believes everything: other tests look."""
+        return result
+
     @asynccontextmanager
     async def supervisor(self, registry: VersionRegistry) -> AsyncIterator[Supervisor]:
         directories = JobDirectories(self.path / "jobs")
@@ -197,6 +201,7 @@ class House:
             registry=registry,
             book=self.book,
             directories=directories,
+            look_again=self.look_again,
             threads=self.threads,
             metrics=metrics,
         )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modelrail_trainer import spec
 from modelrail_trainer.artifact import ExportCertificate, Signature, TensorSpec
 from modelrail_trainer.journal import Metric
-from modelrail_trainer.worker import acceptance, data, export
+from modelrail_trainer.worker import acceptance, data, export, model_file, parity
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
@@ -55,9 +55,10 @@ class Trained:
     def check(
         self, path: Path, figures: dict[str, dict[str, float]] | None = None
     ) -> tuple[ExportCertificate, tuple[Metric, ...]]:
-        return acceptance.check(
+        certificate, metrics, _ = acceptance.check(
             path, self.module, self.signature, self.rows, figures or self.figures()
         )
+        return certificate, metrics
 
     def figures(self) -> dict[str, dict[str, float]]:
         predict = torch_predict(self.network)
@@ -97,7 +98,7 @@ def test_the_certificate_holds_the_worst_difference_that_was_measured(
     path = _saved(trained.content, tmp_path)
     shifted = _Shifted(trained.module).eval()
     figures = trained.figures()
-    certificate, _ = acceptance.check(path, shifted, trained.signature, trained.rows, figures)
+    certificate, _, _ = acceptance.check(path, shifted, trained.signature, trained.rows, figures)
     rows = trained.rows.validation.inputs[:256]
     assert certificate.rows == len(rows)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -108,11 +109,11 @@ def test_the_certificate_holds_the_worst_difference_that_was_measured(
         output.name: float(np.abs(ours - theirs.numpy()).max())
         for output, ours, theirs in zip(trained.signature.outputs, got, expected, strict=True)
     }
-    assert {parity.name for parity in certificate.outputs} == set(worst)
-    for parity in certificate.outputs:
-        assert 5e-5 < parity.max_absolute_difference < 1e-4
+    assert {output.name for output in certificate.outputs} == set(worst)
+    for output in certificate.outputs:
+        assert 5e-5 < output.max_absolute_difference < 1e-4
         # Other batch sizes round differently, in the last bits only.
-        assert parity.max_absolute_difference == pytest.approx(worst[parity.name], rel=0.1)
+        assert output.max_absolute_difference == pytest.approx(worst[output.name], rel=0.1)
 
 
 def test_the_batch_axis_is_dynamic_and_named_on_every_input_and_output(trained: Trained) -> None:
@@ -137,7 +138,7 @@ def test_a_frozen_output_is_refused_even_when_the_input_is_dynamic(digits: Train
     axis.ClearField("dim_param")
     axis.dim_value = 3
     with pytest.raises(ExportFailed, match=r"output 'probabilities'.*got 3"):
-        export.check_batch_axis(model)
+        model_file.check_batch_axis(model)
 
 
 def test_a_network_that_cannot_be_exported_fails_with_the_exporter_s_reason(
@@ -152,7 +153,7 @@ def test_nothing_in_the_file_tells_of_its_source(trained: Trained) -> None:
         assert told not in trained.content, told
     for place in (Path.cwd(), Path.home(), Path(torch.__file__).parent):
         assert str(place).encode() + b"/" not in trained.content
-    assert export.leaks(_model(trained.content)) == []
+    assert model_file.leaks(_model(trained.content)) == []
 
 
 def test_the_exporter_does_tell_its_source_before_it_is_stripped(
@@ -163,7 +164,7 @@ def test_the_exporter_does_tell_its_source_before_it_is_stripped(
     content = model.SerializeToString()
     assert b"stack_trace" in content
     assert b".py" in content
-    assert export.leaks(model)
+    assert model_file.leaks(model)
 
 
 def test_the_metadata_describes_inputs_and_outputs(trained: Trained) -> None:
@@ -290,7 +291,7 @@ def test_the_gate_refuses_another_signature(digits: Trained, tmp_path: Path) -> 
     (model_input,) = digits.signature.inputs
     wider = Signature((replace(model_input, shape=("batch", 9, 9)),), digits.signature.outputs)
     with pytest.raises(GateFailed, match=r"inputs: expected .*9, 9.* got .*8, 8"):
-        acceptance.check_file(_saved(digits.content, tmp_path), wider)
+        parity.check_file(_saved(digits.content, tmp_path), wider)
 
 
 def test_the_gate_refuses_a_network_whose_rows_depend_on_each_other(
@@ -325,7 +326,7 @@ def test_the_gate_refuses_figures_that_the_file_does_not_reach(
 def test_close_numbers_are_equal(
     got: list[float], expected: list[float], difference: float
 ) -> None:
-    found = acceptance.compare(_floats(got), _floats(expected), "y")
+    found = parity.compare(_floats(got), _floats(expected), "y")
     assert found == pytest.approx(difference, rel=1e-3)
 
 
@@ -344,7 +345,7 @@ def test_close_numbers_are_equal(
 )
 def test_distant_numbers_are_not(got: list[float], expected: list[float]) -> None:
     with pytest.raises(GateFailed, match="y: "):
-        acceptance.compare(_floats(got), _floats(expected), "y")
+        parity.compare(_floats(got), _floats(expected), "y")
 
 
 def test_the_signature_names_labels_and_ranges(digits: Trained) -> None:

@@ -35,7 +35,7 @@ from modelrail_trainer.spec import (
     Split,
     Task,
 )
-from modelrail_trainer.worker.export import export, exported_module, leaks, signature_of
+from modelrail_trainer.worker.export import export, exported_module, signature_of
 from modelrail_trainer.worker.failure import DataError, GateFailed
 from modelrail_trainer.worker.images import dataset as dataset_module
 from modelrail_trainer.worker.images import decoding
@@ -48,6 +48,7 @@ from modelrail_trainer.worker.images.graph import end_to_end, end_to_end_signatu
 from modelrail_trainer.worker.images.resize import resize, weights
 from modelrail_trainer.worker.images.scaling import PixelHistogram, fit_scaling
 from modelrail_trainer.worker.images.source import with_color
+from modelrail_trainer.worker.model_file import leaks
 from modelrail_trainer.worker.training_data import TrainingData
 
 HALF = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)

@@ -35,9 +35,9 @@ from modelrail_trainer.spec import (
     TableDataset,
     Task,
 )
-from modelrail_trainer.worker import acceptance
-from modelrail_trainer.worker.export import leaks
+from modelrail_trainer.worker import parity
 from modelrail_trainer.worker.failure import DataError, GateFailed
+from modelrail_trainer.worker.model_file import leaks
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table, load_table
@@ -496,7 +496,7 @@ def test_the_graph_computes_what_python_computes_from_raw_rows(tmp_path: Path) -
         ("a word.py", "BYTES", ("batch", 1)),
         ("n", "FP32", ("batch", 1)),
     ]
-    parity = check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
+    parity, _ = check_end_to_end(path, python_module(), signature, ENCODINGS, ROWS)
     assert {output.name for output in parity} == {"logits", "probabilities"}
     assert leaks(onnx.load(path)) == []
     feed = {name: values.reshape(-1, 1) for name, values in ROWS.items()}
@@ -546,7 +546,7 @@ def test_the_gate_knows_only_the_domains_that_it_was_told(tmp_path: Path) -> Non
     path = tmp_path / "model.onnx"
     signature = whole_graph(path)
     with pytest.raises(GateFailed, match=r"expected operators of .* only, got \['ai.onnx.ml'\]"):
-        acceptance.check_file(path, signature)
+        parity.check_file(path, signature)
 
 
 # Where files may lie

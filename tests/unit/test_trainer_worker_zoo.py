@@ -16,8 +16,8 @@ from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import data
-from modelrail_trainer.worker.export import check_batch_axis
 from modelrail_trainer.worker.learning import loop
+from modelrail_trainer.worker.model_file import check_batch_axis
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.zoo import ZooModel

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import structlog
 
@@ -19,6 +20,7 @@ from modelrail_server.errors import ResourceExhausted, Unavailable
 from modelrail_trainer.execution.diagnosis import diagnose
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.executor import Executor, ProcessExit
+from modelrail_trainer.execution.strays import end_strays
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
@@ -37,11 +39,11 @@ class DamagedResult(ValueError):
 
 
 class Errands:
-    """Runs errands of one kind, one at a time, beside the jobs.
+    """Runs errands of one kind, one at a time, beside the jobs, while it is open as a context.
 
     Args:
         kind: Such as `dry run`; for messages and directories.
-        directories: Where they work.
+        directories: Where they work; what an earlier run of the trainer left there goes.
         executor: Runs their processes.
         fetcher: Copies what they read out of object stores.
         threads: For disk work.
@@ -70,8 +72,25 @@ class Errands:
         self._place = asyncio.Lock()
         self._callers = 0
 
+    async def __aenter__(self) -> Self:
+        root = self._directories.root
+        # Of a trainer that was killed; nobody waits for them any more.
+        left = await self._threads.run(self._executor.executions, root)
+        await end_strays(left, (), grace_seconds=0)
+        await self._threads.run(_empty, root)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Callers have ended by now, and with each its process."""
+
     async def run(
-        self, specification: bytes, options: Sequence[str], read: Callable[[Path], T | None]
+        self,
+        specification: bytes,
+        options: Sequence[str],
+        read: Callable[[Path], T | None],
+        *,
+        furnish: Callable[[Path], None] | None = None,
+        limit_seconds: float | None = None,
     ) -> T | JobError | None:
         """Returns what a process found out, or why it failed. Cancelling ends the process.
 
@@ -80,6 +99,8 @@ class Errands:
             options: For the worker program.
             read: Reads the result from the directory, where the process said nothing of a failure;
                 None where there is no result.
+            furnish: Puts what else it works on into the directory, when its turn has come.
+            limit_seconds: How long it may take, where that is less than any may.
 
         Returns:
             The result, or the failure; Reason.TIMEOUT without a message when its time was up.
@@ -97,12 +118,24 @@ class Errands:
         self._callers += 1
         try:
             async with self._place:
-                return await self._run(specification, options, read)
+                return await self._run(
+                    specification,
+                    options,
+                    read,
+                    furnish=furnish,
+                    limit_seconds=self.limit_seconds if limit_seconds is None else limit_seconds,
+                )
         finally:
             self._callers -= 1
 
     async def _run(
-        self, specification: bytes, options: Sequence[str], read: Callable[[Path], T | None]
+        self,
+        specification: bytes,
+        options: Sequence[str],
+        read: Callable[[Path], T | None],
+        *,
+        furnish: Callable[[Path], None] | None,
+        limit_seconds: float,
     ) -> T | JobError | None:
         name = TrainingJobName(f"{self._kind.replace(' ', '-')}-{secrets.token_hex(8)}")
         try:
@@ -119,12 +152,14 @@ class Errands:
                     f"its objects were not all copied after {self.limit_seconds:g} s; name fewer, "
                     f"or have the trainer's --{self._kind.replace(' ', '-')}-seconds raised",
                 )
+            if furnish is not None:
+                await self._threads.run(furnish, directory)
             process = await self._threads.run(self._executor.submit, directory, options)
             async with process:
                 try:
                     process.release()
                     await wait_first(
-                        process.exit_event, self._stopping, timeout_seconds=self.limit_seconds
+                        process.exit_event, self._stopping, timeout_seconds=limit_seconds
                     )
                     in_time = process.exited
                 finally:
@@ -162,3 +197,8 @@ class Errands:
             self._directories.remove(name)
         except OSError:
             _log.exception("directory of an errand could not be removed", directory=str(name))
+
+
+def _empty(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(mode=0o700, exist_ok=True)

@@ -1,5 +1,8 @@
 """Takes a finished job's result to the registry: files by digest, then the version, then the alias.
 
+Before any of it another process looks at the files (`second_look.py`), once in a life of the
+trainer: nothing is published on the word of the job alone.
+
 Every step can be repeated without doing anything twice. Files go by digest, version and alias carry
 request ids that follow from the job. So it does not matter where the trainer or the registry was
 interrupted. The registry forgets request ids after some days, so a job that may have asked for its
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
@@ -30,6 +34,7 @@ from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_resul
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import DATABASE_ERRORS, Backoff
 from modelrail_trainer.execution.registry import VersionRegistry
+from modelrail_trainer.execution.second_look import OutOfTime
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.lease import Lease, StaleLease
@@ -58,16 +63,20 @@ _STORAGE_FAILED = JobError(
 )
 
 
-class _NoResultError(Exception):
-    """The job's directory has no result."""
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What becomes of a job after its publication."""
 
     state: JobState
     error: JobError | None = None
+
+
+class _NothingToPublishError(Exception):
+    """The job's directory has no result, or one that is not published."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(str(ending))
+        self.ending = ending
 
 
 class Publisher:
@@ -77,6 +86,8 @@ class Publisher:
         registry: The registry, reachable or not.
         book: The jobs.
         directories: Where the results are.
+        look_again: Returns a result as it can be published, or what is wrong with it; see
+            `SecondLooks.look`.
         threads: For reading and hashing files.
         metrics: Counts repeated attempts.
         concurrency: Publications that talk to the registry at a time.
@@ -88,6 +99,7 @@ class Publisher:
         registry: VersionRegistry,
         book: JobBook,
         directories: JobDirectories,
+        look_again: Callable[[Job, TrainingResult], Awaitable[TrainingResult | JobError]],
         threads: Threads,
         metrics: TrainerMetrics,
         concurrency: int = 4,
@@ -96,6 +108,8 @@ class Publisher:
         self._book = book
         self._store = book.store
         self._directories = directories
+        self._look_again = look_again
+        self._seen: dict[Lease, TrainingResult] = {}
         self._threads = threads
         self._metrics = metrics
         self._slots = asyncio.Semaphore(concurrency)
@@ -117,6 +131,14 @@ class Publisher:
         Raises:
             StaleLease: The job is another trainer's to publish.
         """
+        try:
+            return await self._publish(lease, cancelled, stopping)
+        finally:
+            self._seen.pop(lease, None)
+
+    async def _publish(
+        self, lease: Lease, cancelled: asyncio.Event, stopping: asyncio.Event
+    ) -> Ending | None:
         name = lease.name
         backoff = Backoff(_FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS)
         while not stopping.is_set():
@@ -164,8 +186,8 @@ class Publisher:
             try:
                 if not job.model_version:
                     job = await self._make_version(job)
-            except _NoResultError:
-                return Ending(JobState.LOST)
+            except _NothingToPublishError as error:
+                return error.ending
             except IllegalTransition:
                 return None  # A client cancelled it right now; the next look finds out.
             except ArtifactError as error:
@@ -176,19 +198,16 @@ class Publisher:
             return await self._move_alias(job)
 
     async def _make_version(self, job: Job) -> Job:
-        model = ModelName(job.publication.model)
-        # Asks something small, because an upload tries on for half a minute.
-        await self._registry.probe(model)
         if job.committing:
             # The registry was asked before, and its answer was lost.
             version = await self._registry.version_of(job)
             if version is not None:
                 return await self._adopt_version(job, version)
-        if not await self._threads.run(self._directories.has_result, job.name):
-            raise _NoResultError
+        # Before the registry is asked for anything: what cannot be published need not wait for it.
+        result = await self._checked(job)
+        # Asks something small, because an upload tries on for half a minute.
+        await self._registry.probe(ModelName(job.publication.model))
         directory = self._directories.path(job.name)
-        result: TrainingResult = await self._threads.run(load_result, directory)
-        await self._threads.run(verify_files, result, directory)
         for file in result.files:
             await self._registry.upload(directory, file)
         # From here on a trainer that takes the job over asks for the version before it makes one.
@@ -202,6 +221,26 @@ class Publisher:
                 raise
             return await self._adopt_version(job, made)
         return await self._book.change(self._store.set_version, job.lease, version)
+
+    async def _checked(self, job: Job) -> TrainingResult:
+        """Returns the job's result, after it was looked at once by this trainer."""
+        if not await self._threads.run(self._directories.has_result, job.name):
+            raise _NothingToPublishError(Ending(JobState.LOST))
+        directory = self._directories.path(job.name)
+        if (known := self._seen.get(job.lease)) is not None:
+            await self._threads.run(verify_files, known, directory)
+            return known
+        result: TrainingResult = await self._threads.run(load_result, directory)
+        await self._threads.run(verify_files, result, directory)
+        try:
+            seen = await self._look_again(job, result)
+        except OutOfTime as error:
+            ending = Ending(JobState.EXPIRED, _ran_too_long(job, error.seconds))
+            raise _NothingToPublishError(ending) from error
+        if isinstance(seen, JobError):
+            raise _NothingToPublishError(Ending(JobState.FAILED, seen))
+        self._seen[job.lease] = seen
+        return seen
 
     async def _adopt_version(self, job: Job, version: str) -> Job:
         _log.info("version adopted", job=str(job.name), version=version)
@@ -221,6 +260,16 @@ class Publisher:
                 reason = f"the registry refused to move the alias: {error.message}"
                 return Ending(JobState.SUCCEEDED, JobError(Reason.REGISTRY_REFUSED, reason))
         return Ending(JobState.SUCCEEDED)
+
+
+def _ran_too_long(job: Job, seconds: float) -> JobError:
+    limit = job.policy.max_run_duration
+    allowed = 0.0 if limit is None else limit.total_seconds()
+    return JobError(
+        Reason.TIMEOUT,
+        f"it ran for {seconds:.1f} s, the second look at its files included, without a version; "
+        f"max_run_duration is {allowed:g} s",
+    )
 
 
 def _request_id(job: Job, step: str) -> str:

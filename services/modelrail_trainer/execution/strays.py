@@ -1,7 +1,7 @@
-"""Executions that live on though their jobs went to another trainer meanwhile.
+"""Executions that live on though their jobs went to another trainer meanwhile, or their callers.
 
-They are what a trainer leaves that was killed and did not come back within its lease. Nobody
-follows them, and what they write counts no more.
+They are what a trainer leaves that was killed and did not come back within its lease, and its
+errands, whenever it comes back. Nobody follows them, and what they write counts no more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def end_strays(
     """Ends the executions whose jobs are not held by this trainer, and waits for that."""
 
     async def end(name: TrainingJobName, stray: Execution) -> None:
-        _log.warning("process of another trainer's job ended", job=str(name), process=stray.handle)
+        _log.warning("process that nobody follows ended", job=str(name), process=stray.handle)
         async with stray:
             await stray.stop(grace_seconds)
 

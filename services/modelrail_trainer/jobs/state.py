@@ -85,7 +85,7 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     _S.PREPARING: _OUT_OF_PROCESS | {_S.RUNNING},
     _S.RUNNING: _OUT_OF_PROCESS | {_S.EXPORTING},
     _S.EXPORTING: _OUT_OF_PROCESS | {_S.REGISTERING},
-    _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED, _S.LOST}),
+    _S.REGISTERING: frozenset({_S.SUCCEEDED, _S.CANCELLING, _S.FAILED, _S.EXPIRED, _S.LOST}),
     _S.CANCELLING: frozenset({_S.CANCELLED}),
     # The process may have come to an end of its own before it could be stopped.
     _S.PAUSING: frozenset({_S.PAUSED, _S.REGISTERING, _S.CANCELLING, _S.FAILED}),

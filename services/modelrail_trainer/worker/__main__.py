@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.artifact import ArtifactError, load_result
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.inspection import save_inspection
@@ -38,6 +39,7 @@ from modelrail_trainer.pulse import SHOW_AND_END
 from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
 from modelrail_trainer.validation import validate
+from modelrail_trainer.verdict import save_verdict
 from modelrail_trainer.worker.progress import start_pulse
 
 if TYPE_CHECKING:  # torch comes with it
@@ -60,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--inspect", type=int, metavar="ROWS", help="look into the table and show so many rows"
+    )
+    parser.add_argument(
+        "--second-look", action="store_true", help="check the files of a result, and no more"
     )
     arguments = parser.parse_args(argv)
     directory: Path = arguments.job_directory
@@ -87,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             journal.write(PhaseEvent(Phase.PREPARING))
             if arguments.inspect is not None:
                 failure = _inspect(directory, data_roots, arguments.inspect)
+            elif arguments.second_look:
+                failure = _look_again(directory)
             else:
                 failure = _run(
                     directory, data_roots, code_roots, journal, dry_run=arguments.dry_run
@@ -202,6 +209,19 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
         traceback.print_exc()
         # What torch says of a module names files of the module.
         return FailedEvent(failure.reason, without_directories(str(failure)))
+    return None
+
+
+def _look_again(directory: Path) -> FailedEvent | None:
+    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.worker.second_look import look_again
+
+    try:
+        save_verdict(look_again(load_result(directory), directory), directory)
+    except JobFailure as failure:
+        return FailedEvent(failure.reason, without_directories(str(failure)))
+    except ArtifactError as error:
+        return FailedEvent(FailureReason.GATE_FAILED, str(error))
     return None
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator
-from typing import Any
 
 import onnx
 import torch
-from google.protobuf.message import Message
 from torch import nn
 
 from modelrail_trainer.artifact import BATCH, LENGTH, Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.failure import ExportFailed
+from modelrail_trainer.worker.model_file import check_batch_axis, describe, strip
 from modelrail_trainer.worker.network import Classifier
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -22,7 +19,6 @@ from modelrail_trainer.worker.training_data import TrainingData
 _EXAMPLE_ROWS = 3
 # Apart from the rows, so that the two axes are not taken for one.
 _EXAMPLE_LENGTH = 5
-_SCHEMA_VERSION = "1"
 _DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
 _DATATYPE_OF = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
@@ -121,106 +117,6 @@ def export(
     model.producer_name = "modelrail"
     describe(model, signature, task)
     return model
-
-
-def check_batch_axis(model: onnx.ModelProto, batch: int | str = BATCH) -> None:
-    """Refuses a graph whose first axis is fixed somewhere; the exporter may freeze it silently.
-
-    Args:
-        model: The graph.
-        batch: Name of the axis, or its size where it must be fixed.
-
-    Raises:
-        ExportFailed: An input or output has another axis in front.
-    """
-    for kind, tensors in (("input", model.graph.input), ("output", model.graph.output)):
-        for tensor in tensors:
-            sizes = tensor.type.tensor_type.shape.dim
-            first = (sizes[0].dim_param or sizes[0].dim_value) if sizes else "no axis"
-            if first != batch:
-                raise ExportFailed(
-                    f"{kind} {tensor.name!r}: expected a first axis "
-                    f"{'named' if isinstance(batch, str) else 'of size'} {batch!r}, got {first}"
-                )
-
-
-def strip(model: onnx.ModelProto) -> None:
-    """Removes what the exporter tells about the source: stack traces, class names, paths."""
-    for message in _messages(model):
-        for field in ("metadata_props", "doc_string"):
-            if field in message.DESCRIPTOR.fields_by_name:
-                message.ClearField(field)
-
-
-def leaks(model: onnx.ModelProto) -> list[str]:
-    """Returns what `strip` should have removed, and every text that looks like a path.
-
-    Names of inputs are the data's own, and may look like anything.
-    """
-    names = {value.name for value in model.graph.input}
-    found = []
-    for message in _messages(model):
-        kind = message.DESCRIPTOR.name
-        if getattr(message, "doc_string", ""):
-            found.append(f"doc_string of {kind}")
-        if not isinstance(message, onnx.ModelProto) and getattr(message, "metadata_props", False):
-            found.append(f"metadata of {kind}")
-        for field, value in message.ListFields():
-            is_ours = isinstance(message, onnx.StringStringEntryProto) and message.key.startswith(
-                "modelrail."
-            )
-            if is_ours or not isinstance(value, str) or value in names:
-                continue
-            if "/" in value or ".py" in value:
-                found.append(f"{field.name} of {kind}: {value[:80]!r}")
-    return found
-
-
-def describe(model: onnx.ModelProto, signature: Signature, task: Task) -> None:
-    """Writes the `modelrail.*` metadata: what a server needs to explain inputs and outputs."""
-    properties = {
-        "modelrail.schema_version": _SCHEMA_VERSION,
-        "modelrail.task": task.value,
-        "modelrail.opset": str(opset_of(model)),
-        # Whether requests can be put together; a graph that is fixed to one row cannot.
-        "modelrail.dynamic_batch": str(signature.inputs[0].shape[0] == BATCH).lower(),
-        "modelrail.input_spec": _describe_tensors(signature.inputs),
-        "modelrail.output_spec": _describe_tensors(signature.outputs),
-    }
-    for key, value in properties.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Returns the version of the default operator set; 0 when the model does not import it."""
-    return next((entry.version for entry in model.opset_import if not entry.domain), 0)
-
-
-def _describe_tensors(tensors: tuple[TensorSpec, ...]) -> str:
-    described = []
-    for tensor in tensors:
-        entry: dict[str, Any] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-            "meaning": tensor.meaning,
-        }
-        if tensor.value_range is not None:
-            entry["range"] = [tensor.value_range.minimum, tensor.value_range.maximum]
-        if tensor.labels:
-            entry["labels"] = tensor.labels
-        described.append(entry)
-    return json.dumps(described, sort_keys=True)
-
-
-def _messages(message: Message) -> Iterator[Message]:
-    """Walks a message and every message in it."""
-    yield message
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_MESSAGE:
-            for child in [value] if isinstance(value, Message) else value:
-                yield from _messages(child)
 
 
 def _reason(error: Exception) -> str:

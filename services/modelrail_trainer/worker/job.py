@@ -54,6 +54,7 @@ from modelrail_trainer.worker.learning.loop import (
 )
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.reference import save_reference
 from modelrail_trainer.worker.training_data import TrainingData
 
 _PACKAGES = (
@@ -189,9 +190,13 @@ def _train_and_prove(
     signature, certificate = proven.signature, proven.certificate
     metrics += proven.metrics
     files = [MODEL_NAME]
+    reference = {network_path.name: proven.cases}
     if data.raw is not None:
-        signature, parity = data.raw.export(proven.model, signature, module, directory / MODEL_NAME)
+        signature, parity, cases = data.raw.export(
+            proven.model, signature, module, directory / MODEL_NAME
+        )
         certificate = certificate.with_outputs(parity)
+        reference[MODEL_NAME] = cases
         files.append(BARE_NAME)
     worst = ", ".join(
         f"{output.name} {output.max_absolute_difference:.1e}" for output in certificate.outputs
@@ -211,6 +216,7 @@ def _train_and_prove(
             metrics=metrics,
         )
     )
+    save_reference(reference, directory)
     save_result(
         TrainingResult(
             files=tuple(describe_file(directory, name, ONNX_MEDIA_TYPE) for name in files),
@@ -228,6 +234,7 @@ def _train_and_prove(
             ),
             certificate=certificate,
             evaluation=detail.evaluation() if detail else None,
+            bare_signature=None if data.raw is None else proven.signature,
         ),
         directory,
     )

@@ -20,6 +20,7 @@ from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.export import export
 from modelrail_trainer.worker.failure import ExportFailed, GateFailed
+from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.training_data import TrainingData
 
 _MAX_FAILURE_CHARACTERS = 400
@@ -61,12 +62,14 @@ class Proven:
         signature: Its inputs and outputs.
         certificate: What was compared.
         metrics: Figures of the validation and test rows, recomputed with ONNX Runtime.
+        cases: Rows that were compared, and what PyTorch makes of them.
     """
 
     model: onnx.ModelProto
     signature: Signature
     certificate: ExportCertificate
     metrics: tuple[Metric, ...]
+    cases: tuple[ReferenceCase, ...]
 
 
 def export_and_prove(
@@ -131,8 +134,10 @@ def _climb(
     exported = Renamed(module).eval() if rung.renames else module
     model = export(exported, wanted, data.task, optimize=rung.optimize)
     onnx.save(model, path)
-    certificate, metrics = acceptance.check(path, module, wanted, data, figures)
-    return Proven(model=model, signature=wanted, certificate=certificate, metrics=metrics)
+    certificate, metrics, cases = acceptance.check(path, module, wanted, data, figures)
+    return Proven(
+        model=model, signature=wanted, certificate=certificate, metrics=metrics, cases=cases
+    )
 
 
 def _of_one_row(signature: Signature) -> Signature:

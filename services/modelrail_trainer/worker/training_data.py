@@ -13,6 +13,7 @@ from torch import nn
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import DatasetFacts, Task
 from modelrail_trainer.worker.part import Part
+from modelrail_trainer.worker.reference import ReferenceCase
 
 
 class RawRows(Protocol):
@@ -24,7 +25,7 @@ class RawRows(Protocol):
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...]]:
+    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
         """Writes the graph from raw values to answers, and proves it.
 
         Args:
@@ -34,7 +35,8 @@ class RawRows(Protocol):
             path: Where the graph is written.
 
         Returns:
-            The signature of the graph, and the worst difference of each output of numbers.
+            The signature of the graph, the worst difference of each output of numbers, and the
+            rows that were compared with what Python makes of them.
 
         Raises:
             GateFailed: The graph does not compute what Python computes, or breaks another rule.

@@ -7,25 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Color
-from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker import acceptance, parity
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import IMAGE
 from modelrail_trainer.worker.images.source import Pixels
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.reference import ReferenceCase
 
 _SEED = 0
 
 
 def check_end_to_end(
     path: Path, module: nn.Module, signature: Signature, images: Images
-) -> tuple[OutputParity, ...]:
-    """Runs the gate and returns the worst difference of each output of numbers.
+) -> tuple[tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    """Runs the gate.
+
+    Returns the worst difference of each output of numbers, and the images that were compared with
+    what Python makes of them.
 
     Args:
         path: The graph.
@@ -37,17 +42,17 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature)
+    parity.check_file(path, signature)
     samples = [*images.raw, *_edge_images(images)]
     rows = np.stack([images.prepare(image) for image in samples])  # [N, *row_shape]
     numbers = [output.name for output in signature.outputs if output.name != LABEL]
     expected = dict(zip(numbers, acceptance.run_torch(module, rows), strict=True))
     worst = dict.fromkeys(numbers, 0.0)
-    levels = onnxruntime.GraphOptimizationLevel
-    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
-        session = acceptance.open_session(path, level)
-        for batch_size in acceptance.BATCH_SIZES:
-            for chosen in _batches(samples, batch_size):
+    for level in parity.LEVELS:
+        session = parity.open_session(path, level, threads=torch.get_num_threads())
+        some = samples if level in parity.FULL_LEVELS else samples[: parity.FEW_ROWS]
+        for batch_size in parity.BATCH_SIZES:
+            for chosen in _batches(some, batch_size):
                 made_progress()
                 batch = np.stack([samples[place] for place in chosen])
                 got = _run(session, signature, batch)
@@ -56,10 +61,18 @@ def check_end_to_end(
                         f"output {name!r} of the end-to-end graph for {batch_size} images of shape "
                         f"{list(batch.shape[1:])}, against Python"
                     )
-                    difference = acceptance.compare(got[name], expected[name][chosen], what)
+                    difference = parity.compare(got[name], expected[name][chosen], what)
                     worst[name] = max(worst[name], difference)
-                _check_labels(got, signature)
-    return tuple(OutputParity(name, difference) for name, difference in worst.items())
+                parity.check_labels(got, signature)
+    parities = tuple(OutputParity(name, difference) for name, difference in worst.items())
+    kept = (
+        ReferenceCase(
+            {IMAGE: np.stack([samples[place] for place in places])},
+            {name: expected[name][places] for name in numbers},
+        )
+        for places in _places_by_shape(samples)
+    )
+    return parities, tuple(kept)
 
 
 def _edge_images(images: Images) -> Iterator[Pixels]:
@@ -83,19 +96,23 @@ def _edge_images(images: Images) -> Iterator[Pixels]:
 
 def _batches(samples: list[Pixels], batch_size: int) -> Iterator[list[int]]:
     """Yields the places of images of one size, each image at least once, always `batch_size`."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, image in enumerate(samples):
-        by_shape.setdefault(image.shape, []).append(place)
-    for places in by_shape.values():
+    for places in _places_by_shape(samples):
         full = -(-len(places) // batch_size) * batch_size
         # Taken again from the front until the last batch is full.
         filled = np.resize(places, full).reshape(-1, batch_size)
         yield from filled.tolist()
 
 
+def _places_by_shape(samples: list[Pixels]) -> list[list[int]]:
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(samples):
+        by_shape.setdefault(image.shape, []).append(place)
+    return [*by_shape.values()]
+
+
 def _run(
     session: onnxruntime.InferenceSession, signature: Signature, batch: Pixels
-) -> dict[str, acceptance.Floats]:
+) -> dict[str, parity.Floats]:
     names = [output.name for output in signature.outputs]
     try:
         outputs = session.run(names, {IMAGE: batch})
@@ -104,10 +121,3 @@ def _run(
             f"ONNX Runtime fails on images of shape {list(batch.shape)}: {str(error)[:500]}"
         ) from error
     return dict(zip(names, outputs, strict=True))
-
-
-def _check_labels(got: dict[str, acceptance.Floats], signature: Signature) -> None:
-    (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
-    expected = np.array(labels, object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
-    if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():
-        raise GateFailed("output 'label': expected the class of the highest logit, got another")

@@ -11,10 +11,11 @@ from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.export import describe
 from modelrail_trainer.worker.images.acceptance import check_end_to_end
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import end_to_end, end_to_end_signature
+from modelrail_trainer.worker.model_file import describe
+from modelrail_trainer.worker.reference import ReferenceCase
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class RawImages:
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...]]:
+    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
         """Writes the graph from raw images to answers, and runs the gate on it."""
         images = self.images
         size = images.height, images.width
@@ -43,4 +44,5 @@ class RawImages:
         whole = end_to_end(bare, whole_signature, images.color, resized_to)
         describe(whole, whole_signature, Task.CLASSIFICATION)
         onnx.save(whole, path)
-        return whole_signature, check_end_to_end(path, module, whole_signature, images)
+        parity, cases = check_end_to_end(path, module, whole_signature, images)
+        return whole_signature, parity, cases

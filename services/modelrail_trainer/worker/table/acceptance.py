@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import torch
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.encodings.column import Column
-from modelrail_trainer.worker import acceptance
+from modelrail_trainer.worker import acceptance, parity
 from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
+from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.table.graph import domains_of
 
 
@@ -25,8 +27,11 @@ def check_end_to_end(
     signature: Signature,
     encodings: Sequence[Fitted],
     rows: Mapping[str, Column],
-) -> tuple[OutputParity, ...]:
-    """Runs the gate and returns the worst difference of each output of numbers.
+) -> tuple[tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    """Runs the gate.
+
+    Returns the worst difference of each output of numbers, and the rows that were compared with
+    what Python makes of them.
 
     Args:
         path: The graph.
@@ -39,7 +44,7 @@ def check_end_to_end(
     Raises:
         GateFailed: The message names the rule that is broken, expected and got.
     """
-    acceptance.check_file(path, signature, domains=frozenset(domains_of(encodings)))
+    parity.check_file(path, signature, domains=frozenset(domains_of(encodings)))
     edges = {e.name: e.edge_values() for e in encodings}
     most = max(map(len, edges.values()))
     # Of columns with fewer of them they come again.
@@ -53,17 +58,21 @@ def check_end_to_end(
         )
     )
     worst = dict.fromkeys(expected, 0.0)
-    levels = onnxruntime.GraphOptimizationLevel
-    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
-        session = acceptance.open_session(path, level)
-        for batch_size in acceptance.BATCH_SIZES:
-            got = _run(session, signature, encodings, rows, batch_size)
+    for level in parity.LEVELS:
+        session = parity.open_session(path, level, threads=torch.get_num_threads())
+        count = len(features) if level in parity.FULL_LEVELS else parity.FEW_ROWS
+        some = {name: values[:count] for name, values in rows.items()}
+        for batch_size in parity.BATCH_SIZES:
+            got = _run(session, signature, encodings, some, batch_size)
             for name, values in expected.items():
                 what = f"output {name!r} of the end-to-end graph at batch size {batch_size}"
-                difference = acceptance.compare(got[name], values, f"{what}, against Python")
+                difference = parity.compare(got[name], values[:count], f"{what}, against Python")
                 worst[name] = max(worst[name], difference)
-            _check_labels(got, signature)
-    return tuple(OutputParity(name, difference) for name, difference in worst.items())
+            if LABEL in got:
+                parity.check_labels(got, signature)
+    sent = {encoding.name: encoding.sent(rows[encoding.name]) for encoding in encodings}
+    parities = tuple(OutputParity(name, difference) for name, difference in worst.items())
+    return parities, (ReferenceCase(sent, expected),)
 
 
 def _run(
@@ -72,10 +81,10 @@ def _run(
     encodings: Sequence[Fitted],
     rows: Mapping[str, Column],
     batch_size: int,
-) -> dict[str, acceptance.Floats]:
+) -> dict[str, parity.Floats]:
     """Returns the outputs for all rows, asked for in batches of one size, the last one smaller."""
     names = [output.name for output in signature.outputs]
-    found: dict[str, list[acceptance.Floats]] = {name: [] for name in names}
+    found: dict[str, list[parity.Floats]] = {name: [] for name in names}
     count = len(next(iter(rows.values())))
     for start in range(0, count, batch_size):
         made_progress()
@@ -91,12 +100,3 @@ def _run(
         for name, output in zip(names, outputs, strict=True):
             found[name].append(output)
     return {name: np.concatenate(outputs) for name, outputs in found.items()}
-
-
-def _check_labels(got: Mapping[str, acceptance.Floats], signature: Signature) -> None:
-    if LABEL not in got:
-        return
-    (labels,) = (output.labels for output in signature.outputs if output.name == "logits")
-    expected = np.array(labels, object)[got["logits"].argmax(axis=1)].reshape(-1, 1)
-    if got[LABEL].shape != expected.shape or (got[LABEL] != expected).any():
-        raise GateFailed("output 'label': expected the class of the highest logit, got another")

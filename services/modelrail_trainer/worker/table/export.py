@@ -11,7 +11,8 @@ from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.export import describe
+from modelrail_trainer.worker.model_file import describe
+from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
@@ -39,12 +40,14 @@ class RawTable:
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...]]:
+    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
         """Writes the graph from raw columns to answers, and runs the gate on it."""
         table = self.table
         whole_signature = end_to_end_signature(signature, table.encodings, table.labels)
         whole = end_to_end(bare, table.encodings, whole_signature)
         describe(whole, whole_signature, Task.CLASSIFICATION if table.labels else Task.REGRESSION)
         onnx.save(whole, path)
-        parity = check_end_to_end(path, module, whole_signature, table.encodings, table.raw_rows)
-        return whole_signature, parity
+        parity, cases = check_end_to_end(
+            path, module, whole_signature, table.encodings, table.raw_rows
+        )
+        return whole_signature, parity, cases
