@@ -74,7 +74,7 @@ def job(path: str, **folder: Any) -> pb.TrainingJobSpec:
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     monkeypatch.setattr(stores, "_FIRST_RETRY_SECONDS", 0.001)
     with object_store(monkeypatch) as store:
-        store.objects |= {f"data/photos/{path}": content for path, content in pets().items()}
+        store.objects.update({f"data/photos/{path}": content for path, content in pets().items()})
         yield store
 
 
