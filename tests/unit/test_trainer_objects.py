@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from modelrail.names import TrainingJobName
@@ -24,7 +28,9 @@ from modelrail_trainer.objects.fetching import Fetched, FetchFailed, ObjectFetch
 from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.objects.uri import copy_path, is_object_uri, is_uri
+from modelrail_trainer.spec import Split, TableDataset, Task
 from modelrail_trainer.threads import Threads
+from modelrail_trainer.worker.table.dataset import load_table
 from tests.object_store import SCHEMES, ObjectStore, on_every_store, store_of
 
 FIELD = "dataset.table.paths[0]"
@@ -154,6 +160,50 @@ async def test_an_object_is_copied_in_parts(
     assert await fetcher(threads).fetch(named, tmp_path) == Fetched(1, 2500)
     assert copy_path(tmp_path, uri).read_bytes() == store.objects[NAME]
     assert store.requests == [f"{m} {NAME}" for m in ("HEAD", "GET", "GET", "GET")]
+
+
+def as_csv(first: int) -> bytes:
+    lines = [f"{number},{'big' if number % 2 else 'small'}" for number in range(first, first + 50)]
+    return "\n".join(["size,kind", *lines, ""]).encode()
+
+
+def as_parquet(first: int) -> bytes:
+    sink = io.BytesIO()
+    pa.parquet.write_table(pa.csv.read_csv(io.BytesIO(as_csv(first))), sink)
+    return sink.getvalue()
+
+
+def digest(paths: Sequence[Path], folder: Path) -> str:
+    folder.mkdir()
+    dataset = TableDataset(paths=tuple(map(str, paths)), target="kind")
+    split = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)
+    return load_table(dataset, split, Task.CLASSIFICATION, folder).sha256
+
+
+@on_every_store
+@pytest.mark.parametrize(("ending", "encoded"), [("csv", as_csv), ("parquet", as_parquet)])
+async def test_several_files_of_a_table_have_the_digest_of_the_same_files_on_the_machine(
+    store: ObjectStore,
+    threads: Threads,
+    tmp_path: Path,
+    *,
+    ending: str,
+    encoded: Callable[[int], bytes],
+) -> None:
+    files = {f"2026/{month}/rows.{ending}": encoded(50 * month) for month in range(3)}
+    for name, content in files.items():
+        store.objects[f"data/{name}"] = content
+        (tmp_path / "local" / name).parent.mkdir(parents=True)
+        (tmp_path / "local" / name).write_bytes(content)
+    uris = {f"dataset.table.paths[{n}]": store.uri(name) for n, name in enumerate(files)}
+    size = sum(map(len, files.values()))
+    assert await fetcher(threads).fetch(NamedObjects(uris), tmp_path) == Fetched(3, size)
+    local = digest([tmp_path / "local" / name for name in files], tmp_path / "one")
+    distant = digest([copy_path(tmp_path, uri) for uri in uris.values()], tmp_path / "other")
+    assert local == distant
+    one_less = fetcher(threads, max_bytes=size - 1)
+    with pytest.raises(FetchFailed, match=f"take {size} bytes, and it may have copies of"):
+        await one_less.fetch(NamedObjects(uris), tmp_path)
 
 
 @on_every_store
