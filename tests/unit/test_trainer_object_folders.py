@@ -205,6 +205,7 @@ async def test_a_folder_is_copied_as_it_lies_there(
     size = sum(map(len, images.values()))
     assert await fetcher.fetch(folder_at(uri), tmp_path) == Fetched(len(images), size, 1)
     assert copied(tmp_path, uri) == images
+    assert len(asked(store, "LIST")) == 2 * 5  # before and after: ten objects, two at a time
     # Of one version each, though nothing was asked about them one by one.
     assert asked(store, "HEAD") == []
     assert all("if-match" in {name.lower() for name in headers} for request, headers in
@@ -458,6 +459,24 @@ async def test_a_list_that_is_refused_is_told_at_once(
     assert reason is Reason.DATA
     assert message.startswith(f"{FIELD}: {folder}: {expected}")
     assert len(store.requests) == 1
+
+
+@pytest.mark.parametrize("store", ["az"], indirect=True)
+async def test_a_list_that_begins_anew_and_never_gets_further_ends(
+    store: ObjectStore,
+    folder: str,
+    fetcher: ObjectFetcher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stores, "_LISTED_AT_ONCE", 1)
+    store.page = 2
+    put(store, pets() | {"": b"", "cat/": b""})
+    # Each second page fails. Azurite does not know where a list is to go on, and begins anew.
+    store.trouble = lambda request, number: 401 if number > 50 else 503 * (number % 2 == 0)
+    reason, message = await refused(fetcher, tmp_path, folder_at(folder))
+    assert reason is Reason.DATA_UNAVAILABLE
+    assert message.startswith(f"{FIELD}: {folder}: its store did not answer properly, 6 times")
 
 
 @on_every_store

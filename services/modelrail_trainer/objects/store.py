@@ -99,6 +99,10 @@ class ObjectReader:
         last: str | None = None
         pages: AsyncIterator[Sequence[ObjectMeta]] | None = None
 
+        def is_new(one: ObjectMeta) -> bool:
+            # What marks a folder is listed without the slash at its end.
+            return one["path"].startswith(prefix) and one["path"].removeprefix(prefix) not in found
+
         async def next_page() -> Sequence[ObjectMeta]:
             nonlocal pages
             if pages is None:
@@ -106,7 +110,11 @@ class ObjectReader:
                     obstore.list(store, prefix.rstrip("/"), offset=last, chunk_size=_LISTED_AT_ONCE)
                 )
             try:
-                return await anext(pages)
+                # Some stores begin a list anew where it was to go on in its middle. What is known
+                # is then no progress, or a page that always fails would be tried for ever.
+                while not (page := [one for one in await anext(pages) if is_new(one)]):
+                    pass
+                return page
             except StopAsyncIteration:
                 return ()
             except obstore.exceptions.BaseError as error:
@@ -116,12 +124,11 @@ class ObjectReader:
 
         while len(found) <= most and (page := await self._persist(folder, next_page)):
             for one in page:
-                # What marks a folder is listed without the slash at its end.
                 last = one["path"]
-                if (path := last.removeprefix(prefix)) and last != prefix.rstrip("/"):
-                    found.setdefault(
-                        path, ObjectVersion(folder + path, one["size"], _quoted(one["e_tag"]))
-                    )
+                path = last.removeprefix(prefix)
+                found.setdefault(
+                    path, ObjectVersion(folder + path, one["size"], _quoted(one["e_tag"]))
+                )
         return found
 
     @staticmethod
