@@ -63,6 +63,6 @@ def _decoded(part: str) -> bytes:
 
 
 @cache
-def service_account(name: str) -> ServiceAccount:
-    """Returns an account, the same for the same name."""
-    return ServiceAccount(f"{name}@a-project.iam.example", generate_private_key(65537, 2048))
+def service_account(holder: str) -> ServiceAccount:
+    """Returns the trainer's account with somebody's key, the same for the same holder."""
+    return ServiceAccount("trainer@a-project.iam.example", generate_private_key(65537, 2048))
