@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from tests.azurite import Azurite, azurite_server
 from tests.postgresql import PostgresqlServer, postgresql_server
 
 
@@ -32,3 +33,10 @@ def database_place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | URL
         return tmp_path / "database.sqlite3"
     url: URL = request.getfixturevalue("postgresql_database")
     return url
+
+
+@pytest.fixture(scope="module")
+def azurite() -> Iterator[Azurite]:
+    """An Azurite server; the test is skipped where none can be started."""
+    with azurite_server() as server:
+        yield server

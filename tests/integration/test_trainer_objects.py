@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from structlog.testing import capture_logs
 
 from modelrail.client.errors import FailedPrecondition, InvalidArgument
 from modelrail.client.trainer import RunPolicy
@@ -27,7 +29,7 @@ from tests.integration.test_trainer_service import (
     serving_registry,
     states,
 )
-from tests.object_store import Held, ObjectStore, object_store
+from tests.object_store import SCHEMES, Held, ObjectStore, on_every_store, store_of
 
 Job = pb.TrainingJob
 URI = "s3://data/flowers/rows.csv"
@@ -52,10 +54,10 @@ def job(*paths: str, test_paths: Sequence[str] = ()) -> pb.TrainingJobSpec:
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     monkeypatch.setattr(stores, "_FIRST_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(supervisor, "_FIRST_RESTART_SECONDS", 0.01)
-    with object_store(monkeypatch) as store:
+    with store_of(request, monkeypatch) as store:
         store.objects["data/flowers/rows.csv"] = rows().encode()
         yield store
 
@@ -68,7 +70,10 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path, registry, command=WORKER_COMMAND)
 
 
-SETTINGS: dict[str, Any] = {"object_root": ("s3://data/flowers",), "max_object_bytes": 1 << 20}
+SETTINGS: dict[str, Any] = {
+    "object_root": tuple(f"{scheme}://data/flowers" for scheme in SCHEMES),
+    "max_object_bytes": 1 << 20,
+}
 
 
 @pytest.fixture
@@ -114,15 +119,37 @@ async def test_a_part_of_a_split_may_be_an_object_beside_files(
     assert {part.split: part.rows for part in ended.data_summary.parts}["test"] == 2
 
 
-async def test_parquet_is_read_out_of_a_store(
+def contents(folder: Path) -> Iterator[bytes]:
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):  # what is done with may go meanwhile
+            yield path.read_bytes()
+
+
+@on_every_store
+async def test_files_of_parquet_are_read_out_of_a_store_and_nothing_that_opens_it_is_kept(
     trainer: TrainerUnderTest, store: ObjectStore
 ) -> None:
-    sink = pa.BufferOutputStream()
     columns = {"size": [place / 100 for place in range(100)], "kind": ["small", "big"] * 50}
-    pa.parquet.write_table(pa.table(columns), sink)
-    store.objects["data/flowers/rows.parquet"] = sink.getvalue().to_pybytes()
-    created = await trainer.client.create_job(job("s3://data/flowers/rows.parquet"))
-    assert (await trainer.ended(created.name)).state == Job.STATE_SUCCEEDED
+    for part in ("one", "two"):
+        sink = pa.BufferOutputStream()
+        pa.parquet.write_table(pa.table(columns), sink)
+        store.objects[f"data/flowers/{part}.parquet"] = sink.getvalue().to_pybytes()
+    uris = [store.uri(f"flowers/{part}.parquet") for part in ("one", "two", "none")]
+    with capture_logs() as logs:
+        created = await trainer.client.create_job(job(*uris[:2]))
+        ended = await trainer.ended(created.name)
+        assert ended.state == Job.STATE_SUCCEEDED, ended.error
+        assert sum(part.rows for part in ended.data_summary.parts) == 200
+        failed = await trainer.ended((await trainer.client.create_job(job(*uris))).name)
+        assert failed.error.message == (
+            f"dataset.table.paths[2]: {uris[2]}: there is no such object"
+        )
+    assert "object not read" in {log["event"] for log in logs}
+    kept = list(contents(trainer.data_dir))
+    told = [repr(logs), repr(ended), repr(failed)]
+    for secret in store.secrets:
+        assert not any(secret in one for one in told)
+        assert not any(secret.encode() in one for one in kept)
 
 
 async def test_a_dry_run_and_a_look_read_objects_too(trainer: TrainerUnderTest) -> None:

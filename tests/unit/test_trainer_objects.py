@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from modelrail.names import TrainingJobName
@@ -24,11 +28,15 @@ from modelrail_trainer.objects.fetching import Fetched, FetchFailed, ObjectFetch
 from modelrail_trainer.objects.named import NamedObjects
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.objects.uri import copy_path, is_object_uri, is_uri
+from modelrail_trainer.spec import Split, TableDataset, Task
 from modelrail_trainer.threads import Threads
-from tests.object_store import ObjectStore, object_store
+from modelrail_trainer.worker.table.dataset import load_table
+from tests.object_store import SCHEMES, ObjectStore, on_every_store, store_of
 
 FIELD = "dataset.table.paths[0]"
 URI = "s3://data/flowers/iris.csv"
+KEY = "flowers/iris.csv"
+NAME = f"data/{KEY}"
 
 
 @pytest.mark.parametrize(
@@ -107,12 +115,18 @@ def test_a_uri_stands_for_its_copy_beside_the_job_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     monkeypatch.setattr(stores, "_FIRST_RETRY_SECONDS", 0.001)
     monkeypatch.setattr(stores, "PART_BYTES", 1000)
-    with object_store(monkeypatch) as store:
-        store.objects["data/flowers/iris.csv"] = bytes(range(250)) * 10
+    with store_of(request, monkeypatch) as store:
+        store.objects[NAME] = bytes(range(250)) * 10
         yield store
+
+
+@pytest.fixture
+def uri(store: ObjectStore) -> str:
+    """The object that the store has."""
+    return store.uri(KEY)
 
 
 @pytest.fixture
@@ -125,57 +139,105 @@ async def threads() -> AsyncIterator[Threads]:
 def fetcher(threads: Threads, *, max_objects: int = 100, max_bytes: int = 1 << 20) -> ObjectFetcher:
     return ObjectFetcher(
         lambda _: NamedObjects(),
-        ObjectRoots(["s3://data"]),
+        ObjectRoots([f"{scheme}://{bucket}" for scheme in SCHEMES for bucket in ("data", "gone")]),
         threads,
         max_objects=max_objects,
         max_bytes=max_bytes,
     )
 
 
-async def refused(fetcher: ObjectFetcher, directory: Path, uri: str = URI) -> tuple[Reason, str]:
+async def refused(fetcher: ObjectFetcher, directory: Path, uri: str) -> tuple[Reason, str]:
     with pytest.raises(FetchFailed) as caught:
         await fetcher.fetch(NamedObjects({FIELD: uri}), directory)
     return caught.value.error.reason, caught.value.error.message
 
 
+@on_every_store
 async def test_an_object_is_copied_in_parts(
-    store: ObjectStore, threads: Threads, tmp_path: Path
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path
 ) -> None:
-    named = NamedObjects({FIELD: URI, "other": URI})
+    named = NamedObjects({FIELD: uri, "other": uri})
     assert await fetcher(threads).fetch(named, tmp_path) == Fetched(1, 2500)
-    assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
-    assert store.requests == [f"{m} data/flowers/iris.csv" for m in ("HEAD", "GET", "GET", "GET")]
-    assert all("the-key-id" in headers["authorization"] for headers in store.headers)
+    assert copy_path(tmp_path, uri).read_bytes() == store.objects[NAME]
+    assert store.requests == [f"{m} {NAME}" for m in ("HEAD", "GET", "GET", "GET")]
 
 
-async def test_an_empty_object_is_an_empty_file(
-    store: ObjectStore, threads: Threads, tmp_path: Path
+def as_csv(first: int) -> bytes:
+    lines = [f"{number},{'big' if number % 2 else 'small'}" for number in range(first, first + 50)]
+    return "\n".join(["size,kind", *lines, ""]).encode()
+
+
+def as_parquet(first: int) -> bytes:
+    sink = io.BytesIO()
+    pa.parquet.write_table(pa.csv.read_csv(io.BytesIO(as_csv(first))), sink)
+    return sink.getvalue()
+
+
+def digest(paths: Sequence[Path], folder: Path) -> str:
+    folder.mkdir()
+    dataset = TableDataset(paths=tuple(map(str, paths)), target="kind")
+    split = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)
+    return load_table(dataset, split, Task.CLASSIFICATION, folder).sha256
+
+
+@on_every_store
+@pytest.mark.parametrize(("ending", "encoded"), [("csv", as_csv), ("parquet", as_parquet)])
+async def test_several_files_of_a_table_have_the_digest_of_the_same_files_on_the_machine(
+    store: ObjectStore,
+    threads: Threads,
+    tmp_path: Path,
+    *,
+    ending: str,
+    encoded: Callable[[int], bytes],
 ) -> None:
-    store.objects["data/flowers/iris.csv"] = b""
-    assert await fetcher(threads).fetch(NamedObjects({FIELD: URI}), tmp_path) == Fetched(1)
-    assert copy_path(tmp_path, URI).read_bytes() == b""
+    files = {f"2026/{month}/rows.{ending}": encoded(50 * month) for month in range(3)}
+    for name, content in files.items():
+        store.objects[f"data/{name}"] = content
+        (tmp_path / "local" / name).parent.mkdir(parents=True)
+        (tmp_path / "local" / name).write_bytes(content)
+    uris = {f"dataset.table.paths[{n}]": store.uri(name) for n, name in enumerate(files)}
+    size = sum(map(len, files.values()))
+    assert await fetcher(threads).fetch(NamedObjects(uris), tmp_path) == Fetched(3, size)
+    local = digest([tmp_path / "local" / name for name in files], tmp_path / "one")
+    distant = digest([copy_path(tmp_path, uri) for uri in uris.values()], tmp_path / "other")
+    assert local == distant
+    one_less = fetcher(threads, max_bytes=size - 1)
+    with pytest.raises(FetchFailed, match=f"take {size} bytes, and it may have copies of"):
+        await one_less.fetch(NamedObjects(uris), tmp_path)
 
 
+@on_every_store
+async def test_an_empty_object_is_an_empty_file(
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path
+) -> None:
+    store.objects[NAME] = b""
+    assert await fetcher(threads).fetch(NamedObjects({FIELD: uri}), tmp_path) == Fetched(1)
+    assert copy_path(tmp_path, uri).read_bytes() == b""
+
+
+@on_every_store
 @pytest.mark.parametrize("trouble", [500, 503, 429, -7])
 async def test_a_bad_moment_of_the_store_passes(
-    store: ObjectStore, threads: Threads, tmp_path: Path, trouble: int
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path, trouble: int
 ) -> None:
     store.trouble = lambda request, number: trouble if number in (1, 3, 4, 6) else 0
-    await fetcher(threads).fetch(NamedObjects({FIELD: URI}), tmp_path)
-    assert copy_path(tmp_path, URI).read_bytes() == store.objects["data/flowers/iris.csv"]
+    await fetcher(threads).fetch(NamedObjects({FIELD: uri}), tmp_path)
+    assert copy_path(tmp_path, uri).read_bytes() == store.objects[NAME]
     assert len(store.requests) == 8 if trouble > 0 else 7
 
 
+@on_every_store
 async def test_a_store_that_never_answers_well_is_unavailable(
-    store: ObjectStore, threads: Threads, tmp_path: Path
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path
 ) -> None:
     store.trouble = lambda request, number: 503
-    reason, message = await refused(fetcher(threads), tmp_path)
+    reason, message = await refused(fetcher(threads), tmp_path, uri)
     assert reason is Reason.DATA_UNAVAILABLE
-    assert message.startswith(f"{FIELD}: {URI}: its store did not answer properly, 6 times")
+    assert message.startswith(f"{FIELD}: {uri}: its store did not answer properly, 6 times")
     assert len(store.requests) == 6
 
 
+@on_every_store
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
@@ -185,37 +247,39 @@ async def test_a_store_that_never_answers_well_is_unavailable(
     ],
 )
 async def test_what_asking_again_does_not_change_is_told_at_once(
-    store: ObjectStore, threads: Threads, tmp_path: Path, status: int, expected: str
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path, *, status: int, expected: str
 ) -> None:
     store.trouble = lambda request, number: status
-    reason, message = await refused(fetcher(threads), tmp_path)
+    reason, message = await refused(fetcher(threads), tmp_path, uri)
     assert reason is Reason.DATA
-    assert message.startswith(f"{FIELD}: {URI}: {expected}")
+    assert message.startswith(f"{FIELD}: {uri}: {expected}")
     assert len(store.requests) == 1
     assert "127.0.0.1" not in message
 
 
+@on_every_store
 async def test_an_object_that_is_replaced_meanwhile_is_not_mixed(
-    store: ObjectStore, threads: Threads, tmp_path: Path
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path
 ) -> None:
     def replaced(request: str, number: int) -> int:
         if number == 3:
-            store.objects["data/flowers/iris.csv"] = b"y" * 2500
+            store.objects[NAME] = b"y" * 2500
         return 0
 
     store.trouble = replaced
-    reason, message = await refused(fetcher(threads), tmp_path)
+    reason, message = await refused(fetcher(threads), tmp_path, uri)
     assert reason is Reason.DATA
     assert "it was replaced while it was read" in message
 
 
+@on_every_store
 async def test_more_than_a_job_may_copy_is_refused_before_the_first_byte(
-    store: ObjectStore, threads: Threads, tmp_path: Path
+    store: ObjectStore, uri: str, threads: Threads, tmp_path: Path
 ) -> None:
-    reason, message = await refused(fetcher(threads, max_bytes=2499), tmp_path)
+    reason, message = await refused(fetcher(threads, max_bytes=2499), tmp_path, uri)
     assert reason is Reason.DATA
     assert "take 2500 bytes, and it may have copies of 2499" in message
-    assert store.requests == ["HEAD data/flowers/iris.csv"]
+    assert store.requests == [f"HEAD {NAME}"]
 
 
 async def test_a_job_without_objects_needs_no_library(

@@ -2,8 +2,9 @@
 
 Credentials and endpoints come from the environment of the service, as its library reads them
 (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_KEY` and
-so on). Messages of the library name hosts, and may hold signatures, so none of them goes further
-than the log, and not even there what follows a question mark.
+so on). Messages of the library name hosts, and may hold signatures and credentials that it could
+not read, so none of them goes further than the log, and not even there what follows a question
+mark or what it quotes as a string.
 """
 
 from __future__ import annotations
@@ -32,25 +33,32 @@ _LISTED_AT_ONCE = 1000
 _ATTEMPTS = 6
 _FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.2, 10.0
 _QUERY = re.compile(r"\?[^\s\"')]+")
+_STRING = re.compile(r'\bstring ".*"')
+_NOT_SET_UP = "the trainer is not set up for its store; have its log looked at"
+_UNKNOWN = "the store does not know the trainer; have its credentials looked at"
 _CHANGED = "it was replaced while it was read; clone the job when nobody writes it any more"
 # What asking again does not change, and what the owner of the job is told of it.
 _FINAL: dict[type[Exception], str] = {
     FileNotFoundError: "there is no such object",
     obstore.exceptions.PermissionDeniedError: "the trainer may not read it; have its credentials "
     "looked at",
-    obstore.exceptions.UnauthenticatedError: "the store does not know the trainer; have its "
-    "credentials looked at",
+    obstore.exceptions.UnauthenticatedError: _UNKNOWN,
     obstore.exceptions.PreconditionError: _CHANGED,
     obstore.exceptions.InvalidPathError: "the store knows no such name",
 }
 # Of lists the library tells such an answer from a bad moment only in its message.
 _STATUS = re.compile(r"\bstatus code: (\d{3})\b")
 _NOT_LISTED = {
-    "401": "the store does not know the trainer; have its credentials looked at",
+    "401": _UNKNOWN,
     "403": "the trainer may not list what is below it; have its credentials looked at",
     "404": "there is no such bucket",
 }
+# So it does when whoever gives out tokens, for Azure and Google, refuses the credentials.
+_NO_TOKEN = re.compile(r"\btoken request: .*\bstatus code: 40[013]\b")
 _PATH = re.compile(r'\bPath "(.*?)"(?: contained|: )')
+# What the library raises, from nowhere to import, where a credential can be no header.
+_PANIC = "RustPanic"
+_WHY_PANIC = "its library panicked; has a credential a line break, such as one at its end?"
 _log = structlog.get_logger(__name__)
 
 
@@ -91,6 +99,10 @@ class ObjectReader:
         last: str | None = None
         pages: AsyncIterator[Sequence[ObjectMeta]] | None = None
 
+        def is_new(one: ObjectMeta) -> bool:
+            # What marks a folder is listed without the slash at its end.
+            return one["path"].startswith(prefix) and one["path"].removeprefix(prefix) not in found
+
         async def next_page() -> Sequence[ObjectMeta]:
             nonlocal pages
             if pages is None:
@@ -98,7 +110,11 @@ class ObjectReader:
                     obstore.list(store, prefix.rstrip("/"), offset=last, chunk_size=_LISTED_AT_ONCE)
                 )
             try:
-                return await anext(pages)
+                # Some stores begin a list anew where it was to go on in its middle. What is known
+                # is then no progress, or a page that always fails would be tried for ever.
+                while not (page := [one for one in await anext(pages) if is_new(one)]):
+                    pass
+                return page
             except StopAsyncIteration:
                 return ()
             except obstore.exceptions.BaseError as error:
@@ -108,23 +124,22 @@ class ObjectReader:
 
         while len(found) <= most and (page := await self._persist(folder, next_page)):
             for one in page:
-                # What marks a folder is listed without the slash at its end.
                 last = one["path"]
-                if (path := last.removeprefix(prefix)) and last != prefix.rstrip("/"):
-                    found.setdefault(
-                        path, ObjectVersion(folder + path, one["size"], _quoted(one["e_tag"]))
-                    )
+                path = last.removeprefix(prefix)
+                found.setdefault(
+                    path, ObjectVersion(folder + path, one["size"], _quoted(one["e_tag"]))
+                )
         return found
 
     @staticmethod
     def _check_listed(folder: str, error: obstore.exceptions.BaseError) -> None:
-        """Raises what a list failed of, where asking again does not change it."""
+        """Raises what a list itself failed of, where asking again does not change it."""
         if isinstance(error, obstore.exceptions.InvalidPathError):
             _log.warning("folder not listed", uri=folder, error=_said(error))
             name = _PATH.search(str(error))
             raise BadName(name[1] if name else "…") from None
         status = _STATUS.search(str(error))
-        if status is not None and status[1] in _NOT_LISTED:
+        if status is not None and status[1] in _NOT_LISTED and not _NO_TOKEN.search(str(error)):
             _log.warning("folder not listed", uri=folder, error=_said(error))
             raise ObjectError(_NOT_LISTED[status[1]]) from None
 
@@ -140,7 +155,12 @@ class ObjectReader:
             options: obstore.GetOptions = {"range": (start, end)}
             if version.tag is not None:
                 options["if_match"] = version.tag
-            response = await obstore.get_async(store, key, options=options)
+            try:
+                response = await obstore.get_async(store, key, options=options)
+            except obstore.exceptions.PreconditionError:
+                # Azure says so of an object that is gone, too; for such a one this fails.
+                await obstore.head_async(store, key)
+                raise
             return bytes(await response.bytes_async())
 
         for start in range(0, version.size_bytes, PART_BYTES):
@@ -165,9 +185,7 @@ class ObjectReader:
             )
         except (obstore.exceptions.BaseError, ValueError) as error:
             _log.warning("object store cannot be used", uri=uri, error=_said(error))
-            raise ObjectError(
-                "the trainer is not set up for its store; have its log looked at"
-            ) from None
+            raise ObjectError(_NOT_SET_UP) from None
         self._buckets[address] = bucket
         return bucket, key
 
@@ -181,6 +199,13 @@ class ObjectReader:
                 raise ObjectError(_FINAL[type(error)]) from None
             except obstore.exceptions.BaseError as error:
                 _log.warning("object store failed", uri=uri, attempt=attempt, error=_said(error))
+                if _NO_TOKEN.search(str(error)):
+                    raise ObjectError(_UNKNOWN) from None
+            except Exception as error:
+                if type(error).__name__ != _PANIC:
+                    raise
+                _log.warning("object store cannot be used", uri=uri, error=_WHY_PANIC)
+                raise ObjectError(_NOT_SET_UP) from None
             if attempt < _ATTEMPTS:
                 await self._pause(backoff.next_seconds())
         raise Unreachable(
@@ -196,4 +221,5 @@ def _quoted(tag: str | None) -> str | None:
 
 def _said(error: Exception) -> str:
     """Returns what the library said in its first line, which has the request and the answer."""
-    return _QUERY.sub("?…", str(error).partition("\n")[0])[:500]
+    line = _QUERY.sub("?…", str(error).partition("\n")[0])
+    return _STRING.sub('string "…"', line)[:500]
