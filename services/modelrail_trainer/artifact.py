@@ -14,7 +14,17 @@ from pathlib import Path, PurePosixPath
 
 from modelrail_trainer.evaluation import Evaluation, evaluation_from_record
 from modelrail_trainer.journal import Metric, metric_from_record
-from modelrail_trainer.record import Record, as_record, items, real, text, values, whole
+from modelrail_trainer.record import (
+    Record,
+    as_record,
+    items,
+    nested,
+    nested_if_any,
+    real,
+    text,
+    values,
+    whole,
+)
 
 RESULT_NAME = "result.json"
 MODEL_NAME = "model.onnx"
@@ -212,17 +222,13 @@ def load_result(directory: Path) -> TrainingResult:
         record = as_record(json.loads(content), "result")
         return TrainingResult(
             files=items(record, "files", _file),
-            signature=_signature(as_record(record.get("signature"), "signature")),
+            signature=_signature(nested(record, "signature")),
             metrics=items(record, "metrics", metric_from_record),
-            lineage=_lineage(as_record(record.get("lineage"), "lineage")),
-            certificate=_certificate(as_record(record.get("certificate"), "certificate")),
+            lineage=_lineage(nested(record, "lineage")),
+            certificate=_certificate(nested(record, "certificate")),
             # Workers before this one told none.
-            evaluation=None
-            if record.get("evaluation") is None
-            else evaluation_from_record(as_record(record["evaluation"], "evaluation")),
-            bare_signature=None
-            if record.get("bare_signature") is None
-            else _signature(as_record(record["bare_signature"], "bare_signature")),
+            evaluation=nested_if_any(record, "evaluation", evaluation_from_record),
+            bare_signature=nested_if_any(record, "bare_signature", _signature),
         )
     except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
         raise ArtifactError(f"the result is malformed: {error}") from error
@@ -282,18 +288,18 @@ def _signature(record: Record) -> Signature:
 
 
 def _tensor(record: Record) -> TensorSpec:
-    value_range = None
-    if record.get("value_range") is not None:
-        bounds = as_record(record["value_range"], "value_range")
-        value_range = ValueRange(real(bounds, "minimum"), real(bounds, "maximum"))
     return TensorSpec(
         name=text(record, "name"),
         datatype=text(record, "datatype"),
         shape=values(record, "shape", int, str),
         meaning=text(record, "meaning"),
-        value_range=value_range,
+        value_range=nested_if_any(record, "value_range", _value_range),
         labels=values(record, "labels", str),
     )
+
+
+def _value_range(record: Record) -> ValueRange:
+    return ValueRange(real(record, "minimum"), real(record, "maximum"))
 
 
 def _lineage(record: Record) -> Lineage:
@@ -326,7 +332,7 @@ def _attempt(record: Record) -> ExportAttempt:
 
 
 def _texts(record: Record, name: str) -> dict[str, str]:
-    found = as_record(record.get(name), name)
+    found = nested(record, name)
     return {key: text(found, key) for key in found}
 
 

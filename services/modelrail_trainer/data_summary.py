@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from modelrail_trainer.record import Record, as_record, count, items, real, text, values
+from modelrail_trainer.record import Record, count, items, nested, real, text, values
 
 MAX_LABELS = 100
 MAX_COLUMNS = 100
@@ -128,7 +128,7 @@ def data_summary_from_record(record: Record) -> DataSummary:
 
 
 def _column(record: Record) -> ColumnSummary:
-    figures = as_record(record.get("figures"), "figures")
+    figures = nested(record, "figures")
     return ColumnSummary(
         name=_name(record, "name"),
         encoding=_name(record, "encoding"),

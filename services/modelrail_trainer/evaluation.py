@@ -12,9 +12,9 @@ from modelrail_trainer.journal import Metric, cut, metric_from_record
 from modelrail_trainer.record import (
     Record,
     RecordError,
-    as_record,
     count,
     items,
+    nested,
     real,
     text,
     values,
@@ -106,7 +106,7 @@ def evaluation_from_record(record: Record) -> Evaluation:
         expected_calibration_error=real(record, "expected_calibration_error"),
         residuals=items(record, "residuals", _histogram_bin),
         predictions=items(record, "predictions", _prediction)[:MAX_PREDICTIONS],
-        baseline=metric_from_record(as_record(record.get("baseline"), "baseline")),
+        baseline=metric_from_record(nested(record, "baseline")),
     )
 
 

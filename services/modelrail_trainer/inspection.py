@@ -13,11 +13,14 @@ from modelrail_trainer.record import (
     Record,
     RecordError,
     as_record,
+    count,
     flag,
     items,
+    member,
+    nested_if_any,
     real,
     text,
-    whole,
+    values,
 )
 
 INSPECTION_NAME = "inspection.json"
@@ -33,7 +36,7 @@ _MAX_SENTENCES = 100
 _MAX_SENTENCE_CHARACTERS = 2_000
 _MAX_NAME_CHARACTERS = 1_000
 
-K = TypeVar("K", bound=StrEnum)
+T = TypeVar("T")
 
 
 class InspectionError(ValueError):
@@ -208,22 +211,21 @@ def load_inspection(directory: Path) -> Inspection | None:
 
 def _inspection(record: Record) -> Inspection:
     columns = _at_most(items(record, "columns", _column), MAX_COLUMNS, "columns")
-    target = record.get("target")
-    preview = tuple(_row(row, len(columns)) for row in _list(record, "preview"))
+    preview = tuple(_row(row, len(columns)) for row in values(record, "preview", list))
     if len(preview) > MAX_ROWS or len(preview) * len(columns) > _MAX_PREVIEW_CELLS:
         raise RecordError("preview: too many rows")
     return Inspection(
         files=items(
             record,
             "files",
-            lambda one: InspectedFile(_count(one, "size_bytes"), _word(one, "format")),
+            lambda one: InspectedFile(count(one, "size_bytes"), _word(one, "format")),
         ),
-        rows=_count(record, "rows"),
+        rows=count(record, "rows"),
         rows_estimated=flag(record, "rows_estimated"),
-        rows_read=_count(record, "rows_read"),
-        rows_sampled=_count(record, "rows_sampled"),
+        rows_read=count(record, "rows_read"),
+        rows_sampled=count(record, "rows_sampled"),
         columns=columns,
-        target=None if target is None else _target(as_record(target, "target")),
+        target=nested_if_any(record, "target", _target),
         preview=preview,
         warnings=_sentences(record),
     )
@@ -233,20 +235,20 @@ def _column(record: Record) -> InspectedColumn:
     warnings = items(
         record,
         "warnings",
-        lambda one: ColumnWarning(_kind(WarningKind, one, "kind"), _sentence(one, "message")),
+        lambda one: ColumnWarning(member(one, "kind", WarningKind), _sentence(one, "message")),
     )
     return InspectedColumn(
         name=_word(record, "name"),
-        type=_kind(ValueType, record, "type"),
+        type=member(record, "type", ValueType),
         file_type=_word(record, "file_type"),
-        missing=_count(record, "missing"),
-        distinct=_count(record, "distinct"),
+        missing=count(record, "missing"),
+        distinct=count(record, "distinct"),
         more_distinct=flag(record, "more_distinct"),
-        numbers=_numbers(record),
+        numbers=nested_if_any(record, "numbers", _numbers),
         texts=_at_most(items(record, "texts", _text_count), MAX_TEXTS_SHOWN, "texts"),
         constant=flag(record, "constant"),
         warnings=_at_most(warnings, len(WarningKind), "warnings"),
-        use=_kind(Use, record, "use"),
+        use=member(record, "use", Use),
     )
 
 
@@ -254,31 +256,27 @@ def _target(record: Record) -> InspectedTarget:
     return InspectedTarget(
         name=_word(record, "name"),
         guessed=flag(record, "guessed"),
-        task=_kind(TargetTask, record, "task"),
+        task=member(record, "task", TargetTask),
         classes=_at_most(items(record, "classes", _text_count), MAX_CLASSES_SHOWN, "classes"),
-        class_count=_count(record, "class_count"),
-        missing=_count(record, "missing"),
-        numbers=_numbers(record),
+        class_count=count(record, "class_count"),
+        missing=count(record, "missing"),
+        numbers=nested_if_any(record, "numbers", _numbers),
         warnings=_sentences(record),
     )
 
 
-def _numbers(record: Record) -> NumberSummary | None:
-    found = record.get("numbers")
-    if found is None:
-        return None
-    one = as_record(found, "numbers")
-    return NumberSummary(*(real(one, name) for name in ("minimum", "maximum", "mean", "stddev")))
+def _numbers(record: Record) -> NumberSummary:
+    return NumberSummary(*(real(record, name) for name in ("minimum", "maximum", "mean", "stddev")))
 
 
 def _text_count(record: Record) -> TextCount:
-    return TextCount(_cell(text(record, "text")), _count(record, "count"))
+    return TextCount(_cell(text(record, "text")), count(record, "count"))
 
 
-def _row(value: object, columns: int) -> tuple[str | None, ...]:
-    if not isinstance(value, list) or len(value) != columns:
+def _row(cells: list[object], columns: int) -> tuple[str | None, ...]:
+    if len(cells) != columns:
         raise RecordError(f"preview: expected rows of {columns} values")
-    return tuple(None if cell is None else _cell(cell) for cell in value)
+    return tuple(None if cell is None else _cell(cell) for cell in cells)
 
 
 def _cell(value: object) -> str:
@@ -288,8 +286,8 @@ def _cell(value: object) -> str:
 
 
 def _sentences(record: Record) -> tuple[str, ...]:
-    found = _at_most(tuple(_list(record, "warnings")), _MAX_SENTENCES, "warnings")
-    return tuple(_sentence({"warnings": one}, "warnings") for one in found)
+    found = _at_most(values(record, "warnings", str), _MAX_SENTENCES, "warnings")
+    return tuple(_bounded(one, "warnings", _MAX_SENTENCE_CHARACTERS) for one in found)
 
 
 def _sentence(record: Record, field: str) -> str:
@@ -304,27 +302,6 @@ def _bounded(value: str, field: str, most: int) -> str:
     if len(value) > most:
         raise RecordError(f"{field}: expected at most {most} characters, got {len(value)}")
     return value
-
-
-def _count(record: Record, field: str) -> int:
-    value = whole(record, field)
-    if not 0 <= value < 1 << 63:
-        raise RecordError(f"{field}: expected a count, got another number")
-    return value
-
-
-def _kind(kinds: type[K], record: Record, field: str) -> K:
-    return kinds(text(record, field))
-
-
-def _list(record: Record, field: str) -> list[object]:
-    found = record.get(field)
-    if not isinstance(found, list):
-        raise RecordError(f"{field}: expected a list")
-    return found
-
-
-T = TypeVar("T")
 
 
 def _at_most(found: tuple[T, ...], most: int, field: str) -> tuple[T, ...]:

@@ -24,6 +24,8 @@ from modelrail_trainer.record import (
     count,
     flag,
     items,
+    member,
+    nested,
     real,
     text,
     whole,
@@ -266,11 +268,10 @@ def layer_from_record(record: Record) -> Layer:
     """Reads a layer of the isolation.
 
     Raises:
-        RecordError: A field is missing or has another type.
-        ValueError: There is no layer of that name.
+        RecordError: A field is missing or has another type, or there is no layer of that name.
     """
     return Layer(
-        name=LayerName(text(record, "name")),
+        name=member(record, "name", LayerName),
         active=flag(record, "active"),
         detail=text(record, "detail"),
     )
@@ -308,9 +309,9 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
         case "isolation":
             return IsolationEvent(items(record, "layers", layer_from_record))
         case "phase":
-            return PhaseEvent(Phase(text(record, "phase")))
+            return PhaseEvent(member(record, "phase", Phase))
         case "data":
-            return DataEvent(data_summary_from_record(as_record(record.get("summary"), "summary")))
+            return DataEvent(data_summary_from_record(nested(record, "summary")))
         case "metrics":
             return MetricsEvent(
                 epoch=whole(record, "epoch"),
@@ -325,7 +326,9 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
         case "log":
             return LogEvent(cut(text(record, "text")))
         case "failed":
-            return FailedEvent(FailureReason(text(record, "reason")), cut(text(record, "message")))
+            return FailedEvent(
+                member(record, "reason", FailureReason), cut(text(record, "message"))
+            )
         case "finished":
             return FinishedEvent()
         case kind:

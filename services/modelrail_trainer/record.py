@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import TypeVar, cast
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 Record = Mapping[str, object]
 
 _NAMES = {
@@ -86,6 +88,38 @@ def real(record: Record, field: str) -> float:
     if not math.isfinite(number):
         raise RecordError(f"{field}: expected a finite number, got {number}")
     return number
+
+
+def member(record: Record, field: str, members: type[E]) -> E:
+    """Returns a string field as the member of an enumeration that it names.
+
+    Raises:
+        RecordError: It is absent, something else, or no member has that value.
+    """
+    value = text(record, field)
+    try:
+        return members(value)
+    except ValueError:
+        known = ", ".join(members)
+        raise RecordError(f"{field}: expected one of {known}, got {value[:80]!r}") from None
+
+
+def nested(record: Record, field: str) -> Record:
+    """Returns a field that holds an object.
+
+    Raises:
+        RecordError: It is absent or something else.
+    """
+    return as_record(record.get(field), field)
+
+
+def nested_if_any(record: Record, field: str, read: Callable[[Record], T]) -> T | None:
+    """Returns a field that holds an object, read by `read`; None where it is absent or null.
+
+    Raises:
+        RecordError: It is something else, or the object is wrong.
+    """
+    return None if record.get(field) is None else read(nested(record, field))
 
 
 def items(record: Record, field: str, read: Callable[[Record], T]) -> tuple[T, ...]:

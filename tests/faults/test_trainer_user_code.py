@@ -16,112 +16,13 @@ import pytest_asyncio
 
 from modelrail.client.errors import FailedPrecondition
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.isolation.kernel import landlock_version
 from tests.faults.trainers import WAIT_SECONDS, Running, Site, site
+from tests.user_code import ROWS, line_of, write_code
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parents[2]
 Error = pb.JobError
-NETS = """\
-import torch
-from torch import nn
-
-
-class Told(nn.Module):
-    def __init__(self, forward):
-        super().__init__()
-        self.line = nn.Linear(2, 2)
-        self.told = forward
-
-    def forward(self, x):
-        return self.told(self, x)
-
-
-def good(facts):
-    return nn.Linear(2, 2)
-
-
-def wide(facts):
-    return nn.Linear(2, 3)
-
-
-def nan(facts):
-    return Told(lambda self, x: self.line(x) / (x - x))
-
-
-def nan_in_training(facts):
-    return Told(lambda self, x: self.line(x) * (torch.nan if self.training else 1))
-
-
-def leaves_in_training(facts):
-    def forward(self, x):
-        if self.training:
-            import os
-            os._exit(0)
-        return self.line(x)
-
-    return Told(forward)
-
-
-def not_in_onnx(facts):
-    return Told(lambda self, x: self.line(x) * torch.special.bessel_j0(x))
-
-
-def branches(facts):
-    return Told(lambda self, x: self.line(x) if x.sum() > 0 else x)
-
-
-def noisy(facts):
-    return Told(lambda self, x: self.line(x) + torch.rand_like(x))
-"""
-ROWS = """\
-import os
-import signal
-import time
-import numpy as np
-
-
-def blobs():
-    generator = np.random.default_rng(3)
-    targets = generator.integers(0, 2, 90)
-    inputs = generator.normal(size=(90, 2)) + 3 * targets[:, None]
-    return {"inputs": inputs.astype(np.float32), "targets": targets}
-
-
-def nan():
-    rows = blobs()
-    rows["inputs"][7, 1] = np.nan
-    return rows
-
-
-def too_few_targets():
-    rows = blobs()
-    return rows | {"targets": rows["targets"][:80]}
-
-
-def raises():
-    raise ValueError(f"no such thing in {__file__}")
-
-
-def leaves():
-    os._exit(0)
-
-
-def writes(path):
-    with open(path, "w") as file:
-        file.write("x")
-
-
-def hangs():
-    while True:
-        time.sleep(1)
-
-
-def hangs_and_hears_nothing():
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    hangs()
-"""
 
 
 def spec_of(
@@ -143,9 +44,7 @@ def spec_of(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     folder = tmp_path_factory.mktemp("site")
-    (folder / "code").mkdir()
-    (folder / "code" / "nets.py").write_text(NETS)
-    (folder / "code" / "rows.py").write_text(ROWS)
+    write_code(folder / "code")
     async with site(folder) as found:
         yield found
 
@@ -173,7 +72,8 @@ async def failed(spec: pb.TrainingJobSpec, trainer: Running) -> pb.JobError:
     [
         pytest.param(
             "good", "raises", Error.REASON_USER_CODE,
-            "rows:raises: ValueError: no such thing in rows.py\n  File 'rows.py', line 26, in",
+            "rows:raises: ValueError: no such thing in rows.py\n"
+            f"  File 'rows.py', line {line_of(ROWS, 'no such thing')}, in raises",
             id="an exception",
         ),
         pytest.param(
@@ -239,14 +139,6 @@ async def test_what_the_code_does_wrong_fails_the_job_and_says_what_to_do(
     assert told in error.message
 
 
-@pytest.fixture
-def landlock() -> None:
-    try:
-        landlock_version()
-    except OSError as error:
-        pytest.skip(f"the kernel has no Landlock: {error.strerror}")
-
-
 @pytest.mark.usefixtures("landlock")
 @pytest.mark.parametrize("path", ["trainer/trainer.sqlite3", "code/rows.py", "new"])
 async def test_code_writes_nothing_outside_of_the_jobs_folder(
@@ -297,4 +189,6 @@ async def test_code_that_hangs_is_stopped_and_told_where_it_was(place: Site) -> 
         assert error.reason == Error.REASON_STALLED, error
         assert "--max-job-silence-seconds raised" in error.message
         assert "modelrail_trainer.user_code.made_progress" in error.message
-    assert re.search(r'File "rows\.py", line (39|40) in hangs', showed.message)
+    # Asleep, or between two sleeps.
+    asleep = line_of(ROWS, "time.sleep(1)")
+    assert re.search(rf'File "rows\.py", line ({asleep - 1}|{asleep}) in hangs', showed.message)

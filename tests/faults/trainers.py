@@ -56,6 +56,11 @@ class Running:
     client: AsyncTrainerClient
     jobs: Path
 
+    @property
+    def name(self) -> str:
+        """Name of the data directory."""
+        return self.jobs.parent.name
+
     async def submit(self, spec: pb.TrainingJobSpec, **policy: object) -> Job:
         """Queues a job."""
         name = (await self.client.create_job(spec, **policy)).name  # type: ignore[arg-type]
@@ -88,6 +93,8 @@ class Site:
     async def trainer(
         self,
         *arguments: str,
+        name: str = "trainer",
+        program: Sequence[str] = ("-m", "modelrail_trainer"),
         wrapper: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Running]:
@@ -95,15 +102,17 @@ class Site:
 
         Args:
             arguments: More flags.
+            name: Of its data directory; trainers of two names run side by side.
+            program: What Python runs.
             wrapper: A command that runs the service, as `unshare` does.
             environ: Variables beside those of the test.
         """
-        data = self.path / "trainer"
-        address = f"unix:{self.path}/t.sock"
+        data = self.path / name
+        address = f"unix:{self.path}/{name}.sock"
         async with (
             _service(
                 *wrapper,
-                *(sys.executable, "-m", "modelrail_trainer"),
+                *(sys.executable, *program),
                 *("--grpc-address", address, "--data-dir", str(data)),
                 *("--registry", f"unix:{self.path}/r.sock", "--cancel-grace-seconds", "20"),
                 *arguments,
@@ -114,15 +123,21 @@ class Site:
         ):
             yield Running(process, client, data / "jobs")
 
-    def workers(self) -> list[psutil.Process]:
-        """Returns the job processes that live."""
-        mark = str(self.path / "trainer" / "jobs")
+    def workers(self, name: str = "trainer") -> list[psutil.Process]:
+        """Returns the job processes of a trainer that live."""
+        mark = f"{self.path}/{name}/jobs/"
         return [
             process
             for process in psutil.process_iter(["cmdline", "status"])
             if any(argument.startswith(mark) for argument in process.info["cmdline"] or [])
             and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
+
+    def kill_workers(self) -> None:
+        """Kills the job processes of all trainers."""
+        for jobs in self.path.glob("*/jobs"):
+            for worker in self.workers(jobs.parent.name):
+                worker.kill()
 
     async def versions(self, model: str) -> list[registry_pb2.ModelVersion]:
         """Returns every version of a model; a model that nobody has made yet has none."""
@@ -148,8 +163,7 @@ async def site(path: Path) -> AsyncIterator[Site]:
         try:
             yield found
         finally:
-            for worker in found.workers():
-                worker.kill()
+            found.kill_workers()
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ from modelrail_trainer.journal import (
     LogEvent,
     read_events,
 )
-from tests.integration.test_trainer_replicas import SECONDS, digits, finished, start
+from tests.integration.replica_jobs import SECONDS, digits, finished, start
 
 GPUS = torch.cuda.device_count()
 needs_gpu = pytest.mark.skipif(GPUS < 1, reason="needs an NVIDIA GPU that PyTorch can use")

@@ -19,12 +19,12 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.execution import errand
 from modelrail_trainer.journal import LogEvent, MetricsEvent, read_events
-from tests.integration.test_trainer_lifecycle import cli
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     SUCCESS,
     House,
     ScriptedRegistry,
     TrainerUnderTest,
+    cli,
     line_spec,
     processes_of,
     serving_registry,

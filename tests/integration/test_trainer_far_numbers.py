@@ -15,8 +15,7 @@ from modelrail_trainer.encodings.number import NumberFitting
 from modelrail_trainer.spec import NumberEncoding, Scale
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.table.reader import TableReader
-from tests.integration.test_trainer_table import figure
-from tests.integration.worker_jobs import said, succeeded
+from tests.integration.worker_jobs import figure, said, succeeded
 
 FAR = 1.7e9
 

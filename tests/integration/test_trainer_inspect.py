@@ -32,11 +32,11 @@ from modelrail_server.policy import Permission
 from modelrail_trainer.__main__ import WORKER_COMMAND
 from modelrail_trainer.execution import errand
 from modelrail_trainer.execution.directory import JobDirectories
-from tests.integration.test_trainer_lifecycle import cli
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,
+    cli,
     processes_of,
     serving_registry,
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -22,10 +20,11 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.policy import Permission
 from modelrail_trainer.execution import supervisor
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,
+    cli,
     line_spec,
     processes_of,
     serving_registry,
@@ -47,19 +46,6 @@ async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
         house.trainer() as trainer,
     ):
         yield trainer
-
-
-async def cli(house: House, *arguments: str) -> tuple[int, str]:
-    """Runs `modelrail …`; returns its exit status and all that it wrote."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelrail.cli", *arguments),
-        *("--trainer", f"unix:{house.tmp_path}/t.sock"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
 
 
 def actors(events: list[pb.TrainingJobEvent]) -> list[str]:

@@ -25,7 +25,7 @@ from modelrail_trainer.jobs import job as domain
 from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.store import JobStore
 from modelrail_trainer.objects import store as stores
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,

@@ -22,7 +22,7 @@ from modelrail_trainer.artifact import load_result
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.execution import supervisor
 from modelrail_trainer.objects import store as stores
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,

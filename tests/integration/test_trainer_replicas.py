@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 from google.protobuf import json_format
 
-import modelrail
 from modelrail.client.errors import InvalidArgument
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
@@ -25,12 +21,10 @@ from modelrail_trainer.artifact import load_result
 from modelrail_trainer.journal import (
     FailedEvent,
     FailureReason,
-    JournalEvent,
     LogEvent,
     MetricsEvent,
-    read_events,
 )
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,
@@ -38,52 +32,10 @@ from tests.integration.test_trainer_service import (
     serving_registry,
     states,
 )
+from tests.integration.replica_jobs import SECONDS, digits, events_of, finished, log_of, start
 
-EXAMPLES = Path(modelrail.__file__).parent / "examples"
 REAL_WORKER = 'import runpy\nrunpy.run_module("modelrail_trainer.worker", run_name="__main__")\n'
-SECONDS = 120.0
 Job = pb.TrainingJob
-
-
-def digits(*, epochs: int = 2) -> pb.TrainingJobSpec:
-    """Without drop-out, whose random numbers are different in each process."""
-    content = yaml.safe_load((EXAMPLES / "digits.yaml").read_text())
-    spec = json_format.ParseDict(content, pb.TrainingJobSpec())
-    spec.model.cnn.dropout = 0.0
-    spec.epochs = epochs
-    spec.checkpoint_every_steps = 7
-    return spec
-
-
-def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subprocess.Popen[bytes]:
-    directory.mkdir(exist_ok=True)
-    (directory / "spec.binpb").write_bytes(spec.SerializeToString())
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    with (directory / "worker.log").open("ab") as log:
-        return subprocess.Popen(
-            [
-                *(sys.executable, *(torchrun if processes > 1 else ())),
-                *("-m", "modelrail_trainer.worker", f"--data-root={directory.parent}"),
-                f"--user-code={directory.parent}",
-                *("--job-directory", str(directory)),
-            ],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-
-
-def finished(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> Path:
-    assert start(spec, directory, processes).wait(SECONDS) == 0, log_of(directory)
-    return directory
-
-
-def log_of(directory: Path) -> str:
-    return (directory / "worker.log").read_text(errors="replace")
-
-
-def events_of(directory: Path) -> list[JournalEvent]:
-    return read_events(directory / "events.jsonl", 0)[0]
 
 
 def losses(directory: Path) -> dict[tuple[int, str], float]:

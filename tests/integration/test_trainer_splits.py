@@ -22,13 +22,7 @@ from modelrail_trainer.__main__ import WORKER_COMMAND
 from modelrail_trainer.data_summary import DataSummary
 from modelrail_trainer.journal import DataEvent, FailureReason, read_events
 from modelrail_trainer.worker.job import DRY_RUN_ROWS
-from tests.integration.test_trainer_lifecycle import cli
-from tests.integration.test_trainer_service import (
-    House,
-    ScriptedRegistry,
-    TrainerUnderTest,
-    serving_registry,
-)
+from tests.integration.house import House, ScriptedRegistry, TrainerUnderTest, cli, serving_registry
 from tests.integration.worker_jobs import failure_of, said, succeeded
 
 FAR = 1e6

@@ -3,272 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
-from sqlalchemy import URL
 
-from modelrail.client.errors import Unavailable as RegistryUnavailable
 from modelrail.client.registry import AsyncRegistryClient
-from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
 from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Runtime
 from modelrail_server.errors import DataLoss, ResourceExhausted, Unavailable
 from modelrail_server.server import start_server
-from modelrail_trainer.artifact import ResultFile, TrainingResult
+from modelrail_trainer.artifact import TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.local import LocalExecutor
-from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.registry import VersionRegistry
-from modelrail_trainer.execution.supervisor import Supervisor
-from modelrail_trainer.isolation.limits import JobLimits
-from modelrail_trainer.jobs.book import JobBook
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,
     JobEvent,
     LogLine,
     MetricReport,
-    NewJob,
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState, Reason
-from modelrail_trainer.jobs.store import JobStore
-from modelrail_trainer.metrics import TrainerMetrics
-from modelrail_trainer.objects.fetching import ObjectFetcher
-from modelrail_trainer.objects.named import NamedObjects
-from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.protocol.registry_adapter import RegistryAdapter
-from modelrail_trainer.spec import Publication
-from modelrail_trainer.threads import Threads
+from tests.integration.supervised import FailingStore, House, Shelf, house_in
 
-NEW = NewJob(b"specification", Publication(model="line", alias="production", description=""))
 FULL = ResourceExhausted("the storage is full")
 BUSY = Unavailable("the database is busy")
 DAMAGED = DataLoss("the database is damaged")
 CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 STORAGE_FAILED = "the trainer's storage cannot be used now"
 
-# Trains to the end at once, unless the test closed the gate.
-WORKER = """
-import signal, sys
-from pathlib import Path
-from onnx import TensorProto, helper
-from modelrail_trainer import artifact, journal
-
-directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
-house = directory.parent.parent
-
-
-def figure(epoch):
-    return journal.Metric(name="loss", value=0.5, split="train", epoch=epoch, runtime="pytorch")
-
-
-with journal.JournalWriter(directory / "events.jsonl") as log:
-    log.write(journal.PhaseEvent(journal.Phase.PREPARING))
-    log.write(journal.PhaseEvent(journal.Phase.RUNNING))
-    for epoch in (1, 2):
-        log.write(journal.MetricsEvent(
-            epoch=epoch, epochs=2, step=epoch, rows_per_second=1.0, metrics=(figure(epoch),)))
-        if epoch == 1 and (house / "gate").exists():
-            (house / "gate").open("rb").read()  # until the test opens and closes the other end
-    log.write(journal.PhaseEvent(journal.Phase.EXPORTING))
-    shape = ["batch", 1]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])], "line",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    (directory / "model.onnx").write_bytes(model.SerializeToString())
-    x, y = (artifact.TensorSpec(name=n, datatype="FP32", shape=("batch", 1)) for n in "xy")
-    artifact.save_result(artifact.TrainingResult(
-        files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),
-        signature=artifact.Signature((x,), (y,)), metrics=(figure(0),),
-        lineage=artifact.Lineage(dataset="line", dataset_sha256="0" * 64, spec_sha256="1" * 64,
-            seed=7, packages={}),
-        certificate=artifact.ExportCertificate(opset=20, absolute_tolerance=1e-4,
-            relative_tolerance=1e-3, batch_sizes=(1,), outputs=(artifact.OutputParity("y", 0.0),),
-            rows=10)), directory)
-    log.write(journal.FinishedEvent())
-"""
-
-
-class FailingStore(JobStore):
-    """A job store whose methods fail as a test says; what it does not name works."""
-
-    def __init__(self, place: Path | URL, *, trainer: str = "trainer") -> None:
-        super().__init__(open_database(place), max_queued_jobs=20, trainer=trainer)
-        self.calls: Counter[str] = Counter()
-        # Decides by the number of the call, from 1, whether it fails and with what.
-        self.before: dict[str, Callable[[int], Exception | None]] = {}
-        self.after: dict[str, Callable[[int], Exception | None]] = {}
-        self.failed = threading.Semaphore(0)
-
-    def __getattribute__(self, name: str) -> Any:
-        value = super().__getattribute__(name)
-        if name.startswith("_") or not callable(value) or name == "close":
-            return value
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls[name] += 1
-            number = self.calls[name]
-            self._fail(self.before, name, number)
-            result = value(*args, **kwargs)
-            self._fail(self.after, name, number)
-            return result
-
-        return call
-
-    def _fail(
-        self, plan: dict[str, Callable[[int], Exception | None]], name: str, number: int
-    ) -> None:
-        error = plan[name](number) if name in plan else None
-        if error is not None:
-            self.failed.release()
-            raise error
-
-    def _failed_times(self, times: int) -> None:
-        for _ in range(times):
-            assert self.failed.acquire(timeout=60)
-
-    async def until_failed(self, times: int) -> None:
-        await asyncio.to_thread(self._failed_times, times)
-
-
-@dataclass
-class Shelf:
-    """A registry in memory, which can be out of reach."""
-
-    reachable: bool = True
-    versions: dict[str, str] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-    broken_uploads: int = 0
-
-    async def probe(self, model: ModelName) -> None:
-        if not self.reachable:
-            raise RegistryUnavailable("connection refused")
-
-    async def upload(self, directory: Path, file: ResultFile) -> None:
-        if self.broken_uploads:
-            self.broken_uploads -= 1
-            raise OSError(5, "Input/output error")
-
-    async def version_of(self, job: Job) -> str | None:
-        return None
-
-    async def create_version(self, result: TrainingResult, job: Job, request_id: str) -> str:
-        return self.versions.setdefault(
-            request_id, f"models/line/versions/{len(self.versions) + 1}"
-        )
-
-    async def set_alias(
-        self, alias: ModelAliasName, version: ModelVersionName, request_id: str
-    ) -> None:
-        self.aliases[str(alias)] = str(version)
-
-
-@dataclass
-class House:
-    """One data directory, on which supervisors come and go."""
-
-    path: Path
-    store: FailingStore
-    threads: Threads
-    book: JobBook
-
-    async def look_again(self, job: Job, result: TrainingResult) -> TrainingResult:
-        """Believes everything: other tests look."""
-        return result
-
-    @asynccontextmanager
-    async def supervisor(self, registry: VersionRegistry) -> AsyncIterator[Supervisor]:
-        directories = JobDirectories(self.path / "jobs")
-        metrics = TrainerMetrics(CollectorRegistry(), self.store.count_by_state)
-        publisher = Publisher(
-            registry=registry,
-            book=self.book,
-            directories=directories,
-            look_again=self.look_again,
-            threads=self.threads,
-            metrics=metrics,
-        )
-        executor = LocalExecutor(
-            (sys.executable, str(self.path / "worker.py")),
-            threads_per_job=1,
-            limits=JobLimits(file_bytes=1 << 24),
-            environ=os.environ,
-            readable=[self.path / "gate"],
-        )
-        async with Supervisor(
-            book=self.book,
-            executor=executor,
-            fetcher=ObjectFetcher(
-                lambda spec: NamedObjects(),
-                ObjectRoots(()),
-                self.threads,
-                max_objects=1,
-                max_bytes=1,
-            ),
-            directories=directories,
-            publisher=publisher,
-            threads=self.threads,
-            metrics=metrics,
-            max_running_jobs=1,
-            stop_grace_seconds=10.0,
-            poll_seconds=0.02,
-        ) as supervisor:
-            yield supervisor
-
-    async def create(self) -> TrainingJobName:
-        return (await self.book.read(self.store.create, NEW)).name
-
-    async def until(
-        self, name: TrainingJobName, is_it: Callable[[JobEvent], bool]
-    ) -> list[JobEvent]:
-        events = []
-        async for event in self.book.watch(name, 0, asyncio.Event()):
-            events.append(event)
-            if is_it(event):
-                break
-        return events
-
-    async def ended(self, name: TrainingJobName) -> tuple[Job, list[JobEvent]]:
-        events = await self.until(name, lambda _: False)
-        return self.store.get(name), events
-
-    def model(self, name: TrainingJobName) -> Path:
-        return self.path / "jobs" / name.training_job / "model.onnx"
-
-    def close_gate(self) -> None:
-        os.mkfifo(self.path / "gate")
-
-    async def open_gate(self) -> None:
-        """Lets the worker go on, once it stands at the gate."""
-        await asyncio.to_thread(lambda: (self.path / "gate").open("wb").close())
-
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(supervision, "_QUEUE_RETRY_SECONDS", 0.05)
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "worker.py").write_text(WORKER)
-    store, threads = FailingStore(tmp_path / "trainer.sqlite3"), Threads()
-    yield House(tmp_path, store, threads, JobBook(store, threads))
-    threads.close()
-    store.close()
+    with house_in(tmp_path, FailingStore(tmp_path / "trainer.sqlite3")) as house:
+        yield house
 
 
 def assert_exactly_once(job: Job, events: list[JobEvent], shelf: Shelf) -> None:

@@ -16,20 +16,10 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult
 from modelrail_trainer.journal import FailedEvent, FailureReason
-from tests.integration.worker_jobs import failure_of, said, succeeded
+from tests.integration.worker_jobs import failure_of, figure, said, succeeded
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
-
-
-def figure(result: TrainingResult, name: str, split: str, runtime: str) -> float:
-    (value,) = [
-        metric.value
-        for metric in result.metrics
-        if (metric.name, metric.split, metric.runtime) == (name, split, runtime)
-    ]
-    return value
 
 
 @pytest.fixture

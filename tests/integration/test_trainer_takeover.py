@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,9 @@ from sqlalchemy import URL
 from modelrail.client.errors import AlreadyExists
 from modelrail_trainer.artifact import TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
-from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, StateChange
 from modelrail_trainer.jobs.state import JobState
-from modelrail_trainer.threads import Threads
-from tests.integration.test_trainer_storage import WORKER, FailingStore, House, Shelf
+from tests.integration.supervised import FailingStore, Shelf, house_in
 
 
 class FreezingShelf(Shelf):
@@ -47,16 +44,6 @@ class FreezingShelf(Shelf):
         return self.made_for.get(str(job.name))
 
 
-@contextmanager
-def house_of(trainer: str, url: URL, folder: Path) -> Iterator[House]:
-    (folder / "jobs").mkdir(parents=True)
-    (folder / "worker.py").write_text(WORKER)
-    store, threads = FailingStore(url, trainer=trainer), Threads()
-    yield House(folder, store, threads, JobBook(store, threads))
-    threads.close()
-    store.close()
-
-
 @pytest.mark.parametrize("frozen", ["before", "after"])
 async def test_a_publisher_that_was_frozen_and_its_successor_make_one_version(
     postgresql_database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: str
@@ -65,7 +52,9 @@ async def test_a_publisher_that_was_frozen_and_its_successor_make_one_version(
     shelf = FreezingShelf(frozen=frozen)
     with ExitStack() as stack:
         first, second = (
-            stack.enter_context(house_of(name, postgresql_database, tmp_path / name))
+            stack.enter_context(
+                house_in(tmp_path / name, FailingStore(postgresql_database, trainer=name))
+            )
             for name in ("first", "second")
         )
         name = await first.create()

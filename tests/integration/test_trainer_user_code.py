@@ -16,7 +16,6 @@ from google.protobuf import json_format
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
 from modelrail_trainer.isolation.confinement import Confinement
-from modelrail_trainer.isolation.kernel import landlock_version
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.journal import (
     FailedEvent,
@@ -25,141 +24,15 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     read_events,
 )
+from tests.user_code import NETS, ROWS, line_of, write_code
 
 SECONDS = 240.0
-
-NETS = """\
-import torch
-from torch import nn
-from modelrail_trainer.user_code import ModelFacts
-import layers
-
-
-def build(facts: ModelFacts, width, dropout=0.0):
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(facts.row_shape[0], width), layers.Bend(), nn.Dropout(dropout),
-        nn.Linear(width, facts.outputs),
-    )
-
-
-def fixed(facts):
-    line = nn.Linear(facts.row_shape[0], facts.outputs)
-    with torch.no_grad():
-        line.weight[:] = 2.0
-        line.bias[:] = 1.0
-    return line
-
-
-def tied(facts, dropout=0.0):
-    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    second.weight = first.weight
-    return nn.Sequential(first, nn.Tanh(), nn.Dropout(dropout), second)
-
-
-class Told(nn.Module):
-    def __init__(self, forward):
-        super().__init__()
-        self.line = nn.Linear(2, 2)
-        self.told = forward
-
-    def forward(self, x):
-        return self.told(self, x)
-
-
-def wide(facts):
-    return nn.Linear(2, 3)
-
-
-def fails_in_training(facts):
-    def forward(self, x):
-        if self.training:
-            raise ValueError(f"no such thing at {__file__}")
-        return self.line(x)
-
-    return Told(forward)
-
-
-def fails_without_a_frame(facts):
-    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-
-
-def not_exported(facts):
-    return Told(lambda self, x: self.line(x) * torch.special.bessel_j0(x))
-
-
-def leaves(facts, how):
-    import os
-    import sys
-    if how == "exit":
-        sys.exit(4)
-    os._exit(5)
-
-
-def leaves_in_training(facts):
-    def forward(self, x):
-        if self.training:
-            import os
-            os._exit(0)
-        return self.line(x)
-
-    return Told(forward)
-"""
-LAYERS = """\
-from torch import nn
-
-
-class Bend(nn.Module):
-    def forward(self, x):
-        return x.tanh()
-"""
-ROWS = """\
-import numpy as np
-from modelrail_trainer.user_code import CustomData, made_progress
-
-
-def blobs(rows, **others):
-    made_progress()
-    generator = np.random.default_rng(3)
-    targets = generator.integers(0, 2, rows)
-    inputs = generator.normal(size=(rows, 2)) + 3 * targets[:, None]
-    return CustomData(inputs=inputs.astype(np.float32), targets=targets, labels=["low", "high"],
-                      input_name="place", meaning="place on the map", **others)
-
-
-def line():
-    x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(-1, 1)
-    pair = (x[:20], 2 * x[:20] + 1)
-    return {"inputs": x, "targets": (2 * x + 1)[:, 0], "validation": (x[:20], pair[1][:, 0]),
-            "test": (x[:20], pair[1][:, 0])}
-
-
-def raises():
-    return np.zeros(3) @ np.zeros(4)
-
-
-def opens(path):
-    with open(path) as file:
-        file.read()
-
-
-def writes(path):
-    with open(path, "w") as file:
-        file.write("x")
-
-
-def dies():
-    raise KeyboardInterrupt
-"""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of user code."""
-    folder = tmp_path / "code"
-    folder.mkdir()
-    for name, text in (("nets", NETS), ("layers", LAYERS), ("rows", ROWS)):
-        (folder / f"{name}.py").write_text(text)
-    return folder
+    return write_code(tmp_path / "code")
 
 
 def job(model: str, dataset: str = "rows:blobs", **fields: Any) -> pb.TrainingJobSpec:
@@ -306,11 +179,11 @@ def test_a_job_goes_on_bit_for_bit_and_only_with_the_same_code(folder: Path) -> 
 
 
 def test_an_exception_is_told_with_the_owners_own_frames(folder: Path) -> None:
-    message = told(job("nets:build", "rows:raises"), folder)
+    message = told(job("nets:build", "rows:multiplies"), folder)
     first, *frames = message.splitlines()
-    assert first.startswith("rows:raises: ValueError: matmul: ")
+    assert first.startswith("rows:multiplies: ValueError: matmul: ")
     assert frames == [
-        "  File 'rows.py', line 22, in raises",
+        f"  File 'rows.py', line {line_of(ROWS, '@ np.zeros(4)')}, in multiplies",
         "    return np.zeros(3) @ np.zeros(4)",
     ]
 
@@ -318,7 +191,7 @@ def test_an_exception_is_told_with_the_owners_own_frames(folder: Path) -> None:
 def test_an_exception_in_training_is_told_without_paths(folder: Path) -> None:
     message = told(job("nets:fails_in_training"), folder)
     assert message.startswith("nets:fails_in_training: ValueError: no such thing at nets.py\n")
-    assert "  File 'nets.py', line 45, in forward\n" in message
+    assert f"  File 'nets.py', line {line_of(NETS, 'no such thing')}, in forward\n" in message
 
 
 def test_an_exception_deep_in_torch_is_the_models(folder: Path) -> None:
@@ -373,7 +246,7 @@ def test_a_module_that_is_no_python_is_told_with_its_line(broken: str, folder: P
 
 
 def test_a_model_that_cannot_be_exported_fails_the_export(folder: Path) -> None:
-    assert failed(job("nets:not_exported"), folder).reason is FailureReason.EXPORT_FAILED
+    assert failed(job("nets:not_in_onnx"), folder).reason is FailureReason.EXPORT_FAILED
 
 
 def test_without_a_folder_the_worker_runs_no_code(tmp_path: Path) -> None:
@@ -413,14 +286,6 @@ def confined(spec: pb.TrainingJobSpec, folder: Path, hidden: Path) -> FailedEven
     event = read_events(directory / "events.jsonl", 0)[0][-1]
     assert isinstance(event, FailedEvent)
     return event
-
-
-@pytest.fixture
-def landlock() -> None:
-    try:
-        landlock_version()
-    except OSError as error:
-        pytest.skip(f"the kernel has no Landlock: {error.strerror}")
 
 
 @pytest.mark.usefixtures("landlock")

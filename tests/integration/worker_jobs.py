@@ -46,3 +46,12 @@ def failure_of(spec: pb.TrainingJobSpec, tmp_path: Path) -> FailedEvent:
 def said(directory: Path) -> list[str]:
     events = read_events(directory / "events.jsonl", 0)[0]
     return [event.text for event in events if isinstance(event, LogEvent)]
+
+
+def figure(result: TrainingResult, name: str, split: str, runtime: str) -> float:
+    (value,) = [
+        metric.value
+        for metric in result.metrics
+        if (metric.name, metric.split, metric.runtime) == (name, split, runtime)
+    ]
+    return value
