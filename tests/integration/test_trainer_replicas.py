@@ -184,6 +184,14 @@ def test_a_batch_of_fewer_rows_than_processes_counts_once(tmp_path: Path) -> Non
     assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)
 
 
+def test_rows_that_weigh_as_their_class_weigh_so_in_all_processes_together(tmp_path: Path) -> None:
+    spec = digits(epochs=1)
+    spec.batch_size = 17  # a share of it has hardly ever the classes of the other
+    spec.loss.cross_entropy.class_weights.extend([1, 50, 1, 1, 20, 1, 1, 1, 1, 5])
+    together = finished(spec, tmp_path / "two", 2)
+    assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-3)
+
+
 def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:
     assert start(spec, directory, 2).wait(SECONDS) != 0
     failure = events_of(directory)[-1]

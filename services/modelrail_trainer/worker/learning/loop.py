@@ -27,7 +27,7 @@ from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
-from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
+from modelrail_trainer.worker.learning.losses import at_each_place, loss_function, row_weights
 from modelrail_trainer.worker.learning.pace import Pace, Speed
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.learning.progress import Progress
@@ -242,6 +242,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:
         loss_of = at_each_place(loss_of)
+    weights_of = row_weights(spec.loss) if replicas.count > 1 else None
     if spec.optimizer is None:
         raise ValueError("the specification has no optimiser")
     optimiser = spec.optimizer.build(network.parameters())
@@ -271,7 +272,9 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * factor
             optimiser.zero_grad()
-            mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
+            weights = weights_of(some.targets[chosen]) if weights_of else None  # [B] or [B, T]
+            # [b], all of [B] where one process trains
+            mine, weight = replicas.share(chosen, weights)
             batch, targets = some.inputs[mine], some.targets[mine]
             if has_padding:
                 batch = without_padding(batch)
