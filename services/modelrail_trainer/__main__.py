@@ -160,6 +160,7 @@ async def build_trainer(
             environ=environ,
             readable=[*data_roots, *code_roots, *_absolute(config.job_readable_paths)],
             hidden=[data_dir, *_secret_files(config)],
+            stop_grace_seconds=config.cancel_grace_seconds,
         )
         supervisor = await stack.enter_async_context(
             Supervisor(

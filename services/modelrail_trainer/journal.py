@@ -140,6 +140,17 @@ class FinishedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedEvent:
+    """The worker ends as it was asked to, and a checkpoint holds what it trained. The last event.
+
+    Attributes:
+        step: Optimiser steps that the checkpoint holds.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsolationEvent:
     """The process has confined itself. The first event of its journal; later ones count nothing."""
 
@@ -147,7 +158,14 @@ class IsolationEvent:
 
 
 JournalEvent = (
-    IsolationEvent | PhaseEvent | DataEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
+    IsolationEvent
+    | PhaseEvent
+    | DataEvent
+    | MetricsEvent
+    | LogEvent
+    | FailedEvent
+    | FinishedEvent
+    | StoppedEvent
 )
 
 
@@ -300,6 +318,8 @@ def _encode(event: JournalEvent) -> dict[str, object]:  # noqa: PLR0911  # one r
             return {"kind": "failed", "reason": reason.value, "message": cut(message)}
         case FinishedEvent():
             return {"kind": "finished"}
+        case StoppedEvent():
+            return {"kind": "stopped", **asdict(event)}
 
 
 def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
@@ -328,5 +348,7 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
             return FailedEvent(FailureReason(text(record, "reason")), cut(text(record, "message")))
         case "finished":
             return FinishedEvent()
+        case "stopped":
+            return StoppedEvent(count(record, "step"))
         case kind:
             raise RecordError(f"kind: {kind[:80]!r} is no kind of event")

@@ -347,7 +347,7 @@ class Supervisor:
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state in STOPPING or job.error is not None or complete:
+        if job.state in STOPPING or job.error is not None or complete or transcript.stopped:
             await self._settlement.settle(lease, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= MAX_LOSSES:
             message = f"the process was lost with the trainer {MAX_LOSSES} times"

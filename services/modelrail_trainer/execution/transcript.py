@@ -31,6 +31,7 @@ from modelrail_trainer.journal import (
     Metric,
     MetricsEvent,
     PhaseEvent,
+    StoppedEvent,
     read_events,
 )
 from modelrail_trainer.threads import Threads
@@ -62,6 +63,8 @@ class Transcript:
         self._offset: int | None = job.journal_offset
         self.complete = False
         """Whether the process said its last word."""
+        self.stopped = False
+        """Whether that was that it was asked to stop, and a checkpoint holds what it did."""
 
     async def catch_up(self) -> None:
         """Stores everything that is in the journal by now.
@@ -84,7 +87,10 @@ class Transcript:
                 return
             start = self._offset
             # Said is said, whether or not it can be stored now.
-            self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
+            self.stopped |= any(isinstance(e, StoppedEvent) for e in events)
+            self.complete |= self.stopped or any(
+                isinstance(e, FailedEvent | FinishedEvent) for e in events
+            )
             # Whether a commit that fails took place is known to the database alone.
             self._offset = None
             await self._book.change(
@@ -110,7 +116,7 @@ def _happening(event: JournalEvent) -> Happening | None:
             return MetricReport(progress, event.metrics)
         case LogEvent(text):
             return LogLine(text)
-        case IsolationEvent() | DataEvent() | FailedEvent() | FinishedEvent():
+        case IsolationEvent() | DataEvent() | FailedEvent() | FinishedEvent() | StoppedEvent():
             return None
 
 

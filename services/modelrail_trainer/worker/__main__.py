@@ -1,7 +1,8 @@
 """Runs one job: `python -m modelrail_trainer.worker --job-directory DIR`.
 
 Exit status: 0 the result is in place; 3 the job failed and the journal says why; 70 a defect, whose
-trace is in the log. SIGTERM ends the process at once, without a result.
+trace is in the log; 75 SIGTERM came while it trained. Then a checkpoint holds all steps, and the
+journal says so; before and after training SIGTERM ends the process at once, without a result.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from modelrail_trainer.journal import (
     JournalWriter,
     Phase,
     PhaseEvent,
+    StoppedEvent,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
 from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
 from modelrail_trainer.validation import validate
+from modelrail_trainer.worker.learning.stop import Stopped
 from modelrail_trainer.worker.progress import start_pulse
 
 if TYPE_CHECKING:  # torch comes with it
@@ -46,6 +49,7 @@ if TYPE_CHECKING:  # torch comes with it
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
 EXIT_DEFECT = 70
+EXIT_STOPPED = 75
 _LAST_WORD_SECONDS = 30.0
 
 
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     directory: Path = arguments.job_directory
     # The default action, whatever the parent left: it works inside torch too, where no Python
-    # handler runs.
+    # handler runs. Only while it trains the loop heeds it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Works in a thread that hangs too; after the traces the default action ends the process.
     signal.signal(SHOW_AND_END, signal.SIG_DFL)
@@ -91,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failure = _run(
                     directory, data_roots, code_roots, journal, dry_run=arguments.dry_run
                 )
+        except Stopped as stopped:
+            if stopped.kept:
+                journal.write(StoppedEvent(stopped.step))
+            return EXIT_STOPPED
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -158,6 +166,8 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
         # is its own too. Should it go on all the same, it waits for this one in vain no longer.
         time.sleep(_LAST_WORD_SECONDS)
         return EXIT_FAILED
+    except Stopped:
+        return EXIT_STOPPED
     return 0
 
 
