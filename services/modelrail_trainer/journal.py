@@ -120,6 +120,19 @@ class DataEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointEvent:
+    """A checkpoint is on the disk.
+
+    Attributes:
+        step: Optimiser steps that it holds.
+        since: Those that this process went on from; 0: it began anew.
+    """
+
+    step: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogEvent:
     """The worker wrote a line, without its end."""
 
@@ -162,6 +175,7 @@ JournalEvent = (
     | PhaseEvent
     | DataEvent
     | MetricsEvent
+    | CheckpointEvent
     | LogEvent
     | FailedEvent
     | FinishedEvent
@@ -312,6 +326,8 @@ def _encode(event: JournalEvent) -> dict[str, object]:  # noqa: PLR0911  # one r
             return {"kind": "data", "summary": asdict(summary.shortened())}
         case MetricsEvent():
             return {"kind": "metrics", **asdict(event)}
+        case CheckpointEvent():
+            return {"kind": "checkpoint", **asdict(event)}
         case LogEvent(text=line):
             return {"kind": "log", "text": cut(line)}
         case FailedEvent(reason=reason, message=message):
@@ -342,6 +358,8 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
                 if record.get("eta_seconds") is None
                 else real(record, "eta_seconds"),
             )
+        case "checkpoint":
+            return CheckpointEvent(count(record, "step"), count(record, "since"))
         case "log":
             return LogEvent(cut(text(record, "text")))
         case "failed":

@@ -19,6 +19,7 @@ import pytest
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.journal import JOURNAL_NAME, CheckpointEvent, JournalWriter
 
 Job = pb.TrainingJob
 _START_SECONDS = 60.0
@@ -264,6 +265,43 @@ async def test_a_worker_lost_with_the_service_runs_again(site: Site) -> None:
         job, _ = await _ended(trainer.client, name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 2)
     assert await site.versions() == [job.model_version]
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (CheckpointEvent(step=20, since=10), Job.STATE_SUCCEEDED),
+        (CheckpointEvent(step=20, since=0), Job.STATE_FAILED),
+        (None, Job.STATE_FAILED),
+    ],
+    ids=["further", "anew", "nothing"],
+)
+async def test_a_job_is_lost_three_times_in_one_place_and_no_more(
+    site: Site, told: CheckpointEvent | None, state: pb.TrainingJob.State
+) -> None:
+    async with site.trainer() as trainer:
+        name = (await trainer.client.create_job(SPEC)).name
+        await _until_first_epoch(trainer.client, name)
+        (worker,) = site.workers()
+        await trainer.end(signal.SIGKILL)
+    worker.kill()
+    await asyncio.to_thread(psutil.wait_procs, [worker], 60)
+    with closing(sqlite3.connect(site.path / "trainer" / "trainer.sqlite3")) as database:
+        database.execute("UPDATE jobs SET losses = 2")
+        database.commit()
+    if told is not None:  # after the service had looked for the last time
+        (directory,) = (site.path / "trainer" / "jobs").iterdir()
+        with JournalWriter(directory / JOURNAL_NAME) as journal:
+            journal.write(told)
+    async with site.trainer() as trainer:
+        if state == Job.STATE_SUCCEEDED:
+            await asyncio.to_thread(site.open_gate)
+        job, _ = await _ended(trainer.client, name)
+    assert job.state == state
+    if state == Job.STATE_FAILED:
+        assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
+        assert "lost with the trainer 3 times" in job.error.message
+        assert "clone the job" in job.error.message
 
 
 async def test_a_killed_worker_fails_its_job(site: Site) -> None:

@@ -23,6 +23,7 @@ import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.journal import (
+    CheckpointEvent,
     DataEvent,
     FailedEvent,
     FailureReason,
@@ -240,7 +241,14 @@ def test_a_job_that_was_killed_goes_on_and_makes_the_same_file(
     assert start(spec).wait(SECONDS) == 0, _log(tmp_path)
     assert load_result(tmp_path).files == load_result(digits).files
     lines = [event.text for event in _events(tmp_path) if isinstance(event, LogEvent)]
-    assert any(text.startswith("goes on from the checkpoint after step ") for text in lines)
+    (step,) = (
+        int(text.split("after step ")[1].split(",")[0])
+        for text in lines
+        if text.startswith("goes on from the checkpoint after step ")
+    )
+    kept = [event for event in _events(tmp_path) if isinstance(event, CheckpointEvent)]
+    assert [event.step for event in kept] == list(range(7, kept[-1].step + 1, 7))
+    assert all(event.since == (step if event.step > step else 0) for event in kept)
 
 
 def test_sigterm_in_the_middle_of_training_leaves_a_checkpoint_that_ends_in_the_same_file(

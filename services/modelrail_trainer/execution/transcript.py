@@ -22,6 +22,7 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
+    CheckpointEvent,
     DataEvent,
     FailedEvent,
     FinishedEvent,
@@ -101,6 +102,7 @@ class Transcript:
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
                 isolation=_isolation(events) if start == 0 else (),
                 data_summary=next((e.summary for e in events if isinstance(e, DataEvent)), None),
+                got_further=any(_got_further(event) for event in events),
             )
             self._offset = offset
 
@@ -116,7 +118,9 @@ def _happening(event: JournalEvent) -> Happening | None:
             return MetricReport(progress, event.metrics)
         case LogEvent(text):
             return LogLine(text)
-        case IsolationEvent() | DataEvent() | FailedEvent() | FinishedEvent() | StoppedEvent():
+        case IsolationEvent() | DataEvent() | CheckpointEvent():
+            return None
+        case FailedEvent() | FinishedEvent() | StoppedEvent():
             return None
 
 
@@ -124,6 +128,11 @@ def _isolation(events: Sequence[JournalEvent]) -> tuple[Layer, ...]:
     """Returns what the process said before it became the worker; what a worker says counts not."""
     first = events[0]
     return first.layers if isinstance(first, IsolationEvent) else ()
+
+
+def _got_further(event: JournalEvent) -> bool:
+    # What began anew comes only to where an earlier attempt has been, perhaps elsewhere.
+    return isinstance(event, CheckpointEvent) and 0 < event.since < event.step
 
 
 def _failure(event: FailedEvent) -> JobError:

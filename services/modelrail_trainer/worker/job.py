@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from modelrail_trainer.artifact import (
     save_result,
 )
 from modelrail_trainer.journal import (
+    CheckpointEvent,
     DataEvent,
     JournalWriter,
     Metric,
@@ -156,7 +158,11 @@ def _train_and_prove(
                 spec,
                 data,
                 lambda epoch: _report(epoch, spec, journal),
-                _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device),
+                _checkpoints(
+                    *(spec, spec_sha256, data, directory, sources),
+                    device=replicas.device,
+                    on_saved=lambda step, since: journal.write(CheckpointEvent(step, since)),
+                ),
                 journal.log,
                 on_validation=lambda validation: _report_validation(validation, spec, journal),
                 network=network,
@@ -281,6 +287,7 @@ def _checkpoints(
     sources: dict[str, str],
     *,
     device: torch.device,
+    on_saved: Callable[[int, int], None] = lambda step, since: None,
 ) -> Checkpoints:
     # What one kind of device began another would end otherwise.
     where = {} if device.type == "cpu" else {"device": device.type}
@@ -295,6 +302,7 @@ def _checkpoints(
             **sources,
         },
         every_steps=spec.checkpoint_every_steps,
+        on_saved=on_saved,
     )
 
 
