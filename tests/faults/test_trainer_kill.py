@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sqlite3
 import sys
@@ -237,6 +238,27 @@ async def test_an_adopted_process_is_ended_when_the_time_of_its_job_is_up(site: 
     assert site.workers() == []
 
 
+async def test_an_adopted_process_whose_cpu_time_is_up_is_told_as_that(site: Site) -> None:
+    site.real_worker = True
+    spec = pb.TrainingJobSpec()
+    spec.CopyFrom(SPEC)
+    spec.epochs = 100_000
+    async with site.trainer() as trainer:
+        policy = RunPolicy(max_retries=1)
+        name = (await trainer.client.create_job(spec, policy=policy)).name
+        await _until_first_epoch(trainer.client, name)
+        (worker,) = site.workers()
+        await trainer.end(signal.SIGKILL)
+    async with site.trainer() as trainer:
+        used = worker.cpu_times()
+        limit = int(used.user + used.system) + 1
+        resource.prlimit(worker.pid, resource.RLIMIT_CPU, (limit, limit + 60))
+        async with asyncio.timeout(_START_SECONDS):
+            job, _ = await _ended(trainer.client, name)
+    assert (job.state, job.error.reason) == (Job.STATE_FAILED, pb.JobError.REASON_TIMEOUT)
+    assert "--max-job-cpu-seconds" in job.error.message
+
+
 async def test_a_result_that_was_finished_without_a_service_is_published(site: Site) -> None:
     async with site.trainer() as trainer:
         name = (await trainer.client.create_job(SPEC)).name
@@ -296,7 +318,8 @@ async def test_a_job_is_lost_three_times_in_one_place_and_no_more(
     async with site.trainer() as trainer:
         if state == Job.STATE_SUCCEEDED:
             await asyncio.to_thread(site.open_gate)
-        job, _ = await _ended(trainer.client, name)
+        async with asyncio.timeout(_START_SECONDS):
+            job, _ = await _ended(trainer.client, name)
     assert job.state == state
     if state == Job.STATE_FAILED:
         assert job.error.reason == pb.JobError.REASON_PROCESS_DIED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -284,6 +285,13 @@ def test_a_model_of_ones_own_that_fails_in_all_processes_is_told_once(tmp_path: 
 # Under the service
 
 
+def spend(process: psutil.Process) -> None:
+    """Leaves a process that computes a second of CPU time."""
+    used = process.cpu_times()
+    limit = int(used.user + used.system) + 1
+    resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, limit + 60))
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
@@ -348,6 +356,20 @@ async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again
     await trainer.until_line(created.name, "goes on from the checkpoint after step ")
     await trainer.client.cancel_job(created.name)
     await trainer.events(created.name)
+
+
+async def test_a_process_whose_cpu_time_is_up_is_told_as_that_and_not_tried_again(
+    house: House, long_job: pb.TrainingJobSpec
+) -> None:
+    async with house.trainer(max_job_cpu_seconds=3600) as trainer:
+        policy = RunPolicy(processes=2, max_retries=1)
+        created = await trainer.client.create_job(long_job, policy=policy)
+        await until_trained(trainer, created.name)
+        youngest = max(map(psutil.Process, processes_of(trainer)), key=psutil.Process.create_time)
+        spend(youngest)
+        job = await trainer.ended(created.name)
+    assert (job.state, job.error.reason) == (Job.STATE_FAILED, pb.JobError.REASON_TIMEOUT)
+    assert "--max-job-cpu-seconds" in job.error.message
 
 
 async def test_a_paused_job_goes_on_with_another_number_of_processes(

@@ -53,7 +53,7 @@ def diagnose(
     """
     if said is not None and said.reason not in _VAGUE:
         return said
-    if ended.ran_out_of_cpu_time(limits.cpu_seconds):
+    if ended.ran_out_of_cpu_time(limits.cpu_seconds) or directories.used_up_cpu_time(name):
         return _out_of_cpu_time(limits)
     if log_overflows(directories, name, limits):
         return _too_much_output(limits)
@@ -81,8 +81,8 @@ def lost_too_often(times: int, tail: str) -> JobError:
 def _out_of_cpu_time(limits: JobLimits) -> JobError:
     return JobError(
         Reason.TIMEOUT,
-        f"the job used up its {limits.cpu_seconds} s of CPU time; ask for fewer epochs or rows, "
-        "or have the trainer's --max-job-cpu-seconds raised",
+        f"a process of the job used up its {limits.cpu_seconds} s of CPU time; ask for fewer "
+        "epochs or rows, or have the trainer's --max-job-cpu-seconds raised",
     )
 
 

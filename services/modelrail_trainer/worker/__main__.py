@@ -25,6 +25,7 @@ from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.inspection import save_inspection
 from modelrail_trainer.isolation.kernel import end_with_parent
+from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -73,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Works in a thread that hangs too; after the traces the default action ends the process.
     signal.signal(SHOW_AND_END, signal.SIG_DFL)
     faulthandler.register(SHOW_AND_END, chain=True)
+    # Likewise when its CPU time is up, and what it writes tells of that.
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    last_words = (directory / CPU_TIME_UP_NAME).open("a")
+    faulthandler.register(signal.SIGXCPU, file=last_words, chain=True)
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
