@@ -149,6 +149,7 @@ async def build_trainer(
                 log_bytes=config.max_job_log_bytes,
             ),
             environ=environ,
+            stop_grace_seconds=config.cancel_grace_seconds,
         )
         readable, hidden = _absolute(config.job_readable_paths), [data_dir, *_secret_files(config)]
         executor = local(

@@ -107,7 +107,8 @@ class TrainerConfig(ServerConfig):
     )
     cancel_grace_seconds: float = setting(
         10.0,
-        "Seconds between SIGTERM and SIGKILL when a job's process is stopped.",
+        "Seconds between SIGTERM and SIGKILL when a job's process is stopped; in them it ends its\n"
+        "step and writes a checkpoint.",
         minimum=0,
         maximum=600,
     )

@@ -122,6 +122,19 @@ class DataEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointEvent:
+    """A checkpoint is on the disk.
+
+    Attributes:
+        step: Optimiser steps that it holds.
+        since: Those that this process went on from; 0: it began anew.
+    """
+
+    step: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogEvent:
     """The worker wrote a line, without its end."""
 
@@ -142,6 +155,17 @@ class FinishedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedEvent:
+    """The worker ends as it was asked to, and a checkpoint holds what it trained. The last event.
+
+    Attributes:
+        step: Optimiser steps that the checkpoint holds.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class IsolationEvent:
     """The process has confined itself. The first event of its journal; later ones count nothing."""
 
@@ -149,7 +173,15 @@ class IsolationEvent:
 
 
 JournalEvent = (
-    IsolationEvent | PhaseEvent | DataEvent | MetricsEvent | LogEvent | FailedEvent | FinishedEvent
+    IsolationEvent
+    | PhaseEvent
+    | DataEvent
+    | MetricsEvent
+    | CheckpointEvent
+    | LogEvent
+    | FailedEvent
+    | FinishedEvent
+    | StoppedEvent
 )
 
 
@@ -295,12 +327,16 @@ def _encode(event: JournalEvent) -> dict[str, object]:  # noqa: PLR0911  # one r
             return {"kind": "data", "summary": asdict(summary.shortened())}
         case MetricsEvent():
             return {"kind": "metrics", **asdict(event)}
+        case CheckpointEvent():
+            return {"kind": "checkpoint", **asdict(event)}
         case LogEvent(text=line):
             return {"kind": "log", "text": cut(line)}
         case FailedEvent(reason=reason, message=message):
             return {"kind": "failed", "reason": reason.value, "message": cut(message)}
         case FinishedEvent():
             return {"kind": "finished"}
+        case StoppedEvent():
+            return {"kind": "stopped", **asdict(event)}
 
 
 def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
@@ -323,6 +359,8 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
                 if record.get("eta_seconds") is None
                 else real(record, "eta_seconds"),
             )
+        case "checkpoint":
+            return CheckpointEvent(count(record, "step"), count(record, "since"))
         case "log":
             return LogEvent(cut(text(record, "text")))
         case "failed":
@@ -331,5 +369,7 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
             )
         case "finished":
             return FinishedEvent()
+        case "stopped":
+            return StoppedEvent(count(record, "step"))
         case kind:
             raise RecordError(f"kind: {kind[:80]!r} is no kind of event")

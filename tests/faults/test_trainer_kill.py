@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,7 +15,9 @@ import pytest
 
 from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.journal import JOURNAL_NAME, CheckpointEvent, JournalWriter
 from tests.faults.gated import SPEC, GatedSite, gated_site, until_event
+from tests.faults.trainers import WAIT_SECONDS
 from tests.faults.trainers import site as real_site
 
 Job = pb.TrainingJob
@@ -70,6 +73,27 @@ async def test_an_adopted_process_is_ended_when_the_time_of_its_job_is_up(site: 
     assert site.workers() == []
 
 
+async def test_an_adopted_process_whose_cpu_time_is_up_is_told_as_that(tmp_path: Path) -> None:
+    spec = pb.TrainingJobSpec()
+    spec.CopyFrom(SPEC)
+    spec.epochs = 100_000
+    async with real_site(tmp_path) as site:
+        async with site.trainer() as trainer:
+            policy = RunPolicy(max_retries=1)
+            name = (await trainer.client.create_job(spec, policy=policy)).name
+            await until_event(trainer.client, name)
+            (worker,) = site.workers()
+            await trainer.end(signal.SIGKILL)
+        async with site.trainer() as trainer:
+            used = worker.cpu_times()
+            limit = int(used.user + used.system) + 1
+            resource.prlimit(worker.pid, resource.RLIMIT_CPU, (limit, limit + 60))
+            async with asyncio.timeout(WAIT_SECONDS):
+                job, _ = await _ended(trainer.client, name)
+    assert (job.state, job.error.reason) == (Job.STATE_FAILED, pb.JobError.REASON_TIMEOUT)
+    assert "--max-job-cpu-seconds" in job.error.message
+
+
 async def test_a_result_that_was_finished_without_a_service_is_published(site: GatedSite) -> None:
     async with site.trainer() as trainer:
         name = (await trainer.client.create_job(SPEC)).name
@@ -98,6 +122,44 @@ async def test_a_worker_lost_with_the_service_runs_again(site: GatedSite) -> Non
         job, _ = await _ended(trainer.client, name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 2)
     assert await site.versions() == [job.model_version]
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        (CheckpointEvent(step=20, since=10), Job.STATE_SUCCEEDED),
+        (CheckpointEvent(step=20, since=0), Job.STATE_FAILED),
+        (None, Job.STATE_FAILED),
+    ],
+    ids=["further", "anew", "nothing"],
+)
+async def test_a_job_is_lost_three_times_in_one_place_and_no_more(
+    site: GatedSite, told: CheckpointEvent | None, state: pb.TrainingJob.State
+) -> None:
+    async with site.trainer() as trainer:
+        name = (await trainer.client.create_job(SPEC)).name
+        await until_event(trainer.client, name)
+        (worker,) = site.workers()
+        await trainer.end(signal.SIGKILL)
+    worker.kill()
+    await asyncio.to_thread(psutil.wait_procs, [worker], 60)
+    with closing(sqlite3.connect(site.path / "trainer" / "trainer.sqlite3")) as database:
+        database.execute("UPDATE jobs SET losses = 2")
+        database.commit()
+    if told is not None:  # after the service had looked for the last time
+        (directory,) = (site.path / "trainer" / "jobs").iterdir()
+        with JournalWriter(directory / JOURNAL_NAME) as journal:
+            journal.write(told)
+    async with site.trainer() as trainer:
+        if state == Job.STATE_SUCCEEDED:
+            await site.open_gate()
+        async with asyncio.timeout(WAIT_SECONDS):
+            job, _ = await _ended(trainer.client, name)
+    assert job.state == state
+    if state == Job.STATE_FAILED:
+        assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
+        assert "lost with the trainer 3 times" in job.error.message
+        assert "clone the job" in job.error.message
 
 
 async def test_a_killed_worker_fails_its_job(site: GatedSite) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import subprocess
 import time
@@ -136,6 +137,14 @@ def test_a_batch_of_fewer_rows_than_processes_counts_once(tmp_path: Path) -> Non
     assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)
 
 
+def test_rows_that_weigh_as_their_class_weigh_so_in_all_processes_together(tmp_path: Path) -> None:
+    spec = digits(epochs=1)
+    spec.batch_size = 17  # a share of it has hardly ever the classes of the other
+    spec.loss.cross_entropy.class_weights.extend([1, 50, 1, 1, 20, 1, 1, 1, 1, 5])
+    together = finished(spec, tmp_path / "two", 2)
+    assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-3)
+
+
 def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:
     assert start(spec, directory, 2).wait(SECONDS) != 0
     failure = events_of(directory)[-1]
@@ -228,6 +237,13 @@ def test_a_model_of_ones_own_that_fails_in_all_processes_is_told_once(tmp_path: 
 # Under the service
 
 
+def spend(process: psutil.Process) -> None:
+    """Leaves a process that computes a second of CPU time."""
+    used = process.cpu_times()
+    limit = int(used.user + used.system) + 1
+    resource.prlimit(process.pid, resource.RLIMIT_CPU, (limit, limit + 60))
+
+
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
@@ -292,6 +308,20 @@ async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again
     await trainer.until_line(created.name, "goes on from the checkpoint after step ")
     await trainer.client.cancel_job(created.name)
     await trainer.events(created.name)
+
+
+async def test_a_process_whose_cpu_time_is_up_is_told_as_that_and_not_tried_again(
+    house: House, long_job: pb.TrainingJobSpec
+) -> None:
+    async with house.trainer(max_job_cpu_seconds=3600) as trainer:
+        policy = RunPolicy(processes=2, max_retries=1)
+        created = await trainer.client.create_job(long_job, policy=policy)
+        await until_trained(trainer, created.name)
+        youngest = max(map(psutil.Process, processes_of(trainer)), key=psutil.Process.create_time)
+        spend(youngest)
+        job = await trainer.ended(created.name)
+    assert (job.state, job.error.reason) == (Job.STATE_FAILED, pb.JobError.REASON_TIMEOUT)
+    assert "--max-job-cpu-seconds" in job.error.message
 
 
 async def test_a_paused_job_goes_on_with_another_number_of_processes(

@@ -25,6 +25,7 @@ import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.journal import (
+    CheckpointEvent,
     DataEvent,
     FailedEvent,
     FailureReason,
@@ -34,6 +35,7 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     Phase,
     PhaseEvent,
+    StoppedEvent,
     read_events,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
@@ -48,6 +50,7 @@ SECONDS = 120.0
 RESULT_FILES = {"model.onnx", "result.json"}
 EXIT_FAILED = 3
 EXIT_DEFECT = 70
+EXIT_STOPPED = 75
 
 Worker = subprocess.Popen[bytes]
 Start = Callable[..., Worker]
@@ -244,20 +247,39 @@ def test_a_job_that_was_killed_goes_on_and_makes_the_same_file(
     assert start(spec).wait(SECONDS) == 0, _log(tmp_path)
     assert load_result(tmp_path).files == load_result(digits).files
     lines = [event.text for event in _events(tmp_path) if isinstance(event, LogEvent)]
-    assert any(text.startswith("goes on from the checkpoint after step ") for text in lines)
+    (step,) = (
+        int(text.split("after step ")[1].split(",")[0])
+        for text in lines
+        if text.startswith("goes on from the checkpoint after step ")
+    )
+    kept = [event for event in _events(tmp_path) if isinstance(event, CheckpointEvent)]
+    assert [event.step for event in kept] == list(range(7, kept[-1].step + 1, 7))
+    assert all(event.since == (step if event.step > step else 0) for event in kept)
 
 
-def test_sigterm_in_the_middle_of_training_ends_the_process_without_a_result(
-    start: Start, tmp_path: Path
+def test_sigterm_in_the_middle_of_training_leaves_a_checkpoint_that_ends_in_the_same_file(
+    digits: Path, start: Start, tmp_path: Path
 ) -> None:
-    spec = _example("linear")
-    spec.epochs = 100_000
+    spec = _example("digits")
     worker = start(spec)
     _wait_for(tmp_path, MetricsEvent)
     worker.terminate()
-    assert worker.wait(5.0) == -signal.SIGTERM
+    assert worker.wait(SECONDS) == EXIT_STOPPED
     assert RESULT_FILES.isdisjoint(path.name for path in tmp_path.iterdir())
-    assert not any(isinstance(event, FinishedEvent) for event in _events(tmp_path))
+    stopped = _events(tmp_path)[-1]
+    assert isinstance(stopped, StoppedEvent)
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    assert checkpoint.stem == f"step-{stopped.step:012d}"
+    assert start(spec).wait(SECONDS) == 0, _log(tmp_path)
+    assert load_result(tmp_path).files == load_result(digits).files
+
+
+def test_sigterm_before_training_ends_the_process_at_once(start: Start, tmp_path: Path) -> None:
+    worker = start(_example("linear"))
+    _wait_for(tmp_path, PhaseEvent)
+    worker.terminate()
+    assert worker.wait(5.0) == -signal.SIGTERM
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_worker_that_is_given_up_shows_what_its_threads_do_and_ends(
@@ -286,7 +308,7 @@ def test_a_parent_that_ignored_sigterm_does_not_make_the_worker_deaf(
         worker = start(spec)
     finally:
         signal.signal(signal.SIGTERM, before)
-    _wait_for(tmp_path, MetricsEvent)
+    _wait_for(tmp_path, PhaseEvent)
     worker.terminate()
     assert worker.wait(5.0) == -signal.SIGTERM
 

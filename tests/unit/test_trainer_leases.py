@@ -159,6 +159,18 @@ def test_a_job_that_is_lost_too_often_fails(pair: Pair) -> None:
     assert job.error is not None
     assert job.error.reason is Reason.NODE_LOST
     assert "3 times" in job.error.message
+    assert "clone the job" in job.error.message
+
+
+def test_what_was_lost_before_a_job_got_further_does_not_count(pair: Pair) -> None:
+    job = pair.running()
+    for _ in range(6):
+        assert pair.taken_over(job).state is JobState.QUEUED
+        started = pair.first.start_next()
+        assert started is not None
+        going_on = [StateChange(None, JobState.RUNNING)]
+        pair.first.record(started.lease, going_on, journal_offset=10, got_further=True)
+    assert pair.first.get(job.name).losses == 0
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import safetensors
 import torch
@@ -16,8 +21,13 @@ from torch import Tensor
 
 from modelrail_trainer import spec
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position
+from modelrail_trainer.worker.learning.evaluate import Predict, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.stop import Stopped, StopRequest
+from modelrail_trainer.worker.network import Network
+from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.training_data import TrainingData
 
 DIGITS = spec.TrainingJobSpec(
@@ -67,6 +77,19 @@ class KilledAfter(Checkpoints):
             raise Killed
 
 
+class StoppedAfter(Checkpoints):
+    """Checkpoints of a process that gets SIGTERM right after a step."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, IDENTITY, every_seconds=3600.0)
+        self._last = step
+
+    def is_due(self, step: int) -> bool:
+        if step == self._last:
+            signal.raise_signal(signal.SIGTERM)
+        return super().is_due(step)
+
+
 def rows() -> TrainingData:
     return data.load(DIGITS)
 
@@ -106,6 +129,86 @@ def test_training_that_was_killed_ends_like_training_that_was_not(
     assert figures(epochs) == figures(all_epochs)[-len(epochs) :]
     steps_of_an_epoch = all_epochs[0].step
     assert len(epochs) == job.epochs - (step - 1) // steps_of_an_epoch
+
+
+def stopped(job: spec.TrainingJobSpec, checkpoints: Checkpoints) -> tuple[Stopped, list[Epoch]]:
+    """Trains until SIGTERM has been heeded."""
+    before = signal.getsignal(signal.SIGTERM)
+    epochs: list[Epoch] = []
+    stop = StopRequest()
+    try:
+        with pytest.raises(Stopped) as raised, stop.heeded():
+            fit(job, rows(), epochs.append, checkpoints, stop=stop)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return raised.value, epochs
+
+
+@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize("step", [1, 5, 7])
+def test_training_that_was_told_to_stop_keeps_every_step_and_ends_like_training_that_was_not(
+    tmp_path: Path, name: str, step: int
+) -> None:
+    job = JOBS[name]
+    whole, all_epochs, _ = trained(job, None)
+    end, before = stopped(job, StoppedAfter(tmp_path / "c", step))
+    assert (end.step, end.kept) == (step, True)
+    resumed, epochs, said = trained(job, Checkpoints(tmp_path / "c", IDENTITY))
+    assert any(f"after step {step}," in line for line in said)
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[key], value), key
+    assert figures(before + epochs) == figures(all_epochs)
+
+
+def test_a_stop_interrupts_the_validation_after_an_epoch_which_is_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, all_epochs, _ = trained(DIGITS, None)
+    looked = 0
+
+    def told_to_stop(network: Network) -> Predict:
+        predict = torch_predict(network)
+
+        def predicted(chosen: Inputs) -> npt.NDArray[np.float32]:
+            nonlocal looked
+            looked += 1
+            if looked == 1:  # in the first batch of the first validation
+                signal.raise_signal(signal.SIGTERM)
+            return predict(chosen)
+
+        return predicted
+
+    monkeypatch.setattr(loop, "torch_predict", told_to_stop)
+    assert len(rows().validation) > 256  # more than one batch
+    end, before = stopped(DIGITS, Checkpoints(tmp_path / "c", IDENTITY, every_seconds=3600.0))
+    assert (end.step, end.kept, before, looked) == (STEPS_PER_EPOCH, True, [], 1)
+    monkeypatch.undo()
+    resumed, epochs, _ = trained(DIGITS, Checkpoints(tmp_path / "c", IDENTITY))
+    assert figures(epochs) == figures(all_epochs)
+    for key, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[key], value), key
+
+
+def test_a_stop_without_room_for_a_checkpoint_does_not_claim_to_have_kept_anything(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "c").write_text("no folder can be made here")
+    end, _ = stopped(DIGITS, StoppedAfter(tmp_path / "c", 3))
+    assert (end.step, end.kept) == (3, False)
+
+
+def test_before_and_after_training_sigterm_ends_the_process_at_once() -> None:
+    program = (
+        "import signal\n"
+        "from modelrail_trainer.worker.learning.stop import StopRequest\n"
+        "stop = StopRequest()\n"
+        "with stop.heeded():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print('heeded', stop.made, flush=True)\n"
+        "print('after')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (ended.stdout.split(), ended.returncode) == ([b"heeded", b"True"], -signal.SIGTERM)
 
 
 def test_training_can_be_killed_again_and_again(tmp_path: Path) -> None:

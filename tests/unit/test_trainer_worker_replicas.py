@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from modelrail_trainer.spec import CrossEntropy
 from modelrail_trainer.worker.learning import replicas
+from modelrail_trainer.worker.learning.losses import at_each_place, loss_function, row_weights
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.part import Part
 
@@ -26,6 +28,29 @@ def test_the_mean_over_processes_is_the_mean_over_the_batch(rows: int, count: in
         seen += mine.tolist() if weight else []
     assert sorted(seen) == batch.tolist()
     assert mean == pytest.approx(float(losses[batch].mean()))
+
+
+@pytest.mark.parametrize(("rows", "count"), [(8, 2), (7, 3), (2, 3)])
+@pytest.mark.parametrize("places", [None, 5])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_mean_that_class_weights_divide_is_the_same_over_processes(
+    rows: int, count: int, places: int | None, smoothing: float
+) -> None:
+    loss = CrossEntropy(class_weights=(1.0, 20.0, 0.5), label_smoothing=smoothing)
+    loss_of, weights_of = loss_function(loss), row_weights(loss)
+    assert weights_of is not None
+    shape = (rows,) if places is None else (rows, places)
+    if places is not None:
+        loss_of = at_each_place(loss_of)
+    draw = torch.Generator().manual_seed(rows)
+    logits = torch.randn(*shape, 3, generator=draw, dtype=torch.float64)
+    classes = torch.randint(3, shape, generator=draw)
+    batch = torch.arange(rows)
+    mean = 0.0
+    for rank in range(count):
+        mine, weight = Replicas(rank, count).share(batch, weights_of(classes))
+        mean += weight * float(loss_of(logits[mine], classes[mine])) / count
+    assert mean == pytest.approx(float(loss_of(logits, classes)))
 
 
 def test_one_process_takes_the_batch_as_it_is() -> None:

@@ -53,7 +53,7 @@ def diagnose(
     """
     if said is not None and said.reason not in _VAGUE:
         return said
-    if ended.ran_out_of_cpu_time(limits.cpu_seconds):
+    if ended.ran_out_of_cpu_time(limits.cpu_seconds) or directories.used_up_cpu_time(name):
         return _out_of_cpu_time(limits)
     if log_overflows(directories, name, limits):
         return _too_much_output(limits)
@@ -63,11 +63,26 @@ def diagnose(
     return _refused(tail, limits) or said or _died(ended, tail)
 
 
+def lost_too_often(times: int, tail: str) -> JobError:
+    """Returns why a job fails whose process was gone so often when a trainer came back.
+
+    Args:
+        times: How often.
+        tail: The end of its log.
+    """
+    return JobError(
+        Reason.PROCESS_DIED,
+        f"the process was lost with the trainer {times} times and got no further in between; look "
+        "in the logs of the trainer and its machine for what ended them, then clone the job, which "
+        f"begins anew{_end_of_log(tail)}",
+    )
+
+
 def _out_of_cpu_time(limits: JobLimits) -> JobError:
     return JobError(
         Reason.TIMEOUT,
-        f"the job used up its {limits.cpu_seconds} s of CPU time; ask for fewer epochs or rows, "
-        "or have the trainer's --max-job-cpu-seconds raised",
+        f"a process of the job used up its {limits.cpu_seconds} s of CPU time; ask for fewer "
+        "epochs or rows, or have the trainer's --max-job-cpu-seconds raised",
     )
 
 
@@ -111,9 +126,12 @@ def _refused(tail: str, limits: JobLimits) -> JobError | None:
 
 
 def _died(ended: ProcessExit, tail: str) -> JobError:
-    message = f"{ended} before there was a result"
-    message += f"; the end of its log:\n{tail}" if tail else "; its log is empty"
+    message = f"{ended} before there was a result{_end_of_log(tail)}"
     return JobError(Reason.PROCESS_DIED, message)
+
+
+def _end_of_log(tail: str) -> str:
+    return f"; the end of its log:\n{tail}" if tail else "; its log is empty"
 
 
 def _tells(tail: str, marks: tuple[str, ...]) -> bool:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
 from modelrail_trainer.execution.executor import LOG_NAME
+from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.journal import JOURNAL_NAME
 from modelrail_trainer.redaction import without_directories
 
@@ -105,6 +107,14 @@ class JobDirectories:
             return (self.path(name) / LOG_NAME).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def used_up_cpu_time(self, name: TrainingJobName) -> bool:
+        """Whether a process of the job said that its CPU time was up."""
+        try:
+            found = (self.path(name) / CPU_TIME_UP_NAME).lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
     def log_tail(self, name: TrainingJobName) -> str:
         """Returns the last lines of the process's log for people, without paths; may be empty."""

@@ -91,7 +91,7 @@ class Execution(Protocol):
     async def stop(
         self, grace_seconds: float, *, first: signal.Signals = signal.SIGTERM
     ) -> ProcessExit:
-        """Ends it: `first` to all of its processes, and after `grace_seconds` SIGKILL."""
+        """Ends it: `first`, and after `grace_seconds` SIGKILL to all of its processes."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -114,9 +114,10 @@ class Follower:
         await self._patience.until_done(transcript.catch_up)
         if stopwatch.is_limited:
             await self._patience.until_done(lambda: self._note_time(job, stopwatch))
-        await self._settlement.settle(
-            job.lease, ended, requeue=self._stopping.is_set(), excess=excess
-        )
+        # Nobody here asked a process to stop that was neither unwanted nor took too much: whoever
+        # cleared the machine did, and the job goes on from its checkpoint.
+        requeue = self._stopping.is_set() or (transcript.stopped and excess is None)
+        await self._settlement.settle(job.lease, ended, requeue=requeue, excess=excess)
 
     async def _ended(self, process: Execution, excess: Excess | None) -> ProcessExit:
         """Returns how the process ended, after stopping it if it lives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import site
 import subprocess
@@ -30,7 +31,7 @@ _CONFINE = (sys.executable, "-P", "-m", "modelrail_trainer.isolation")
 _LOOKS, _LOOK_SECONDS = 50, 0.002
 
 
-def _torchrun(processes: int) -> tuple[str, ...]:
+def _torchrun(processes: int, stop_grace_seconds: float) -> tuple[str, ...]:
     """Returns what stands between Python and the worker program, to run it so many times."""
     return (
         *("-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(processes)),
@@ -39,7 +40,8 @@ def _torchrun(processes: int) -> tuple[str, ...]:
         *("--local-addr", "127.0.0.1"),
         # A job is started again by the trainer, which knows what may help.
         *("--max-restarts", "0"),
-        # What ends the agent ends its processes in the same way.
+        # What ends the agent ends its processes in the same way, and gives them as much time.
+        *("--shutdown-timeout", str(math.ceil(stop_grace_seconds))),
         *("--signals-to-handle", f"SIGTERM,SIGINT,SIGHUP,SIGQUIT,{SHOW_AND_END.name}"),
     )
 
@@ -54,6 +56,7 @@ class LocalExecutor:
         environ: The service's environment, of which a few variables are handed on.
         readable: Files and directories that jobs may read beside those of Python and the system.
         hidden: Files and directories that jobs must not read, wherever they lie.
+        stop_grace_seconds: Time that the processes of a job have between SIGTERM and SIGKILL.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class LocalExecutor:
         environ: Mapping[str, str],
         readable: Sequence[Path] = (),
         hidden: Sequence[Path] = (),
+        stop_grace_seconds: float = 30.0,
     ) -> None:
         self._command = tuple(command)
         self._threads_per_job = threads_per_job
@@ -72,6 +76,7 @@ class LocalExecutor:
         self._environ = environ
         self._readable = tuple(readable)
         self._hidden = tuple(hidden)
+        self._stop_grace_seconds = stop_grace_seconds
 
     def environment(self, directory: Path, processes: int = 1) -> dict[str, str]:
         """Returns the environment of a job in `directory`: what Python needs, and no more."""
@@ -113,7 +118,7 @@ class LocalExecutor:
             has_tcp=processes > 1,
         )
         program, *arguments = self._command
-        torchrun = _torchrun(processes) if processes > 1 else ()
+        torchrun = _torchrun(processes, self._stop_grace_seconds) if processes > 1 else ()
         with (directory / LOG_NAME).open("ab") as log:
             (directory / LOG_NAME).chmod(0o600)
             # The service chooses command and directory; nothing in them comes from a client.

@@ -163,8 +163,14 @@ class JobProcess:
     async def stop(
         self, grace_seconds: float, *, first: signal.Signals = signal.SIGTERM
     ) -> ProcessExit:
-        """Ends the process: `first` to the whole group, and after `grace_seconds` SIGKILL."""
-        self._signal_group(first)
+        """Ends the process: `first` to it alone, and after `grace_seconds` SIGKILL to its group.
+
+        What the process started is for it to end: a job whose children die first cannot keep what
+        it has done.
+        """
+        if not self._exited.is_set():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, first)
         try:
             async with asyncio.timeout(grace_seconds):
                 await self._exited.wait()

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import structlog
 
+from modelrail_trainer.execution.diagnosis import lost_too_often
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.executor import Execution, Executor, ProcessExit
 from modelrail_trainer.execution.following import Follower
@@ -347,12 +348,12 @@ class Supervisor:
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state in STOPPING or job.error is not None or complete:
+        if job.state in STOPPING or job.error is not None or complete or transcript.stopped:
             await self._settlement.settle(lease, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= MAX_LOSSES:
-            message = f"the process was lost with the trainer {MAX_LOSSES} times"
+            tail = await self._settlement.read(self._directories.log_tail, name)
             await self._settlement.end(
-                lease, JobState.FAILED, JobError(Reason.PROCESS_DIED, message), lost=True
+                lease, JobState.FAILED, lost_too_often(MAX_LOSSES, tail), lost=True
             )
         else:
             await self._settlement.end(lease, JobState.QUEUED, None, lost=True)

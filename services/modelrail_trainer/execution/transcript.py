@@ -22,6 +22,7 @@ from modelrail_trainer.jobs.job import (
 from modelrail_trainer.jobs.state import JobState, Reason
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
+    CheckpointEvent,
     DataEvent,
     FailedEvent,
     FinishedEvent,
@@ -31,6 +32,7 @@ from modelrail_trainer.journal import (
     Metric,
     MetricsEvent,
     PhaseEvent,
+    StoppedEvent,
     read_events,
 )
 from modelrail_trainer.threads import Threads
@@ -62,6 +64,8 @@ class Transcript:
         self._offset: int | None = job.journal_offset
         self.complete = False
         """Whether the process said its last word."""
+        self.stopped = False
+        """Whether that was that it was asked to stop, and a checkpoint holds what it did."""
 
     async def catch_up(self) -> None:
         """Stores everything that is in the journal by now.
@@ -84,7 +88,10 @@ class Transcript:
                 return
             start = self._offset
             # Said is said, whether or not it can be stored now.
-            self.complete |= any(isinstance(e, FailedEvent | FinishedEvent) for e in events)
+            self.stopped |= any(isinstance(e, StoppedEvent) for e in events)
+            self.complete |= self.stopped or any(
+                isinstance(e, FailedEvent | FinishedEvent) for e in events
+            )
             # Whether a commit that fails took place is known to the database alone.
             self._offset = None
             await self._book.change(
@@ -95,6 +102,7 @@ class Transcript:
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
                 isolation=_isolation(events) if start == 0 else (),
                 data_summary=next((e.summary for e in events if isinstance(e, DataEvent)), None),
+                got_further=any(_got_further(event) for event in events),
             )
             self._offset = offset
 
@@ -110,7 +118,9 @@ def _happening(event: JournalEvent) -> Happening | None:
             return MetricReport(progress, event.metrics)
         case LogEvent(text):
             return LogLine(text)
-        case IsolationEvent() | DataEvent() | FailedEvent() | FinishedEvent():
+        case IsolationEvent() | DataEvent() | CheckpointEvent():
+            return None
+        case FailedEvent() | FinishedEvent() | StoppedEvent():
             return None
 
 
@@ -118,6 +128,11 @@ def _isolation(events: Sequence[JournalEvent]) -> tuple[Layer, ...]:
     """Returns what the process said before it became the worker; what a worker says counts not."""
     first = events[0]
     return first.layers if isinstance(first, IsolationEvent) else ()
+
+
+def _got_further(event: JournalEvent) -> bool:
+    # What began anew comes only to where an earlier attempt has been, perhaps elsewhere.
+    return isinstance(event, CheckpointEvent) and 0 < event.since < event.step
 
 
 def _failure(event: FailedEvent) -> JobError:

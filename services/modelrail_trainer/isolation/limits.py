@@ -10,6 +10,10 @@ from pathlib import Path
 
 from modelrail_trainer.isolation.layer import Layer, LayerName
 
+CPU_TIME_UP_NAME = "cpu-time-is-up"
+"""File in the job's directory into which a process whose CPU time is up writes what it was doing.
+Nobody may see its exit status: that of one among several, or of one that outlived its trainer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimits:

@@ -85,7 +85,8 @@ class Job:
 
     Attributes:
         attempt: How often the process was started.
-        losses: How often it was lost together with its trainer, or with the trainer's machine.
+        losses: How often it was lost together with its trainer, or with the trainer's machine,
+            since it last got further than the checkpoint that it went on from.
         retries: How often it ran again after a failure.
         run_seconds: How long it was carried out, as far as was noted.
         earlier_run_seconds: How long it was before its present process.

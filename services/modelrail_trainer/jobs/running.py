@@ -213,6 +213,7 @@ class RunStore(JobReader):
         failure: JobError | None = None,
         isolation: Sequence[Layer] = (),
         data_summary: DataSummary | None = None,
+        got_further: bool = False,
     ) -> Job:
         """Stores what the process of an attempt wrote, together with how far its journal was read.
 
@@ -224,6 +225,8 @@ class RunStore(JobReader):
             failure: What the process said went wrong; the job fails of it when the process is gone.
             isolation: The layers around the process, when they are told.
             data_summary: What the process read, when it is told.
+            got_further: Whether a checkpoint holds more than that which the process went on from:
+                what was lost before does not count any more.
 
         Raises:
             StaleLease: The job has ended, or somebody else took it.
@@ -250,6 +253,8 @@ class RunStore(JobReader):
                 change.set(isolation=isolation_text(isolation))
             if data_summary is not None:
                 change.set(data_summary=data_summary_text(data_summary))
+            if got_further:
+                change.set(losses=0)
             return change.apply()
 
     def move(
@@ -333,7 +338,11 @@ def _lose(change: JobChange) -> None:
     change.move(JobState.LOST, error)
     change.set(losses=losses)
     if losses >= MAX_LOSSES:
-        message = f"it was lost with its trainer {losses} times; {error.message}"
+        message = (
+            f"it was lost with its trainer {losses} times and got no further in between; "
+            f"{error.message}; look in its log, and in those of its machine, for what ended it, "
+            "then clone the job, which begins anew"
+        )
         change.move(JobState.FAILED, JobError(Reason.NODE_LOST, message))
     else:
         change.move(JobState.QUEUED)

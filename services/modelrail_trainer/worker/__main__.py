@@ -1,7 +1,8 @@
 """Runs one job: `python -m modelrail_trainer.worker --job-directory DIR`.
 
 Exit status: 0 the result is in place; 3 the job failed and the journal says why; 70 a defect, whose
-trace is in the log. SIGTERM ends the process at once, without a result.
+trace is in the log; 75 SIGTERM came while it trained. Then a checkpoint holds all steps, and the
+journal says so; before and after training SIGTERM ends the process at once, without a result.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.inspection import save_inspection
 from modelrail_trainer.isolation.kernel import end_with_parent
+from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.journal import (
     JOURNAL_NAME,
     FailedEvent,
@@ -33,6 +35,7 @@ from modelrail_trainer.journal import (
     JournalWriter,
     Phase,
     PhaseEvent,
+    StoppedEvent,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
@@ -40,6 +43,7 @@ from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
 from modelrail_trainer.validation import validate
 from modelrail_trainer.verdict import save_verdict
+from modelrail_trainer.worker.learning.stop import Stopped
 from modelrail_trainer.worker.progress import start_pulse
 
 if TYPE_CHECKING:  # torch comes with it
@@ -48,6 +52,7 @@ if TYPE_CHECKING:  # torch comes with it
 SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
 EXIT_DEFECT = 70
+EXIT_STOPPED = 75
 _LAST_WORD_SECONDS = 30.0
 
 
@@ -69,11 +74,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     directory: Path = arguments.job_directory
     # The default action, whatever the parent left: it works inside torch too, where no Python
-    # handler runs.
+    # handler runs. Only while it trains the loop heeds it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Works in a thread that hangs too; after the traces the default action ends the process.
     signal.signal(SHOW_AND_END, signal.SIG_DFL)
     faulthandler.register(SHOW_AND_END, chain=True)
+    # Likewise when its CPU time is up, and what it writes tells of that.
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    last_words = (directory / CPU_TIME_UP_NAME).open("a")
+    faulthandler.register(signal.SIGXCPU, file=last_words, chain=True)
     # Read when torch is imported. Its threads would else wait for work in a loop that takes the
     # processor from the services beside this process, and from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -98,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failure = _run(
                     directory, data_roots, code_roots, journal, dry_run=arguments.dry_run
                 )
+        except Stopped as stopped:
+            if stopped.kept:
+                journal.write(StoppedEvent(stopped.step))
+            return EXIT_STOPPED
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
@@ -165,6 +178,8 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
         # is its own too. Should it go on all the same, it waits for this one in vain no longer.
         time.sleep(_LAST_WORD_SECONDS)
         return EXIT_FAILED
+    except Stopped:
+        return EXIT_STOPPED
     return 0
 
 

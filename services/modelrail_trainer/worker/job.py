@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from modelrail_trainer.artifact import (
     save_result,
 )
 from modelrail_trainer.journal import (
+    CheckpointEvent,
     DataEvent,
     JournalWriter,
     Metric,
@@ -53,6 +55,7 @@ from modelrail_trainer.worker.learning.loop import (
     untrained,
 )
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+from modelrail_trainer.worker.learning.stop import StopRequest
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.reference import save_reference
 from modelrail_trainer.worker.training_data import TrainingData
@@ -100,6 +103,7 @@ def run_job(
 
     Raises:
         JobFailure: The job cannot succeed; nothing is handed over.
+        Stopped: SIGTERM came while it trained.
     """
     max_rows = DRY_RUN_ROWS if dry_run else None
     data = load(spec, directory / _DATA_FOLDER, max_rows=max_rows, code=code)
@@ -150,16 +154,23 @@ def _train_and_prove(
             )
         journal.log(f"trains on {described(replicas.device)}")
         sources = replicas.told(_sources(code))
-        trained = fit(
-            spec,
-            data,
-            lambda epoch: _report(epoch, spec, journal),
-            _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device),
-            journal.log,
-            on_validation=lambda validation: _report_validation(validation, spec, journal),
-            network=network,
-            replicas=replicas,
-        )
+        stop = StopRequest()
+        with stop.heeded():
+            trained = fit(
+                spec,
+                data,
+                lambda epoch: _report(epoch, spec, journal),
+                _checkpoints(
+                    *(spec, spec_sha256, data, directory, sources),
+                    device=replicas.device,
+                    on_saved=lambda step, since: journal.write(CheckpointEvent(step, since)),
+                ),
+                journal.log,
+                on_validation=lambda validation: _report_validation(validation, spec, journal),
+                network=network,
+                replicas=replicas,
+                stop=stop,
+            )
         journal.log(_end_of_training(trained, spec))
     predict = torch_predict(network)
     # What a model of language gets wrong is told by its figures and samples.
@@ -259,6 +270,7 @@ def assist_job(
 
     Raises:
         JobFailure: As the first process says too.
+        Stopped: The first process has stopped.
     """
     data = replicas.share_data(None)
     if is_import(spec):
@@ -267,7 +279,9 @@ def assist_job(
     # Not all of them have imported what makes the data.
     sources: dict[str, str] = replicas.told({})
     checkpoints = _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device)
-    fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
+    # The first process says when to stop.
+    with StopRequest().heeded():
+        fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
 
 
 def _sources(code: UserCode | None) -> dict[str, str]:
@@ -282,6 +296,7 @@ def _checkpoints(
     sources: dict[str, str],
     *,
     device: torch.device,
+    on_saved: Callable[[int, int], None] = lambda step, since: None,
 ) -> Checkpoints:
     # What one kind of device began another would end otherwise.
     where = {} if device.type == "cpu" else {"device": device.type}
@@ -296,6 +311,7 @@ def _checkpoints(
             **sources,
         },
         every_steps=spec.checkpoint_every_steps,
+        on_saved=on_saved,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,6 +103,7 @@ class Checkpoints:
             for anything else is not gone on from.
         every_steps: Steps between two of them; 0: as many as `every_seconds` takes.
         every_seconds: Time between two of them otherwise, in seconds.
+        on_saved: Told the steps that a new one holds, and those that training went on from.
     """
 
     def __init__(
@@ -112,11 +113,14 @@ class Checkpoints:
         *,
         every_steps: int = 0,
         every_seconds: float = 30.0,
+        on_saved: Callable[[int, int], None] = lambda step, since: None,
     ) -> None:
         self._folder = folder
         self._identity = dict(identity)
         self._every_steps = every_steps
         self._every_seconds = every_seconds
+        self._on_saved = on_saved
+        self._since = 0
         self._written = time.monotonic()
         self.passed_over: tuple[str, ...] = ()
         """In what a whole checkpoint differs that belongs to something else; empty if none does."""
@@ -151,6 +155,7 @@ class Checkpoints:
         _sync(self._folder)
         for old in list(self._newest_first())[_KEPT:]:
             old.unlink()
+        self._on_saved(position.step, self._since)
 
     def newest(self) -> Checkpoint | None:
         """Returns the newest checkpoint of this job that is whole; None if there is none."""
@@ -162,6 +167,7 @@ class Checkpoints:
                 continue
             except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
                 continue
+            self._since = found.position.step
             return found
         return None
 

@@ -28,13 +28,14 @@ from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
-from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
+from modelrail_trainer.worker.learning.losses import at_each_place, loss_function, row_weights
 from modelrail_trainer.worker.learning.pace import Pace, Speed
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor
 from modelrail_trainer.worker.learning.selection import BestEpoch
+from modelrail_trainer.worker.learning.stop import StopAsked, StopRequest
 from modelrail_trainer.worker.network import Network, TwoClasses
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.training_data import TrainingData
@@ -214,6 +215,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     network: Network | None = None,
     replicas: Replicas = ALONE,
     on_validation: Callable[[Validation], None] = lambda validation: None,
+    stop: StopRequest | None = None,
 ) -> Trained:
     """Trains a network, and gives it the weights of its best epoch or of the last.
 
@@ -226,10 +228,12 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         network: What `initial_network` made; None: it is made here.
         replicas: The processes that train together.
         on_validation: Called after each validation within an epoch.
+        stop: Asks for an early end, which leaves a checkpoint; None: nobody asks.
 
     Raises:
         DataError: The validation rows do not allow the figure that the best epoch is told by.
         NanLoss: The loss became infinite or not a number.
+        Stopped: A stop was asked for.
     """
     network = network or initial_network(spec, data, replicas=replicas)
 
@@ -242,6 +246,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:
         loss_of = at_each_place(loss_of)
+    weights_of = row_weights(spec.loss) if replicas.count > 1 else None
     if spec.optimizer is None:
         raise ValueError("the specification has no optimiser")
     optimiser = spec.optimizer.build(network.parameters())
@@ -259,6 +264,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         checkpoints=checkpoints,
         log=log,
         replicas=replicas,
+        stop=stop,
     )
     pace = Pace(spec.epochs * rows, (progress.epoch - 1) * rows + progress.rows)
     for number in range(progress.epoch, spec.epochs + 1):
@@ -271,7 +277,9 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * factor
             optimiser.zero_grad()
-            mine, weight = replicas.share(chosen)  # [b], all of [B] where one process trains
+            weights = weights_of(some.targets[chosen]) if weights_of else None  # [B] or [B, T]
+            # [b], all of [B] where one process trains
+            mine, weight = replicas.share(chosen, weights)
             batch, targets = some.inputs[mine], some.targets[mine]
             if has_padding:
                 batch = without_padding(batch)
@@ -292,6 +300,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             if done < rows and _is_validated(spec, progress.step + 1):
                 rate = speed.rows_per_second(done)
                 with speed.paused():
+                    # Not given up when a stop is asked for: it would never be told then.
                     when = f"in epoch {number}, step {progress.step + 1}"
                     figures = _validate(network, data, when, replicas)
                     network.train()
@@ -307,7 +316,10 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             progress.made_step(len(chosen), value)
             made_progress()
         rate = speed.rows_per_second(rows)
-        validation = _validate(network, data, f"after epoch {number}", replicas)
+        try:
+            validation = _validate(network, data, f"after epoch {number}", replicas, stop)
+        except StopAsked:  # who goes on from here begins with it
+            progress.stop()
         best.consider(number, validation, network)
         ends = number == spec.epochs or best.gives_up(number)
         on_epoch(
@@ -339,12 +351,30 @@ def _is_validated(spec: TrainingJobSpec, step: int) -> bool:
 
 
 def _validate(
-    network: Network, data: TrainingData, when: str, replicas: Replicas
+    network: Network,
+    data: TrainingData,
+    when: str,
+    replicas: Replicas,
+    stop: StopRequest | None = None,
 ) -> dict[str, float]:
-    """Returns the figures of the validation rows; leaves the network in evaluation mode."""
-    figures = replicas.first_says(
-        lambda: evaluate(torch_predict(network), data.validation, data.task)
-    )
+    """Returns the figures of the validation rows; leaves the network in evaluation mode.
+
+    Raises:
+        NanLoss: One of them is infinite or not a number.
+        StopAsked: A stop was asked for meanwhile, and `stop` says that it may interrupt.
+    """
+    predict = torch_predict(network)
+
+    def figures_of_first() -> dict[str, float] | None:
+        try:
+            interruptible = stop.interrupting(predict) if stop else predict
+            return evaluate(interruptible, data.validation, data.task)
+        except StopAsked:
+            return None
+
+    figures = replicas.first_says(figures_of_first)
+    if figures is None:
+        raise StopAsked
     for name, figure in figures.items():
         if not math.isfinite(figure):
             raise NanLoss(f"the validation {name} became {figure} {when}")

@@ -1,6 +1,7 @@
 """What is minimised, as plain formulas.
 
-Shapes: B rows of a batch, C classes. Every loss is the mean over a batch, a tensor of shape [].
+Shapes: B rows of a batch, C classes. Every loss is the mean over a batch, a tensor of shape []; a
+mean in which some rows count for more than others has its place in `row_weights` too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from modelrail_trainer import spec
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+RowWeights = Callable[[Tensor], Tensor]
 
 
 def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -135,3 +137,16 @@ def loss_function(loss: spec.Loss | None) -> LossFunction:  # noqa: PLR0911  # o
             return partial(kl_divergence, temperature=temperature)
         case None:
             raise ValueError("the specification has no loss")
+
+
+def row_weights(loss: spec.Loss | None) -> RowWeights | None:
+    """Returns how much each row counts in the mean of a loss; None: one as much as another.
+
+    The function maps targets, class numbers [B] or [B, T], to weights of the same shape, float64.
+    """
+    match loss:
+        case spec.CrossEntropy(class_weights=weights) if weights:
+            of_class = torch.tensor(weights, dtype=torch.float64)  # [C]
+            return lambda classes: of_class[classes.long()]
+        case _:
+            return None

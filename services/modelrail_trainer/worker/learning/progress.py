@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from modelrail_trainer.worker.learning.checkpoint import (
 from modelrail_trainer.worker.learning.order import Rows, batches
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.selection import BestEpoch
+from modelrail_trainer.worker.learning.stop import Stopped, StopRequest
 from modelrail_trainer.worker.part import Part
 
 
@@ -31,6 +33,7 @@ class Progress:
         checkpoints: Where training goes on from, and leaves checkpoints; None: nowhere.
         log: Told what happens to checkpoints.
         replicas: The processes that train together.
+        stop: Looked at after each step; None: nobody asks for it.
 
     Attributes:
         epoch: The epoch that is under way or comes next, from 1.
@@ -49,6 +52,7 @@ class Progress:
         checkpoints: Checkpoints | None,
         log: Callable[[str], None],
         replicas: Replicas = ALONE,
+        stop: StopRequest | None = None,
     ) -> None:
         self.epoch, self.rows, self.step, self.loss_sum = 1, 0, 0, 0.0
         self._network = network
@@ -60,6 +64,7 @@ class Progress:
         self._checkpoints = checkpoints
         self._log = log
         self._replicas = replicas
+        self._stop = stop or StopRequest()
         if checkpoints is not None and (found := checkpoints.newest()) is not None:
             restore_training_state(found.tensors, network, optimiser)
             replicas.restore_random(found.tensors, seed=seed + found.position.step)
@@ -79,23 +84,46 @@ class Progress:
         yield from batches(part, batch_size, self._generator, skip=self.rows)
 
     def made_step(self, rows: int, loss: float) -> None:
-        """A step was made on so many rows; writes a checkpoint when it is time for one."""
+        """A step was made on so many rows; writes a checkpoint when it is time for one.
+
+        Raises:
+            Stopped: A stop was asked for; the checkpoint is written.
+        """
         self.step += 1
         self.rows += rows
         self.loss_sum += loss * rows
-        checkpoints = self._checkpoints
-        if checkpoints is None:
-            return
         # Whether it is time is for one clock to say: all have a part in a checkpoint.
-        if self._replicas.first_says(lambda: checkpoints.is_due(self.step)):
-            self._save(checkpoints)
+        is_due, ends = self._replicas.first_says(self._is_time)
+        if ends:
+            self.stop()
+        if is_due:
+            self._save()
+
+    def _is_time(self) -> tuple[bool, bool]:
+        """Returns whether it is time for a checkpoint, and whether to stop."""
+        checkpoints = self._checkpoints
+        return checkpoints is not None and checkpoints.is_due(self.step), self._stop.made
+
+    def stop(self) -> NoReturn:
+        """Ends training here, in all processes, with a checkpoint.
+
+        Raises:
+            Stopped: Always.
+        """
+        kept = self._save()
+        if kept:
+            self._log(f"stops as it was asked to; a checkpoint holds all {self.step} steps")
+        raise Stopped(self.step, kept=kept)
 
     def ended_epoch(self) -> None:
         """The epoch has ended, and the next one comes."""
         self.epoch += 1
         self.rows, self.loss_sum = 0, 0.0
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save(self) -> bool:
+        """Writes a checkpoint; returns whether the first process has it on the disk."""
+        if self._checkpoints is None:
+            return False
         position = Position(
             epoch=self.epoch,
             rows=self.rows,
@@ -106,15 +134,18 @@ class Progress:
         )
         random_states = self._replicas.random_states()
         if not self._replicas.is_first:
-            return
+            return False
         state = training_state(
             self._network, self._optimiser, self._order_state, self._best.weights
         )
         state |= random_states
         try:
-            checkpoints.save(position, state)
+            self._checkpoints.save(position, state)
         except OSError as error:  # training goes on, and the checkpoint before it stays
+            goes_on = "" if self._stop.made else "training goes on and "
             self._log(
-                f"no checkpoint after step {self.step}: {error.strerror}; training goes on and the "
-                "one before it stays; have room made on the trainer's disk"
+                f"no checkpoint after step {self.step}: {error.strerror}; {goes_on}the one before "
+                "it stays; have room made on the trainer's disk"
             )
+            return False
+        return True

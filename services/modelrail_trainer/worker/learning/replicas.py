@@ -92,17 +92,28 @@ class Replicas:
             return network
         return nn.parallel.DistributedDataParallel(network)
 
-    def share(self, chosen: Tensor) -> tuple[Tensor, float]:
+    def share(
+        self,
+        chosen: Tensor,  # [B]
+        row_weights: Tensor | None = None,  # [B] or [B, T]
+    ) -> tuple[Tensor, float]:
         """Returns this process's part of a batch, [b] of [B], and the weight of its mean loss.
 
         With the weight, the mean over all processes is the mean over the batch.
+
+        Args:
+            chosen: The batch.
+            row_weights: How much each of its rows counts in the mean; None: one as much as another.
         """
         if self.count == 1:
             return chosen, 1.0
         mine = chosen[self.rank :: self.count]
         if len(mine) == 0:  # every process has to take part in every step
             return chosen[:1], 0.0
-        return mine, len(mine) * self.count / len(chosen)
+        if row_weights is None:
+            return mine, len(mine) * self.count / len(chosen)
+        part = row_weights[self.rank :: self.count].sum() / row_weights.sum()
+        return mine, float(part) * self.count
 
     def weighed(self, loss: Tensor, weight: float) -> Tensor:
         """Returns a loss, [], times its weight; where one process trains that is 1."""
