@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class Shelf:
         if not self.reachable:
             raise RegistryUnavailable("connection refused")
 
-    async def upload(self, directory: Path, file: ResultFile) -> None:
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
         if self.broken_uploads:
             self.broken_uploads -= 1
             raise OSError(5, "Input/output error")
@@ -541,3 +542,57 @@ async def test_a_version_is_found_behind_newer_ones_and_only_for_its_job(
             "models/line/versions/2",
         ]
         assert await adapter.version_of(house.store.get(await house.create())) is None
+
+
+SECRET = b"the key of another service"
+# It knows the secret, and keeps a file of the same content under a path that it can turn elsewhere.
+GREEDY_WORKER = WORKER.replace(
+    "    x, y =",
+    "    (directory / 'sub').mkdir()\n"
+    f"    (directory / 'sub' / 'key').write_bytes({SECRET!r})\n"
+    "    x, y =",
+).replace(
+    'files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),',
+    'files=tuple(artifact.describe_file(directory, n, "x") for n in ("model.onnx", "sub/key")),',
+)
+TURNED = (
+    "    (directory / 'sub').rename(directory / 'aside')\n"
+    "    (directory / 'sub').symlink_to(house / 'secrets')\n"
+    "    log.write(journal.FinishedEvent())"
+)
+
+
+@dataclass
+class Robbed(Shelf):
+    """A registry at whose first upload somebody turns the path of the second file elsewhere."""
+
+    path: Path = Path()
+    received: list[bytes] = field(default_factory=list)
+
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
+        self.received.append(content.read())
+        (sub,) = self.path.glob("jobs/*/sub")
+        sub.rename(sub.parent / "aside")
+        sub.symlink_to(self.path / "secrets")
+
+
+@pytest.mark.parametrize("turned", ["before the check", "after the check"])
+async def test_a_file_outside_the_directory_of_a_job_is_never_sent(
+    house: House, turned: str
+) -> None:
+    (house.path / "secrets").mkdir()
+    (house.path / "secrets" / "key").write_bytes(SECRET)
+    early = turned == "before the check"
+    last = "    log.write(journal.FinishedEvent())"
+    (house.path / "worker.py").write_text(GREEDY_WORKER.replace(last, TURNED if early else last))
+    shelf = Robbed(path=house.path)
+    name = await house.create()
+    async with house.supervisor(shelf):
+        job, _ = await house.ended(name)
+    assert job.state is JobState.FAILED
+    assert job.error == JobError(
+        Reason.INTERNAL, "file 'sub/key' cannot be published: it is no file that may be read"
+    )
+    assert SECRET not in shelf.received
+    assert len(shelf.received) == (0 if early else 1)
+    assert not shelf.versions
