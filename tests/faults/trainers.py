@@ -115,14 +115,16 @@ class Site:
             yield Running(process, client, data / "jobs")
 
     def workers(self) -> list[psutil.Process]:
-        """Returns the job processes that live."""
+        """Returns the job processes that live, each in place of its guard."""
         mark = str(self.path / "trainer" / "jobs")
-        return [
+        found = [
             process
-            for process in psutil.process_iter(["cmdline", "status"])
+            for process in psutil.process_iter(["cmdline", "status", "ppid"])
             if any(argument.startswith(mark) for argument in process.info["cmdline"] or [])
             and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
+        guards = {process.info["ppid"] for process in found}
+        return [process for process in found if process.pid not in guards]
 
     async def versions(self, model: str) -> list[registry_pb2.ModelVersion]:
         """Returns every version of a model; a model that nobody has made yet has none."""

@@ -320,7 +320,7 @@ async def test_cancelling_ends_all_processes(
 ) -> None:
     created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
     await until_trained(trainer, created.name)
-    assert len(processes_of(trainer)) == 3  # the agent, and two that train
+    assert len(processes_of(trainer)) == 4  # the guard, the agent, and two that train
     await trainer.client.cancel_job(created.name)
     assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
     assert processes_of(trainer) == []

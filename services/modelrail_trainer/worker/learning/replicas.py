@@ -31,6 +31,8 @@ T = TypeVar("T")
 # The others wait while the first reads the data or evaluates; whether it hangs is seen by whoever
 # watches the job.
 _PATIENCE = timedelta(days=7)
+# Before that they start at the same time, and one that is missing will not come.
+_MEETING = timedelta(minutes=5)
 _RANDOM, _RANDOM_CUDA = "random.torch", "random.cuda"
 
 
@@ -178,8 +180,25 @@ def join_replicas(wanted: Device = Device.ANY) -> Replicas:
     if count > 1:
         # Only gradients lie on the GPUs; what the processes tell each other does not.
         backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backends, timeout=_PATIENCE)
+        store = _meet(rank, count)
+        dist.init_process_group(
+            backends, store=store, rank=rank, world_size=count, timeout=_PATIENCE
+        )
     return Replicas(rank, count, device)
+
+
+def _meet(rank: int, count: int) -> dist.Store:
+    """Returns where the processes tell each other their addresses, once all of them are there.
+
+    Raises:
+        DistError: torchrun or one of the processes is gone, or did not come in time.
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, count, timeout=_MEETING))
+    store.set_timeout(_MEETING)
+    store.set(f"here/{rank}", "")
+    store.wait([f"here/{other}" for other in range(count)])
+    store.set_timeout(_PATIENCE)
+    return store
 
 
 def tells_of_a_lost_replica(error: Exception) -> bool:
