@@ -10,10 +10,17 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from io import BufferedReader
+from pathlib import Path
 
 from modelrail_trainer.evaluation import Evaluation, evaluation_from_record
-from modelrail_trainer.journal import Metric, metric_from_record
+from modelrail_trainer.job_file import (
+    NotAJobFileError,
+    job_file_status,
+    open_job_file,
+    read_job_file,
+)
+from modelrail_trainer.journal import Metric, cut, metric_from_record
 from modelrail_trainer.record import (
     Record,
     as_record,
@@ -40,6 +47,10 @@ BATCH = "batch"
 LENGTH = "length"
 """Axes of graphs: of the rows, and of the tokens of a row."""
 MAX_RESULT_BYTES = 4 * 1024 * 1024
+MAX_FILES = 256
+"""As many as the registry takes for a version."""
+_MAX_SHOWN_BYTES = 200
+"""Of a text of a result, in a message."""
 
 
 class ArtifactError(ValueError):
@@ -174,7 +185,9 @@ class TrainingResult:
 
 def describe_file(directory: Path, path: str, media_type: str) -> ResultFile:
     """Measures one file of the directory."""
-    size_bytes, sha256 = _measure(directory / path)
+    with (directory / path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size_bytes = file.tell()
     return ResultFile(path=path, sha256=sha256, size_bytes=size_bytes, media_type=media_type)
 
 
@@ -208,16 +221,15 @@ def load_result(directory: Path) -> TrainingResult:
     """Reads `result.json`; the files are not looked at (see `verify_files`).
 
     Raises:
-        ArtifactError: There is none, it is larger than `MAX_RESULT_BYTES`, or a field is wrong.
+        ArtifactError: There is none, it is no plain file of the job, it is larger than
+            `MAX_RESULT_BYTES`, or a field is wrong.
     """
-    path = directory / RESULT_NAME
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_RESULT_BYTES + 1)
+        content = read_job_file(directory, RESULT_NAME, most_bytes=MAX_RESULT_BYTES)
     except FileNotFoundError as error:
         raise ArtifactError("the job left no result") from error
-    if len(content) > MAX_RESULT_BYTES:
-        raise ArtifactError(f"the result is larger than {MAX_RESULT_BYTES} bytes")
+    except NotAJobFileError as error:
+        raise ArtifactError(f"the result cannot be used: {error}") from error
     try:
         record = as_record(json.loads(content), "result")
         return TrainingResult(
@@ -230,7 +242,8 @@ def load_result(directory: Path) -> TrainingResult:
             evaluation=nested_if_any(record, "evaluation", evaluation_from_record),
             bare_signature=nested_if_any(record, "bare_signature", _signature),
         )
-    except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
+    # Includes broken JSON, broken UTF-8 and RecordError.
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"the result is malformed: {error}") from error
 
 
@@ -238,30 +251,44 @@ def verify_files(result: TrainingResult, directory: Path) -> None:
     """Reads every file of the result and compares size and digest with what the result says.
 
     Raises:
-        ArtifactError: There is no file in the result, a path leaves the directory or is no plain
-            file, or size or digest differ.
+        ArtifactError: There is no file in the result or there are too many, a path leads out of
+            the directory or to no plain file of the job, or size or digest differ.
     """
-    if not result.files:
-        raise ArtifactError("the result names no files")
+    if not 1 <= len(result.files) <= MAX_FILES:
+        raise ArtifactError(f"expected a result of 1 to {MAX_FILES} files, got {len(result.files)}")
     for file in result.files:
-        relative = PurePosixPath(file.path)
-        if relative.is_absolute() or not relative.parts or ".." in relative.parts:
-            raise ArtifactError(f"file {file.path!r} does not lie in the job's directory")
-        path = directory / relative
-        if path.is_symlink() or not path.is_file():
-            raise ArtifactError(f"file {file.path!r} is missing or no plain file")
-        size_bytes, sha256 = _measure(path)
-        if (size_bytes, sha256) != (file.size_bytes, file.sha256):
-            raise ArtifactError(
-                f"file {file.path!r}: expected {file.size_bytes} bytes with sha256 {file.sha256}, "
-                f"got {size_bytes} bytes with sha256 {sha256}"
-            )
+        with open_result_file(directory, file) as content:
+            # What a file of another size holds is not worth the time.
+            same_size = os.fstat(content.fileno()).st_size == file.size_bytes
+            if not same_size or hashlib.file_digest(content, "sha256").hexdigest() != file.sha256:
+                raise ArtifactError(
+                    f"{_named(file)}: expected {file.size_bytes} bytes with sha256 "
+                    f"{cut(file.sha256, _MAX_SHOWN_BYTES)}, got other content"
+                )
 
 
-def _measure(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return file.tell(), digest.hexdigest()
+def open_result_file(directory: Path, file: ResultFile) -> BufferedReader:
+    """Opens a file of the result for reading, and no file but one of the job's own.
+
+    Raises:
+        ArtifactError: It is missing, or something else lies under its path.
+        OSError: The machine cannot read it now.
+    """
+    try:
+        return open_job_file(directory, file.path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{_named(file)} is missing") from error
+    except NotAJobFileError as error:
+        raise ArtifactError(f"{_named(file)} cannot be published: {error}") from error
+
+
+def has_result(directory: Path) -> bool:
+    """Whether a job's process finished its result, which it moves into place last."""
+    return job_file_status(directory, RESULT_NAME) is not None
+
+
+def _named(file: ResultFile) -> str:
+    return f"file {cut(file.path, _MAX_SHOWN_BYTES)!r}"
 
 
 def _sync(path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from modelrail_trainer.job_file import NotAJobFileError, read_job_file
 from modelrail_trainer.record import (
     Record,
     RecordError,
@@ -191,18 +191,11 @@ def load_inspection(directory: Path) -> Inspection | None:
         InspectionError: It is not what a process writes that works.
     """
     try:
-        # The directory is the process's own: a link or a pipe in it could lead anywhere.
-        descriptor = os.open(
-            directory / INSPECTION_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        )
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - it is open
-            content = file.read(MAX_INSPECTION_BYTES + 1)
+        content = read_job_file(directory, INSPECTION_NAME, most_bytes=MAX_INSPECTION_BYTES)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise InspectionError(f"it is no file: {error.strerror}") from error
-    if len(content) > MAX_INSPECTION_BYTES:
-        raise InspectionError(f"it is larger than {MAX_INSPECTION_BYTES} bytes")
+    except NotAJobFileError as error:
+        raise InspectionError(str(error)) from error
     try:
         return _inspection(as_record(json.loads(content), "inspection"))
     except (ValueError, RecursionError) as error:  # includes broken JSON and RecordError

@@ -17,6 +17,7 @@ from typing import BinaryIO, Self
 
 from modelrail_trainer.data_summary import DataSummary, data_summary_from_record
 from modelrail_trainer.isolation.layer import Layer, LayerName
+from modelrail_trainer.job_file import NotAJobFileError, open_job_file
 from modelrail_trainer.record import (
     Record,
     RecordError,
@@ -248,14 +249,17 @@ def read_events(path: Path, offset: int) -> tuple[list[JournalEvent], int]:
         offset: Position in bytes, 0 or one that was returned before.
 
     Raises:
-        JournalError: A whole line is not an event, or a line is longer than `MAX_LINE_BYTES`.
+        JournalError: A whole line is not an event, a line is longer than `MAX_LINE_BYTES`, or the
+            journal is no plain file.
     """
     try:
-        with path.open("rb") as file:
+        with open_job_file(path.parent, path.name) as file:
             file.seek(offset)
             data = file.read(_READ_BYTES)
     except FileNotFoundError:
         return [], offset
+    except NotAJobFileError as error:
+        raise JournalError(f"the journal cannot be read: {error}") from error
     whole_lines, end, rest = data.rpartition(b"\n")
     if len(rest) > MAX_LINE_BYTES and not end:
         raise JournalError(f"the line at byte {offset} is longer than {MAX_LINE_BYTES} bytes")
@@ -264,18 +268,19 @@ def read_events(path: Path, offset: int) -> tuple[list[JournalEvent], int]:
     for line in whole_lines.split(b"\n") if end else []:
         try:
             events.append(_decode(line))
-        except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
+        # Includes broken JSON, broken UTF-8 and RecordError.
+        except (ValueError, RecursionError) as error:
             raise JournalError(f"the line at byte {position} is not an event: {error}") from error
         position += len(line) + 1
     return events, position
 
 
-def cut(line: str) -> str:
-    """Returns the text, cut to `MAX_TEXT_BYTES` of UTF-8 and marked when it was longer."""
+def cut(line: str, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    """Returns the text, cut to so many bytes of UTF-8 and marked when it was longer."""
     encoded = line.encode("utf-8", "replace")
-    if len(encoded) <= MAX_TEXT_BYTES:
+    if len(encoded) <= most_bytes:
         return encoded.decode()
-    kept = encoded[: MAX_TEXT_BYTES - len(_CUT_MARK.encode())]
+    kept = encoded[: most_bytes - len(_CUT_MARK.encode())]
     return kept.decode("utf-8", "ignore") + _CUT_MARK
 
 

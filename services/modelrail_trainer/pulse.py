@@ -13,6 +13,8 @@ import signal
 import time
 from pathlib import Path
 
+from modelrail_trainer.job_file import job_file_status
+
 PULSE_NAME = "pulse"
 SHOW_AND_END = signal.SIGUSR1
 """Has the worker write what each of its threads is doing, and end."""
@@ -41,7 +43,5 @@ class Pulse:
 
 def last_beat(path: Path) -> int | None:
     """Returns a number that differs from beat to beat; None before the first."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+    found = job_file_status(path.parent, path.name)
+    return None if found is None else found.st_mtime_ns

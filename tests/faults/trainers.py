@@ -124,14 +124,16 @@ class Site:
             yield Running(process, client, data / "jobs")
 
     def workers(self, name: str = "trainer") -> list[psutil.Process]:
-        """Returns the job processes of a trainer that live."""
+        """Returns the job processes of a trainer that live, each in place of its guard."""
         mark = f"{self.path}/{name}/jobs/"
-        return [
+        found = [
             process
-            for process in psutil.process_iter(["cmdline", "status"])
+            for process in psutil.process_iter(["cmdline", "status", "ppid"])
             if any(argument.startswith(mark) for argument in process.info["cmdline"] or [])
             and process.info["status"] != psutil.STATUS_ZOMBIE
         ]
+        guards = {process.info["ppid"] for process in found}
+        return [process for process in found if process.pid not in guards]
 
     def kill_workers(self) -> None:
         """Kills the job processes of all trainers."""

@@ -31,6 +31,8 @@ from modelrail_trainer.config import TrainerConfig
 Job = pb.TrainingJob
 
 # What the worker does is written in the display name: `step step …`.
+REAL_WORKER = 'import runpy\nrunpy.run_module("modelrail_trainer.worker", run_name="__main__")\n'
+
 WORKER = """
 import os, signal, sys
 from pathlib import Path

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Shelf:
         if not self.reachable:
             raise RegistryUnavailable("connection refused")
 
-    async def upload(self, directory: Path, file: ResultFile) -> None:
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
         if self.broken_uploads:
             self.broken_uploads -= 1
             raise OSError(5, "Input/output error")

@@ -26,6 +26,7 @@ from modelrail_trainer.journal import (
     MetricsEvent,
 )
 from tests.integration.house import (
+    REAL_WORKER,
     House,
     ScriptedRegistry,
     TrainerUnderTest,
@@ -35,7 +36,6 @@ from tests.integration.house import (
 )
 from tests.integration.replica_jobs import SECONDS, digits, events_of, finished, log_of, start
 
-REAL_WORKER = 'import runpy\nrunpy.run_module("modelrail_trainer.worker", run_name="__main__")\n'
 Job = pb.TrainingJob
 
 
@@ -288,7 +288,7 @@ async def test_cancelling_ends_all_processes(
 ) -> None:
     created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
     await until_trained(trainer, created.name)
-    assert len(processes_of(trainer)) == 3  # the agent, and two that train
+    assert len(processes_of(trainer)) == 4  # the guard, the agent, and two that train
     await trainer.client.cancel_job(created.name)
     assert (await trainer.ended(created.name)).state == Job.STATE_CANCELLED
     assert processes_of(trainer) == []

@@ -165,7 +165,7 @@ async def test_jobs_wait_for_a_place_in_the_order_they_came(trainer: TrainerUnde
         ("preparing running crash", "PROCESS_DIED", "the roof is on fire"),
         ("preparing running kill", "PROCESS_DIED", "SIGKILL"),
         ("preparing running", "PROCESS_DIED", "exit code 0"),
-        ("preparing garbage pause", "INTERNAL", "defect"),
+        ("preparing garbage pause", "INTERNAL", "what its process left is damaged"),
         ("preparing exporting wait", "INTERNAL", "defect"),
         ("preparing running exporting save tamper finished", "INTERNAL", "sha256"),
     ],

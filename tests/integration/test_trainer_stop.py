@@ -13,13 +13,14 @@ import pytest
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from tests.integration.house import (
+    REAL_WORKER,
     House,
     ScriptedRegistry,
     TrainerUnderTest,
     processes_of,
     states,
 )
-from tests.integration.test_trainer_replicas import REAL_WORKER, digits
+from tests.integration.replica_jobs import digits
 
 Job = pb.TrainingJob
 

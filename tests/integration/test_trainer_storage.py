@@ -7,6 +7,8 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Runtime
 from modelrail_server.errors import DataLoss, ResourceExhausted, Unavailable
 from modelrail_server.server import start_server
-from modelrail_trainer.artifact import TrainingResult
+from modelrail_trainer.artifact import ResultFile, TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
 from modelrail_trainer.jobs.job import (
     Job,
@@ -321,3 +323,63 @@ async def test_a_version_is_found_behind_newer_ones_and_only_for_its_job(
             "models/line/versions/2",
         ]
         assert await adapter.version_of(house.store.get(await house.create())) is None
+
+
+SECRET = b"the key of another service"
+# It knows the secret, and keeps a file of the same content under a path that it can turn elsewhere.
+KEY = f"""\
+    (directory / "sub").mkdir()
+    (directory / "sub" / "key").write_bytes({SECRET!r})
+    x, y ="""
+FILES = """\
+        files=tuple(
+            artifact.describe_file(directory, n, "x") for n in ("model.onnx", "sub/key")),"""
+GREEDY = {
+    "    x, y =": KEY,
+    '        files=(artifact.describe_file(directory, "model.onnx", "application/onnx"),),': FILES,
+}
+TURN = """\
+    (directory / "sub").rename(directory / "aside")
+    (directory / "sub").symlink_to(directory.parent.parent / "secrets")
+    log.write(journal.FinishedEvent())"""
+TURNED = {"    log.write(journal.FinishedEvent())": TURN}
+
+
+@dataclass
+class Robbed(Shelf):
+    """A registry at whose first upload somebody turns the path of the second file elsewhere."""
+
+    path: Path = Path()
+    received: list[bytes] = field(default_factory=list)
+
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
+        self.received.append(content.read())
+        (sub,) = self.path.glob("jobs/*/sub")
+        sub.rename(sub.parent / "aside")
+        sub.symlink_to(self.path / "secrets")
+
+
+@pytest.mark.parametrize("turned", ["before the check", "after the check"])
+async def test_a_file_outside_the_directory_of_a_job_is_never_sent(
+    house: House, turned: str
+) -> None:
+    (house.path / "secrets").mkdir()
+    (house.path / "secrets" / "key").write_bytes(SECRET)
+    early = turned == "before the check"
+    worker = house.path / "worker.py"
+    program = worker.read_text()
+    for before, after in (GREEDY | (TURNED if early else {})).items():
+        assert before in program
+        program = program.replace(before, after)
+    worker.write_text(program)
+    shelf = Robbed(path=house.path)
+    name = await house.create()
+    async with house.supervisor(shelf):
+        job, _ = await house.ended(name)
+    assert job.state is JobState.FAILED
+    assert job.error == JobError(
+        Reason.INTERNAL, "file 'sub/key' cannot be published: it is no file that may be read"
+    )
+    assert SECRET not in shelf.received
+    assert len(shelf.received) == (0 if early else 1)
+    assert not shelf.versions

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
-from modelrail_trainer.spec import CrossEntropy
+from modelrail_trainer.spec import CrossEntropy, Device
 from modelrail_trainer.worker.learning import replicas
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function, row_weights
-from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+from modelrail_trainer.worker.learning.replicas import (
+    ALONE,
+    Replicas,
+    join_replicas,
+    tells_of_a_lost_replica,
+)
 from modelrail_trainer.worker.part import Part
 
 
@@ -105,3 +114,36 @@ def test_a_process_that_a_checkpoint_does_not_know_has_random_numbers_of_its_own
     assert not torch.equal(other, drawn)
     Replicas(1, 2).restore_random(known, seed=3)
     assert torch.equal(torch.rand(4), other)
+
+
+def test_a_process_does_not_wait_for_days_for_one_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replicas, "_MEETING", timedelta(seconds=1))
+    # As torchrun's agent keeps it, which lives.
+    agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environ = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(agent.port),
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    missed: list[Exception] = []
+
+    def join() -> None:
+        try:
+            join_replicas(Device.CPU)
+        except dist.DistError as error:
+            missed.append(error)
+
+    # Nothing interrupts a wait within torch.
+    joining = threading.Thread(target=join, daemon=True)
+    joining.start()
+    joining.join(30)
+    (error,) = missed
+    assert tells_of_a_lost_replica(error)
+    assert not dist.is_initialized()

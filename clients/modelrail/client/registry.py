@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
+from io import BufferedReader
 from pathlib import Path
 
 import grpc.aio
@@ -152,7 +153,7 @@ class AsyncRegistryClient(ServiceClient):
 
     async def upload_file(
         self,
-        path: Path,
+        path: Path | BufferedReader,
         *,
         version_path: str,
         media_type: str = "",
@@ -163,7 +164,7 @@ class AsyncRegistryClient(ServiceClient):
         Bytes that the registry has are not sent again, and a broken stream resumes where it broke.
 
         Args:
-            path: The file to read.
+            path: The file to read, or one of the disk that is open for it and stays open.
             version_path: Its path within the version.
             media_type: RFC 6838 media type.
             on_progress: Called with bytes done and bytes in all, on the event loop.

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,8 +47,13 @@ def transfer_timeout(timeout_seconds: float, size_bytes: int) -> float:
 def digest_of(path: Path) -> tuple[str, int]:
     """Returns the SHA-256 of a file, in hexadecimal digits, and its size in bytes."""
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return sha256, os.fstat(file.fileno()).st_size
+        return _digest_of(file)
+
+
+def _digest_of(file: BufferedReader) -> tuple[str, int]:
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256, os.fstat(file.fileno()).st_size
 
 
 class Upload:
@@ -73,20 +79,22 @@ class Upload:
         self._timeout_seconds = timeout_seconds
         self._on_progress = on_progress or no_progress
 
-    async def send(self, path: Path) -> tuple[str, int]:
+    async def send(self, source: Path | BufferedReader) -> tuple[str, int]:
         """Uploads the file unless the registry has it; returns its SHA-256 and its size in bytes.
+
+        Args:
+            source: The file to read, or one of the disk that is open for it and stays open.
 
         Raises:
             OSError: The file cannot be read.
             DataLoss: The file changed while it was sent.
             ModelrailError: The registry refuses it, or cannot be reached for long.
         """
-        sha256, size_bytes = await asyncio.to_thread(digest_of, path)
-        file = await asyncio.to_thread(path.open, "rb")
-        try:
-            await self._send(file, f"blobs/{sha256}", size_bytes)
-        finally:
-            file.close()
+        if isinstance(source, Path):
+            with await asyncio.to_thread(source.open, "rb") as file:
+                return await self.send(file)
+        sha256, size_bytes = await asyncio.to_thread(_digest_of, source)
+        await self._send(source, f"blobs/{sha256}", size_bytes)
         return sha256, size_bytes
 
     async def _send(self, file: BinaryIO, name: str, size_bytes: int) -> None:

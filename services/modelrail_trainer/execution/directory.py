@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail.names import InvalidName, TrainingJobName
-from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
+from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME, has_result
 from modelrail_trainer.execution.executor import LOG_NAME
 from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
+from modelrail_trainer.job_file import NotAJobFileError, job_file_status, open_job_file
 from modelrail_trainer.journal import JOURNAL_NAME
 from modelrail_trainer.redaction import without_directories
 
@@ -56,11 +57,12 @@ class JobDirectories:
         """
         directory = self.path(name)
         directory.mkdir(mode=0o700, exist_ok=True)
+        # mkdir's mode is subject to the umask, which may be stricter than the worker can live with;
+        # an earlier attempt may have locked the directory.
+        directory.chmod(0o700)
         for entry in directory.iterdir():
             if entry.name != CHECKPOINTS_NAME:
                 _remove(entry)
-        # mkdir's mode is subject to the umask, which may be stricter than the worker can live with.
-        directory.chmod(0o700)
         descriptor = os.open(
             directory / SPECIFICATION_NAME, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
         )
@@ -95,7 +97,7 @@ class JobDirectories:
 
     def has_result(self, name: TrainingJobName) -> bool:
         """Whether the job's process finished its result, which it moves into place last."""
-        return (self.path(name) / RESULT_NAME).is_file()
+        return has_result(self.path(name))
 
     def free_bytes(self) -> int:
         """Returns how much room is left where the directories are."""
@@ -103,10 +105,8 @@ class JobDirectories:
 
     def log_bytes(self, name: TrainingJobName) -> int:
         """Returns the size of the process's log; 0 when there is none."""
-        try:
-            return (self.path(name) / LOG_NAME).stat().st_size
-        except FileNotFoundError:
-            return 0
+        found = job_file_status(self.path(name), LOG_NAME)
+        return 0 if found is None else found.st_size
 
     def used_up_cpu_time(self, name: TrainingJobName) -> bool:
         """Whether a process of the job said that its CPU time was up."""
@@ -119,10 +119,10 @@ class JobDirectories:
     def log_tail(self, name: TrainingJobName) -> str:
         """Returns the last lines of the process's log for people, without paths; may be empty."""
         try:
-            with (self.path(name) / LOG_NAME).open("rb") as log:
+            with open_job_file(self.path(name), LOG_NAME) as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                text = log.read().decode(errors="replace")
-        except FileNotFoundError:
+                text = log.read(_TAIL_BYTES).decode(errors="replace")
+        except (FileNotFoundError, NotAJobFileError):
             return ""
         return without_directories(text).strip()[-_TAIL_CHARACTERS:]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modelrail_server.errors import FailedPrecondition
-from modelrail_trainer.artifact import RESULT_NAME, ArtifactError, load_result, verify_files
+from modelrail_trainer.artifact import ArtifactError, has_result, load_result, verify_files
 from modelrail_trainer.execution.errand import DamagedResult, Errands
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
@@ -50,7 +50,7 @@ class DryRuns:
 
 
 def _verified(directory: Path) -> bool | None:
-    if not (directory / RESULT_NAME).is_file():
+    if not has_result(directory):
         return None
     try:
         verify_files(load_result(directory), directory)

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Self
 
 from modelrail_trainer.execution.executor import ProcessExit
+from modelrail_trainer.isolation.guard import END_ALL
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_GUARD_SECONDS = 10.0
+"""So long a guard may take to end a job, before it is ended with the job's group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,12 @@ def _cpu_seconds(pid: int) -> float:
     fields = _stat(pid)
     if fields is None:
         return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    # Its own and, which is nearly all for a guard, that of the children that it has awaited.
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 class JobProcess:
-    """One process in a session of its own, with everything that it starts.
+    """One process in a session of its own, the guard of a job, with everything that it starts.
 
     Use as an asynchronous context manager on the loop that awaits its exit. Leaving the context
     lets go of the process and does not end it.
@@ -153,6 +157,7 @@ class JobProcess:
     async def wait(self) -> ProcessExit:
         """Waits for the end of the process, ends what it left running, and tells how it ended."""
         await self._exited.wait()
+        # Its guard has ended it all, unless somebody killed the guard.
         self._signal_group(signal.SIGKILL)
         if self._child is None:
             return ProcessExit(None)
@@ -163,20 +168,26 @@ class JobProcess:
     async def stop(
         self, grace_seconds: float, *, first: signal.Signals = signal.SIGTERM
     ) -> ProcessExit:
-        """Ends the process: `first` to it alone, and after `grace_seconds` SIGKILL to its group.
+        """Ends the process: `first` to the job's own, and after `grace_seconds` SIGKILL to all.
 
-        What the process started is for it to end: a job whose children die first cannot keep what
-        it has done.
+        What the job started is for it to end: a job whose children die first cannot keep what it
+        has done. What is left after that, the guard ends, which so has to outlive it.
         """
         if not self._exited.is_set():
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, first)
-        try:
-            async with asyncio.timeout(grace_seconds):
-                await self._exited.wait()
-        except TimeoutError:
-            self._signal_group(signal.SIGKILL)
+        if not await self._exits_within(grace_seconds):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, END_ALL)
+            if not await self._exits_within(_GUARD_SECONDS):
+                self._signal_group(signal.SIGKILL)
         return await self.wait()
+
+    async def _exits_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._exited.wait()
+        return self.exited
 
     def _signal_group(self, number: signal.Signals) -> None:
         """Signals every process of the group, unless its number was given to strangers."""

@@ -30,7 +30,13 @@ from modelrail.client.errors import (
     Unimplemented,
 )
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_trainer.artifact import ArtifactError, TrainingResult, load_result, verify_files
+from modelrail_trainer.artifact import (
+    ArtifactError,
+    TrainingResult,
+    load_result,
+    open_result_file,
+    verify_files,
+)
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.patience import DATABASE_ERRORS, Backoff
 from modelrail_trainer.execution.registry import VersionRegistry
@@ -209,7 +215,9 @@ class Publisher:
         await self._registry.probe(ModelName(job.publication.model))
         directory = self._directories.path(job.name)
         for file in result.files:
-            await self._registry.upload(directory, file)
+            # What is sent comes from the file that is opened here, whatever its name leads to then.
+            with await self._threads.run(open_result_file, directory, file) as content:
+                await self._registry.upload(content, file)
         # From here on a trainer that takes the job over asks for the version before it makes one.
         await self._book.change(self._store.begin_commit, job.lease)
         try:

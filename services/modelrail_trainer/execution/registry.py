@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BufferedReader
 from typing import Protocol
 
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
@@ -16,11 +16,12 @@ class VersionRegistry(Protocol):
     async def probe(self, model: ModelName) -> None:
         """Returns when the registry answers, whether or not it has the model."""
 
-    async def upload(self, directory: Path, file: ResultFile) -> None:
-        """Sends a file of the directory; bytes that the registry has are not sent again.
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
+        """Sends the content of a file; bytes that the registry has are not sent again.
 
         Raises:
-            OSError: The file cannot be read.
+            ArtifactError: The content is not that of the file.
+            OSError: The content cannot be read.
         """
 
     async def version_of(self, job: Job) -> str | None:

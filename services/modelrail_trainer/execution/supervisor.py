@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import structlog
 
+from modelrail_trainer.artifact import ArtifactError
 from modelrail_trainer.execution.diagnosis import lost_too_often
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.executor import Execution, Executor, ProcessExit
@@ -40,6 +41,7 @@ from modelrail_trainer.jobs.state import (
     JobState,
     Reason,
 )
+from modelrail_trainer.journal import JournalError
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.threads import Threads
@@ -237,9 +239,14 @@ class Supervisor:
             if passes(error):
                 _log.exception("job is left to the next start", job=str(name))
                 return
-            _log.exception("job met a defect of the trainer", job=str(name))
+            reason = _INTERNAL
+            if isinstance(error, JournalError | ArtifactError):
+                _log.warning("job left something damaged", job=str(name), error=str(error))
+                reason = JobError(Reason.INTERNAL, f"what its process left is damaged: {error}")
+            else:
+                _log.exception("job met a defect of the trainer", job=str(name))
             try:
-                await self._settlement.end(lease, JobState.FAILED, _INTERNAL)
+                await self._settlement.end(lease, JobState.FAILED, reason)
             except StaleLease:
                 _log.warning("job is another's now", job=str(name), epoch=lease.epoch)
             except Exception:  # noqa: BLE001 - the next start finds the job as it is
@@ -337,9 +344,9 @@ class Supervisor:
             )
             try:
                 await self._follower.follow(job, process, wishes, stopwatch)
-            except StaleLease:
-                await process.stop(self._stop_grace_seconds)
-                raise
+            finally:
+                if not process.exited:  # as in `_launch`
+                    await process.stop(self._stop_grace_seconds)
 
     async def _recover(self, job: Job) -> None:
         """Goes on with a job whose process went while no trainer looked."""

@@ -1,4 +1,4 @@
-"""Confines this process and becomes the command: `… CONFINEMENT COMMAND [ARGUMENT …]`.
+"""Runs a command, guarded and confined: `… CONFINEMENT COMMAND [ARGUMENT …]`.
 
 Imports little: every job waits for it.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.guard import fork_guarded
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.isolation.limits import limit_resources
 from modelrail_trainer.isolation.surroundings import look_around
@@ -18,20 +19,27 @@ from modelrail_trainer.isolation.walls import raise_walls
 from modelrail_trainer.journal import JOURNAL_NAME, IsolationEvent, JournalWriter
 
 
-def confine(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
-    """Puts all walls around this process and tells which of them hold."""
+def confine(confinement: Confinement, command: Sequence[str], *, guarded: bool) -> list[Layer]:
+    """Puts all walls around this process and tells which of them hold.
+
+    Args:
+        confinement: The walls.
+        command: What the process becomes.
+        guarded: Whether what it leaves behind falls to its guard.
+    """
     return [
-        *look_around(confinement.variables),
+        *look_around(confinement.variables, guarded=guarded),
         *limit_resources(confinement.limits),
         *raise_walls(confinement, command),
     ]
 
 
 def main(argv: Sequence[str]) -> NoReturn:
-    """Becomes the command, confined."""
+    """Becomes the guard of the command, which runs confined."""
     text, *command = argv
     confinement = Confinement.from_json(text)
-    layers = confine(confinement, command)
+    guarded = fork_guarded()
+    layers = confine(confinement, command, guarded=guarded)
     with JournalWriter(confinement.directory / JOURNAL_NAME) as journal:
         journal.write(IsolationEvent(tuple(layers)))
     os.execvp(command[0], command)  # noqa: S606 - the service chose the command

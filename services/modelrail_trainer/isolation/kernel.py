@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 # The same numbers on every architecture.
 _LANDLOCK_CREATE_RULESET = 444
@@ -114,8 +115,11 @@ def forbid_new_privileges() -> None:
     )
 
 
-def end_with_parent() -> None:
-    """Has the kernel kill this process when the thread that started it ends.
+def end_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when the thread that started it ends, or has ended.
+
+    Args:
+        parent: Process id of the parent. An orphan has another one, which may live for ever.
 
     Raises:
         OSError: The kernel refuses.
@@ -123,6 +127,20 @@ def end_with_parent() -> None:
     _checked(
         _libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)),
         "prctl(PR_SET_PDEATHSIG)",
+    )
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all its descendants that lose theirs.
+
+    Raises:
+        OSError: The kernel does not do it.
+    """
+    _checked(
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (1, 0, 0, 0))),
+        "prctl(PR_SET_CHILD_SUBREAPER)",
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import aclosing, suppress
 from datetime import UTC, timedelta
-from pathlib import Path
+from io import BufferedReader
 
 from modelrail.client.errors import NotFound
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_trainer.artifact import ResultFile, TrainingResult
+from modelrail_trainer.artifact import ArtifactError, ResultFile, TrainingResult
 from modelrail_trainer.jobs.job import Job
 from modelrail_trainer.protocol.version import model_version_to_pb
 
@@ -32,15 +32,18 @@ class RegistryAdapter:
         with suppress(NotFound):
             await self._client.get_model(str(model))
 
-    async def upload(self, directory: Path, file: ResultFile) -> None:
-        """Sends a file of the directory; bytes that the registry has are not sent again.
+    async def upload(self, content: BufferedReader, file: ResultFile) -> None:
+        """Sends the content of a file; bytes that the registry has are not sent again.
 
         Raises:
-            OSError: The file cannot be read.
+            ArtifactError: The content is not that of the file.
+            OSError: The content cannot be read.
         """
-        await self._client.upload_file(
-            directory / file.path, version_path=file.path, media_type=file.media_type
+        sent = await self._client.upload_file(
+            content, version_path=file.path, media_type=file.media_type
         )
+        if sent.sha256 != file.sha256:
+            raise ArtifactError(f"file {file.path!r} changed while it was published")
 
     async def version_of(self, job: Job) -> str | None:
         """Returns the name of the version that was made from the job; None when there is none.

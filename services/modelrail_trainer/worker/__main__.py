@@ -25,6 +25,7 @@ from modelrail_trainer.artifact import ArtifactError, load_result
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
 from modelrail_trainer.inspection import save_inspection
+from modelrail_trainer.isolation.guard import JOB_PROCESS
 from modelrail_trainer.isolation.kernel import end_with_parent
 from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.journal import (
@@ -91,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data_roots = DataRoots(arguments.data_root, directory)
     code_roots = CodeRoots(arguments.user_code)
     if "WORLD_SIZE" in os.environ:
-        # torchrun gives each of its processes a session of its own, which nobody would end.
-        end_with_parent()
+        # torchrun gives each of its processes a session of its own, and may be gone by now.
+        end_with_parent(int(os.environ.get(JOB_PROCESS, os.getppid())))
     if int(os.environ.get("RANK", "0")) > 0:
         return _assist(directory, data_roots, code_roots)
     start_pulse(directory)

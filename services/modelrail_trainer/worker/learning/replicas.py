@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from modelrail_trainer.spec import Device
 from modelrail_trainer.worker.learning.device import CPU, device_for
@@ -31,6 +32,8 @@ T = TypeVar("T")
 # The others wait while the first reads the data or evaluates; whether it hangs is seen by whoever
 # watches the job.
 _PATIENCE = timedelta(days=7)
+# Before that they start at the same time, and one that is missing will not come.
+_MEETING = timedelta(minutes=5)
 _RANDOM, _RANDOM_CUDA = "random.torch", "random.cuda"
 
 
@@ -189,8 +192,22 @@ def join_replicas(wanted: Device = Device.ANY) -> Replicas:
     if count > 1:
         # Only gradients lie on the GPUs; what the processes tell each other does not.
         backends = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backends, timeout=_PATIENCE)
+        _meet(backends, rank, count)
     return Replicas(rank, count, device)
+
+
+def _meet(backends: str, rank: int, count: int) -> None:
+    """Makes the group, once all of its processes are there.
+
+    Raises:
+        DistError: torchrun or one of the processes is gone, or did not come in time.
+    """
+    store, _, _ = next(rendezvous("env://", rank, count, timeout=_MEETING))
+    store.set_timeout(_MEETING)
+    store.set(f"here/{rank}", "")
+    store.wait([f"here/{other}" for other in range(count)])
+    store.set_timeout(_PATIENCE)
+    dist.init_process_group(backends, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
 
 
 def tells_of_a_lost_replica(error: Exception) -> bool:
