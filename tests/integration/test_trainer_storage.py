@@ -435,6 +435,35 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
     assert (job.state, job.attempt) == (JobState.CANCELLED, 2)
 
 
+async def test_a_job_that_could_not_begin_before_the_trainer_was_killed_runs_again(
+    house: House,
+) -> None:
+    name = await house.create()
+    started = house.store.start_next()
+    assert started is not None
+    house.store.note(started.lease, JobError(Reason.DISK_FULL, "the trainer's disk is full"))
+    async with house.supervisor(Shelf()):
+        job, _ = await house.ended(name)
+    assert (job.state, job.attempt, job.error) == (JobState.SUCCEEDED, 2, None)
+
+
+async def test_a_cancellation_while_the_process_is_started_keeps_its_reason(house: House) -> None:
+    may_start, starts = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        starts.set()
+        assert may_start.wait(60)
+
+    house.store.before["set_process"] = hold
+    name = await house.create()
+    async with house.supervisor(Shelf()) as supervisor:
+        await asyncio.to_thread(starts.wait, 60)
+        supervisor.changed(await house.book.change(house.store.cancel, name, CANCELLED))
+        may_start.set()
+        job, _ = await house.ended(name)
+    assert (job.state, job.error) == (JobState.CANCELLED, CANCELLED)
+
+
 async def test_a_cancellation_between_the_process_and_the_publisher_is_heard(house: House) -> None:
     may_look, looks = threading.Event(), threading.Event()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -23,6 +24,7 @@ from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
 from modelrail_trainer.execution.objects import JobObjects
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
+from modelrail_trainer.execution.preparation import Preparation
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.stopwatch import Stopwatch
@@ -107,12 +109,18 @@ class Supervisor:
             patience=self._patience,
             limits=executor.limits,
         )
+        self._preparation = Preparation(
+            book=book,
+            settlement=self._settlement,
+            patience=self._patience,
+            stopping=self._stopping,
+        )
         self._objects = JobObjects(
             fetcher=fetcher,
             book=book,
             directories=directories,
             settlement=self._settlement,
-            stopping=self._stopping,
+            preparation=self._preparation,
         )
         self._follower = Follower(
             book=book,
@@ -248,24 +256,24 @@ class Supervisor:
 
     async def _launch(self, job: Job, wishes: Wishes) -> None:
         name = job.name
+        stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
+        patiently = partial(self._preparation.done, job, wishes, stopwatch)
         try:
-            await self._patience.until_done(
+            directory = await patiently(
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
-            stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
-            if not await self._objects.bring(job, wishes, stopwatch):
+            if directory is None or not await self._objects.bring(job, wishes, stopwatch):
                 return
-            process = await self._threads.run(
-                self._executor.submit,
-                self._directories.path(name),
-                processes=job.policy.processes,
+            process = await patiently(
+                lambda: self._threads.run(
+                    self._executor.submit, directory, processes=job.policy.processes
+                )
             )
-        except OSError as error:
-            if passes(error) and self._stopping.is_set():
-                await self._settlement.settle(job.lease, ProcessExit(None), requeue=True)
-                return
+        except OSError:
             _log.exception("process could not be started", job=str(name))
             await self._settlement.end(job.lease, JobState.FAILED, _INTERNAL)
+            return
+        if process is None:
             return
         async with process:
             try:
@@ -347,7 +355,7 @@ class Supervisor:
         await self._patience.until_done(transcript.catch_up)
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state in STOPPING or job.error is not None or complete:
+        if job.state in STOPPING or job.said is not None or complete:
             await self._settlement.settle(lease, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= MAX_LOSSES:
             message = f"the process was lost with the trainer {MAX_LOSSES} times"

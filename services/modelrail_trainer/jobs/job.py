@@ -133,6 +133,14 @@ class Job:
     data_summary: str
 
     @property
+    def said(self) -> JobError | None:
+        """What the process of the present attempt said went wrong.
+
+        Before there is one, an error tells what the job waits for, and nothing about its end.
+        """
+        return self.error if self.process else None
+
+    @property
     def lease(self) -> Lease:
         """What a write names that counts only while nobody takes the job."""
         return Lease(self.name, self.lease_epoch)

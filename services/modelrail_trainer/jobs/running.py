@@ -195,6 +195,9 @@ class RunStore(JobReader):
         """Remembers which execution runs the job's present attempt, and how long it ran before."""
         with self._hold(lease) as change:
             change.set(process=process)
+            if change.state is not JobState.CANCELLING:
+                # What it waited for has come.
+                change.set(**error_columns(None))
             change.set(run_seconds=earlier_run_seconds, earlier_run_seconds=earlier_run_seconds)
             return change.apply()
 
@@ -296,9 +299,10 @@ class RunStore(JobReader):
             return change.apply()
 
     def note(self, lease: Lease, error: JobError) -> Job:
-        """Says why a job waits for the registry; one that waits no more is left alone."""
+        """Says why a job waits for the registry, or to begin; another is left alone."""
+        waits = {JobState.PREPARING, JobState.REGISTERING}
         with self._hold(lease) as change:
-            if change.job.state is JobState.REGISTERING and change.job.error != error:
+            if change.job.state in waits and change.job.error != error:
                 change.set(**error_columns(error))
                 change.tell(LogLine(error.message))
             return change.apply()
