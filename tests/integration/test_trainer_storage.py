@@ -33,6 +33,7 @@ from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.registry import VersionRegistry
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.database import open_database
@@ -43,6 +44,7 @@ from modelrail_trainer.jobs.job import (
     LogLine,
     MetricReport,
     NewJob,
+    OutputMark,
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState, Reason
@@ -503,6 +505,40 @@ async def test_a_job_that_was_resumed_before_its_pause_was_heard_runs_on(house: 
         may_start.set()
         job, _ = await house.ended(name)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+
+
+# What processes print
+
+
+async def test_what_is_printed_is_stored_once_whoever_follows_and_whatever_answer_is_lost(
+    house: House,
+) -> None:
+    name = await house.create()
+    job = house.store.start_next()
+    assert job is not None
+    directory = house.path / "jobs" / name.training_job
+    directory.mkdir()
+    output = directory / "worker.log"
+    output.write_text("".join(f"{number}\n" for number in range(1000)))
+    first = Transcript(house.book, job, directory, house.threads)
+    await first.catch_up()
+    # A flood keeps nobody from looking at anything else.
+    assert house.store.get(name).last_sequence == 2 + 200
+    house.store.after["record"] = lambda number: BUSY if number == 2 else None
+    with pytest.raises(Unavailable):
+        await first.catch_up()
+    await first.catch_up()
+    second = Transcript(house.book, house.store.get(name), directory, house.threads)
+    await second.catch_up(ended=True)
+    await second.catch_up(ended=True)
+    events, _ = house.store.events_after(name, 2, limit=2000)
+    assert [event.happening for event in events] == [LogLine(str(n)) for n in range(1000)]
+    spent = house.store.get(name).output
+    assert spent.offset == output.stat().st_size
+    house.store.move(house.store.get(name).lease, JobState.QUEUED)
+    again = house.store.start_next()
+    assert again is not None
+    assert again.output == OutputMark(0, spent.spent_bytes)
 
 
 # A real registry

@@ -16,6 +16,7 @@ from pathlib import Path
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME
 from modelrail_trainer.execution.executor import LOG_NAME
+from modelrail_trainer.execution.output import printable
 from modelrail_trainer.journal import JOURNAL_NAME
 from modelrail_trainer.redaction import without_directories
 
@@ -114,7 +115,7 @@ class JobDirectories:
                 text = log.read().decode(errors="replace")
         except FileNotFoundError:
             return ""
-        return without_directories(text).strip()[-_TAIL_CHARACTERS:]
+        return without_directories(printable(text)).strip()[-_TAIL_CHARACTERS:]
 
 
 def _remove(entry: Path) -> None:

@@ -44,6 +44,7 @@ from modelrail_trainer.jobs.state import (
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.threads import Threads
+from modelrail_trainer.trace import told
 from modelrail_trainer.waiting import wait_first
 
 _log = structlog.get_logger(__name__)
@@ -51,7 +52,6 @@ _log = structlog.get_logger(__name__)
 _QUEUE_RETRY_SECONDS = 5.0
 _FIRST_RESTART_SECONDS = 1.0
 _MAX_RESTART_SECONDS = 60.0
-_INTERNAL = JobError(Reason.INTERNAL, "a defect of the trainer; its log has the trace")
 
 
 class Supervisor:
@@ -246,7 +246,7 @@ class Supervisor:
                 return
             _log.exception("job met a defect of the trainer", job=str(name))
             try:
-                await self._settlement.end(lease, JobState.FAILED, _INTERNAL)
+                await self._settlement.end(lease, JobState.FAILED, _defect(error))
             except StaleLease:
                 _log.warning("job is another's now", job=str(name), epoch=lease.epoch)
             except Exception:  # noqa: BLE001 - the next start finds the job as it is
@@ -269,9 +269,9 @@ class Supervisor:
                     self._executor.submit, directory, processes=job.policy.processes
                 )
             )
-        except OSError:
+        except OSError as error:
             _log.exception("process could not be started", job=str(name))
-            await self._settlement.end(job.lease, JobState.FAILED, _INTERNAL)
+            await self._settlement.end(job.lease, JobState.FAILED, _defect(error))
             return
         if process is None:
             return
@@ -352,7 +352,7 @@ class Supervisor:
         """Goes on with a job whose process went while no trainer looked."""
         name, lease = job.name, job.lease
         transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
-        await self._patience.until_done(transcript.catch_up)
+        await self._patience.until_done(lambda: transcript.catch_up(ended=True))
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
         if job.state in STOPPING or job.said is not None or complete:
@@ -364,3 +364,7 @@ class Supervisor:
             )
         else:
             await self._settlement.end(lease, JobState.QUEUED, None, lost=True)
+
+
+def _defect(error: Exception) -> JobError:
+    return JobError(Reason.INTERNAL, f"a defect of the trainer: {told(error)}")
