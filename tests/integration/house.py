@@ -81,6 +81,9 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
                     epoch=1, epochs=2, step=40, rows_per_second=9.5, metrics=(loss,)))
             case "log":
                 log.log("hello")
+            case "print":
+                print("a line of\\t\\x1b[1mPython\\x1b[0m", flush=True)
+                os.write(2, b"from /var/secret/place.so: half a ")
             case "environment":
                 log.log(" ".join(sorted(os.environ)))
             case "nan":

@@ -35,6 +35,7 @@ from modelrail_trainer.jobs.job import JobEvent, LogLine
 from modelrail_trainer.protocol.servicer import TrainerServicer
 from modelrail_trainer.trainer import Trainer
 from tests.integration.house import (
+    SUCCESS,
     House,
     ScriptedRegistry,
     TrainerUnderTest,
@@ -113,6 +114,43 @@ async def test_an_ended_job_keeps_its_log_and_not_its_model(house: House) -> Non
     log = {"spec.binpb", "events.jsonl", "worker.log"}
     assert _kept(trainer, published.name) == {*log, "result.json"}
     assert _kept(trainer, failed.name) == log
+
+
+def printed(events: list[pb.TrainingJobEvent]) -> list[tuple[int, str]]:
+    return [(event.sequence, event.log_line.text) for event in events if event.log_line.text]
+
+
+async def test_what_a_job_prints_is_streamed_while_it_runs_and_stays(house: House) -> None:
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer() as trainer,
+    ):
+        name = (await trainer.create("preparing print wait")).name
+        async with asyncio.timeout(30):
+            await trainer.until_line(name, "a line of\tPython")
+        await trainer.client.cancel_job(name)
+        lines = printed(await trainer.events(name))
+        assert sorted(text for _, text in lines) == [
+            *("a line of\tPython", "from place.so: half a", "waiting")
+        ]
+        first, *rest = lines
+        after = [event async for event in trainer.client.watch_job(name, after_sequence=first[0])]
+        assert printed(after) == rest
+    async with house.trainer() as trainer:
+        assert printed(await trainer.events(name)) == lines
+
+
+async def test_what_a_job_prints_comes_once_across_a_restart_of_the_trainer(house: House) -> None:
+    async with serving_registry(house.registry, house.registry_address):
+        async with house.trainer() as trainer:
+            name = (await trainer.create("preparing print gate print " + SUCCESS)).name
+            await trainer.until_line(name, "at the gate")
+        (house.tmp_path / "data" / "open").touch()
+        async with house.trainer() as trainer:
+            lines = [text for _, text in printed(await trainer.events(name))]
+    # The first attempt was stopped, and printed once; the second one twice, with one end of a line.
+    assert lines.count("a line of\tPython") == 2
+    assert "from place.so: half a a line of\tPython" in lines
 
 
 async def test_what_an_ended_job_left_is_removed_at_the_next_start(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import uuid
 from collections.abc import AsyncIterator
@@ -22,12 +23,14 @@ from modelrail_server.errors import DataLoss, ResourceExhausted, Unavailable
 from modelrail_server.server import start_server
 from modelrail_trainer.artifact import ResultFile, TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
+from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,
     JobEvent,
     LogLine,
     MetricReport,
+    OutputMark,
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState, Reason
@@ -217,6 +220,35 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
     assert (job.state, job.attempt) == (JobState.CANCELLED, 2)
 
 
+async def test_a_job_that_could_not_begin_before_the_trainer_was_killed_runs_again(
+    house: House,
+) -> None:
+    name = await house.create()
+    started = house.store.start_next()
+    assert started is not None
+    house.store.note(started.lease, JobError(Reason.DISK_FULL, "the trainer's disk is full"))
+    async with house.supervisor(Shelf()):
+        job, _ = await house.ended(name)
+    assert (job.state, job.attempt, job.error) == (JobState.SUCCEEDED, 2, None)
+
+
+async def test_a_cancellation_while_the_process_is_started_keeps_its_reason(house: House) -> None:
+    may_start, starts = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        starts.set()
+        assert may_start.wait(60)
+
+    house.store.before["set_process"] = hold
+    name = await house.create()
+    async with house.supervisor(Shelf()) as supervisor:
+        await asyncio.to_thread(starts.wait, 60)
+        supervisor.changed(await house.book.change(house.store.cancel, name, CANCELLED))
+        may_start.set()
+        job, _ = await house.ended(name)
+    assert (job.state, job.error) == (JobState.CANCELLED, CANCELLED)
+
+
 async def test_a_cancellation_between_the_process_and_the_publisher_is_heard(house: House) -> None:
     may_look, looks = threading.Event(), threading.Event()
 
@@ -256,6 +288,52 @@ async def test_a_job_that_was_resumed_before_its_pause_was_heard_runs_on(house: 
         may_start.set()
         job, _ = await house.ended(name)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+
+
+async def test_a_defect_of_the_trainer_is_told_with_its_trace(house: House) -> None:
+    house.store.before["record"] = lambda number: KeyError("/var/secret/place")
+    name = await house.create()
+    async with house.supervisor(Shelf()):
+        job, _ = await house.ended(name)
+    assert job.state is JobState.FAILED
+    assert job.error is not None
+    assert job.error.reason is Reason.INTERNAL
+    assert job.error.message.startswith("a defect of the trainer: KeyError: 'place'\n  ")
+    assert re.search(r"\n  tests\.integration\.supervised:\d+ in _fail$", job.error.message)
+
+
+# What processes print
+
+
+async def test_what_is_printed_is_stored_once_whoever_follows_and_whatever_answer_is_lost(
+    house: House,
+) -> None:
+    name = await house.create()
+    job = house.store.start_next()
+    assert job is not None
+    directory = house.path / "jobs" / name.training_job
+    directory.mkdir()
+    output = directory / "worker.log"
+    output.write_text("".join(f"{number}\n" for number in range(1000)))
+    first = Transcript(house.book, job, directory, house.threads)
+    await first.catch_up()
+    # A flood keeps nobody from looking at anything else.
+    assert house.store.get(name).last_sequence == 2 + 200
+    house.store.after["record"] = lambda number: BUSY if number == 2 else None
+    with pytest.raises(Unavailable):
+        await first.catch_up()
+    await first.catch_up()
+    second = Transcript(house.book, house.store.get(name), directory, house.threads)
+    await second.catch_up(ended=True)
+    await second.catch_up(ended=True)
+    events, _ = house.store.events_after(name, 2, limit=2000)
+    assert [event.happening for event in events] == [LogLine(str(n)) for n in range(1000)]
+    spent = house.store.get(name).output
+    assert spent.offset == output.stat().st_size
+    house.store.move(house.store.get(name).lease, JobState.QUEUED)
+    again = house.store.start_next()
+    assert again is not None
+    assert again.output == OutputMark(0, spent.spent_bytes)
 
 
 # A real registry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -24,6 +25,8 @@ from google.protobuf.message import Message
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
+from modelrail_trainer.execution.output import read_output
+from modelrail_trainer.jobs.job import OutputMark
 from modelrail_trainer.journal import (
     CheckpointEvent,
     DataEvent,
@@ -140,6 +143,10 @@ def test_the_journal_tells_which_epoch_was_the_best_and_why_training_ended(
         *((epoch, 15) for epoch in (1, 2, 3)),
         (3, 15),
     ]
+
+
+def test_a_job_prints_nothing_that_it_was_not_asked_for(digits: Path) -> None:
+    assert _log(digits) == ""
 
 
 def test_a_finished_job_leaves_its_results_and_nothing_that_looks_like_one(digits: Path) -> None:
@@ -357,8 +364,16 @@ def test_a_specification_that_is_no_message_is_a_defect_in_the_journal(
     other["name"] = 1.0
     worker = start(other)
     assert worker.wait(SECONDS) == EXIT_DEFECT
-    assert _failure(tmp_path).reason is FailureReason.INTERNAL
+    failure = _failure(tmp_path)
+    assert failure.reason is FailureReason.INTERNAL
+    assert failure.message.startswith("a defect of the trainer: DecodeError: ")
+    assert re.search(
+        r"\n  modelrail_trainer\.worker\.__main__:\d+ in _specification", failure.message
+    )
+    assert str(tmp_path) not in failure.message
     assert "Traceback" in _log(tmp_path)
+    lines, _ = read_output(tmp_path / "worker.log", OutputMark(), ended=True)
+    assert lines == []
 
 
 def test_a_full_disk_leaves_no_result(start: Start, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from modelrail.names import TrainingJobName
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.objects import JobObjects
+from modelrail_trainer.execution.patience import Patience
+from modelrail_trainer.execution.preparation import Preparation
 from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.jobs.job import JobError, RunPolicy
@@ -332,12 +334,16 @@ class LastMoment:
 
 async def test_a_wish_that_is_heard_when_the_copies_are_ready_counts(tmp_path: Path) -> None:
     both: Any = LastMoment()
+    stopping = asyncio.Event()
+    preparation = Preparation(
+        book=both, settlement=both, patience=Patience(stopping), stopping=stopping
+    )
     objects = JobObjects(
         fetcher=both,
         book=both,
         directories=JobDirectories(tmp_path),
         settlement=both,
-        stopping=asyncio.Event(),
+        preparation=preparation,
     )
     job: Any = SimpleNamespace(
         name=TrainingJobName("a-job"),

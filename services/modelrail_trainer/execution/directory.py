@@ -17,6 +17,7 @@ from pathlib import Path
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail_trainer.artifact import CHECKPOINTS_NAME, RESULT_NAME, has_result
 from modelrail_trainer.execution.executor import LOG_NAME
+from modelrail_trainer.execution.output import printable
 from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.job_file import NotAJobFileError, job_file_status, open_job_file
 from modelrail_trainer.journal import JOURNAL_NAME
@@ -124,7 +125,7 @@ class JobDirectories:
                 text = log.read(_TAIL_BYTES).decode(errors="replace")
         except (FileNotFoundError, NotAJobFileError):
             return ""
-        return without_directories(text).strip()[-_TAIL_CHARACTERS:]
+        return without_directories(printable(text)).strip()[-_TAIL_CHARACTERS:]
 
 
 def _remove(entry: Path) -> None:

@@ -111,7 +111,7 @@ class Follower:
             if excess is not None:
                 break
         ended = await self._ended(process, excess)
-        await self._patience.until_done(transcript.catch_up)
+        await self._patience.until_done(lambda: transcript.catch_up(ended=True))
         if stopwatch.is_limited:
             await self._patience.until_done(lambda: self._note_time(job, stopwatch))
         # Nobody here asked a process to stop that was neither unwanted nor took too much: whoever

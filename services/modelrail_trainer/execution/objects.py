@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.excess import Excess
-from modelrail_trainer.execution.executor import ProcessExit
+from modelrail_trainer.execution.preparation import Preparation
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.stopwatch import NOTE_SECONDS, Stopwatch
+from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, LogLine
 from modelrail_trainer.objects.fetching import Fetched, FetchFailed, ObjectFetcher
-from modelrail_trainer.waiting import wait_first
 
 
 class JobObjects:
@@ -23,8 +21,8 @@ class JobObjects:
         fetcher: Copies them.
         book: The jobs.
         directories: Where the copies belong.
-        settlement: Decides what becomes of a job that does not get its objects.
-        stopping: Set when the service stops.
+        settlement: Writes down what was copied.
+        preparation: Waits for the copies as long as somebody wants the job.
     """
 
     def __init__(
@@ -34,13 +32,13 @@ class JobObjects:
         book: JobBook,
         directories: JobDirectories,
         settlement: Settlement,
-        stopping: asyncio.Event,
+        preparation: Preparation,
     ) -> None:
         self._fetcher = fetcher
         self._book = book
         self._directories = directories
         self._settlement = settlement
-        self._stopping = stopping
+        self._preparation = preparation
 
     async def bring(self, job: Job, wishes: Wishes, stopwatch: Stopwatch) -> bool:
         """Returns whether the job has its objects; if not, what becomes of it is settled."""
@@ -53,23 +51,8 @@ class JobObjects:
         done = asyncio.Event()
         fetching.add_done_callback(lambda _: done.set())
         failure: JobError | None = None
-        is_wanted = True
         try:
-            while (
-                is_wanted
-                and stopwatch.remaining_seconds
-                and not (done.is_set() or self._stopping.is_set())
-            ):
-                await wait_first(
-                    *(done, wishes.changed, self._stopping),
-                    timeout_seconds=min(NOTE_SECONDS, stopwatch.remaining_seconds),
-                )
-                if stopwatch.should_be_noted:
-                    await self._note_time(job, stopwatch)
-                if wishes.changed.is_set():
-                    wishes.changed.clear()
-                    is_wanted = not await self._settlement.is_to_stop(job.lease)
-            if is_wanted and done.is_set():
+            if await self._preparation.is_wanted_until(done, job, wishes, stopwatch):
                 said = _said(await fetching)
                 await self._settlement.change(
                     self._book.store.record, job.lease, [LogLine(said)], journal_offset=0
@@ -80,24 +63,8 @@ class JobObjects:
         finally:
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
-        excess: Excess | None = None
-        if stopwatch.is_limited:
-            await self._note_time(job, stopwatch)
-            if failure is None and not stopwatch.remaining_seconds:
-                excess = Excess(0, timed_out=True)
-        await self._settlement.settle(
-            job.lease,
-            ProcessExit(None),
-            requeue=self._stopping.is_set(),
-            excess=excess,
-            failure=failure,
-        )
+        await self._preparation.give_up(job, stopwatch, failure)
         return False
-
-    async def _note_time(self, job: Job, stopwatch: Stopwatch) -> None:
-        seconds = stopwatch.seconds
-        await self._settlement.change(self._book.store.set_run_seconds, job.lease, seconds)
-        stopwatch.noted(seconds)
 
 
 def _said(fetched: Fetched) -> str:

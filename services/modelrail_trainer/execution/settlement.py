@@ -43,10 +43,12 @@ def ran_too_long(job: Job) -> JobError:
     """Returns why a job ends whose time is up."""
     limit = job.policy.max_run_duration
     allowed = 0.0 if limit is None else limit.total_seconds()
-    return JobError(
-        Reason.TIMEOUT,
-        f"it ran for {job.run_seconds:.1f} s without a result; max_run_duration is {allowed:g} s",
+    message = (
+        f"it ran for {job.run_seconds:.1f} s without a result; max_run_duration is {allowed:g} s"
     )
+    if job.error is not None and job.said is None:
+        message += f"; it waited because {job.error.message}"
+    return JobError(Reason.TIMEOUT, message)
 
 
 class Settlement:
@@ -146,23 +148,25 @@ class Settlement:
         job = await self.read(self._store.get, name)
         if job.state is JobState.CANCELLING:
             await self.end(lease, JobState.CANCELLED, job.error)
-        elif job.error is None and await self.read(self._directories.has_result, name):
+        elif (
+            job.process and job.said is None and await self.read(self._directories.has_result, name)
+        ):
             found = await self.read(findings, self._directories.path(name))
             await self.end(lease, JobState.REGISTERING, None, found)
-        elif job.error is None and job.state is JobState.PAUSING:
+        elif job.said is None and job.state is JobState.PAUSING:
             await self.end(lease, JobState.PAUSED, None)
-        elif job.error is None and excess is not None and excess.timed_out:
+        elif job.said is None and excess is not None and excess.timed_out:
             await self.end(lease, JobState.EXPIRED, ran_too_long(job))
-        elif job.error is None and excess is not None and excess.silent_seconds:
+        elif job.said is None and excess is not None and excess.silent_seconds:
             tail = await self.read(self._directories.log_tail, lease.name)
             await self._fail(lease, job, stalled(excess.silent_seconds, tail))
-        elif job.error is None and requeue:
+        elif job.said is None and requeue:
             await self.end(lease, JobState.QUEUED, None)
         elif failure is not None:
             await self._fail(lease, job, failure)
         else:
             error = await self.read(
-                diagnose, self._directories, name, ended, job.error, self._limits
+                diagnose, self._directories, name, ended, job.said, self._limits
             )
             await self._fail(lease, job, error)
 

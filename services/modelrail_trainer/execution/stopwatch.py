@@ -1,6 +1,7 @@
 """How long a job was carried out, by clocks that only go forward.
 
-That is while its objects were copied and while it had a process, and not while it waited.
+That is from the moment it was taken from the queue until its process is gone: its folder made, its
+objects copied, its process run. Waiting for a place or for the registry does not count.
 
 Setting the wall clock neither ends a job nor spares it: within one process of the trainer the time
 comes from the event loop's clock, and the age of an adopted process from the kernel's since boot.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -25,6 +26,7 @@ from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
 from modelrail_trainer.execution.objects import JobObjects
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
+from modelrail_trainer.execution.preparation import Preparation
 from modelrail_trainer.execution.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.stopwatch import Stopwatch
@@ -45,6 +47,7 @@ from modelrail_trainer.journal import JournalError
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.threads import Threads
+from modelrail_trainer.trace import told
 from modelrail_trainer.waiting import wait_first
 
 _log = structlog.get_logger(__name__)
@@ -52,7 +55,6 @@ _log = structlog.get_logger(__name__)
 _QUEUE_RETRY_SECONDS = 5.0
 _FIRST_RESTART_SECONDS = 1.0
 _MAX_RESTART_SECONDS = 60.0
-_INTERNAL = JobError(Reason.INTERNAL, "a defect of the trainer; its log has the trace")
 
 
 class Supervisor:
@@ -110,12 +112,18 @@ class Supervisor:
             patience=self._patience,
             limits=executor.limits,
         )
+        self._preparation = Preparation(
+            book=book,
+            settlement=self._settlement,
+            patience=self._patience,
+            stopping=self._stopping,
+        )
         self._objects = JobObjects(
             fetcher=fetcher,
             book=book,
             directories=directories,
             settlement=self._settlement,
-            stopping=self._stopping,
+            preparation=self._preparation,
         )
         self._follower = Follower(
             book=book,
@@ -239,7 +247,7 @@ class Supervisor:
             if passes(error):
                 _log.exception("job is left to the next start", job=str(name))
                 return
-            reason = _INTERNAL
+            reason = _defect(error)
             if isinstance(error, JournalError | ArtifactError):
                 _log.warning("job left something damaged", job=str(name), error=str(error))
                 reason = JobError(Reason.INTERNAL, f"what its process left is damaged: {error}")
@@ -256,24 +264,24 @@ class Supervisor:
 
     async def _launch(self, job: Job, wishes: Wishes) -> None:
         name = job.name
+        stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
+        patiently = partial(self._preparation.done, job, wishes, stopwatch)
         try:
-            await self._patience.until_done(
+            directory = await patiently(
                 lambda: self._threads.run(self._directories.prepare, name, job.specification)
             )
-            stopwatch = Stopwatch(job, asyncio.get_running_loop().time)
-            if not await self._objects.bring(job, wishes, stopwatch):
+            if directory is None or not await self._objects.bring(job, wishes, stopwatch):
                 return
-            process = await self._threads.run(
-                self._executor.submit,
-                self._directories.path(name),
-                processes=job.policy.processes,
+            process = await patiently(
+                lambda: self._threads.run(
+                    self._executor.submit, directory, processes=job.policy.processes
+                )
             )
         except OSError as error:
-            if passes(error) and self._stopping.is_set():
-                await self._settlement.settle(job.lease, ProcessExit(None), requeue=True)
-                return
             _log.exception("process could not be started", job=str(name))
-            await self._settlement.end(job.lease, JobState.FAILED, _INTERNAL)
+            await self._settlement.end(job.lease, JobState.FAILED, _defect(error))
+            return
+        if process is None:
             return
         async with process:
             try:
@@ -352,10 +360,10 @@ class Supervisor:
         """Goes on with a job whose process went while no trainer looked."""
         name, lease = job.name, job.lease
         transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
-        await self._patience.until_done(transcript.catch_up)
+        await self._patience.until_done(lambda: transcript.catch_up(ended=True))
         job = await self._settlement.read(self._store.get, name)
         complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state in STOPPING or job.error is not None or complete or transcript.stopped:
+        if job.state in STOPPING or job.said is not None or complete or transcript.stopped:
             await self._settlement.settle(lease, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= MAX_LOSSES:
             tail = await self._settlement.read(self._directories.log_tail, name)
@@ -364,3 +372,7 @@ class Supervisor:
             )
         else:
             await self._settlement.end(lease, JobState.QUEUED, None, lost=True)
+
+
+def _defect(error: Exception) -> JobError:
+    return JobError(Reason.INTERNAL, f"a defect of the trainer: {told(error)}")

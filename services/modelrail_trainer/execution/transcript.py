@@ -1,4 +1,4 @@
-"""Copies a process's journal into the store, each line exactly once."""
+"""Copies what a process tells and prints into the store, each line exactly once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from modelrail_trainer.artifact import load_result
 from modelrail_trainer.evaluation import Evaluation
+from modelrail_trainer.execution.executor import LOG_NAME
+from modelrail_trainer.execution.output import read_output
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import (
@@ -47,7 +49,7 @@ class Findings:
 
 
 class Transcript:
-    """The journal of one attempt, and how much of it is stored.
+    """The journal and the output of one attempt, and how much of them is stored.
 
     Args:
         book: Where events go, in one transaction with the position after them.
@@ -60,17 +62,23 @@ class Transcript:
         self._book = book
         self._job = job
         self._path = directory / JOURNAL_NAME
+        self._output_path = directory / LOG_NAME
         self._threads = threads
         self._offset: int | None = job.journal_offset
+        self._output = job.output
         self.complete = False
         """Whether the process said its last word."""
         self.stopped = False
         """Whether that was that it was asked to stop, and a checkpoint holds what it did."""
 
-    async def catch_up(self) -> None:
-        """Stores everything that is in the journal by now.
+    async def catch_up(self, *, ended: bool = False) -> None:
+        """Stores everything that is in the journal by now, and what was printed.
 
-        After an error that passes it can be called again, and stores nothing twice.
+        Of much that is printed a part is stored at once, and the next part by the next call. After
+        an error that passes it can be called again, and stores nothing twice.
+
+        Args:
+            ended: Whether the process is gone: then all of its output is stored.
 
         Raises:
             ResourceExhausted, Unavailable, DataLoss: The database has a bad moment.
@@ -79,12 +87,21 @@ class Transcript:
             IllegalTransition: The process reported its phases in an impossible order.
             StaleLease: The job is somebody else's now.
         """
+        has_looked = False
         while True:
             if self._offset is None:
                 job = await self._book.read(self._book.store.get, self._job.name)
-                self._offset = job.journal_offset
+                self._offset, self._output = job.journal_offset, job.output
             events, offset = await self._threads.run(read_events, self._path, self._offset)
-            if offset == self._offset:
+            lines: list[str] = []
+            output = self._output
+            # Whoever prints without end must not keep this from ever coming to an end.
+            if ended or not has_looked:
+                has_looked = True
+                lines, output = await self._threads.run(
+                    read_output, self._output_path, self._output, ended=ended
+                )
+            if (offset, output) == (self._offset, self._output):
                 return
             start = self._offset
             # Said is said, whether or not it can be stored now.
@@ -97,14 +114,18 @@ class Transcript:
             await self._book.change(
                 self._book.store.record,
                 self._job.lease,
-                [happening for event in events if (happening := _happening(event)) is not None],
+                [
+                    *map(LogLine, lines),
+                    *(said for event in events if (said := _happening(event)) is not None),
+                ],
                 journal_offset=offset,
+                output=output,
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
                 isolation=_isolation(events) if start == 0 else (),
                 data_summary=next((e.summary for e in events if isinstance(e, DataEvent)), None),
                 got_further=any(_got_further(event) for event in events),
             )
-            self._offset = offset
+            self._offset, self._output = offset, output
 
 
 def _happening(event: JournalEvent) -> Happening | None:
@@ -126,7 +147,7 @@ def _happening(event: JournalEvent) -> Happening | None:
 
 def _isolation(events: Sequence[JournalEvent]) -> tuple[Layer, ...]:
     """Returns what the process said before it became the worker; what a worker says counts not."""
-    first = events[0]
+    first = events[0] if events else None
     return first.layers if isinstance(first, IsolationEvent) else ()
 
 

@@ -83,6 +83,8 @@ def insert_job(
         "earlier_run_seconds": 0.0,
         "create_time": to_microseconds(now),
         "journal_offset": 0,
+        "output_offset": 0,
+        "output_bytes": 0,
         "committing": False,
         "last_sequence": 0,
         "lease_epoch": 0,

@@ -80,6 +80,19 @@ class NewJob:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputMark:
+    """How far what the processes of a job print is stored.
+
+    Attributes:
+        offset: Bytes of the present attempt's output that are stored, or left out.
+        spent_bytes: What the lines of all attempts take.
+    """
+
+    offset: int = 0
+    spent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One training job.
 
@@ -92,6 +105,7 @@ class Job:
         earlier_run_seconds: How long it was before its present process.
         process: The executor's handle of the execution; empty where there is none.
         journal_offset: Bytes of the process's journal that are stored as events.
+        output: How far what it prints is stored.
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
         isolation: The layers around the process, as it found them.
@@ -124,6 +138,7 @@ class Job:
     end_time: datetime | None
     process: str
     journal_offset: int
+    output: OutputMark
     committing: bool
     last_sequence: int
     isolation: tuple[Layer, ...]
@@ -132,6 +147,14 @@ class Job:
     lease_expires: datetime | None
     evaluation: str
     data_summary: str
+
+    @property
+    def said(self) -> JobError | None:
+        """What the process of the present attempt said went wrong.
+
+        Before there is one, an error tells what the job waits for, and nothing about its end.
+        """
+        return self.error if self.process else None
 
     @property
     def lease(self) -> Lease:
@@ -166,7 +189,7 @@ class MetricReport:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """The job wrote a line."""
+    """The job or its trainer said something, or a process of the job printed a line."""
 
     text: str
 

@@ -22,6 +22,7 @@ from modelrail_trainer.jobs.job import (
     JobEvent,
     LogLine,
     MetricReport,
+    OutputMark,
     Progress,
     RunPolicy,
     StateChange,
@@ -86,6 +87,7 @@ def job_from_row(row: RowMapping) -> Job:
         end_time=_optional_time(row["end_time"]),
         process=row["process"],
         journal_offset=row["journal_offset"],
+        output=OutputMark(row["output_offset"], row["output_bytes"]),
         committing=row["committing"],
         last_sequence=row["last_sequence"],
         isolation=tuple(
@@ -127,6 +129,11 @@ def error_columns(error: JobError | None) -> dict[str, object]:
         # PostgreSQL keeps no NUL in a text, and what a process wrote may hold one.
         "error_message": None if error is None else error.message.replace("\0", "\ufffd"),
     }
+
+
+def output_columns(mark: OutputMark) -> dict[str, object]:
+    """Returns the columns that hold how far what is printed is stored."""
+    return {"output_offset": mark.offset, "output_bytes": mark.spent_bytes}
 
 
 def progress_columns(progress: Progress | None) -> dict[str, object]:

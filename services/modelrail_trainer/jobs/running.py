@@ -23,6 +23,7 @@ from modelrail_trainer.jobs.job import (
     JobError,
     LogLine,
     MetricReport,
+    OutputMark,
     StateChange,
 )
 from modelrail_trainer.jobs.lease import Lease, StaleLease
@@ -34,6 +35,7 @@ from modelrail_trainer.jobs.rows import (
     isolation_text,
     job_from_row,
     metrics_text,
+    output_columns,
     progress_columns,
     to_microseconds,
 )
@@ -184,6 +186,7 @@ class RunStore(JobReader):
             change.move(JobState.PREPARING)
             self._take(change)
             change.set(attempt=change.job.attempt + 1, journal_offset=0, metrics="[]")
+            change.set(output_offset=0)
             change.set(isolation="[]", data_summary="", evaluation="")
             change.set(process="", **progress_columns(None))
             change.set(earlier_run_seconds=change.job.run_seconds)
@@ -195,6 +198,9 @@ class RunStore(JobReader):
         """Remembers which execution runs the job's present attempt, and how long it ran before."""
         with self._hold(lease) as change:
             change.set(process=process)
+            if change.state is not JobState.CANCELLING:
+                # What it waited for has come.
+                change.set(**error_columns(None))
             change.set(run_seconds=earlier_run_seconds, earlier_run_seconds=earlier_run_seconds)
             return change.apply()
 
@@ -210,6 +216,7 @@ class RunStore(JobReader):
         happenings: Sequence[Happening],
         *,
         journal_offset: int,
+        output: OutputMark | None = None,
         failure: JobError | None = None,
         isolation: Sequence[Layer] = (),
         data_summary: DataSummary | None = None,
@@ -222,6 +229,7 @@ class RunStore(JobReader):
             happenings: What it wrote. A change to the present state is left out, and so is every
                 change of a job whose process is being stopped.
             journal_offset: Where to read on, in bytes.
+            output: Where to read on in what it prints, when that moved.
             failure: What the process said went wrong; the job fails of it when the process is gone.
             isolation: The layers around the process, when they are told.
             data_summary: What the process read, when it is told.
@@ -247,6 +255,8 @@ class RunStore(JobReader):
                     case _:
                         change.tell(happening)
             change.set(journal_offset=journal_offset)
+            if output is not None:
+                change.set(**output_columns(output))
             if failure is not None:
                 change.set(**error_columns(failure))
             if isolation:
@@ -301,9 +311,10 @@ class RunStore(JobReader):
             return change.apply()
 
     def note(self, lease: Lease, error: JobError) -> Job:
-        """Says why a job waits for the registry; one that waits no more is left alone."""
+        """Says why a job waits for the registry, or to begin; another is left alone."""
+        waits = {JobState.PREPARING, JobState.REGISTERING}
         with self._hold(lease) as change:
-            if change.job.state is JobState.REGISTERING and change.job.error != error:
+            if change.job.state in waits and change.job.error != error:
                 change.set(**error_columns(error))
                 change.tell(LogLine(error.message))
             return change.apply()

@@ -47,6 +47,9 @@ jobs = Table(
     Column("end_time", BigInteger),
     Column("process", Text, nullable=False),
     Column("journal_offset", BigInteger, nullable=False),
+    # Bytes of the attempt's output that are stored, and what the lines of all attempts take.
+    Column("output_offset", BigInteger, nullable=False, server_default="0"),
+    Column("output_bytes", BigInteger, nullable=False, server_default="0"),
     Column("committing", Boolean, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),

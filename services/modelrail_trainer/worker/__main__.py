@@ -1,8 +1,9 @@
 """Runs one job: `python -m modelrail_trainer.worker --job-directory DIR`.
 
 Exit status: 0 the result is in place; 3 the job failed and the journal says why; 70 a defect, whose
-trace is in the log; 75 SIGTERM came while it trained. Then a checkpoint holds all steps, and the
-journal says so; before and after training SIGTERM ends the process at once, without a result.
+trace is in the journal and, with paths and source, in the log; 75 SIGTERM came while it trained.
+Then a checkpoint holds all steps, and the journal says so; before and after training SIGTERM ends
+the process at once, without a result.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,7 @@ from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.pulse import SHOW_AND_END
 from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
+from modelrail_trainer.trace import show_to_operator, told
 from modelrail_trainer.validation import validate
 from modelrail_trainer.verdict import save_verdict
 from modelrail_trainer.worker.learning.stop import Stopped
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_STOPPED
         # A defect must reach the journal, not only the log.
         except Exception as error:  # noqa: BLE001
-            traceback.print_exc()
+            show_to_operator()
             # Of what the other one died its own words tell, and the trainer, which sees them all.
             if not ("WORLD_SIZE" in os.environ and _lost_a_replica(error)):
                 journal.write(_failed(error))
@@ -156,7 +157,7 @@ def _run(
             spec, spec_sha256, directory, journal, code=code, dry_run=dry_run, replicas=replicas
         )
     except JobFailure as failure:
-        traceback.print_exc()
+        show_to_operator()
         # What torch says of a module names files of the module.
         return FailedEvent(failure.reason, without_directories(str(failure)))
     return None
@@ -174,7 +175,7 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
         code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
         assist_job(spec, spec_sha256, directory, join_replicas(spec.device), code=code)
     except (JobFailure, DataPathError):
-        traceback.print_exc()
+        show_to_operator()
         # torchrun ends all when one ends, and the first process has to tell of the failure, which
         # is its own too. Should it go on all the same, it waits for this one in vain no longer.
         time.sleep(_LAST_WORD_SECONDS)
@@ -222,7 +223,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
     try:
         save_inspection(inspect_table(spec.dataset, rows, spec.split), directory)
     except JobFailure as failure:
-        traceback.print_exc()
+        show_to_operator()
         # What torch says of a module names files of the module.
         return FailedEvent(failure.reason, without_directories(str(failure)))
     return None
@@ -242,7 +243,7 @@ def _look_again(directory: Path) -> FailedEvent | None:
 
 
 def _failed(error: Exception) -> FailedEvent:
-    # What the system says (a full disk, say) helps the owner; other messages are for developers.
+    # What the system says of a limit helps the owner; of anything else the trace tells.
     said = error.strerror if isinstance(error, OSError) else None
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT):
@@ -256,10 +257,7 @@ def _failed(error: Exception) -> FailedEvent:
             f"a file of the job would be larger than it may ({said}); ask for a smaller model, or "
             "have the trainer's --max-job-file-bytes raised",
         )
-    kind = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return FailedEvent(
-        FailureReason.INTERNAL, f"internal error ({kind}); the log of the job has the trace"
-    )
+    return FailedEvent(FailureReason.INTERNAL, f"a defect of the trainer: {told(error)}")
 
 
 if __name__ == "__main__":

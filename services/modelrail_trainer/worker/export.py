@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import onnx
@@ -19,6 +20,7 @@ from modelrail_trainer.worker.training_data import TrainingData
 _EXAMPLE_ROWS = 3
 # Apart from the rows, so that the two axes are not taken for one.
 _EXAMPLE_LENGTH = 5
+_REGISTRATION = "torch.onnx._internal.exporter._registration"
 _DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
 _DATATYPE_OF = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
@@ -95,6 +97,8 @@ def export(
     with warnings.catch_warnings():
         # torch 2.13 uses a name of its own that it has deprecated; nothing of ours is meant.
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
+        # It says of each job that operators of torchvision are not there, which no job asked for.
+        logging.getLogger(_REGISTRATION).setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
                 module,

@@ -1,0 +1,15 @@
+"""How far what a job prints is stored."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    """Follows the output of jobs that run already from its beginning."""
+    for name in ("output_offset", "output_bytes"):
+        op.add_column("jobs", sa.Column(name, sa.BigInteger, nullable=False, server_default="0"))
