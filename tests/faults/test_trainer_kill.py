@@ -86,8 +86,8 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
         lineage=artifact.Lineage(dataset="line", dataset_sha256="0" * 64, spec_sha256="1" * 64,
             seed=7, packages={}),
         certificate=artifact.ExportCertificate(opset=20, absolute_tolerance=1e-4,
-            relative_tolerance=1e-3, batch_sizes=(1, 2, 7), outputs=(artifact.OutputParity("y", 0.0),),
-            rows=10)), directory)
+            relative_tolerance=1e-3, batch_sizes=(1, 2, 7),
+            outputs=(artifact.OutputParity("y", 0.0),), rows=10)), directory)
     log.write(journal.FinishedEvent())
 """
 

@@ -25,6 +25,7 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     read_events,
 )
+from modelrail_trainer.worker.second_look import look_again
 
 SECONDS = 240.0
 
@@ -210,6 +211,7 @@ def succeeded(
     assert status == 0, (folder.parent / "worker.log").read_text()
     result = load_result(directory)
     verify_files(result, directory)
+    look_again(result, directory)
     events = read_events(directory / "events.jsonl", 0)[0]
     return directory, result, [event.text for event in events if isinstance(event, LogEvent)]
 
