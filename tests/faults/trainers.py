@@ -82,6 +82,18 @@ class Running:
             return await self.client.get_job(job.name), lines
 
 
+def processes_below(folder: Path) -> list[psutil.Process]:
+    """Returns the processes that work in directories of a folder, each in place of its guard."""
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline", "status", "ppid"])
+        if any(word.startswith(f"{folder}/") for word in process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+    guards = {process.info["ppid"] for process in found}
+    return [process for process in found if process.pid not in guards]
+
+
 @dataclass
 class Site:
     """A registry, and the folder of everything."""
@@ -124,16 +136,8 @@ class Site:
             yield Running(process, client, data / "jobs")
 
     def workers(self, name: str = "trainer") -> list[psutil.Process]:
-        """Returns the job processes of a trainer that live, each in place of its guard."""
-        mark = f"{self.path}/{name}/jobs/"
-        found = [
-            process
-            for process in psutil.process_iter(["cmdline", "status", "ppid"])
-            if any(argument.startswith(mark) for argument in process.info["cmdline"] or [])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
-        guards = {process.info["ppid"] for process in found}
-        return [process for process in found if process.pid not in guards]
+        """Returns the job processes of a trainer that live."""
+        return processes_below(self.path / name / "jobs")
 
     def kill_workers(self) -> None:
         """Kills the job processes of all trainers."""

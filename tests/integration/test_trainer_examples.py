@@ -24,6 +24,7 @@ import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
 from modelrail_trainer.journal import LogEvent, read_events
+from modelrail_trainer.worker.second_look import look_again
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 PROGRAMS = Path(__file__).parents[2] / "deploy" / "data"
@@ -52,6 +53,7 @@ def succeeded(spec: pb.TrainingJobSpec, data: Path, directory: Path) -> Training
     assert finished.returncode == 0, finished.stdout + finished.stderr
     result = load_result(directory)
     verify_files(result, directory)
+    look_again(result, directory)
     return result
 
 

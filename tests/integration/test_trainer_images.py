@@ -38,6 +38,7 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     read_events,
 )
+from modelrail_trainer.worker.second_look import look_again
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
@@ -66,6 +67,7 @@ def succeeded(spec: pb.TrainingJobSpec, root: Path, directory: Path) -> Training
     assert status == 0, (directory / "worker.log").read_text()
     result = load_result(directory)
     verify_files(result, directory)
+    look_again(result, directory)
     return result
 
 

@@ -24,6 +24,7 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     read_events,
 )
+from modelrail_trainer.worker.second_look import look_again
 from tests.user_code import NETS, ROWS, line_of, write_code
 
 SECONDS = 240.0
@@ -83,6 +84,7 @@ def succeeded(
     assert status == 0, (folder.parent / "worker.log").read_text()
     result = load_result(directory)
     verify_files(result, directory)
+    look_again(result, directory)
     events = read_events(directory / "events.jsonl", 0)[0]
     return directory, result, [event.text for event in events if isinstance(event, LogEvent)]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
 from modelrail_trainer.journal import FailedEvent, LogEvent, read_events
+from modelrail_trainer.worker.second_look import look_again
 
 SECONDS = 240.0
 
@@ -32,6 +33,7 @@ def succeeded(spec: pb.TrainingJobSpec, tmp_path: Path) -> tuple[Path, TrainingR
     assert status == 0, (tmp_path / "worker.log").read_text()
     result = load_result(directory)
     verify_files(result, directory)
+    look_again(result, directory)
     return directory, result
 
 
