@@ -115,6 +115,7 @@ async def failed(spec: pb.TrainingJobSpec, trainer: Running) -> pb.JobError:
             "not_in_onnx", "blobs", Error.REASON_EXPORT_FAILED,
             "nets:not_in_onnx: the module has to be made of operations that ONNX has",
             id="an operation that ONNX has not",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "branches", "blobs", Error.REASON_EXPORT_FAILED,
@@ -128,6 +129,7 @@ async def failed(spec: pb.TrainingJobSpec, trainer: Running) -> pb.JobError:
             "nets:noisy: the export has to compute what the module does, and the module the same "
             "for the same rows",
             id="another answer each time",
+            marks=pytest.mark.slow,
         ),
     ],
 )  # fmt: skip

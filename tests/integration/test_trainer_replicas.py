@@ -208,6 +208,7 @@ def of_ones_own(folder: Path, model: str = "net:build", **fields: Any) -> pb.Tra
     return json_format.ParseDict(content | fields, pb.TrainingJobSpec())
 
 
+@pytest.mark.slow
 def test_processes_train_a_model_of_ones_own_and_go_on_from_its_checkpoints(tmp_path: Path) -> None:
     spec = of_ones_own(tmp_path)
     alone = losses(finished(spec, tmp_path / "one", 1))

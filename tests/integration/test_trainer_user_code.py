@@ -147,7 +147,7 @@ def test_a_model_is_imported_with_the_weights_that_it_has(folder: Path) -> None:
     assert losses[("test", "onnxruntime")] == pytest.approx(0.0, abs=1e-10)
 
 
-@pytest.mark.parametrize("epochs", [0, 5])
+@pytest.mark.parametrize("epochs", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_dry_run_takes_one_step_at_most(epochs: int, folder: Path) -> None:
     spec = job("nets:tied", epochs=epochs) if epochs else imported("nets:fixed", "rows:line")
     directory, _, _ = succeeded(spec, folder, "--dry-run")
