@@ -244,8 +244,7 @@ async def test_an_adopted_process_whose_cpu_time_is_up_is_told_as_that(site: Sit
     spec.CopyFrom(SPEC)
     spec.epochs = 100_000
     async with site.trainer() as trainer:
-        policy = RunPolicy(max_retries=1)
-        name = (await trainer.client.create_job(spec, policy=policy)).name
+        name = (await trainer.client.create_job(spec)).name
         await _until_first_epoch(trainer.client, name)
         (worker,) = site.workers()
         await trainer.end(signal.SIGKILL)

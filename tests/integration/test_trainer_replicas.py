@@ -358,12 +358,11 @@ async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again
     await trainer.events(created.name)
 
 
-async def test_a_process_whose_cpu_time_is_up_is_told_as_that_and_not_tried_again(
+async def test_the_cpu_time_of_one_process_that_is_up_is_told_as_that(
     house: House, long_job: pb.TrainingJobSpec
 ) -> None:
     async with house.trainer(max_job_cpu_seconds=3600) as trainer:
-        policy = RunPolicy(processes=2, max_retries=1)
-        created = await trainer.client.create_job(long_job, policy=policy)
+        created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
         await until_trained(trainer, created.name)
         youngest = max(map(psutil.Process, processes_of(trainer)), key=psutil.Process.create_time)
         spend(youngest)
