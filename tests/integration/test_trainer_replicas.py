@@ -56,7 +56,9 @@ def digits(*, epochs: int = 2) -> pb.TrainingJobSpec:
     return spec
 
 
-def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subprocess.Popen[bytes]:
+def start(
+    spec: pb.TrainingJobSpec, directory: Path, processes: int, *options: str
+) -> subprocess.Popen[bytes]:
     directory.mkdir(exist_ok=True)
     (directory / "spec.binpb").write_bytes(spec.SerializeToString())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -67,6 +69,7 @@ def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subproce
                 *("-m", "modelrail_trainer.worker", f"--data-root={directory.parent}"),
                 f"--user-code={directory.parent}",
                 *("--job-directory", str(directory)),
+                *options,
             ],
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
             stdout=log,
@@ -191,6 +194,14 @@ def test_rows_that_weigh_as_their_class_weigh_so_in_all_processes_together(tmp_p
     spec.loss.cross_entropy.class_weights.extend([1, 50, 1, 1, 20, 1, 1, 1, 1, 5])
     together = finished(spec, tmp_path / "two", 2)
     assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-3)
+
+
+def test_a_dry_run_makes_one_step_in_all_processes(tmp_path: Path) -> None:
+    directory = tmp_path / "job"
+    status = start(digits(epochs=50), directory, 2, "--dry-run").wait(SECONDS)
+    assert status == 0, log_of(directory)
+    assert {e.step for e in events_of(directory) if isinstance(e, MetricsEvent)} == {1}
+    assert load_result(directory).files
 
 
 def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:

@@ -71,7 +71,12 @@ class Errands:
         self._callers = 0
 
     async def run(
-        self, specification: bytes, options: Sequence[str], read: Callable[[Path], T | None]
+        self,
+        specification: bytes,
+        options: Sequence[str],
+        read: Callable[[Path], T | None],
+        *,
+        processes: int = 1,
     ) -> T | JobError | None:
         """Returns what a process found out, or why it failed. Cancelling ends the process.
 
@@ -80,6 +85,7 @@ class Errands:
             options: For the worker program.
             read: Reads the result from the directory, where the process said nothing of a failure;
                 None where there is no result.
+            processes: How many work together.
 
         Returns:
             The result, or the failure; Reason.TIMEOUT without a message when its time was up.
@@ -90,19 +96,24 @@ class Errands:
         """
         if self._callers > MAX_WAITING:
             raise ResourceExhausted(
-                f"{self._callers} {self._kind}s wait already, and the trainer takes {MAX_WAITING}",
+                f"one {self._kind} is under way and {self._callers - 1} wait, as many as may; call "
+                "again later",
                 reason=f"TOO_MANY_{self._kind.upper().replace(' ', '_')}S",
                 limit=str(MAX_WAITING),
             )
         self._callers += 1
         try:
             async with self._place:
-                return await self._run(specification, options, read)
+                return await self._run(specification, options, read, processes)
         finally:
             self._callers -= 1
 
     async def _run(
-        self, specification: bytes, options: Sequence[str], read: Callable[[Path], T | None]
+        self,
+        specification: bytes,
+        options: Sequence[str],
+        read: Callable[[Path], T | None],
+        processes: int,
     ) -> T | JobError | None:
         name = TrainingJobName(f"{self._kind.replace(' ', '-')}-{secrets.token_hex(8)}")
         try:
@@ -119,7 +130,9 @@ class Errands:
                     f"its objects were not all copied after {self.limit_seconds:g} s; name fewer, "
                     f"or have the trainer's --{self._kind.replace(' ', '-')}-seconds raised",
                 )
-            process = await self._threads.run(self._executor.submit, directory, options)
+            process = await self._threads.run(
+                self._executor.submit, directory, options, processes=processes
+            )
             async with process:
                 try:
                     process.release()
