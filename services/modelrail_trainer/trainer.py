@@ -101,7 +101,7 @@ class Trainer:
             entry_points=new.entry_points,
         )
         if dry_run:
-            await self._dry_runs.run(new.specification)
+            await self._dry_runs.run(new.specification, new.policy.processes)
 
     async def inspect(
         self, specification: bytes, data_paths: Mapping[str, str], rows: int

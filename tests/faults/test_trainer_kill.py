@@ -79,8 +79,7 @@ async def test_an_adopted_process_whose_cpu_time_is_up_is_told_as_that(tmp_path:
     spec.epochs = 100_000
     async with real_site(tmp_path) as site:
         async with site.trainer() as trainer:
-            policy = RunPolicy(max_retries=1)
-            name = (await trainer.client.create_job(spec, policy=policy)).name
+            name = (await trainer.client.create_job(spec)).name
             await until_event(trainer.client, name)
             (worker,) = site.workers()
             await trainer.end(signal.SIGKILL)

@@ -31,7 +31,9 @@ def digits(*, epochs: int = 2) -> pb.TrainingJobSpec:
     return spec
 
 
-def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subprocess.Popen[bytes]:
+def start(
+    spec: pb.TrainingJobSpec, directory: Path, processes: int, *options: str
+) -> subprocess.Popen[bytes]:
     directory.mkdir(exist_ok=True)
     (directory / "spec.binpb").write_bytes(spec.SerializeToString())
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -42,6 +44,7 @@ def start(spec: pb.TrainingJobSpec, directory: Path, processes: int) -> subproce
                 *("-m", "modelrail_trainer.worker", f"--data-root={directory.parent}"),
                 f"--user-code={directory.parent}",
                 *("--job-directory", str(directory)),
+                *options,
             ],
             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
             stdout=log,

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.client.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
+from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.artifact import load_result, verify_files
 from modelrail_trainer.execution import errand
@@ -155,13 +156,35 @@ async def test_a_client_that_gives_up_ends_its_dry_run(trainer: TrainerUnderTest
     await trainer.client.create_job(line_spec(), dry_run=True, validate_only=True)
 
 
+COUNTING_WORKER = """
+import os, sys
+from pathlib import Path
+from modelrail_trainer import journal
+
+directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
+if os.environ.get("RANK", "0") == "0":
+    with journal.JournalWriter(directory / "events.jsonl") as log:
+        count = os.environ.get("WORLD_SIZE", "1")
+        log.write(journal.FailedEvent(journal.FailureReason.DATA, f"there are {count} of us"))
+"""
+
+
+async def test_a_dry_run_has_the_processes_of_its_job(tmp_path: Path) -> None:
+    house = House(tmp_path, ScriptedRegistry(), COUNTING_WORKER)  # type: ignore[abstract]
+    async with house.trainer() as trainer:
+        for processes in (1, 2):
+            policy = RunPolicy(processes=processes)
+            with pytest.raises(FailedPrecondition, match=f"there are {processes} of us"):
+                await trainer.client.create_job(line_spec(), policy=policy, dry_run=True)
+
+
 async def test_only_so_many_callers_may_wait(
     trainer: TrainerUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errand, "MAX_WAITING", 0)
     call = asyncio.create_task(trainer.client.create_job(line_spec("preparing wait"), dry_run=True))
     await until_a_process_waits(trainer)
-    with pytest.raises(ResourceExhausted, match="1 dry runs wait already"):
+    with pytest.raises(ResourceExhausted, match="one dry run is under way and 0 wait"):
         await trainer.client.create_job(line_spec(), dry_run=True)
     call.cancel()
     await until_no_process_is_left(trainer)

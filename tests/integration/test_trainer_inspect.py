@@ -307,7 +307,7 @@ async def test_a_client_that_gives_up_ends_its_inspection_and_frees_the_place(
     async with hostile.trainer(data_root=(str(hostile.tmp_path / "files"),)) as trainer:
         call = asyncio.create_task(trainer.client.inspect_dataset(table("wait.csv")))
         await until(lambda: any((folder / "waiting").exists() for folder in left(trainer)))
-        with pytest.raises(ResourceExhausted, match="1 inspections wait already") as raised:
+        with pytest.raises(ResourceExhausted, match="inspection is under way and 0 wait") as raised:
             await trainer.client.inspect_dataset(table("wait.csv"))
         assert raised.value.reason == "TOO_MANY_INSPECTIONS"
         call.cancel()

@@ -145,6 +145,14 @@ def test_rows_that_weigh_as_their_class_weigh_so_in_all_processes_together(tmp_p
     assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-3)
 
 
+def test_a_dry_run_makes_one_step_in_all_processes(tmp_path: Path) -> None:
+    directory = tmp_path / "job"
+    status = start(digits(epochs=50), directory, 2, "--dry-run").wait(SECONDS)
+    assert status == 0, log_of(directory)
+    assert {e.step for e in events_of(directory) if isinstance(e, MetricsEvent)} == {1}
+    assert load_result(directory).files
+
+
 def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:
     assert start(spec, directory, 2).wait(SECONDS) != 0
     failure = events_of(directory)[-1]
@@ -311,12 +319,11 @@ async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again
     await trainer.events(created.name)
 
 
-async def test_a_process_whose_cpu_time_is_up_is_told_as_that_and_not_tried_again(
+async def test_the_cpu_time_of_one_process_that_is_up_is_told_as_that(
     house: House, long_job: pb.TrainingJobSpec
 ) -> None:
     async with house.trainer(max_job_cpu_seconds=3600) as trainer:
-        policy = RunPolicy(processes=2, max_retries=1)
-        created = await trainer.client.create_job(long_job, policy=policy)
+        created = await trainer.client.create_job(long_job, policy=RunPolicy(processes=2))
         await until_trained(trainer, created.name)
         youngest = max(map(psutil.Process, processes_of(trainer)), key=psutil.Process.create_time)
         spend(youngest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,14 @@ from modelrail_trainer.data_roots import DataRoots, with_real_paths
 from modelrail_trainer.encodings.number import FittedNumber
 from modelrail_trainer.inspection import Use
 from modelrail_trainer.protocol.suggestion import suggested_spec
-from modelrail_trainer.spec import Split, TableColumn, TableDataset, Task
+from modelrail_trainer.spec import (
+    Missing,
+    NumberEncoding,
+    Split,
+    TableColumn,
+    TableDataset,
+    Task,
+)
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection.table import inspect_table
@@ -327,6 +335,29 @@ def test_a_row_of_a_sample_is_told_by_its_place_in_the_files(tmp_path: Path) -> 
     path = write(tmp_path / "a.parquet", **columns)
     with pytest.raises(DataError, match="the first of them row 400, counted"):
         loaded(tmp_path, Split(), path, max_rows=100)
+
+
+@pytest.mark.parametrize(
+    ("x", "target"),
+    [(1.0, math.inf), (1.0, 1e39), (math.nan, 2.0), (math.inf, 2.0)],
+    ids=["an infinite class", "a class that is too far", "no number", "an infinite number"],
+)
+def test_rows_outside_a_sample_that_cannot_be_used_add_no_class(
+    tmp_path: Path, x: float, target: float
+) -> None:
+    count = 3_000
+    xs, targets = [float(i % 7) for i in range(count)], [float(i % 2) for i in range(count)]
+    unusable = range(99, count, 100)  # the sample has every hundredth, from 0
+    for place in unusable:
+        xs[place], targets[place] = x, target
+    path = write(tmp_path / "a.parquet", x=xs, t=targets)
+    number = TableColumn(name="x", encoding=NumberEncoding(missing=Missing.REFUSED))
+    for most in (30, None):  # as the whole job finds them
+        table = loaded(
+            *(tmp_path, Split(), path), max_rows=most, columns=(number,), skip_unusable_rows=True
+        )
+        assert table.labels == ("0", "1")
+        assert sum(table.unusable.values()) == (0 if most else len(unusable))
 
 
 # Lines

@@ -25,15 +25,21 @@ class DryRuns:
     def __init__(self, errands: Errands) -> None:
         self._errands = errands
 
-    async def run(self, specification: bytes) -> None:
+    async def run(self, specification: bytes, processes: int) -> None:
         """Returns when the dry run of a specification has passed. Cancelling ends its process.
+
+        Args:
+            specification: What is tried.
+            processes: How many train together, as in the job.
 
         Raises:
             FailedPrecondition: It failed, and so would the job; the message says of what.
             ResourceExhausted: Too many callers wait.
             Unavailable: The service stops.
         """
-        error = await self._errands.run(specification, ["--dry-run"], _verified)
+        error = await self._errands.run(
+            specification, ["--dry-run"], _verified, processes=processes
+        )
         if not isinstance(error, JobError):
             return
         message = error.message

@@ -91,6 +91,7 @@ class Errands:
         *,
         furnish: Callable[[Path], None] | None = None,
         limit_seconds: float | None = None,
+        processes: int = 1,
     ) -> T | JobError | None:
         """Returns what a process found out, or why it failed. Cancelling ends the process.
 
@@ -101,6 +102,7 @@ class Errands:
                 None where there is no result.
             furnish: Puts what else it works on into the directory, when its turn has come.
             limit_seconds: How long it may take, where that is less than any may.
+            processes: How many work together.
 
         Returns:
             The result, or the failure; Reason.TIMEOUT without a message when its time was up.
@@ -111,7 +113,8 @@ class Errands:
         """
         if self._callers > MAX_WAITING:
             raise ResourceExhausted(
-                f"{self._callers} {self._kind}s wait already, and the trainer takes {MAX_WAITING}",
+                f"one {self._kind} is under way and {self._callers - 1} wait, as many as may; call "
+                "again later",
                 reason=f"TOO_MANY_{self._kind.upper().replace(' ', '_')}S",
                 limit=str(MAX_WAITING),
             )
@@ -122,6 +125,7 @@ class Errands:
                     specification,
                     options,
                     read,
+                    processes=processes,
                     furnish=furnish,
                     limit_seconds=self.limit_seconds if limit_seconds is None else limit_seconds,
                 )
@@ -134,6 +138,7 @@ class Errands:
         options: Sequence[str],
         read: Callable[[Path], T | None],
         *,
+        processes: int,
         furnish: Callable[[Path], None] | None,
         limit_seconds: float,
     ) -> T | JobError | None:
@@ -154,7 +159,9 @@ class Errands:
                 )
             if furnish is not None:
                 await self._threads.run(furnish, directory)
-            process = await self._threads.run(self._executor.submit, directory, options)
+            process = await self._threads.run(
+                self._executor.submit, directory, options, processes=processes
+            )
             async with process:
                 try:
                     process.release()

@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # torchrun gives each of its processes a session of its own, and may be gone by now.
         end_with_parent(int(os.environ.get(JOB_PROCESS, os.getppid())))
     if int(os.environ.get("RANK", "0")) > 0:
-        return _assist(directory, data_roots, code_roots)
+        return _assist(directory, data_roots, code_roots, dry_run=arguments.dry_run)
     start_pulse(directory)
     with JournalWriter(directory / JOURNAL_NAME) as journal:
         try:
@@ -163,7 +163,7 @@ def _run(
     return None
 
 
-def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> int:
+def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots, *, dry_run: bool) -> int:
     """Trains beside the first process of the job, which tells what there is to tell."""
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import assist_job
@@ -173,7 +173,8 @@ def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots) -> in
     try:
         spec = with_real_paths(spec, data_roots)
         code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
-        assist_job(spec, spec_sha256, directory, join_replicas(spec.device), code=code)
+        replicas = join_replicas(spec.device)
+        assist_job(spec, spec_sha256, directory, replicas, code=code, dry_run=dry_run)
     except (JobFailure, DataPathError):
         show_to_operator()
         # torchrun ends all when one ends, and the first process has to tell of the failure, which

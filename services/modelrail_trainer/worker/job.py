@@ -107,7 +107,6 @@ def run_job(
     """
     max_rows = DRY_RUN_ROWS if dry_run else None
     data = load(spec, directory / _DATA_FOLDER, max_rows=max_rows, code=code)
-    replicas.share_data(data)
     journal.log(
         f"data set {data.name}: {len(data.train)} training, {len(data.validation)} validation, "
         f"{len(data.test)} test rows"
@@ -120,7 +119,8 @@ def run_job(
 
     if dry_run:
         data = data.head(spec.batch_size)
-        spec = replace(spec, epochs=min(spec.epochs, 1), checkpoint_every_steps=1)
+        spec = _of_one_step(spec)
+    replicas.share_data(data)
     journal.write(DataEvent(summary_of(data)))
     whose: AbstractContextManager[None] = nullcontext()
     if isinstance(spec.model, CustomModel) and code is not None:
@@ -258,6 +258,7 @@ def assist_job(
     replicas: Replicas,
     *,
     code: UserCode | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Trains beside the first process of a job, which tells and keeps everything.
 
@@ -267,11 +268,14 @@ def assist_job(
         directory: The job's own.
         replicas: The processes that train together.
         code: Where functions of the job's owner are; None: nowhere.
+        dry_run: Whether the first process makes one step.
 
     Raises:
         JobFailure: As the first process says too.
         Stopped: The first process has stopped.
     """
+    if dry_run:
+        spec = _of_one_step(spec)
     data = replicas.share_data(None)
     if is_import(spec):
         return
@@ -282,6 +286,11 @@ def assist_job(
     # The first process says when to stop.
     with StopRequest().heeded():
         fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
+
+
+def _of_one_step(spec: TrainingJobSpec) -> TrainingJobSpec:
+    """Returns what a dry run trains, on as many rows as a batch has."""
+    return replace(spec, epochs=min(spec.epochs, 1), checkpoint_every_steps=1)
 
 
 def _sources(code: UserCode | None) -> dict[str, str]:

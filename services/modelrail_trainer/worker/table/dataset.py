@@ -215,12 +215,15 @@ class _Passes:
         )
 
     def _all_classes(self) -> set[str | float]:
-        """Returns the classes of every training row: a sample may lack some."""
+        """Returns the classes of every training row that can be used: a sample may lack some."""
         target = self._dataset.target
+        # Where rows that cannot be used end the job anyway, only the target is read.
+        columns = self._fittings if self._dataset.skip_unusable_rows else {}
         classes: set[str | float] = set()
-        for batch in self._reader.batches([target, *self._division.columns]):
-            values = batch.columns[target][self._division.parts(batch) == PartOfRow.TRAIN]
-            classes.update(np.unique(values[~_is_missing(values)]).tolist())
+        for batch in self._reader.batches([*columns, target, *self._division.columns]):
+            parts, usable = self._judged(batch, columns, Unusable())
+            values = batch.columns[target][usable & (parts == PartOfRow.TRAIN)]
+            classes.update(np.unique(values).tolist())
             self._check_classes(classes)
         return classes
 
@@ -264,26 +267,32 @@ class _Passes:
         self, unusable: Unusable
     ) -> Iterator[tuple[Batch, npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
         """Yields the rows, the part of each and whether it can be used."""
-        target = self._dataset.target
-        names = [*self._fittings, target, *self._division.columns]
+        names = [*self._fittings, self._dataset.target, *self._division.columns]
         for batch in self._reader.batches(names, self._sample):
-            parts = self._division.parts(batch)
-            bad = parts == NO_PART
-            if bad.any():
-                unusable.add(batch, bad, *self._division.no_part(batch, int(bad.argmax())))
-            missing = _is_missing(batch.columns[target])
-            unusable.add(batch, missing & ~bad, _NO_TARGET)
-            bad = bad | missing
-            if self._target_type is ColumnType.NUMBER:
-                with np.errstate(over="ignore"):
-                    infinite = np.isinf(batch.columns[target].astype(np.float32))
-                unusable.add(batch, infinite & ~bad, "a target that does not fit into 32 bits")
-                bad = bad | infinite
-            for name, fitting in self._fittings.items():
-                for reason, refused in fitting.refuses(batch.columns[name]).items():
-                    unusable.add(batch, refused & ~bad, f"column {name!r} {reason}")
-                    bad = bad | refused
-            yield batch, parts, ~bad
+            yield batch, *self._judged(batch, self._fittings, unusable)
+
+    def _judged(
+        self, batch: Batch, fittings: Mapping[str, Fitting], unusable: Unusable
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """Returns the part of each row and whether it can be used, [rows] both."""
+        target = batch.columns[self._dataset.target]
+        parts = self._division.parts(batch)
+        bad = parts == NO_PART
+        if bad.any():
+            unusable.add(batch, bad, *self._division.no_part(batch, int(bad.argmax())))
+        missing = _is_missing(target)
+        unusable.add(batch, missing & ~bad, _NO_TARGET)
+        bad = bad | missing
+        if self._target_type is ColumnType.NUMBER:
+            with np.errstate(over="ignore"):
+                infinite = np.isinf(target.astype(np.float32))
+            unusable.add(batch, infinite & ~bad, "a target that does not fit into 32 bits")
+            bad = bad | infinite
+        for name, fitting in fittings.items():
+            for reason, refused in fitting.refuses(batch.columns[name]).items():
+                unusable.add(batch, refused & ~bad, f"column {name!r} {reason}")
+                bad = bad | refused
+        return parts, ~bad
 
     def _check_classes(self, classes: set[str | float]) -> None:
         target = self._dataset.target
