@@ -19,6 +19,7 @@ import pytest
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from tests.faults.trainers import job_processes
 
 Job = pb.TrainingJob
 _START_SECONDS = 60.0
@@ -132,16 +133,7 @@ class Site:
         (self.path / "gate").open("wb").close()
 
     def workers(self) -> list[psutil.Process]:
-        """Returns the job processes that live, each in place of its guard."""
-        found = [
-            process
-            for process in psutil.process_iter(["cmdline", "status", "ppid"])
-            if "--job-directory" in (process.info["cmdline"] or [])
-            and any(str(self.path) in argument for argument in process.info["cmdline"])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
-        guards = {process.info["ppid"] for process in found}
-        return [process for process in found if process.pid not in guards]
+        return job_processes(self.path)
 
     async def versions(self) -> list[str]:
         return [v.name async for v in self.registry.list_model_versions("models/line")]

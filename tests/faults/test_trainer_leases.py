@@ -19,6 +19,7 @@ from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from tests.faults.test_trainer_kill import SERVICE, SPEC, WORKER, Running, _service
+from tests.faults.trainers import job_processes
 from tests.postgresql import PASSWORD
 
 Job = pb.TrainingJob
@@ -58,13 +59,7 @@ class Site:
         await asyncio.to_thread(lambda: gate.open("wb").close())
 
     def workers(self, name: str) -> list[psutil.Process]:
-        return [
-            process
-            for process in psutil.process_iter(["cmdline", "status"])
-            if "--job-directory" in (process.info["cmdline"] or [])
-            and any(f"{self.path}/{name}/jobs" in part for part in process.info["cmdline"])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
+        return job_processes(self.path / name / "jobs")
 
     async def versions(self) -> list[str]:
         try:

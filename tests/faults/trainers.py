@@ -115,16 +115,8 @@ class Site:
             yield Running(process, client, data / "jobs")
 
     def workers(self) -> list[psutil.Process]:
-        """Returns the job processes that live, each in place of its guard."""
-        mark = str(self.path / "trainer" / "jobs")
-        found = [
-            process
-            for process in psutil.process_iter(["cmdline", "status", "ppid"])
-            if any(argument.startswith(mark) for argument in process.info["cmdline"] or [])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
-        guards = {process.info["ppid"] for process in found}
-        return [process for process in found if process.pid not in guards]
+        """Returns the job processes that live, without their guards."""
+        return job_processes(self.path / "trainer" / "jobs")
 
     async def versions(self, model: str) -> list[registry_pb2.ModelVersion]:
         """Returns every version of a model; a model that nobody has made yet has none."""
@@ -132,6 +124,27 @@ class Site:
             return [v async for v in self.registry.list_model_versions(f"models/{model}")]
         except NotFound:
             return []
+
+
+def job_processes(place: Path) -> list[psutil.Process]:
+    """Returns the processes that live of the jobs below a directory, without their guards."""
+
+    def is_guard(process: psutil.Process, command: list[str]) -> bool:
+        # One that is to become the worker has the same command until then.
+        try:
+            leads = os.getsid(process.pid) == process.pid
+        except ProcessLookupError:
+            return False
+        return leads and "modelrail_trainer.isolation" in command
+
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if "--job-directory" in (command := process.info["cmdline"] or [])
+        and any(str(place) in word for word in command)
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+        and not is_guard(process, command)
+    ]
 
 
 @asynccontextmanager
