@@ -49,6 +49,11 @@ def connect(family, address):
         client.connect(address)
 
 
+def send():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"x", ("127.0.0.1", world["port"]))
+
+
 def bind():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -83,6 +88,7 @@ attempt("link a secret here", os.link, house / "secret", own / "linked")
 attempt("run what it wrote", run, own / "program")
 attempt("connect by TCP", connect, socket.AF_INET, ("127.0.0.1", world["port"]))
 attempt("listen on TCP", bind)
+attempt("send by UDP", send)
 attempt("connect to an abstract socket", connect, socket.AF_UNIX, "\\0" + world["abstract"])
 attempt("signal the parent", os.kill, parent, signal.SIGTERM)
 
@@ -238,10 +244,35 @@ async def test_a_job_has_no_tcp(house: House) -> None:
     assert {name: outcome[name] for name in NETWORK} == NETWORK
 
 
+async def test_a_job_whose_network_is_its_own_has_no_udp_either(house: House) -> None:
+    outcome, layers = await house.look_around()
+    layer = layers[LayerName.NETWORK]
+    if "namespace" not in layer.detail:
+        pytest.skip(f"there is no network namespace here: {layer.detail}")
+    assert layer.active
+    assert outcome["send by UDP"] == errno.ENETUNREACH
+
+
+def test_processes_that_talk_to_each_other_keep_the_network(house: House) -> None:
+    confinement = Confinement(
+        directory=house.own, limits=JobLimits(file_bytes=1 << 20), has_tcp=True
+    )
+    command = [sys.executable, "-m", "modelrail_trainer.isolation", confinement.to_json()]
+    udp = (
+        "import socket\n"
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9))"
+    )
+    subprocess.run([*command, sys.executable, "-c", udp], check=True, timeout=60)
+    assert not house.layers()[LayerName.NETWORK].active
+
+
 async def test_a_job_signals_nobody_else(house: House) -> None:
     outcome, layers = await house.look_around()
     skip_without(LayerName.SIGNALS, layers)
-    assert {name: outcome[name] for name in SIGNALS} == SIGNALS
+    expected = dict(SIGNALS)
+    if "namespace" in layers[LayerName.NETWORK].detail:
+        expected["connect to an abstract socket"] = errno.ECONNREFUSED  # there is none of the name
+    assert {name: outcome[name] for name in expected} == expected
     assert house.received == []
 
 
@@ -274,6 +305,8 @@ async def test_every_layer_is_told_as_the_process_found_it(house: House) -> None
     except OSError:
         version = 0
     since = {LayerName.FILES: 1, LayerName.NETWORK: 4, LayerName.SIGNALS: 6}
+    if "namespace" in layers[LayerName.NETWORK].detail:
+        certain.add(LayerName.NETWORK)
     assert told == certain | {name for name, first in since.items() if version >= first}
     assert {layers[name].detail for name in without_a_limit} == {"no limit is set"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
 import sqlite3
@@ -171,6 +172,23 @@ async def test_a_killed_worker_fails_its_job(site: GatedSite) -> None:
     assert job.state == Job.STATE_FAILED
     assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
     assert "SIGKILL" in job.error.message
+
+
+async def test_an_adopted_worker_whose_journal_became_a_pipe_fails_and_is_ended(
+    site: GatedSite,
+) -> None:
+    async with site.trainer() as trainer:
+        name = (await trainer.client.create_job(SPEC)).name
+        await until_event(trainer.client, name)
+        await trainer.end(signal.SIGKILL)
+    (journal,) = site.path.glob("**/events.jsonl")
+    journal.unlink()
+    os.mkfifo(journal)
+    async with site.trainer() as trainer:
+        job, _ = await _ended(trainer.client, name)
+        assert job.state == Job.STATE_FAILED
+        assert "the journal cannot be read" in job.error.message
+        assert site.workers() == []
 
 
 async def test_sigterm_leaves_no_process_and_the_next_start_finishes_the_job(

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from tests.faults.trainers import processes_below, site, until
+from tests.faults.trainers import job_processes, site, until
 
 SPEC = pb.TrainingJobSpec(
     dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
@@ -22,7 +22,7 @@ SPEC = pb.TrainingJobSpec(
 
 def looks(path: Path) -> list[psutil.Process]:
     """Returns the processes that look a second time."""
-    return processes_below(path / "trainer" / "second-looks")
+    return job_processes(path / "trainer" / "second-looks")
 
 
 async def test_a_trainer_killed_in_a_second_look_ends_it_and_looks_again(tmp_path: Path) -> None:

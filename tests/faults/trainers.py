@@ -82,18 +82,6 @@ class Running:
             return await self.client.get_job(job.name), lines
 
 
-def processes_below(folder: Path) -> list[psutil.Process]:
-    """Returns the processes that work in directories of a folder, each in place of its guard."""
-    found = [
-        process
-        for process in psutil.process_iter(["cmdline", "status", "ppid"])
-        if any(word.startswith(f"{folder}/") for word in process.info["cmdline"] or [])
-        and process.info["status"] != psutil.STATUS_ZOMBIE
-    ]
-    guards = {process.info["ppid"] for process in found}
-    return [process for process in found if process.pid not in guards]
-
-
 @dataclass
 class Site:
     """A registry, and the folder of everything."""
@@ -136,8 +124,8 @@ class Site:
             yield Running(process, client, data / "jobs")
 
     def workers(self, name: str = "trainer") -> list[psutil.Process]:
-        """Returns the job processes of a trainer that live."""
-        return processes_below(self.path / name / "jobs")
+        """Returns the job processes of a trainer that live, without their guards."""
+        return job_processes(self.path / name / "jobs")
 
     def kill_workers(self) -> None:
         """Kills the job processes of all trainers."""
@@ -151,6 +139,27 @@ class Site:
             return [v async for v in self.registry.list_model_versions(f"models/{model}")]
         except NotFound:
             return []
+
+
+def job_processes(place: Path) -> list[psutil.Process]:
+    """Returns the processes that live of the jobs below a directory, without their guards."""
+
+    def is_guard(process: psutil.Process, command: list[str]) -> bool:
+        # One that is to become the worker has the same command until then.
+        try:
+            leads = os.getsid(process.pid) == process.pid
+        except ProcessLookupError:
+            return False
+        return leads and "modelrail_trainer.isolation" in command
+
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "status"])
+        if "--job-directory" in (command := process.info["cmdline"] or [])
+        and any(str(place) in word for word in command)
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+        and not is_guard(process, command)
+    ]
 
 
 @asynccontextmanager

@@ -162,7 +162,7 @@ class LocalExecutor:
                 continue
             try:
                 pid = int(entry.name)
-                # What a job started is in its session, and is ended with it.
+                # The guard of a job leads its session, and ends with all that the job started.
                 if entry.stat().st_uid != os.geteuid() or os.getsid(pid) != pid:
                     continue
                 if (identity := identify(pid)) is None:

@@ -1,4 +1,4 @@
-"""The two interfaces of Linux that no library wraps: `prctl(2)` and `landlock(7)`."""
+"""The interfaces of Linux that no library wraps: `prctl(2)`, `unshare(2)` and `landlock(7)`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_CLONE_NEWUSER = 1 << 28
+_CLONE_NEWNET = 1 << 30
 # The same numbers on every architecture.
 _LANDLOCK_CREATE_RULESET = 444
 _LANDLOCK_ADD_RULE = 445
@@ -142,6 +144,30 @@ def adopt_orphans() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, *map(ctypes.c_ulong, (1, 0, 0, 0))),
         "prctl(PR_SET_CHILD_SUBREAPER)",
     )
+
+
+def leave_network() -> None:
+    """Moves this process, which has one thread, into a network namespace without any address.
+
+    A user who may not do that may do it in a user namespace of their own (user_namespaces(7)), in
+    which the user and the group stay what they are. Root would lose its rights to others' files.
+
+    Raises:
+        OSError: The kernel refuses, or an operator does.
+    """
+    if _libc.unshare(_CLONE_NEWNET) == 0:
+        return
+    user, group = os.geteuid(), os.getegid()
+    namespaces = _CLONE_NEWNET if user == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
+    _checked(_libc.unshare(namespaces), "unshare")
+    if user:
+        # The kernel lets nobody map a group who could still leave one.
+        for name, content in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            Path("/proc/self", name).write_text(content)
 
 
 def landlock_version() -> int:

@@ -13,6 +13,7 @@ from modelrail_trainer.isolation.kernel import (
     forbid_new_privileges,
     landlock,
     landlock_version,
+    leave_network,
 )
 from modelrail_trainer.isolation.layer import Layer, LayerName
 
@@ -30,10 +31,30 @@ def raise_walls(confinement: Confinement, command: Sequence[str]) -> list[Layer]
             Layer(LayerName.NO_NEW_PRIVILEGES, False, str(error.strerror)),
             *(Layer(name, False, missing) for name in _WALLS),
         ]
+    # Before Landlock, which hides the files of a user namespace.
+    own_network = _own_network(confinement)
     return [
         Layer(LayerName.NO_NEW_PRIVILEGES, True, "PR_SET_NO_NEW_PRIVS"),
-        *_landlock(confinement, command),
+        *(
+            own_network if own_network and layer.name is LayerName.NETWORK else layer
+            for layer in _landlock(confinement, command)
+        ),
     ]
+
+
+def _own_network(confinement: Confinement) -> Layer | None:
+    """Leaves the machine's network, if that can be; None: what Landlock forbids of it remains."""
+    if confinement.has_tcp:
+        return None
+    try:
+        leave_network()
+    except OSError:
+        return None
+    return Layer(
+        LayerName.NETWORK,
+        True,
+        "a network namespace of its own, without any address; sockets that are files stay open",
+    )
 
 
 def _landlock(confinement: Confinement, command: Sequence[str]) -> list[Layer]:
