@@ -26,6 +26,7 @@ from modelrail_trainer.execution.errand import Errands
 from modelrail_trainer.execution.inspections import Inspections
 from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.retention import Retention
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.identity import trainer_id
 from modelrail_trainer.isolation.limits import JobLimits
@@ -177,6 +178,15 @@ async def build_trainer(
             )
         )
 
+        retention = await stack.enter_async_context(
+            Retention(
+                book=book,
+                directories=directories,
+                threads=threads,
+                keep_ended_jobs=config.keep_ended_jobs,
+            )
+        )
+
         def errands(kind: str, limit_seconds: float) -> Errands:
             return Errands(
                 kind,
@@ -192,6 +202,7 @@ async def build_trainer(
             Trainer(
                 book,
                 supervisor,
+                retention=retention,
                 dry_runs=DryRuns(errands("dry run", config.dry_run_seconds)),
                 inspections=Inspections(errands("inspection", config.inspection_seconds)),
                 data_roots=DataRoots(data_roots),

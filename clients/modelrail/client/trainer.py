@@ -61,7 +61,7 @@ class RunPolicy:
 
 
 class AsyncTrainerClient(ServiceClient):
-    """Submits, follows, pauses and cancels training jobs.
+    """Submits, follows, pauses, cancels and deletes training jobs.
 
     Names are resource names, `trainingJobs/{training_job}`. Every method raises `ModelrailError`,
     most specifically.
@@ -151,6 +151,15 @@ class AsyncTrainerClient(ServiceClient):
         """Queues a new job like another, whatever became of that."""
         request = pb.CloneTrainingJobRequest(name=name, request_id=request_id or new_request_id())
         return await self._call(self._stub.CloneTrainingJob, request)
+
+    async def delete_job(self, name: str) -> None:
+        """Deletes a job that has ended, with its events and log; its published version stays.
+
+        Raises:
+            NotFound: There is no such job, or none any more.
+            FailedPrecondition: It has not ended; cancel it first.
+        """
+        await self._call(self._stub.DeleteTrainingJob, pb.DeleteTrainingJobRequest(name=name))
 
     async def inspect_dataset(
         self, dataset: pb.Dataset, *, rows: int = 0, split: pb.Split | None = None

@@ -71,7 +71,10 @@ jobs = Table(
     # JSON of the messages of the same names; empty before there are any.
     Column("evaluation", Text, nullable=False, server_default=""),
     Column("data_summary", Text, nullable=False, server_default=""),
+    # Set: nobody sees the job any more, and what is left of it is removed bit by bit.
+    Column("delete_time", BigInteger),
     Index("jobs_by_state", "state", "number"),
+    Index("jobs_by_end", "delete_time", "end_time", "number"),
 )
 # The order of the queue.
 Index("jobs_by_priority", jobs.c.state, jobs.c.priority.desc(), jobs.c.number)
