@@ -39,7 +39,8 @@ class RunPolicy:
         max_run_seconds: How long it may run, all attempts together: its objects be copied, its
             processes run; None for ever.
         expire_time: A job that has not started by then is dropped; with a time zone.
-        max_retries: How often it may run again when its process died, from 0 to 10.
+        max_retries: How often it may run again after a failure that may pass, such as a process
+            that died, from 0 to 10; after a hang twice at most.
         processes: How many processes train together, from 1 to 64.
     """
 

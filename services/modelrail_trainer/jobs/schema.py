@@ -61,6 +61,8 @@ jobs = Table(
     # Id of the job that was cloned.
     Column("parent", Text),
     Column("retries", Integer, nullable=False),
+    # JSON, the reason of the failure to how often.
+    Column("retries_by_reason", Text, nullable=False, server_default="{}"),
     Column("run_seconds", Float, nullable=False),
     Column("earlier_run_seconds", Float, nullable=False),
     # Who holds the job, how often it was taken, and when the others may take it by the clock of
