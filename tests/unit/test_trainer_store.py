@@ -416,6 +416,18 @@ def test_a_job_that_restarts_counts_its_retries_and_is_queued_again(store: JobSt
     assert (job.state, job.retries, job.error) == (JobState.QUEUED, 1, None)
 
 
+def test_retries_are_counted_for_each_reason(store: JobStore) -> None:
+    name = store.create(NEW).name
+    reasons = [Reason.STALLED, Reason.PROCESS_DIED, Reason.STALLED]
+    for reason in reasons:
+        lease = _start(store, name).lease
+        store.move(lease, JobState.RESTARTING, error=JobError(reason, "it failed"))
+        store.restart(lease)
+    job = store.get(name)
+    assert job.retries == 3
+    assert job.retries_by_reason == {Reason.STALLED: 2, Reason.PROCESS_DIED: 1}
+
+
 @pytest.mark.parametrize("wish", ["pause", "cancel"])
 def test_a_job_that_waits_for_its_restart_obeys_at_once(store: JobStore, wish: str) -> None:
     name = _running(store)
