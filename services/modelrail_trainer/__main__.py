@@ -27,6 +27,7 @@ from modelrail_trainer.execution.executor import Executor
 from modelrail_trainer.execution.inspections import Inspections
 from modelrail_trainer.execution.local import LocalExecutor
 from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.retention import Retention
 from modelrail_trainer.execution.second_look import SecondLooks
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.identity import trainer_id
@@ -210,11 +211,21 @@ async def build_trainer(
                 lease_seconds=config.lease_seconds,
             )
         )
+        retention = await stack.enter_async_context(
+            Retention(
+                book=book,
+                directories=directories,
+                threads=threads,
+                keep_ended_jobs=config.keep_ended_jobs,
+            )
+        )
+
         asked_for = partial(errands, executor=executor, stopping=runtime.stopping)
         servicer = TrainerServicer(
             Trainer(
                 book,
                 supervisor,
+                retention=retention,
                 dry_runs=DryRuns(await asked_for("dry run", config.dry_run_seconds)),
                 inspections=Inspections(await asked_for("inspection", config.inspection_seconds)),
                 data_roots=DataRoots(data_roots),

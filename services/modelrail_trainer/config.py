@@ -79,6 +79,13 @@ class TrainerConfig(ServerConfig):
         minimum=1,
         maximum=100_000,
     )
+    keep_ended_jobs: int = setting(
+        0,
+        "How many ended jobs are kept, those that ended last. The others are deleted, with their\n"
+        "events, log and folder; their versions stay. 0: all are kept. The same for all trainers\n"
+        "on one database.",
+        minimum=0,
+    )
     dry_run_seconds: float = setting(
         120.0,
         "Seconds that a dry run may take. One runs at a time, beside the jobs.",

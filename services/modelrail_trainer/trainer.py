@@ -12,6 +12,7 @@ from modelrail_trainer.code_roots import CodeRoots, EntryPointError
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.execution.dry_run import DryRuns
 from modelrail_trainer.execution.inspections import Inspections
+from modelrail_trainer.execution.retention import Retention
 from modelrail_trainer.execution.supervisor import Supervisor
 from modelrail_trainer.inspection import Inspection
 from modelrail_trainer.jobs.book import JobBook
@@ -24,11 +25,12 @@ _CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 
 
 class Trainer:
-    """Creates, shows, cancels, pauses and follows jobs.
+    """Creates, shows, cancels, pauses, follows and deletes jobs.
 
     Args:
         book: The jobs.
         supervisor: Carries them out.
+        retention: Removes what is left of deleted ones.
         dry_runs: Try a specification before its job is queued.
         inspections: Look into tables.
         data_roots: Where their files may lie.
@@ -41,6 +43,7 @@ class Trainer:
         book: JobBook,
         supervisor: Supervisor,
         *,
+        retention: Retention,
         dry_runs: DryRuns,
         inspections: Inspections,
         data_roots: DataRoots,
@@ -51,6 +54,7 @@ class Trainer:
         self._book = book
         self._store = book.store
         self._supervisor = supervisor
+        self._retention = retention
         self._dry_runs = dry_runs
         self._inspections = inspections
         self._data_roots = data_roots
@@ -220,6 +224,16 @@ class Trainer:
         job = await self._book.read(self._store.clone, name, request_id=request_id, actor=actor)
         self._supervisor.queue_changed()
         return job
+
+    async def delete(self, name: TrainingJobName, actor: str) -> None:
+        """Deletes a job that has ended for the client `actor`; its version stays.
+
+        Raises:
+            NotFound: There is none of that name.
+            FailedPrecondition: It has not ended.
+        """
+        job = await self._book.change(self._store.delete, name)
+        self._retention.deleted(job.name, actor)
 
     def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncGenerator[JobEvent, None]:
         """Yields the job's events after a position, up to its last or until the service stops.

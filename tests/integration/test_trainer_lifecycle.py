@@ -112,6 +112,26 @@ async def test_a_silent_job_has_its_retries(house: House) -> None:
     assert (job.attempt, job.error.reason) == (2, pb.JobError.REASON_STALLED)
 
 
+async def test_a_job_that_hangs_again_and_again_is_given_up_before_its_retries_are_used_up(
+    house: House,
+) -> None:
+    async with house.trainer(max_job_silence_seconds=1) as trainer:
+        # Another failure in between has a budget of its own.
+        script = "preparing die_once running wait"
+        job = await trainer.client.create_job(line_spec(script), policy=RunPolicy(max_retries=10))
+        events = await trainer.events(job.name)
+        job = await trainer.client.get_job(job.name)
+    restarts = [
+        event.state_change.error.reason
+        for event in events
+        if event.state_change.new_state == Job.STATE_RESTARTING
+    ]
+    died, stalled = pb.JobError.REASON_PROCESS_DIED, pb.JobError.REASON_STALLED
+    assert restarts == [died, stalled, stalled]
+    assert (job.state, job.attempt, job.error.reason) == (Job.STATE_FAILED, 4, stalled)
+    assert job.error.message.startswith("retries: 3; ")
+
+
 # The queue
 
 

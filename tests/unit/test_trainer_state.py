@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from modelrail.client.trainer import TERMINAL_STATES
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.state import (
-    RETRYABLE,
+    MOST_RETRIES,
     TERMINAL,
     TRANSITIONS,
     IllegalTransition,
@@ -33,18 +33,16 @@ def test_states_and_reasons_are_those_of_the_contract() -> None:
 
 
 def test_every_reason_has_a_row_in_the_table_of_retries() -> None:
-    assert set(RETRYABLE) == set(Reason)
+    assert set(MOST_RETRIES) == set(Reason)
 
 
 def test_what_the_same_program_does_again_is_not_retried() -> None:
-    retried = {reason for reason, is_retried in RETRYABLE.items() if is_retried}
+    retried = {reason: most for reason, most in MOST_RETRIES.items() if most}
     assert retried == {
-        Reason.PROCESS_DIED,
-        Reason.STALLED,
-        Reason.NODE_LOST,
-        Reason.REGISTRY_UNAVAILABLE,
-        Reason.DATA_UNAVAILABLE,
-        Reason.DISK_FULL,
+        Reason.PROCESS_DIED: 10,
+        Reason.STALLED: 2,
+        Reason.DATA_UNAVAILABLE: 10,
+        Reason.DISK_FULL: 10,
     }
 
 

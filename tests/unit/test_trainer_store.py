@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, Table, create_engine, func, select, update
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import (
@@ -416,6 +416,18 @@ def test_a_job_that_restarts_counts_its_retries_and_is_queued_again(store: JobSt
     assert (job.state, job.retries, job.error) == (JobState.QUEUED, 1, None)
 
 
+def test_retries_are_counted_for_each_reason(store: JobStore) -> None:
+    name = store.create(NEW).name
+    reasons = [Reason.STALLED, Reason.PROCESS_DIED, Reason.STALLED]
+    for reason in reasons:
+        lease = _start(store, name).lease
+        store.move(lease, JobState.RESTARTING, error=JobError(reason, "it failed"))
+        store.restart(lease)
+    job = store.get(name)
+    assert job.retries == 3
+    assert job.retries_by_reason == {Reason.STALLED: 2, Reason.PROCESS_DIED: 1}
+
+
 @pytest.mark.parametrize("wish", ["pause", "cancel"])
 def test_a_job_that_waits_for_its_restart_obeys_at_once(store: JobStore, wish: str) -> None:
     name = _running(store)
@@ -539,6 +551,85 @@ def test_a_position_beyond_the_last_event_is_out_of_range(store: JobStore) -> No
     name = store.create(NEW).name
     with pytest.raises(OutOfRange, match="at most 1"):
         store.events_after(name, 2, limit=10)
+
+
+def _rows(store: JobStore, table: Table) -> int:
+    with store._database.read() as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def test_a_deleted_job_is_gone_for_whoever_looks_and_then_from_every_table(
+    store: JobStore,
+) -> None:
+    request_id = str(uuid.uuid4())
+    name = store.create(NEW, request_id=request_id).name
+    other = store.create(NEW).name
+    store.cancel(name, CANCELLED)
+    assert store.delete(name).state is JobState.CANCELLED
+    for look in (
+        lambda: store.get(name),
+        lambda: store.events_after(name, 0, limit=1),
+        lambda: store.clone(name),
+        lambda: store.cancel(name, CANCELLED),
+        lambda: store.delete(name),
+    ):
+        with pytest.raises(NotFound, match=str(name)):
+            look()
+    assert [job.name for job in store.page(size=10).jobs] == [other]
+    assert store.in_states(TERMINAL) == []
+    assert store.count_by_state()[JobState.CANCELLED] == 0
+    assert store.deleted() == [name]
+    assert store.unknown([name, other, TrainingJobName("nobody")]) == [TrainingJobName("nobody")]
+    # The wish that made it is forgotten with it.
+    again = store.create(NEW, request_id=request_id).name
+    assert again != name
+    assert store.purge(name)
+    assert store.purge(name)
+    assert store.deleted() == []
+    assert (_rows(store, schema.jobs), _rows(store, schema.requests)) == (2, 1)
+    assert _rows(store, schema.events) == 2
+    assert store.unknown([name]) == [name]
+
+
+@pytest.mark.parametrize("state", sorted(set(JobState) - TERMINAL))
+def test_a_job_that_has_not_ended_is_not_deleted(store: JobStore, state: JobState) -> None:
+    name = store.create(NEW).name
+    with store._database.write() as connection:
+        connection.execute(update(schema.jobs).values(state=state.value))
+    with pytest.raises(FailedPrecondition, match="cancel it first, or wait for its end") as refused:
+        store.delete(name)
+    assert refused.value.reason == "JOB_NOT_ENDED"
+    assert store.get(name).state is state
+    store.purge(name)
+    assert _history(store, name)
+
+
+def test_what_is_left_of_a_deleted_job_goes_in_portions(store: JobStore) -> None:
+    other = _running(store)
+    name = _running(store)
+    _record(store, name, [LogLine(str(n)) for n in range(2500)], journal_offset=11)
+    store.move(store.get(name).lease, JobState.FAILED)
+    store.delete(name)
+    before = _rows(store, schema.events)
+    assert not store.purge(name)
+    assert _rows(store, schema.events) == before - 1000
+    assert [store.purge(name), store.purge(name)] == [False, True]
+    assert _rows(store, schema.events) == len(_history(store, other))
+
+
+def test_of_the_ended_jobs_those_that_ended_last_are_kept(database_place: Path | URL) -> None:
+    now = [datetime(2026, 1, 2, tzinfo=UTC)]
+    store = JobStore(open_database(database_place), max_queued_jobs=200, now=lambda: now[0])
+    names = [store.create(NEW).name for _ in range(105)]
+    for name in [*names[3:], names[1], names[0]]:
+        now[0] += timedelta(seconds=1)
+        store.cancel(name, CANCELLED)
+    assert store.delete_surplus(104) == []
+    assert store.delete_surplus(3) == [*names[-2:2:-1]][:100]
+    assert store.delete_surplus(3) == [names[3]]
+    assert store.delete_surplus(3) == []
+    assert [job.name for job in store.page(size=200).jobs] == [names[i] for i in (104, 2, 1, 0)]
+    store.close()
 
 
 def test_an_unknown_job_is_not_found(store: JobStore) -> None:

@@ -174,6 +174,7 @@ class TrainerClient(BlockingClient[AsyncTrainerClient]):
     pause_job = blocking(AsyncTrainerClient.pause_job)
     resume_job = blocking(AsyncTrainerClient.resume_job)
     clone_job = blocking(AsyncTrainerClient.clone_job)
+    delete_job = blocking(AsyncTrainerClient.delete_job)
     inspect_dataset = blocking(AsyncTrainerClient.inspect_dataset)
     watch_job = blocking_iterator(AsyncTrainerClient.watch_job)
 

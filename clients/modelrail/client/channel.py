@@ -15,9 +15,9 @@ import grpc.aio
 __all__ = ["Connection", "open_channel"]
 
 # Methods whose repetition changes nothing more: reads, and mutations that carry a request_id, which
-# this client always sends. UpdateModel, DeleteModelAlias and CancelTrainingJob carry none, so a
-# repeated call could report a failure for what the first one did. Streams resume in code, which
-# knows their position.
+# this client always sends. UpdateModel, DeleteModelAlias, CancelTrainingJob and DeleteTrainingJob
+# carry none, so a repeated call could report a failure for what the first one did. Streams resume
+# in code, which knows their position.
 _IDEMPOTENT_METHODS: dict[str, tuple[str, ...]] = {
     "modelrail.registry.v1.RegistryService": (
         "GetModel",

@@ -39,7 +39,8 @@ class RunPolicy:
         max_run_seconds: How long it may run, all attempts together: its objects be copied, its
             processes run; None for ever.
         expire_time: A job that has not started by then is dropped; with a time zone.
-        max_retries: How often it may run again when its process died, from 0 to 10.
+        max_retries: How often it may run again after a failure that may pass, such as a process
+            that died, from 0 to 10; after a hang twice at most.
         processes: How many processes train together, from 1 to 64.
     """
 
@@ -61,7 +62,7 @@ class RunPolicy:
 
 
 class AsyncTrainerClient(ServiceClient):
-    """Submits, follows, pauses and cancels training jobs.
+    """Submits, follows, pauses, cancels and deletes training jobs.
 
     Names are resource names, `trainingJobs/{training_job}`. Every method raises `ModelrailError`,
     most specifically.
@@ -151,6 +152,15 @@ class AsyncTrainerClient(ServiceClient):
         """Queues a new job like another, whatever became of that."""
         request = pb.CloneTrainingJobRequest(name=name, request_id=request_id or new_request_id())
         return await self._call(self._stub.CloneTrainingJob, request)
+
+    async def delete_job(self, name: str) -> None:
+        """Deletes a job that has ended, with its events and log; its published version stays.
+
+        Raises:
+            NotFound: There is no such job, or none any more.
+            FailedPrecondition: It has not ended; cancel it first.
+        """
+        await self._call(self._stub.DeleteTrainingJob, pb.DeleteTrainingJobRequest(name=name))
 
     async def inspect_dataset(
         self, dataset: pb.Dataset, *, rows: int = 0, split: pb.Split | None = None

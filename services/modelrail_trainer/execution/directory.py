@@ -81,20 +81,25 @@ class JobDirectories:
 
     def untrimmed(self) -> list[TrainingJobName]:
         """Returns the jobs whose directories hold what an ended job does not need."""
-        names = []
+        return [name for name, is_trimmed in self._all() if not is_trimmed]
+
+    def trimmed(self) -> list[TrainingJobName]:
+        """Returns the jobs whose directories hold only what an ended job needs."""
+        return [name for name, is_trimmed in self._all() if is_trimmed]
+
+    def _all(self) -> Iterator[tuple[TrainingJobName, bool]]:
         for directory in self._root.iterdir():
             try:
                 name = TrainingJobName(directory.name)
             except InvalidName:
                 continue
-            if directory.is_dir() and next(_surplus(directory), None) is not None:
-                names.append(name)
-        return names
+            if directory.is_dir():
+                yield name, next(_surplus(directory), None) is None
 
     def remove(self, name: TrainingJobName) -> None:
         """Removes the directory with all that is in it, if there is one."""
         if self.path(name).is_dir():
-            shutil.rmtree(self.path(name))
+            _remove_tree(self.path(name))
 
     def has_result(self, name: TrainingJobName) -> bool:
         """Whether the job's process finished its result, which it moves into place last."""
@@ -130,9 +135,18 @@ class JobDirectories:
 
 def _remove(entry: Path) -> None:
     if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
+        _remove_tree(entry)
     else:
         entry.unlink(missing_ok=True)
+
+
+def _remove_tree(directory: Path) -> None:
+    def fail(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+        # A job that has just ended may be trimmed and deleted at the same time.
+        if not isinstance(error[1], FileNotFoundError):
+            raise error[1]
+
+    shutil.rmtree(directory, onerror=fail)
 
 
 def _surplus(directory: Path) -> Iterator[Path]:

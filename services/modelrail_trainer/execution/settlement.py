@@ -24,7 +24,7 @@ from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.lease import Lease, StaleLease
 from modelrail_trainer.jobs.state import (
-    RETRYABLE,
+    MOST_RETRIES,
     STOPPING,
     TERMINAL,
     IllegalTransition,
@@ -173,7 +173,8 @@ class Settlement:
     async def _fail(self, lease: Lease, job: Job, error: JobError) -> None:
         """Fails a job, or has it run again when that may help and it has retries left."""
         done, allowed = job.retries, job.policy.max_retries
-        if RETRYABLE[error.reason] and done < allowed:
+        of_reason = job.retries_by_reason.get(error.reason, 0)
+        if done < allowed and of_reason < MOST_RETRIES[error.reason]:
             message = f"retry {done + 1} of {allowed} follows: {error.message}"
             await self.end(lease, JobState.RESTARTING, JobError(error.reason, message))
             return

@@ -79,6 +79,7 @@ def insert_job(
         "attempt": 0,
         "losses": 0,
         "retries": 0,
+        "retries_by_reason": "{}",
         "run_seconds": 0.0,
         "earlier_run_seconds": 0.0,
         "create_time": to_microseconds(now),

@@ -119,7 +119,9 @@ def read_row(connection: Connection, name: TrainingJobName, *, lock: bool = Fals
     Raises:
         NotFound: There is no such job.
     """
-    query = select(schema.jobs).where(schema.jobs.c.id == name.training_job)
+    query = select(schema.jobs).where(
+        schema.jobs.c.id == name.training_job, schema.jobs.c.delete_time.is_(None)
+    )
     if lock:
         query = query.with_for_update()
     row = connection.execute(query).mappings().one_or_none()

@@ -101,6 +101,7 @@ class Job:
         losses: How often it was lost together with its trainer, or with the trainer's machine,
             since it last got further than the checkpoint that it went on from.
         retries: How often it ran again after a failure.
+        retries_by_reason: The same by the reason of the failure; of jobs of older trainers not all.
         run_seconds: How long it was carried out, as far as was noted.
         earlier_run_seconds: How long it was before its present process.
         process: The executor's handle of the execution; empty where there is none.
@@ -131,6 +132,7 @@ class Job:
     attempt: int
     losses: int
     retries: int
+    retries_by_reason: Mapping[Reason, int]
     run_seconds: float
     earlier_run_seconds: float
     create_time: datetime

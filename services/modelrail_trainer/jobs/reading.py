@@ -51,7 +51,12 @@ class JobReader:
 
     def page(self, *, size: int, before_number: int | None = None) -> JobPage:
         """Returns up to `size` jobs that are older than `before_number`, newest first."""
-        query = select(schema.jobs).order_by(schema.jobs.c.number.desc()).limit(size + 1)
+        query = (
+            select(schema.jobs)
+            .where(schema.jobs.c.delete_time.is_(None))
+            .order_by(schema.jobs.c.number.desc())
+            .limit(size + 1)
+        )
         if before_number is not None:
             query = query.where(schema.jobs.c.number < before_number)
         with self._database.read() as connection:
@@ -64,7 +69,7 @@ class JobReader:
         """Returns the jobs in one of the states, oldest first."""
         query = (
             select(schema.jobs)
-            .where(schema.jobs.c.state.in_(sorted(states)))
+            .where(schema.jobs.c.state.in_(sorted(states)), schema.jobs.c.delete_time.is_(None))
             .order_by(schema.jobs.c.number)
         )
         with self._database.read() as connection:
@@ -94,7 +99,11 @@ class JobReader:
 
     def count_by_state(self) -> dict[JobState, int]:
         """Returns how many jobs are in each state; every state has an entry."""
-        query = select(schema.jobs.c.state, func.count()).group_by(schema.jobs.c.state)
+        query = (
+            select(schema.jobs.c.state, func.count())
+            .where(schema.jobs.c.delete_time.is_(None))
+            .group_by(schema.jobs.c.state)
+        )
         counts = dict.fromkeys(JobState, 0)
         with self._database.read() as connection:
             counts.update({JobState(state): n for state, n in connection.execute(query)})

@@ -80,6 +80,9 @@ def job_from_row(row: RowMapping) -> Job:
         attempt=row["attempt"],
         losses=row["losses"],
         retries=row["retries"],
+        retries_by_reason={
+            Reason(reason): count for reason, count in json.loads(row["retries_by_reason"]).items()
+        },
         run_seconds=row["run_seconds"],
         earlier_run_seconds=row["earlier_run_seconds"],
         create_time=from_microseconds(row["create_time"]),
@@ -128,6 +131,15 @@ def error_columns(error: JobError | None) -> dict[str, object]:
         "error_reason": None if error is None else error.reason.value,
         # PostgreSQL keeps no NUL in a text, and what a process wrote may hold one.
         "error_message": None if error is None else error.message.replace("\0", "\ufffd"),
+    }
+
+
+def retry_columns(job: Job, reason: Reason) -> dict[str, object]:
+    """Returns the columns that hold how often a job ran again, with once more for a reason."""
+    count = job.retries_by_reason.get(reason, 0) + 1
+    return {
+        "retries": job.retries + 1,
+        "retries_by_reason": json.dumps({**job.retries_by_reason, reason: count}),
     }
 
 

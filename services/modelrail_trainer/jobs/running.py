@@ -37,6 +37,7 @@ from modelrail_trainer.jobs.rows import (
     metrics_text,
     output_columns,
     progress_columns,
+    retry_columns,
     to_microseconds,
 )
 from modelrail_trainer.jobs.state import (
@@ -297,7 +298,8 @@ class RunStore(JobReader):
             if lost:
                 change.set(losses=change.job.losses + 1)
             if new is JobState.RESTARTING:
-                change.set(retries=change.job.retries + 1, process="")
+                reason = Reason.PROCESS_DIED if error is None else error.reason
+                change.set(process="", **retry_columns(change.job, reason))
             if new in {JobState.QUEUED, JobState.PAUSED}:
                 change.set(process="", **progress_columns(None))
             return change.apply()

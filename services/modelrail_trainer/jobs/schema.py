@@ -61,6 +61,8 @@ jobs = Table(
     # Id of the job that was cloned.
     Column("parent", Text),
     Column("retries", Integer, nullable=False),
+    # JSON, the reason of the failure to how often.
+    Column("retries_by_reason", Text, nullable=False, server_default="{}"),
     Column("run_seconds", Float, nullable=False),
     Column("earlier_run_seconds", Float, nullable=False),
     # Who holds the job, how often it was taken, and when the others may take it by the clock of
@@ -71,7 +73,10 @@ jobs = Table(
     # JSON of the messages of the same names; empty before there are any.
     Column("evaluation", Text, nullable=False, server_default=""),
     Column("data_summary", Text, nullable=False, server_default=""),
+    # Set: nobody sees the job any more, and what is left of it is removed bit by bit.
+    Column("delete_time", BigInteger),
     Index("jobs_by_state", "state", "number"),
+    Index("jobs_by_end", "delete_time", "end_time", "number"),
 )
 # The order of the queue.
 Index("jobs_by_priority", jobs.c.state, jobs.c.priority.desc(), jobs.c.number)

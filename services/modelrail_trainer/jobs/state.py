@@ -47,29 +47,31 @@ class Reason(enum.StrEnum):
     DEVICE_UNAVAILABLE = "DEVICE_UNAVAILABLE"
 
 
-# Whether another attempt may be spared what this one failed of. The same data, seed and program
-# make the same loss, the same export and the same use of memory, so those fail for good.
-RETRYABLE: Mapping[Reason, bool] = {
-    Reason.DATA: False,
-    Reason.NAN_LOSS: False,
-    Reason.EXPORT_FAILED: False,
-    Reason.GATE_FAILED: False,
-    Reason.PROCESS_DIED: True,
+# How often a job may run again for each reason, if its `max_retries` allows so many. The same data,
+# seed and program make the same loss, the same export and the same use of memory, so those fail for
+# good.
+MOST_RETRIES: Mapping[Reason, int] = {
+    Reason.DATA: 0,
+    Reason.NAN_LOSS: 0,
+    Reason.EXPORT_FAILED: 0,
+    Reason.GATE_FAILED: 0,
+    Reason.PROCESS_DIED: 10,
     # Fails no job: the publisher tries on for as long as it takes.
-    Reason.REGISTRY_UNAVAILABLE: True,
-    Reason.REGISTRY_REFUSED: False,
-    Reason.CANCELLED_BY_USER: False,
-    Reason.INTERNAL: False,
-    Reason.OOM: False,
-    Reason.TIMEOUT: False,
-    # A lock or a disk that hung may not hang again.
-    Reason.STALLED: True,
+    Reason.REGISTRY_UNAVAILABLE: 0,
+    Reason.REGISTRY_REFUSED: 0,
+    Reason.CANCELLED_BY_USER: 0,
+    Reason.INTERNAL: 0,
+    Reason.OOM: 0,
+    Reason.TIMEOUT: 0,
+    # A lock or a disk that hung may not hang again; what hangs a third time does, and each time
+    # holds a place for as long as silence is borne.
+    Reason.STALLED: 2,
     # Has a bound of its own: the number of losses.
-    Reason.NODE_LOST: True,
-    Reason.USER_CODE: False,
-    Reason.DATA_UNAVAILABLE: True,
-    Reason.DISK_FULL: True,
-    Reason.DEVICE_UNAVAILABLE: False,
+    Reason.NODE_LOST: 0,
+    Reason.USER_CODE: 0,
+    Reason.DATA_UNAVAILABLE: 10,
+    Reason.DISK_FULL: 10,
+    Reason.DEVICE_UNAVAILABLE: 0,
 }
 
 

@@ -21,13 +21,14 @@ from modelrail_server.errors import (
 from modelrail_trainer.jobs import schema
 from modelrail_trainer.jobs.admission import digest_of, insert_job, known_job
 from modelrail_trainer.jobs.change import JobChange
+from modelrail_trainer.jobs.deletion import DeletionStore
 from modelrail_trainer.jobs.job import (
     TRAINER,
     Job,
     JobError,
     NewJob,
 )
-from modelrail_trainer.jobs.running import RunStore, utc_now
+from modelrail_trainer.jobs.running import utc_now
 from modelrail_trainer.jobs.state import (
     IDLE,
     STOPPING,
@@ -41,7 +42,7 @@ from modelrail_trainer.jobs.state import (
 _ADMISSION_LOCK = 1
 
 
-class JobStore(RunStore):
+class JobStore(DeletionStore):
     """Jobs, their events and the requests that made them, in one database.
 
     Args:

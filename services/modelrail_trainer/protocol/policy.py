@@ -15,6 +15,7 @@ POLICY: Policy = {
     f"{_SERVICE}/CloneTrainingJob": Permission.WRITE,
     f"{_SERVICE}/PauseTrainingJob": Permission.WRITE,
     f"{_SERVICE}/ResumeTrainingJob": Permission.WRITE,
+    f"{_SERVICE}/DeleteTrainingJob": Permission.WRITE,
     # It shows rows of files, which readers of jobs cannot see.
     f"{_SERVICE}/InspectDataset": Permission.WRITE,
 }

@@ -76,6 +76,13 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name, request_id = requests.clone_from_pb(request)
         return replies.job_to_pb(await self._trainer.clone(name, request_id, identity().name))
 
+    async def DeleteTrainingJob(  # noqa: N802 - the name is the protocol's
+        self, request: pb.DeleteTrainingJobRequest, context: Context
+    ) -> pb.DeleteTrainingJobResponse:
+        """Deletes a job that has ended."""
+        await self._trainer.delete(requests.job_name(request.name), identity().name)
+        return pb.DeleteTrainingJobResponse()
+
     async def WatchTrainingJob(  # noqa: N802 - the name is the protocol's
         self, request: pb.WatchTrainingJobRequest, context: Context
     ) -> AsyncIterator[pb.WatchTrainingJobResponse]:

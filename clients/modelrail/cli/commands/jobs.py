@@ -155,6 +155,15 @@ async def clone_job(session: Session, job: JobId) -> None:
     say(f"submitted {found.name}; follow it with: modelrail jobs watch {found.name}")
 
 
+@command(app, "delete", "trainer")
+async def delete_job(session: Session, job: JobId) -> None:
+    """Delete a job that has ended, with its events and log; its version stays."""
+    name = job_name(job)
+    async with session.trainer() as trainer:
+        await trainer.delete_job(name)
+    say(f"{name} is deleted")
+
+
 async def _find(trainer: AsyncTrainerClient, job: str | None) -> pb.TrainingJob:
     """Returns a job, or the newest one.
 

@@ -1180,3 +1180,13 @@ class PreviewCell(_message.Message):
     text: str
     missing: bool
     def __init__(self, text: _Optional[str] = ..., missing: _Optional[bool] = ...) -> None: ...
+
+class DeleteTrainingJobRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DeleteTrainingJobResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -80,6 +80,11 @@ class TrainerServiceStub:
                 request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.SerializeToString,
                 response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.FromString,
                 _registered_method=True)
+        self.DeleteTrainingJob = channel.unary_unary(
+                '/modelrail.trainer.v1.TrainerService/DeleteTrainingJob',
+                request_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobRequest.SerializeToString,
+                response_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobResponse.FromString,
+                _registered_method=True)
 
 
 class TrainerServiceServicer:
@@ -158,6 +163,15 @@ class TrainerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteTrainingJob(self, request, context):
+        """Deletes a job that has ended, with its events, its log and its `request_id`; its published version stays. Who
+        watches it gets NOT_FOUND, and so does a repeated call. FAILED_PRECONDITION when it has not ended: it can be
+        cancelled first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -205,6 +219,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.InspectDataset,
                     request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.FromString,
                     response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.SerializeToString,
+            ),
+            'DeleteTrainingJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTrainingJob,
+                    request_deserializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobRequest.FromString,
+                    response_serializer=modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -451,6 +470,33 @@ class TrainerService:
             '/modelrail.trainer.v1.TrainerService/InspectDataset',
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetRequest.SerializeToString,
             modelrail_dot_trainer_dot_v1_dot_trainer__pb2.InspectDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTrainingJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelrail.trainer.v1.TrainerService/DeleteTrainingJob',
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobRequest.SerializeToString,
+            modelrail_dot_trainer_dot_v1_dot_trainer__pb2.DeleteTrainingJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,11 @@ class TrainerServiceStub:
     permission to create jobs. FAILED_PRECONDITION when the files cannot be read or hold no table; RESOURCE_EXHAUSTED
     when too many callers wait.
     """
+    DeleteTrainingJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.DeleteTrainingJobRequest, _trainer_pb2.DeleteTrainingJobResponse]
+    """Deletes a job that has ended, with its events, its log and its `request_id`; its published version stays. Who
+    watches it gets NOT_FOUND, and so does a repeated call. FAILED_PRECONDITION when it has not ended: it can be
+    cancelled first.
+    """
 
 class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs training jobs. Each job is a resource, `trainingJobs/{training_job}`, and an operating-system process."""
@@ -136,6 +141,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         process that is confined like that of a job; cancelling the call ends it. It shows values, so it takes the
         permission to create jobs. FAILED_PRECONDITION when the files cannot be read or hold no table; RESOURCE_EXHAUSTED
         when too many callers wait.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTrainingJob(
+        self,
+        request: _trainer_pb2.DeleteTrainingJobRequest,
+        context: _aio.ServicerContext[_trainer_pb2.DeleteTrainingJobRequest, _abc.Awaitable[_trainer_pb2.DeleteTrainingJobResponse]],
+    ) -> _abc.Awaitable[_trainer_pb2.DeleteTrainingJobResponse]:
+        """Deletes a job that has ended, with its events, its log and its `request_id`; its published version stays. Who
+        watches it gets NOT_FOUND, and so does a repeated call. FAILED_PRECONDITION when it has not ended: it can be
+        cancelled first.
         """
 
 def add_TrainerServiceServicer_to_server(servicer: TrainerServiceServicer, server: _aio.Server) -> None: ...
