@@ -13,7 +13,7 @@ from modelrail.client.blocking import TrainerClient
 from modelrail.client.errors import FailedPrecondition, InvalidArgument, NotFound
 from modelrail_trainer.execution import retention
 from tests.faults.trainers import until
-from tests.integration.test_trainer_service import (
+from tests.integration.house import (
     House,
     ScriptedRegistry,
     TrainerUnderTest,
