@@ -31,7 +31,6 @@ from tests.handed_over import (
     another_graph,
     another_reference,
     claims,
-    doubling,
     smaller_differences,
 )
 
@@ -134,24 +133,35 @@ def test_another_signature_is_refused(tmp_path: Path) -> None:
     assert "inputs: expected [('x', 'FP64', ('batch', 1))]" in refused(tmp_path)
 
 
-def test_a_frozen_batch_axis_is_refused_whatever_the_signature_says(tmp_path: Path) -> None:
+def with_batches_of(size: int) -> Forgery:
+    """Returns what fixes the batch axis of graph and signature alike."""
+
     def forge(handed_over: HandedOver) -> None:
-        model = doubling()
-        del model.metadata_props[:]
-        for tensor in (*model.graph.input, *model.graph.output):
-            axis = tensor.type.tensor_type.shape.dim[0]
-            axis.ClearField("dim_param")
-            axis.dim_value = 5
         handed_over.signature = Signature(
             *(
-                tuple(replace(tensor, shape=(5, 1)) for tensor in tensors)
+                tuple(replace(tensor, shape=(size, 1)) for tensor in tensors)
                 for tensors in (SIGNATURE.inputs, SIGNATURE.outputs)
             )
         )
-        handed_over.model = model
+        model = handed_over.model
+        for tensor in (*model.graph.input, *model.graph.output):
+            axis = tensor.type.tensor_type.shape.dim[0]
+            axis.ClearField("dim_param")
+            axis.dim_value = size
+        del model.metadata_props[:]
+        describe(model, handed_over.signature, Task.REGRESSION)
 
-    forged(tmp_path, forge)
+    return forge
+
+
+def test_a_frozen_batch_axis_is_refused_whatever_the_signature_says(tmp_path: Path) -> None:
+    forged(tmp_path, with_batches_of(5), claims(batch_sizes=(5,)))
     assert "expected 'batch' as the first axis of all inputs and outputs" in refused(tmp_path)
+
+
+def test_a_graph_that_answers_one_row_at_a_time_says_so_and_passes(tmp_path: Path) -> None:
+    forged(tmp_path, with_batches_of(1), claims(batch_sizes=(1,)))
+    assert look_again(load_result(tmp_path), tmp_path).rows == len(ROWS)
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
