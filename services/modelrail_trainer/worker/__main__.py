@@ -154,9 +154,7 @@ def _run(
     return None
 
 
-def _assist(
-    directory: Path, data_roots: DataRoots, code_roots: CodeRoots, *, dry_run: bool
-) -> int:
+def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots, *, dry_run: bool) -> int:
     """Trains beside the first process of the job, which tells what there is to tell."""
     from modelrail_trainer.worker.failure import JobFailure
     from modelrail_trainer.worker.job import assist_job
