@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from tests.faults.trainers import job_processes, site, until
+from tests.faults.trainers import site, until
+from tests.job_processes import job_processes
 
 SPEC = pb.TrainingJobSpec(
     dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),

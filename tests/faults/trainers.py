@@ -20,6 +20,7 @@ from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.registry.v1 import registry_pb2
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.journal import JOURNAL_NAME
+from tests.job_processes import job_processes
 
 _START_SECONDS = 60.0
 WAIT_SECONDS = 120.0
@@ -139,27 +140,6 @@ class Site:
             return [v async for v in self.registry.list_model_versions(f"models/{model}")]
         except NotFound:
             return []
-
-
-def job_processes(place: Path) -> list[psutil.Process]:
-    """Returns the processes that live of the jobs below a directory, without their guards."""
-
-    def is_guard(process: psutil.Process, command: list[str]) -> bool:
-        # One that is to become the worker has the same command until then.
-        try:
-            leads = os.getsid(process.pid) == process.pid
-        except ProcessLookupError:
-            return False
-        return leads and "modelrail_trainer.isolation" in command
-
-    return [
-        process
-        for process in psutil.process_iter(["cmdline", "status"])
-        if "--job-directory" in (command := process.info["cmdline"] or [])
-        and any(str(place) in word for word in command)
-        and process.info["status"] != psutil.STATUS_ZOMBIE
-        and not is_guard(process, command)
-    ]
 
 
 @asynccontextmanager

@@ -185,7 +185,8 @@ async def test_a_process_that_the_machine_refuses_for_a_moment_is_started_later(
     job = await trainer.client.get_job(name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 1), job.error.message
     assert not job.HasField("error")
-    (said,) = {event.log_line.text for event in events if event.HasField("log_line")}
+    lines = [event.log_line.text for event in events if event.HasField("log_line")]
+    (said,) = {line for line in lines if "cannot begin" in line}
     assert "cannot begin the job now (Resource temporarily unavailable)" in said
     assert states(events).count("PREPARING") == 1
 

@@ -18,8 +18,7 @@ from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.__main__ import WORKER_COMMAND
 from modelrail_trainer.artifact import load_result
-from modelrail_trainer.execution import objects as job_objects
-from modelrail_trainer.execution import supervisor
+from modelrail_trainer.execution import preparation, supervisor
 from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.jobs import job as domain
 from modelrail_trainer.jobs.database import open_database
@@ -133,7 +132,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
         return Stopwatch(job, lambda: hands.now, **age)
 
     monkeypatch.setattr(supervisor, "Stopwatch", stopwatch)
-    monkeypatch.setattr(job_objects, "NOTE_SECONDS", 0.01)
+    monkeypatch.setattr(preparation, "NOTE_SECONDS", 0.01)
     return hands
 
 

@@ -34,6 +34,7 @@ from tests.integration.house import (
     serving_registry,
     states,
 )
+from tests.job_processes import job_processes
 
 Job = pb.TrainingJob
 SECONDS = 60.0
@@ -93,13 +94,7 @@ async def running(house: House, **settings: float) -> AsyncIterator[TrainerUnder
 
 def looks(house: House) -> list[psutil.Process]:
     """Returns the processes that look a second time."""
-    mark = str(house.tmp_path / "data" / "second-looks")
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if process.info["status"] != psutil.STATUS_ZOMBIE and "--second-look" in words:
-            found += [process] if any(word.startswith(mark) for word in words) else []
-    return found
+    return job_processes(house.tmp_path / "data" / "second-looks")
 
 
 async def until(holds: Callable[[], object]) -> None:

@@ -24,7 +24,7 @@ from google.protobuf.message import Message
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import load_result, verify_files
+from modelrail_trainer.artifact import REFERENCE_NAME, load_result, verify_files
 from modelrail_trainer.execution.output import read_output
 from modelrail_trainer.jobs.job import OutputMark
 from modelrail_trainer.journal import (
@@ -152,7 +152,10 @@ def test_a_job_prints_nothing_that_it_was_not_asked_for(digits: Path) -> None:
 def test_a_finished_job_leaves_its_results_and_nothing_that_looks_like_one(digits: Path) -> None:
     # A slow run leaves checkpoints, which the service removes.
     names = {path.name for path in digits.iterdir()} - {"checkpoints"}
-    assert names == {"spec.binpb", "events.jsonl", "pulse", "worker.log", *RESULT_FILES}
+    assert names == {
+        *("spec.binpb", "events.jsonl", "pulse", "worker.log", "cpu-time-is-up", REFERENCE_NAME),
+        *RESULT_FILES,
+    }
     assert [file.path for file in load_result(digits).files] == ["model.onnx"]
     verify_files(load_result(digits), digits)
 
