@@ -302,7 +302,8 @@ async def test_the_time_in_which_objects_are_copied_is_none_that_the_process_has
         assert ended.state == Job.STATE_SUCCEEDED, ended.error
     found = stored(house, created.name)
     # By the process's own clock, which the kernel keeps, an adopted one counts on from there.
-    assert (found.earlier_run_seconds, found.run_seconds) == (60, 60)
+    assert found.earlier_run_seconds == 60
+    assert 60 < found.run_seconds < 90  # with the second look at its files
 
 
 async def test_the_time_in_which_objects_were_copied_counts_after_a_pause(
