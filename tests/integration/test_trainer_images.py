@@ -172,6 +172,7 @@ async def test_digits_in_folders_are_learned_and_told_apart_in_any_size(tmp_path
         np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_job_on_images_that_was_killed_goes_on_and_makes_the_same_files(tmp_path: Path) -> None:
     write_digits(tmp_path)
     spec = example("digits-images")

@@ -123,6 +123,7 @@ def test_another_number_of_processes_goes_on_from_the_same_place(
     assert losses(directory) == pytest.approx(losses(pair), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_of_fewer_rows_than_processes_counts_once(tmp_path: Path) -> None:
     spec = pb.TrainingJobSpec(
         dataset=pb.Dataset(line=pb.LineDataset(slope=2, intercept=1, points=21)),

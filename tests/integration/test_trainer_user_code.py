@@ -158,6 +158,7 @@ def test_a_dry_run_takes_one_step_at_most(epochs: int, folder: Path) -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_bit_for_bit_and_only_with_the_same_code(folder: Path) -> None:
     spec = job("nets:tied", _model={"dropout": 0.2}, checkpoint_every_steps=6)
     directory, _, _ = succeeded(spec, folder)
