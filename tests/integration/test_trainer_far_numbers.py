@@ -12,8 +12,8 @@ import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.encodings.number import NumberFitting
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import NumberEncoding, Scale
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.table.reader import TableReader
 from tests.integration.worker_jobs import figure, said, succeeded
 

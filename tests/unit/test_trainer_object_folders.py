@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from modelrail_trainer.data_roots import DataPathError
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects import crew, fetching
 from modelrail_trainer.objects import store as stores
@@ -26,7 +27,6 @@ from modelrail_trainer.objects.uri import copy_path
 from modelrail_trainer.objects.version import BadName, ObjectVersion
 from modelrail_trainer.spec import ImageDataset, ImageFolder, Split
 from modelrail_trainer.threads import Threads
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.dataset import Images, load_images
 from tests.object_store import SCHEMES, ObjectStore, on_every_store, store_of
 

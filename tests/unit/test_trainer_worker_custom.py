@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from modelrail_trainer.code_roots import CodeRoots
-from modelrail_trainer.spec import CustomDataset, CustomModel, DatasetFacts, Task
-from modelrail_trainer.user_code import CustomData
-from modelrail_trainer.worker.custom.code import UserCode
-from modelrail_trainer.worker.custom.dataset import MAX_OUTPUTS, CustomRows, load_custom
-from modelrail_trainer.worker.custom.model import build_custom, check_outputs
-from modelrail_trainer.worker.failure import (
+from modelrail_trainer.failure import (
     DataError,
     ExportFailed,
     GateFailed,
     JobFailure,
     UserCodeError,
 )
+from modelrail_trainer.spec import CustomDataset, CustomModel, DatasetFacts, Task
+from modelrail_trainer.user_code import CustomData
+from modelrail_trainer.worker.custom.code import UserCode
+from modelrail_trainer.worker.custom.dataset import MAX_OUTPUTS, CustomRows, load_custom
+from modelrail_trainer.worker.custom.model import build_custom, check_outputs
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 CLASSES = np.array([0, 1, 2, 0, 1, 2])

@@ -8,10 +8,10 @@ from torch import nn
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
+from modelrail_trainer.failure import DeviceUnavailable
 from modelrail_trainer.journal import FailureReason
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import Device
-from modelrail_trainer.worker.failure import DeviceUnavailable
 from modelrail_trainer.worker.learning.device import CPU, described, device_for, device_of
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function
 from modelrail_trainer.worker.learning.replicas import Replicas

@@ -20,6 +20,7 @@ from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.encodings.hash import FittedHash, HashFitting
 from modelrail_trainer.encodings.median import Values
 from modelrail_trainer.encodings.number import NumberFitting
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import (
     HashEncoding,
@@ -33,7 +34,6 @@ from modelrail_trainer.spec import (
     with_defaults,
 )
 from modelrail_trainer.validation import validate
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.graph import domains_of, end_to_end, end_to_end_signature
 

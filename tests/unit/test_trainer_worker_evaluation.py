@@ -20,13 +20,13 @@ from torchmetrics.classification import MulticlassCalibrationError
 from modelrail_trainer import spec
 from modelrail_trainer.data_summary import DataSummary, LabelCount, PartSummary
 from modelrail_trainer.evaluation import Evaluation
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.evaluation.classes import ClassFigures, RocArea
 from modelrail_trainer.worker.evaluation.detail import ClassDetail, ValueDetail
 from modelrail_trainer.worker.evaluation.real_counts import RealCounts
 from modelrail_trainer.worker.evaluation.summary import summary_of
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 
 from modelrail_trainer.artifact import Signature
+from modelrail_trainer.failure import DataError, GateFailed
 from modelrail_trainer.spec import (
     Color,
     IdxFiles,
@@ -36,7 +37,6 @@ from modelrail_trainer.spec import (
     Task,
 )
 from modelrail_trainer.worker.export import export, exported_module, signature_of
-from modelrail_trainer.worker.failure import DataError, GateFailed
 from modelrail_trainer.worker.images import dataset as dataset_module
 from modelrail_trainer.worker.images import decoding
 from modelrail_trainer.worker.images.acceptance import check_end_to_end

@@ -15,6 +15,7 @@ import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import validation
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.inspection import (
     INSPECTION_NAME,
     InspectedColumn,
@@ -30,7 +31,6 @@ from modelrail_trainer.inspection import (
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.protocol.suggestion import suggested_spec
 from modelrail_trainer.spec import TableColumn, TableDataset
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection import scan
 from modelrail_trainer.worker.inspection.table import inspect_table
 

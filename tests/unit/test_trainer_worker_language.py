@@ -16,13 +16,13 @@ from torch import nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
+from modelrail_trainer.failure import DataError, GateFailed
 from modelrail_trainer.protocol.requests import new_job_from_pb
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.validation import validate
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.export import export, exported_module, signature_of
-from modelrail_trainer.worker.failure import DataError, GateFailed
 from modelrail_trainer.worker.language.figures import language_figures
 from modelrail_trainer.worker.language.samples import printable, samples
 from modelrail_trainer.worker.language.stream import load_stream

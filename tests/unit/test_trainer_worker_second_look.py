@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from modelrail_trainer.artifact import OutputParity, Signature, load_result
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker import reference
-from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.model_file import describe
 from modelrail_trainer.worker.reference import (
     ReferenceCase,

@@ -21,6 +21,7 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
 from modelrail_trainer.encodings.number import FittedNumber
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.inspection import Use
 from modelrail_trainer.protocol.suggestion import suggested_spec
 from modelrail_trainer.spec import (
@@ -32,7 +33,6 @@ from modelrail_trainer.spec import (
     Task,
 )
 from modelrail_trainer.validation import validate
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.inspection.table import inspect_table
 from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import PartOfRow

@@ -24,6 +24,7 @@ from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.encodings.category import CategoryFitting, FittedCategory
 from modelrail_trainer.encodings.column import ColumnType
 from modelrail_trainer.encodings.number import FittedNumber, NumberFitting
+from modelrail_trainer.failure import DataError, GateFailed
 from modelrail_trainer.spec import (
     CategoryEncoding,
     CategoryMethod,
@@ -36,7 +37,6 @@ from modelrail_trainer.spec import (
     Task,
 )
 from modelrail_trainer.worker import parity
-from modelrail_trainer.worker.failure import DataError, GateFailed
 from modelrail_trainer.worker.model_file import leaks
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end

@@ -26,6 +26,7 @@ from modelrail_trainer.encodings.text import (
     TextFitting,
 )
 from modelrail_trainer.encodings.words import words_of
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import (
     ByteTokens,
@@ -38,7 +39,6 @@ from modelrail_trainer.spec import (
     with_defaults,
 )
 from modelrail_trainer.validation import validate
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.learning.loop import without_padding
 from modelrail_trainer.worker.table.dataset import Table, load_table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
@@ -118,7 +118,7 @@ def test_every_code_point_is_of_the_same_kind_in_python_and_in_the_graph() -> No
     points = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
     # Each between two letters: a word with them, a word between them, or nothing.
     lines = [f"a{point}a" for point in points]
-    encoding = FittedWords("text", ("a",), lower_case=False, size=SIZE)
+    encoding = FittedWords("text", ("a",), lower_case=False, length=SIZE)
     (got,) = session(encoding).run(None, {"text": texts(*lines).reshape(-1, 1)})
     assert_same(got, encoding.encode(texts(*lines)))
     # Joined to the letters it is one word, parting it leaves two, and alone it makes three.
@@ -126,7 +126,7 @@ def test_every_code_point_is_of_the_same_kind_in_python_and_in_the_graph() -> No
 
 
 WORD_SESSIONS = {
-    lower: session(FittedWords("text", WORDS, lower_case=lower, size=SIZE))
+    lower: session(FittedWords("text", WORDS, lower_case=lower, length=SIZE))
     for lower in (False, True)
 }
 
@@ -137,7 +137,7 @@ WORD_SESSIONS = {
 @example(["", "\0", " "], False)
 @example(["x" * 100_000 + " FREE", "free " * 100], True)
 def test_the_graph_finds_the_words_that_python_finds(rows: list[str], lower_case: bool) -> None:
-    encoding = FittedWords("text", WORDS, lower_case=lower_case, size=SIZE)
+    encoding = FittedWords("text", WORDS, lower_case=lower_case, length=SIZE)
     (got,) = WORD_SESSIONS[lower_case].run(None, {"text": texts(*rows).reshape(-1, 1)})
     assert_same(got, encoding.encode(texts(*rows)))
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from modelrail_trainer.artifact import TensorSpec
 from modelrail_trainer.bounds import Whole
 from modelrail_trainer.encodings.column import UNKNOWN_TEXT, Column, ColumnType, Features
-from modelrail_trainer.encodings.encoding import ML_DOMAIN, Summary, text_input
-from modelrail_trainer.violation import Violation
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.encodings.encoding import (
+    ML_DOMAIN,
+    Encoding,
+    Fitted,
+    Fitting,
+    Summary,
+)
+from modelrail_trainer.failure import DataError
 
 if TYPE_CHECKING:
     from modelrail_trainer.worker.graph import Graph
@@ -36,7 +38,7 @@ class CategoryMethod(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CategoryEncoding:
+class CategoryEncoding(Encoding):
     """A text becomes a feature for each of the most frequent texts, or one number."""
 
     reads: ClassVar[ColumnType] = ColumnType.TEXT
@@ -44,17 +46,13 @@ class CategoryEncoding:
     method: CategoryMethod = CategoryMethod.ONE_HOT
     max_categories: Annotated[int, Whole(1, _MAX_CATEGORIES)] = 100
 
-    def violations(self, field: str, columns: int) -> Iterator[Violation]:
-        """Finds nothing."""
-        yield from ()
-
     def fitting(self, name: str, folder: Path | None = None) -> CategoryFitting:
         """Returns what is fitted on the training rows."""
         return CategoryFitting(name, self)
 
 
 @dataclass(frozen=True, slots=True)
-class FittedCategory:
+class FittedCategory(Fitted):
     """A row of `table` for each text that is known, and its last row for all others.
 
     Attributes:
@@ -63,7 +61,6 @@ class FittedCategory:
         table: Features, [len(keys) + 1, size].
     """
 
-    name: str
     keys: tuple[str, ...]
     table: Features
 
@@ -73,19 +70,9 @@ class FittedCategory:
         return int(self.table.shape[1])
 
     @property
-    def tokens(self) -> int:
-        """None: the features are numbers."""
-        return 0
-
-    @property
     def domains(self) -> tuple[str, ...]:
         """That of the look-up of texts."""
         return (ML_DOMAIN,)
-
-    @property
-    def input(self) -> TensorSpec:
-        """The graph's input."""
-        return text_input(self.name)
 
     def encode(self, values: Column) -> Features:
         """Maps [N] to [N, size]."""
@@ -107,10 +94,6 @@ class FittedCategory:
         )
         return graph.apply("Gather", graph.constant(self.table), place, axis=0)
 
-    def sent(self, values: Column) -> npt.NDArray[Any]:
-        """Returns texts [B] as a client sends them, [B, 1]."""
-        return values.reshape(-1, 1)
-
     def edge_values(self) -> Column:
         """Returns a missing text, an unknown one and known ones, [N]."""
         return np.array(["", UNKNOWN_TEXT, self.keys[0], self.keys[-1]], object)
@@ -121,7 +104,7 @@ class FittedCategory:
         return Summary(kind, {"categories": float(len(self.keys))}, self.keys)
 
 
-class CategoryFitting:
+class CategoryFitting(Fitting):
     """How often each text comes.
 
     Args:
@@ -147,10 +130,6 @@ class CategoryFitting:
                 "different texts"
             )
 
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns that every row can be used."""
-        return {}
-
     def fitted(self) -> FittedCategory:
         """Returns the encoding."""
         # The most frequent ones; among equally frequent ones the first in the alphabet.
@@ -166,7 +145,3 @@ class CategoryFitting:
     def is_constant(self) -> bool:
         """Whether all texts seen are the same."""
         return len(self._counts) <= 1
-
-    def remarks(self) -> Iterator[str]:
-        """Yields nothing."""
-        yield from ()

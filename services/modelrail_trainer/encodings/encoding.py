@@ -1,5 +1,7 @@
 """What every encoding is: a description, which is fitted on the training rows, and what comes out.
 
+What most encodings have in common stands here once; each says what is different.
+
 A fitted encoding is plain data. It computes the features with NumPy, and adds the operators that
 compute the same to an ONNX graph; the acceptance gate compares the two. Both compute in 32-bit
 floats, in the same order.
@@ -7,6 +9,7 @@ floats, in the same order.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +55,13 @@ class Encoding(Protocol):
     reads: ClassVar[ColumnType]
 
     def violations(self, field: str, columns: int) -> Iterator[Violation]:
-        """Finds what no bound of a single field tells.
+        """Finds what no bound of a single field tells; nothing, unless an encoding says more.
 
         Args:
             field: Its own path, as `dataset.table.columns[0].text`.
             columns: How many columns are learned from; 0: that is not known yet.
         """
+        yield from ()
 
     def fitting(self, name: str, folder: Path | None = None) -> Fitting:
         """Returns what is fitted on the training rows.
@@ -87,6 +91,7 @@ class Fitting(Protocol):
 
     def refuses(self, values: Column) -> Mapping[str, npt.NDArray[np.bool_]]:
         """Returns which rows cannot be used because of this column, each [N], by reason."""
+        return {}
 
     @property
     def is_constant(self) -> bool:
@@ -94,34 +99,49 @@ class Fitting(Protocol):
 
     def remarks(self) -> Iterator[str]:
         """Yields what there is to tell of the training rows."""
+        yield from ()
 
 
-class Fitted(Protocol):
-    """An encoding with all that it learned from the training rows."""
+@dataclass(frozen=True, slots=True)
+class Fitted(ABC):
+    """An encoding with all that it learned from the training rows.
+
+    Attributes:
+        name: Of the column.
+    """
+
+    name: str
 
     @property
-    def name(self) -> str:
-        """Name of the column."""
-
-    @property
+    @abstractmethod
     def size(self) -> int:
         """Number of features, or the longest row of tokens."""
 
     @property
     def tokens(self) -> int:
         """Size of the vocabulary; 0 where the features are numbers."""
+        return 0
 
     @property
     def domains(self) -> tuple[str, ...]:
         """Domains of its operators beside the default ones."""
+        return ()
 
     @property
     def input(self) -> TensorSpec:
-        """The graph's input, as clients send it."""
+        """The graph's input, as clients send it: texts [batch, 1], unless it reads others."""
+        return TensorSpec(
+            name=self.name,
+            datatype="BYTES",
+            shape=(BATCH, 1),
+            meaning="text, empty where it is missing",
+        )
 
+    @abstractmethod
     def encode(self, values: Column) -> Features | Tokens:
         """Maps [N] to [N, size]."""
 
+    @abstractmethod
     def add_to(self, graph: Graph) -> str:
         """Adds the operators that read the input; returns their result, [batch, size].
 
@@ -130,16 +150,12 @@ class Fitted(Protocol):
 
     def sent(self, values: Column) -> npt.NDArray[Any]:
         """Returns values [B] as a client sends them, in the shape of the input."""
+        return values.reshape(-1, 1)
 
+    @abstractmethod
     def edge_values(self) -> Column:
         """Returns values unlike those of the training rows, for the acceptance gate: [N]."""
 
+    @abstractmethod
     def summary(self) -> Summary:
         """Returns what a report tells of it."""
-
-
-def text_input(name: str) -> TensorSpec:
-    """Returns the input of a column of texts, [batch, 1]."""
-    return TensorSpec(
-        name=name, datatype="BYTES", shape=(BATCH, 1), meaning="text, empty where it is missing"
-    )

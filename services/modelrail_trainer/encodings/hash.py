@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from modelrail_trainer.artifact import TensorSpec
 from modelrail_trainer.bounds import Whole
 from modelrail_trainer.encodings.column import UNKNOWN_TEXT, Column, ColumnType, Features
-from modelrail_trainer.encodings.encoding import ORT_DOMAIN, Summary, text_input
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.encodings.encoding import (
+    ORT_DOMAIN,
+    Encoding,
+    Fitted,
+    Fitting,
+    Summary,
+)
 
 if TYPE_CHECKING:
     from modelrail_trainer.worker.graph import Graph
@@ -23,16 +25,12 @@ _MAX_BUCKETS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HashEncoding:
+class HashEncoding(Encoding):
     """A text becomes one of so many features, by a hash."""
 
     reads: ClassVar[ColumnType] = ColumnType.TEXT
 
     buckets: Annotated[int, Whole(2, _MAX_BUCKETS)] = 256
-
-    def violations(self, field: str, columns: int) -> Iterator[Violation]:
-        """Finds nothing."""
-        yield from ()
 
     def fitting(self, name: str, folder: Path | None = None) -> HashFitting:
         """Returns what looks at the training rows."""
@@ -40,7 +38,7 @@ class HashEncoding:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedHash:
+class FittedHash(Fitted):
     """A feature for each remainder of a text's hash; 1 for the one that it has, 0 for the others.
 
     The hash is MurmurHash3 (Appleby, 2011; x86, 32 bits, seed 0) over the text in UTF-8.
@@ -50,7 +48,6 @@ class FittedHash:
         buckets: Number of remainders.
     """
 
-    name: str
     buckets: int
 
     @property
@@ -59,19 +56,9 @@ class FittedHash:
         return self.buckets
 
     @property
-    def tokens(self) -> int:
-        """None: the features are numbers."""
-        return 0
-
-    @property
     def domains(self) -> tuple[str, ...]:
         """That of the hash of texts."""
         return (ORT_DOMAIN,)
-
-    @property
-    def input(self) -> TensorSpec:
-        """The graph's input."""
-        return text_input(self.name)
 
     def encode(self, values: Column) -> Features:
         """Maps [N] to [N, size]."""
@@ -91,10 +78,6 @@ class FittedHash:
         place = graph.apply("Mod", graph.cast(number, "INT64"), buckets)
         return graph.apply("OneHot", place, buckets, graph.constant(np.array([0, 1], np.float32)))
 
-    def sent(self, values: Column) -> npt.NDArray[Any]:
-        """Returns texts [B] as a client sends them, [B, 1]."""
-        return values.reshape(-1, 1)
-
     def edge_values(self) -> Column:
         """Returns a missing text, an unknown one, and one with a zero in it, [N]."""
         return np.array(["", UNKNOWN_TEXT, "a\0b"], object)
@@ -104,7 +87,7 @@ class FittedHash:
         return Summary("hash", {"buckets": float(self.buckets)})
 
 
-class HashFitting:
+class HashFitting(Fitting):
     """Nothing is fitted; whether the texts vary is looked at.
 
     Args:
@@ -122,10 +105,6 @@ class HashFitting:
             self._seen.update(values)
             self._seen = set(sorted(self._seen)[:2])
 
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns that every row can be used."""
-        return {}
-
     def fitted(self) -> FittedHash:
         """Returns the encoding."""
         return self._fitted
@@ -134,7 +113,3 @@ class HashFitting:
     def is_constant(self) -> bool:
         """Whether all texts seen are the same."""
         return len(self._seen) <= 1
-
-    def remarks(self) -> Iterator[str]:
-        """Yields nothing."""
-        yield from ()

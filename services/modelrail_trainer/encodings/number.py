@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,10 +13,9 @@ import numpy.typing as npt
 from modelrail_trainer.artifact import BATCH, TensorSpec
 from modelrail_trainer.bounds import Real
 from modelrail_trainer.encodings.column import Column, ColumnType, Features
-from modelrail_trainer.encodings.encoding import Summary
+from modelrail_trainer.encodings.encoding import Encoding, Fitted, Fitting, Summary
 from modelrail_trainer.encodings.median import Values
-from modelrail_trainer.violation import Violation
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.failure import DataError
 
 if TYPE_CHECKING:
     from modelrail_trainer.worker.graph import Graph
@@ -45,7 +43,7 @@ class Scale(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NumberEncoding:
+class NumberEncoding(Encoding):
     """A number becomes one feature, or two with an indicator."""
 
     reads: ClassVar[ColumnType] = ColumnType.NUMBER
@@ -58,17 +56,13 @@ class NumberEncoding:
     log: bool = False
     scale: Scale = Scale.STANDARDIZED
 
-    def violations(self, field: str, columns: int) -> Iterator[Violation]:
-        """Finds nothing."""
-        yield from ()
-
     def fitting(self, name: str, folder: Path | None = None) -> NumberFitting:
         """Returns what is fitted on the training rows; the median needs a file in the folder."""
         return NumberFitting(name, self, folder)
 
 
 @dataclass(frozen=True, slots=True)
-class FittedNumber:
+class FittedNumber(Fitted):
     """(log(1 + max(x, 0)) or x, with `fill` for a missing x, minus `shift`) / `width`.
 
     Attributes:
@@ -83,7 +77,6 @@ class FittedNumber:
     and close to each other would be the same in 32 bits.
     """
 
-    name: str
     fill: np.floating[Any]
     has_indicator: bool
     log: bool
@@ -99,16 +92,6 @@ class FittedNumber:
     def size(self) -> int:
         """Number of features."""
         return 2 if self.has_indicator else 1
-
-    @property
-    def tokens(self) -> int:
-        """None: the features are numbers."""
-        return 0
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """None: the operators are those of the default domain."""
-        return ()
 
     @property
     def input(self) -> TensorSpec:
@@ -170,7 +153,7 @@ class FittedNumber:
         )
 
 
-class NumberFitting:
+class NumberFitting(Fitting):
     """Mean, spread and range of a column, over batches (Chan, Golub and LeVeque, 1979).
 
     Args:
@@ -258,10 +241,6 @@ class NumberFitting:
         if self._raw.count and self._is_far_from_zero:
             return False
         return np.float32(self._raw.minimum) == np.float32(self._raw.maximum) and not self._missing
-
-    def remarks(self) -> Iterator[str]:
-        """Yields nothing."""
-        yield from ()
 
 
 class _Moments:

@@ -15,7 +15,14 @@ import numpy.typing as npt
 from modelrail_trainer.artifact import BATCH, LENGTH, TensorSpec
 from modelrail_trainer.bounds import Whole, name_of, violations_of
 from modelrail_trainer.encodings.column import Column, ColumnType, Tokens
-from modelrail_trainer.encodings.encoding import ML_DOMAIN, ORT_DOMAIN, Summary, text_input
+from modelrail_trainer.encodings.encoding import (
+    ML_DOMAIN,
+    ORT_DOMAIN,
+    Encoding,
+    Fitted,
+    Fitting,
+    Summary,
+)
 from modelrail_trainer.encodings.words import RE2_PATTERN, words_of
 from modelrail_trainer.violation import Violation, nothing_set
 
@@ -61,7 +68,7 @@ _TOKENS: Mapping[str, type] = {"words": WordTokens, "bytes": ByteTokens}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextEncoding:
+class TextEncoding(Encoding):
     """A text becomes a row of tokens.
 
     Attributes:
@@ -93,20 +100,24 @@ class TextEncoding:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedWords:
+class FittedWords(Fitted):
     """The number of each word of a text.
 
     Attributes:
         name: Of the column.
         words: The known ones; the first has token 2. Token 1 is any other, 0 is padding.
         lower_case: Whether A to Z are read as a to z.
-        size: Length of a row; further words are not read.
+        length: Of a row; further words are not read.
     """
 
-    name: str
     words: tuple[str, ...]
     lower_case: bool
-    size: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """The longest row of tokens."""
+        return self.length
 
     @property
     def tokens(self) -> int:
@@ -118,17 +129,12 @@ class FittedWords:
         """Those of the look-up of words, and of what finds them."""
         return (ML_DOMAIN, ORT_DOMAIN)
 
-    @property
-    def input(self) -> TensorSpec:
-        """The graph's input."""
-        return text_input(self.name)
-
     def encode(self, values: Column) -> Tokens:
         """Maps texts [N] to tokens [N, size]."""
         places = {word: place for place, word in enumerate(self.words, _FIRST_WORD)}
-        rows = np.full((len(values), self.size), PADDING, np.int64)
+        rows = np.full((len(values), self.length), PADDING, np.int64)
         for row, text in zip(rows, values, strict=True):
-            found = islice(words_of(text, lower_case=self.lower_case), self.size)
+            found = islice(words_of(text, lower_case=self.lower_case), self.length)
             tokens = [places.get(word, UNKNOWN) for word in found]
             row[: len(tokens)] = tokens
         return rows
@@ -159,15 +165,11 @@ class FittedWords:
             values_int64s=[PADDING, *range(UNKNOWN + 1, self.tokens)],
             default_int64=UNKNOWN,
         )
-        return _row(graph, _ended(graph, tokens), self.size)
-
-    def sent(self, values: Column) -> npt.NDArray[Any]:
-        """Returns texts [B] as a client sends them, [B, 1]."""
-        return values.reshape(-1, 1)
+        return _row(graph, _ended(graph, tokens), self.length)
 
     def edge_values(self) -> Column:
         """Returns hostile texts, long ones and none at all, [N]."""
-        return _edge_texts(self.size)
+        return _edge_texts(self.length)
 
     def summary(self) -> Summary:
         """Returns what a report tells of it."""
@@ -175,26 +177,25 @@ class FittedWords:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedBytes:
+class FittedBytes(Fitted):
     """The bytes of a text in UTF-8, each plus 1; zeros at its end are not read.
 
     Attributes:
         name: Of the column.
-        size: Length of a row; further bytes are not read.
+        length: Of a row; further bytes are not read.
     """
 
-    name: str
-    size: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """The longest row of tokens."""
+        return self.length
 
     @property
     def tokens(self) -> int:
         """Size of the vocabulary, with padding."""
         return 257
-
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """None: the operators are those of the default domain."""
-        return ()
 
     @property
     def input(self) -> TensorSpec:
@@ -208,9 +209,9 @@ class FittedBytes:
 
     def encode(self, values: Column) -> Tokens:
         """Maps texts [N] to tokens [N, size]."""
-        rows = np.full((len(values), self.size), PADDING, np.int64)
+        rows = np.full((len(values), self.length), PADDING, np.int64)
         for row, text in zip(rows, values, strict=True):
-            content = np.frombuffer(bytes_of(text)[: self.size], np.uint8)
+            content = np.frombuffer(bytes_of(text)[: self.length], np.uint8)
             row[: len(content)] = content.astype(np.int64) + 1
         return rows
 
@@ -226,7 +227,7 @@ class FittedBytes:
         end = graph.apply("ReduceMax", filled, axis, keepdims=1)  # [batch, 1]
         is_text = graph.apply("LessOrEqual", places, end)
         tokens = graph.apply("Where", is_text, graph.apply("Add", content, ones), filled)
-        return _row(graph, tokens, self.size)
+        return _row(graph, tokens, self.length)
 
     def sent(self, values: Column) -> npt.NDArray[Any]:
         """Returns texts [B] as a client sends them, [B, bytes of the longest]."""
@@ -237,7 +238,7 @@ class FittedBytes:
 
     def edge_values(self) -> Column:
         """Returns hostile texts, long ones and none at all, [N]."""
-        return _edge_texts(self.size)
+        return _edge_texts(self.length)
 
     def summary(self) -> Summary:
         """Returns what a report tells of it."""
@@ -252,7 +253,7 @@ def bytes_of(text: str) -> bytes:
     return text.encode().rstrip(b"\0")
 
 
-class TextFitting:
+class TextFitting(Fitting):
     """How often each word comes, and how long the texts are.
 
     Args:
@@ -295,10 +296,6 @@ class TextFitting:
             # Rare words make room. One that comes back counts from 1 again.
             self._counts = Counter(dict(_ranked(self._counts)[: _MAX_DISTINCT // 2]))
             self._forgot = True
-
-    def refuses(self, values: Column) -> dict[str, npt.NDArray[np.bool_]]:
-        """Returns that every row can be used."""
-        return {}
 
     def fitted(self) -> FittedText:
         """Returns the encoding."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,11 +115,8 @@ class JobDirectories:
 
     def used_up_cpu_time(self, name: TrainingJobName) -> bool:
         """Whether a process of the job said that its CPU time was up."""
-        try:
-            found = (self.path(name) / CPU_TIME_UP_NAME).lstat()
-        except FileNotFoundError:
-            return False
-        return stat.S_ISREG(found.st_mode) and found.st_size > 0
+        found = job_file_status(self.path(name), CPU_TIME_UP_NAME)
+        return found is not None and found.st_size > 0
 
     def log_tail(self, name: TrainingJobName) -> str:
         """Returns the last lines of the process's log for people, without paths; may be empty."""

@@ -26,6 +26,7 @@ from modelrail_trainer.artifact import (
 from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.execution.errand import DamagedResult, Errands
 from modelrail_trainer.execution.stopwatch import Stopwatch
+from modelrail_trainer.job_file import NotAJobFileError, open_job_file
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, LogLine
 from modelrail_trainer.jobs.state import Reason
@@ -138,14 +139,17 @@ class SecondLooks:
 def _furnish(job_directory: Path, result: TrainingResult, directory: Path) -> None:
     """Puts the files to look at into a directory, without taking room for them."""
     for name in _FILES:
-        file = job_directory / name
-        # A link could lead anywhere.
-        if not file.is_file() or file.is_symlink():
-            continue
         try:
-            os.link(file, directory / name, follow_symlinks=False)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(file, directory / name, follow_symlinks=False)
+            file = open_job_file(job_directory, name)
+        except (FileNotFoundError, NotAJobFileError):
+            continue  # the one who looks misses it
+        with file:
+            try:
+                # What was opened, whatever lies there by now.
+                os.link(f"/proc/self/fd/{file.fileno()}", directory / name)
+            except OSError:  # another file system, or one without links
+                with (directory / name).open("xb") as copy:
+                    shutil.copyfileobj(file, copy)
     write_result(result, directory)
 
 

@@ -144,7 +144,7 @@ def _run(
     except DataPathError as error:
         return FailedEvent(FailureReason.DATA, str(error))
     # torch takes seconds to import; the journal has told by now that the process lives.
-    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.failure import JobFailure
     from modelrail_trainer.worker.job import run_job
     from modelrail_trainer.worker.learning.replicas import join_replicas
 
@@ -165,7 +165,7 @@ def _run(
 
 def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots, *, dry_run: bool) -> int:
     """Trains beside the first process of the job, which tells what there is to tell."""
-    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.failure import JobFailure
     from modelrail_trainer.worker.job import assist_job
     from modelrail_trainer.worker.learning.replicas import join_replicas
 
@@ -218,7 +218,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
         return FailedEvent(FailureReason.DATA, str(error))
     if not isinstance(spec.dataset, TableDataset):
         return FailedEvent(FailureReason.DATA, "dataset: expected a table")
-    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.failure import JobFailure
     from modelrail_trainer.worker.inspection.table import inspect_table
 
     try:
@@ -231,7 +231,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
 
 
 def _look_again(directory: Path) -> FailedEvent | None:
-    from modelrail_trainer.worker.failure import JobFailure
+    from modelrail_trainer.failure import JobFailure
     from modelrail_trainer.worker.second_look import look_again
 
     try:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from modelrail_trainer.artifact import LENGTH, ExportCertificate, OutputParity, Signature
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
 from modelrail_trainer.worker.model_file import opset_of
 from modelrail_trainer.worker.parity import (

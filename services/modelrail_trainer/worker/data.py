@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import (
     BYTE_VALUES,
     BundledDataset,
@@ -25,7 +26,6 @@ from modelrail_trainer.spec import (
 )
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.custom.dataset import load_custom
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.dataset import load_images
 from modelrail_trainer.worker.images.export import RawImages
 from modelrail_trainer.worker.images.graph import PIXELS

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from modelrail_trainer.artifact import BATCH, LENGTH, Signature, TensorSpec, ValueRange
+from modelrail_trainer.failure import ExportFailed
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.failure import ExportFailed
 from modelrail_trainer.worker.model_file import check_batch_axis, describe, strip
 from modelrail_trainer.worker.network import Classifier
 from modelrail_trainer.worker.training_data import TrainingData

@@ -22,6 +22,7 @@ from modelrail_trainer.artifact import (
     describe_file,
     save_result,
 )
+from modelrail_trainer.failure import DataError, NanLoss
 from modelrail_trainer.journal import (
     CheckpointEvent,
     DataEvent,
@@ -39,7 +40,6 @@ from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.evaluation.detail import detail_of
 from modelrail_trainer.worker.evaluation.summary import summary_of
 from modelrail_trainer.worker.export import exported_module, signature_of
-from modelrail_trainer.worker.failure import DataError, NanLoss
 from modelrail_trainer.worker.hardware import hardware_of
 from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples

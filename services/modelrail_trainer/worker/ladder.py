@@ -15,11 +15,11 @@ import onnx
 from torch import Tensor, nn
 
 from modelrail_trainer.artifact import ExportAttempt, ExportCertificate, Signature
+from modelrail_trainer.failure import ExportFailed, GateFailed
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.worker import acceptance
 from modelrail_trainer.worker.export import export
-from modelrail_trainer.worker.failure import ExportFailed, GateFailed
 from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.training_data import TrainingData
 

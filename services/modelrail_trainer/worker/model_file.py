@@ -10,8 +10,8 @@ import onnx
 from google.protobuf.message import Message
 
 from modelrail_trainer.artifact import BATCH, Signature, TensorSpec
+from modelrail_trainer.failure import ExportFailed
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.failure import ExportFailed
 
 TASK_PROPERTY = "modelrail.task"
 _SCHEMA_VERSION = "1"

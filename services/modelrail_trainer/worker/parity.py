@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from modelrail_trainer.artifact import Signature
-from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.model_file import external_tensors, leaks
 from modelrail_trainer.worker.part import Inputs

@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from modelrail_trainer.artifact import REFERENCE_NAME
-from modelrail_trainer.worker.failure import GateFailed
+from modelrail_trainer.failure import GateFailed
 
 MAX_GRAPH_BYTES = 32 << 20
 """About what the rows of one graph take; but one row of each case is always kept."""

@@ -18,11 +18,11 @@ import numpy as np
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
+from modelrail_trainer.failure import DataError, UserCodeError
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.data import load
-from modelrail_trainer.worker.failure import DataError, UserCodeError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

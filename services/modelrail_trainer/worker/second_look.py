@@ -33,9 +33,9 @@ from modelrail_trainer.artifact import (
     TrainingResult,
 )
 from modelrail_trainer.encodings.encoding import ML_DOMAIN, ORT_DOMAIN
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.spec import Task
 from modelrail_trainer.verdict import SeenFile, Verdict
-from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.model_file import (
     TASK_PROPERTY,

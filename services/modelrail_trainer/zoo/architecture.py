@@ -42,12 +42,13 @@ class Architecture(Protocol):
     reads: ClassVar[Reads]
 
     def violations(self, field: str, facts: DatasetFacts | None) -> Iterator[Violation]:
-        """Finds what no bound of a single field tells.
+        """Finds what no bound of a single field tells; nothing, unless an architecture says more.
 
         Args:
             field: Its own path, as `model.cnn`.
             facts: What it is trained on; None: that is not known yet.
         """
+        yield from ()
 
     def parameter_count(self, facts: DatasetFacts) -> int:
         """Returns how many weights and biases it has, told without making it.

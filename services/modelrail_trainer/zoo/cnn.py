@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from modelrail_trainer.bounds import Probability
 from modelrail_trainer.facts import DatasetFacts
 from modelrail_trainer.violation import Violation
-from modelrail_trainer.zoo.architecture import Reads, Units, affine_parameters
+from modelrail_trainer.zoo.architecture import Architecture, Reads, Units, affine_parameters
 from modelrail_trainer.zoo.images import BlockChannels, image_shape, image_violations
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CnnModel:
+class CnnModel(Architecture):
     """Blocks of convolution, ReLU and maximum pooling, then a perceptron with one hidden layer."""
 
     reads: ClassVar[Reads] = Reads.NUMBERS

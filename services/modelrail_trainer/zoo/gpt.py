@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 from modelrail_trainer.bounds import Probability
 from modelrail_trainer.facts import DatasetFacts
 from modelrail_trainer.violation import Violation
-from modelrail_trainer.zoo.architecture import Channels, Layers, Reads
+from modelrail_trainer.zoo.architecture import Architecture, Channels, Layers, Reads
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GptModel:
+class GptModel(Architecture):
     """A transformer's decoder that predicts the next byte."""
 
     reads: ClassVar[Reads] = Reads.BYTES

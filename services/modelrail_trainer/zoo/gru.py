@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
-from modelrail_trainer.zoo.architecture import Layers, Reads, Units, affine_parameters
+from modelrail_trainer.zoo.architecture import Architecture, Layers, Reads, Units, affine_parameters
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GruModel:
+class GruModel(Architecture):
     """Gated recurrent units over embedded tokens."""
 
     reads: ClassVar[Reads] = Reads.TOKENS
@@ -24,10 +23,6 @@ class GruModel:
     hidden_units: Units = 64
     layers: Layers = 1
     bidirectional: bool = False
-
-    def violations(self, field: str, facts: DatasetFacts | None) -> Iterator[Violation]:
-        """Finds nothing: its sizes do not depend on each other."""
-        yield from ()
 
     def parameter_count(self, facts: DatasetFacts) -> int:
         """Returns how many weights and biases it has."""

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from modelrail_trainer.bounds import Widths
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
-from modelrail_trainer.zoo.architecture import MAX_LAYERS, MAX_UNITS, Reads, affine_parameters
+from modelrail_trainer.zoo.architecture import (
+    MAX_LAYERS,
+    MAX_UNITS,
+    Architecture,
+    Reads,
+    affine_parameters,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
-class LinearModel:
+class LinearModel(Architecture):
     """One affine map: linear regression, or logistic regression with a loss for classes."""
 
     reads: ClassVar[Reads] = Reads.NUMBERS
-
-    def violations(self, field: str, facts: DatasetFacts | None) -> Iterator[Violation]:
-        """Finds nothing: it reads rows of any shape."""
-        yield from ()
 
     def parameter_count(self, facts: DatasetFacts) -> int:
         """Returns how many weights and biases it has."""
@@ -38,16 +39,12 @@ class LinearModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MlpModel:
+class MlpModel(Architecture):
     """A multi-layer perceptron with ReLU between the layers."""
 
     reads: ClassVar[Reads] = Reads.NUMBERS
 
     hidden_units: Annotated[tuple[int, ...], Widths("layers", MAX_LAYERS, MAX_UNITS)]
-
-    def violations(self, field: str, facts: DatasetFacts | None) -> Iterator[Violation]:
-        """Finds nothing: it reads rows of any shape."""
-        yield from ()
 
     def parameter_count(self, facts: DatasetFacts) -> int:
         """Returns how many weights and biases it has."""

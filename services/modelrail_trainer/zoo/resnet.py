@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from modelrail_trainer.facts import DatasetFacts
 from modelrail_trainer.violation import Violation
-from modelrail_trainer.zoo.architecture import Layers, Reads, affine_parameters
+from modelrail_trainer.zoo.architecture import Architecture, Layers, Reads, affine_parameters
 from modelrail_trainer.zoo.images import StageChannels, image_shape, image_violations
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResNetModel:
+class ResNetModel(Architecture):
     """Stages of residual blocks with batch normalization, then the mean over the image."""
 
     reads: ClassVar[Reads] = Reads.NUMBERS

@@ -11,6 +11,7 @@ from modelrail_trainer.facts import DatasetFacts
 from modelrail_trainer.violation import Violation
 from modelrail_trainer.zoo.architecture import (
     MAX_UNITS,
+    Architecture,
     Channels,
     Layers,
     Reads,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerModel:
+class TransformerModel(Architecture):
     """A transformer's encoder over embedded tokens, then the mean over the row.
 
     Attributes:

@@ -13,13 +13,13 @@ from typing import NoReturn
 import torch
 
 from modelrail_trainer.code_roots import CodeRoots
-from modelrail_trainer.redaction import without_directories
-from modelrail_trainer.worker.failure import (
+from modelrail_trainer.failure import (
     ExportFailed,
     GateFailed,
     JobFailure,
     UserCodeError,
 )
+from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.worker.network import Network
 
 EXIT_USER_CODE = 3

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from modelrail_trainer.code_roots import CodeRoots, EntryPoint, EntryPointError
+from modelrail_trainer.failure import UserCodeError
 from modelrail_trainer.worker.custom.blame import Blame
-from modelrail_trainer.worker.failure import UserCodeError
 from modelrail_trainer.worker.progress import made_progress
 
 _NUMPY_SEEDS = 1 << 32

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from modelrail_trainer.failure import UserCodeError
 from modelrail_trainer.rules.table import GRAPH_PREFIXES, OUTPUT_NAMES
 from modelrail_trainer.spec import CustomDataset, Task
 from modelrail_trainer.user_code import Array, CustomData
 from modelrail_trainer.worker.custom.code import UserCode
-from modelrail_trainer.worker.failure import UserCodeError
 from modelrail_trainer.worker.part import Part
 
 MAX_OUTPUTS = 65_536

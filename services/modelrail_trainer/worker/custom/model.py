@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from modelrail_trainer.failure import UserCodeError
 from modelrail_trainer.rules.model import MAX_PARAMETERS
 from modelrail_trainer.spec import CustomModel, DatasetFacts, Task
 from modelrail_trainer.user_code import ModelFacts
 from modelrail_trainer.worker.custom.code import UserCode
-from modelrail_trainer.worker.failure import UserCodeError
 
 _MORE_ROWS = 7
 """So many, and two: a module may be right for one number of rows alone."""

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.spec import Color
 from modelrail_trainer.worker import acceptance, parity
-from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import IMAGE

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.rules.images import MAX_SIDE
 from modelrail_trainer.spec import Color, IdxFiles, ImageDataset, ImageFolder, Split
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.folder import FolderSource
 from modelrail_trainer.worker.images.idx import IdxSource
 from modelrail_trainer.worker.images.partition import divide

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.rules.images import IMAGE_ENDINGS
 from modelrail_trainer.spec import ImageFolder
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.decoding import MAX_FILE_BYTES, Unusable, decode
 from modelrail_trainer.worker.images.source import UNDIVIDED, Found
 from modelrail_trainer.worker.part import PartOfRow

@@ -16,8 +16,8 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import IdxFiles
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.decoding import MAX_PIXELS, MAX_RAW_SIDE
 from modelrail_trainer.worker.images.source import UNDIVIDED, Found
 from modelrail_trainer.worker.part import PartOfRow

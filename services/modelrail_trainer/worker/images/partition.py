@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import Split
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.images.source import UNDIVIDED, ImageSource
 from modelrail_trainer.worker.part import PartOfRow
 

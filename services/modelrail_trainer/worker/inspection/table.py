@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from modelrail_trainer.encodings.column import ColumnType
+from modelrail_trainer.failure import DataError, FileError
 from modelrail_trainer.inspection import (
     MAX_COLUMNS,
     InspectedFile,
@@ -17,7 +18,6 @@ from modelrail_trainer.inspection import (
     ValueType,
 )
 from modelrail_trainer.spec import Split, TableDataset
-from modelrail_trainer.worker.failure import DataError, FileError
 from modelrail_trainer.worker.inspection.choice import (
     FEW_NUMBERS,
     inspected_column,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.spec import LinesDataset, Split
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part
 
 Bytes = npt.NDArray[np.uint8]

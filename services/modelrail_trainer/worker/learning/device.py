@@ -7,8 +7,8 @@ from itertools import chain
 import torch
 from torch import nn
 
+from modelrail_trainer.failure import DeviceUnavailable
 from modelrail_trainer.spec import Device
-from modelrail_trainer.worker.failure import DeviceUnavailable
 
 CPU = torch.device("cpu")
 

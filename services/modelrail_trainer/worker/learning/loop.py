@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modelrail_trainer.failure import NanLoss
 from modelrail_trainer.preprocessing.modules import fit_steps
 from modelrail_trainer.spec import (
     BinaryCrossEntropy,
@@ -24,7 +25,6 @@ from modelrail_trainer.spec import (
 )
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.custom.model import build_custom, check_outputs
-from modelrail_trainer.worker.failure import NanLoss
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from modelrail_trainer import spec
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.failure import DataError
 
 
 class BestEpoch:

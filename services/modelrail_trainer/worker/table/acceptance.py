@@ -13,8 +13,8 @@ from torch import nn
 from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.encodings.column import Column
+from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.worker import acceptance, parity
-from modelrail_trainer.worker.failure import GateFailed
 from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.reference import ReferenceCase

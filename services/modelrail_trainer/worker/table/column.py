@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from modelrail_trainer.encodings.column import Column, ColumnType
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.failure import DataError
 
 Numbers = npt.NDArray[np.int64]
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from modelrail_trainer.encodings import CategoryEncoding, Fitted, Fitting, NumberEncoding
 from modelrail_trainer.encodings.column import Column, ColumnType
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.rules.table import check_table
 from modelrail_trainer.spec import (
     Split,
@@ -24,7 +25,6 @@ from modelrail_trainer.spec import (
     TableDataset,
     Task,
 )
-from modelrail_trainer.worker.failure import DataError
 from modelrail_trainer.worker.part import Part, PartOfRow
 from modelrail_trainer.worker.table.division import NO_PART, Division
 from modelrail_trainer.worker.table.part_file import PartFile

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.dataset
 
 from modelrail_trainer.encodings.column import Column, ColumnType
-from modelrail_trainer.worker.failure import DataError, FileError
+from modelrail_trainer.failure import DataError, FileError
 from modelrail_trainer.worker.progress import made_progress
 from modelrail_trainer.worker.table.column import (
     Numbers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from modelrail_trainer.worker.failure import DataError
+from modelrail_trainer.failure import DataError
 from modelrail_trainer.worker.table.reader import Batch
 
 
