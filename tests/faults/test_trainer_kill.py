@@ -39,6 +39,18 @@ async def _ended(client: AsyncTrainerClient, name: str) -> tuple[pb.TrainingJob,
     return await client.get_job(name), epochs
 
 
+async def lost_with_its_trainer(site: GatedSite) -> str:
+    """Returns the name of a job whose trainer was killed in the middle, and then its process."""
+    async with site.trainer() as trainer:
+        name = (await trainer.client.create_job(SPEC)).name
+        await until_event(trainer.client, name)
+        (worker,) = site.workers()
+        await trainer.end(signal.SIGKILL)
+    worker.kill()
+    await asyncio.to_thread(psutil.wait_procs, [worker], 60)
+    return name
+
+
 async def test_a_killed_service_adopts_the_running_worker(site: GatedSite) -> None:
     async with site.trainer() as trainer:
         name = (await trainer.client.create_job(SPEC)).name
@@ -110,13 +122,7 @@ async def test_a_result_that_was_finished_without_a_service_is_published(site: G
 
 
 async def test_a_worker_lost_with_the_service_runs_again(site: GatedSite) -> None:
-    async with site.trainer() as trainer:
-        name = (await trainer.client.create_job(SPEC)).name
-        await until_event(trainer.client, name)
-        (worker,) = site.workers()
-        await trainer.end(signal.SIGKILL)
-    worker.kill()
-    await asyncio.to_thread(psutil.wait_procs, [worker], 60)
+    name = await lost_with_its_trainer(site)
     async with site.trainer() as trainer:
         await site.open_gate()
         job, _ = await _ended(trainer.client, name)
@@ -136,13 +142,7 @@ async def test_a_worker_lost_with_the_service_runs_again(site: GatedSite) -> Non
 async def test_a_job_is_lost_three_times_in_one_place_and_no_more(
     site: GatedSite, told: CheckpointEvent | None, state: pb.TrainingJob.State
 ) -> None:
-    async with site.trainer() as trainer:
-        name = (await trainer.client.create_job(SPEC)).name
-        await until_event(trainer.client, name)
-        (worker,) = site.workers()
-        await trainer.end(signal.SIGKILL)
-    worker.kill()
-    await asyncio.to_thread(psutil.wait_procs, [worker], 60)
+    name = await lost_with_its_trainer(site)
     with closing(sqlite3.connect(site.path / "trainer" / "trainer.sqlite3")) as database:
         database.execute("UPDATE jobs SET losses = 2")
         database.commit()

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_server.application import Runtime
-from modelrail_server.server import start_server
-from modelrail_trainer.__main__ import build_trainer
-from modelrail_trainer.config import TrainerConfig
+from tests.faults.scripted import ScriptedTrainer, scripted_trainer
 
 Job = pb.TrainingJob
 Error = pb.JobError
@@ -72,71 +65,26 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
 """
 
 
-class Trainer:
-    """A trainer with a scripted worker."""
-
-    def __init__(self, client: AsyncTrainerClient) -> None:
-        self.client = client
-
-    async def run(self, behaviour: str) -> pb.TrainingJob:
-        """Has a job done and returns it as it ended."""
-        spec = pb.TrainingJobSpec(
-            display_name=behaviour,
-            dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
-            model=pb.ModelSpec(linear=pb.LinearModel()),
-            loss=pb.Loss(mse=pb.MeanSquaredError()),
-            optimizer=pb.Optimizer(gradient_descent=pb.GradientDescent(learning_rate=0.01)),
-            epochs=2,
-            publication=pb.Publication(model="line"),
-        )
-        name = (await self.client.create_job(spec)).name
-        async for _ in self.client.watch_job(name):
-            pass
-        return await self.client.get_job(name)
-
-    async def assert_serves_on(self) -> None:
-        assert (await self.run("behaves")).error.message == "all is well"
-
-
-@asynccontextmanager
-async def trainer(path: Path, **settings: int) -> AsyncIterator[Trainer]:
-    (path / "worker.py").write_text(WORKER)
-    config = TrainerConfig(
-        grpc_address=f"unix:{path}/t.sock",
-        data_dir=path / "data",
-        registry=f"unix:{path}/nobody.sock",
-        **settings,  # type: ignore[arg-type]
-    )
-    runtime = Runtime("trainer")
-    command = (sys.executable, str(path / "worker.py"))
-    async with build_trainer(
-        config, runtime, worker_command=command, environ=os.environ
-    ) as application:
-        server, address = await start_server(application, config, runtime)
-        try:
-            async with AsyncTrainerClient(address) as client:
-                yield Trainer(client)
-        finally:
-            runtime.stopping.set()
-            await server.stop(None)
+async def assert_serves_on(trainer: ScriptedTrainer) -> None:
+    assert (await trainer.run("behaves")).error.message == "all is well"
 
 
 async def test_a_job_that_takes_memory_without_end_fails_as_that(tmp_path: Path) -> None:
-    async with trainer(tmp_path, max_job_memory_bytes=256 << 20) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_memory_bytes=256 << 20) as served:
         job = await served.run("takes memory")
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_OOM)
         assert "--max-job-memory-bytes" in job.error.message
-        await served.assert_serves_on()
+        await assert_serves_on(served)
 
 
 async def test_memory_that_runs_out_in_the_export_is_told_as_that(tmp_path: Path) -> None:
-    async with trainer(tmp_path, max_job_memory_bytes=256 << 20) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_memory_bytes=256 << 20) as served:
         job = await served.run("exports without memory")
         assert job.error.reason == Error.REASON_OOM
 
 
 async def test_memory_that_runs_out_in_native_code_is_told_as_that(tmp_path: Path) -> None:
-    async with trainer(tmp_path) as served:
+    async with scripted_trainer(tmp_path, WORKER) as served:
         job = await served.run("takes memory in a library")
         assert job.error.reason == Error.REASON_OOM
         assert "machine" in job.error.message
@@ -146,15 +94,15 @@ async def test_memory_that_runs_out_in_native_code_is_told_as_that(tmp_path: Pat
 async def test_a_job_that_computes_for_ever_fails_when_its_time_is_up(
     tmp_path: Path, manner: str
 ) -> None:
-    async with trainer(tmp_path, max_job_cpu_seconds=1) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_cpu_seconds=1) as served:
         job = await served.run(f"computes for ever{manner}")
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_TIMEOUT)
         assert "--max-job-cpu-seconds" in job.error.message
-        await served.assert_serves_on()
+        await assert_serves_on(served)
 
 
 async def test_a_kill_within_the_time_is_not_told_as_a_timeout(tmp_path: Path) -> None:
-    async with trainer(tmp_path, max_job_cpu_seconds=60) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_cpu_seconds=60) as served:
         job = await served.run("dies of a strange hand")
     assert job.error.reason == Error.REASON_PROCESS_DIED
     assert "SIGKILL" in job.error.message
@@ -163,24 +111,24 @@ async def test_a_kill_within_the_time_is_not_told_as_a_timeout(tmp_path: Path) -
 async def test_a_job_that_prints_for_ever_fails_and_says_so(tmp_path: Path) -> None:
     most = 512 << 20
     limits = {"max_job_log_bytes": 1 << 20, "max_job_file_bytes": most}
-    async with trainer(tmp_path, **limits) as served:
+    async with scripted_trainer(tmp_path, WORKER, **limits) as served:
         job = await served.run("prints for ever")
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_PROCESS_DIED)
         assert f"more than {1 << 20} bytes of output" in job.error.message
         (log,) = (tmp_path / "data").glob("jobs/*/worker.log")
         assert log.stat().st_size < most  # it was stopped long before
-        await served.assert_serves_on()
+        await assert_serves_on(served)
 
 
 async def test_output_that_fills_its_file_fails_as_that_too(tmp_path: Path) -> None:
-    async with trainer(tmp_path, max_job_file_bytes=1 << 20) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_file_bytes=1 << 20) as served:
         job = await served.run("prints for ever")
     assert job.error.reason == Error.REASON_PROCESS_DIED
     assert f"more than {1 << 20} bytes of output" in job.error.message
 
 
 async def test_a_job_shows_the_layers_around_it_and_no_lies_about_them(tmp_path: Path) -> None:
-    async with trainer(tmp_path, max_job_cpu_seconds=60) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_cpu_seconds=60) as served:
         job = await served.run("lies")
     layers = {pb.IsolationLayer.Name.Name(layer.name): layer for layer in job.isolation}
     assert set(layers) == set(pb.IsolationLayer.Name.keys()) - {"NAME_UNSPECIFIED"}
@@ -192,8 +140,8 @@ async def test_a_job_shows_the_layers_around_it_and_no_lies_about_them(tmp_path:
 async def test_a_job_that_forks_without_end_is_refused_more(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("the kernel does not count the processes of root (RLIMIT_NPROC)")
-    async with trainer(tmp_path, max_job_processes=16) as served:
+    async with scripted_trainer(tmp_path, WORKER, max_job_processes=16) as served:
         job = await served.run("forks")
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_PROCESS_DIED)
         assert "--max-job-processes" in job.error.message
-        await served.assert_serves_on()
+        await assert_serves_on(served)

@@ -8,17 +8,9 @@ from pathlib import Path
 import psutil
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from tests.faults.gated import SPEC
 from tests.faults.trainers import site, until
 from tests.job_processes import job_processes
-
-SPEC = pb.TrainingJobSpec(
-    dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
-    model=pb.ModelSpec(linear=pb.LinearModel()),
-    loss=pb.Loss(mse=pb.MeanSquaredError()),
-    optimizer=pb.Optimizer(gradient_descent=pb.GradientDescent(learning_rate=0.01)),
-    epochs=2,
-    publication=pb.Publication(model="line", alias="production"),
-)
 
 
 def looks(path: Path) -> list[psutil.Process]:

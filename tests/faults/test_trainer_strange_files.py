@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_server.application import Runtime
-from modelrail_server.server import start_server
-from modelrail_trainer.__main__ import build_trainer
-from modelrail_trainer.config import TrainerConfig
+from tests.faults.scripted import scripted_trainer
 
 Job = pb.TrainingJob
 # Generous: without the guard nothing ever comes.
@@ -59,46 +51,6 @@ with journal.JournalWriter(directory / "events.jsonl") as log:
 """
 
 
-@asynccontextmanager
-async def trainer(path: Path) -> AsyncIterator[AsyncTrainerClient]:
-    (path / "worker.py").write_text(WORKER)
-    config = TrainerConfig(
-        grpc_address=f"unix:{path}/t.sock",
-        data_dir=path / "data",
-        registry=f"unix:{path}/nobody.sock",
-    )
-    runtime = Runtime("trainer")
-    command = (sys.executable, str(path / "worker.py"))
-    async with build_trainer(
-        config, runtime, worker_command=command, environ=os.environ
-    ) as application:
-        server, address = await start_server(application, config, runtime)
-        try:
-            async with AsyncTrainerClient(address) as client:
-                yield client
-        finally:
-            runtime.stopping.set()
-            await server.stop(None)
-
-
-async def job_of(client: AsyncTrainerClient, behaviour: str) -> Job:
-    """Has a job done and returns it as it ended."""
-    spec = pb.TrainingJobSpec(
-        display_name=behaviour,
-        dataset=pb.Dataset(line=pb.LineDataset(slope=0.5, intercept=1.0, points=100)),
-        model=pb.ModelSpec(linear=pb.LinearModel()),
-        loss=pb.Loss(mse=pb.MeanSquaredError()),
-        optimizer=pb.Optimizer(gradient_descent=pb.GradientDescent(learning_rate=0.01)),
-        epochs=2,
-        publication=pb.Publication(model="line"),
-    )
-    name = (await client.create_job(spec)).name
-    async with asyncio.timeout(IN_TIME_SECONDS):
-        async for _ in client.watch_job(name):
-            pass
-    return await client.get_job(name)
-
-
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
@@ -113,10 +65,10 @@ async def job_of(client: AsyncTrainerClient, behaviour: str) -> Job:
 async def test_only_the_job_fails_that_puts_something_else_where_the_service_reads(
     behaviour: str, said: str, tmp_path: Path
 ) -> None:
-    async with asyncio.timeout(2 * IN_TIME_SECONDS), trainer(tmp_path) as client:
-        job = await job_of(client, behaviour)
+    async with asyncio.timeout(2 * IN_TIME_SECONDS), scripted_trainer(tmp_path, WORKER) as served:
+        job = await served.run(behaviour)
         assert job.state == Job.STATE_FAILED
         assert said in job.error.message
         assert str(tmp_path) not in job.error.message
-        following = await job_of(client, "pipe for a log")  # its place is free
+        following = await served.run("pipe for a log")  # its place is free
         assert following.state == Job.STATE_FAILED

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from modelrail_trainer.execution.directory import JobDirectories
 from tests.integration.house import (
     SUCCESS,
     House,
-    ScriptedRegistry,
     TrainerUnderTest,
     line_spec,
     serving_registry,
@@ -49,20 +48,6 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
 
 
 async def waiting(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,37 +12,9 @@ from modelrail_trainer.execution import retention
 from tests.faults.trainers import until
 from tests.integration.house import (
     House,
-    ScriptedRegistry,
     TrainerUnderTest,
-    serving_registry,
+    cli,
 )
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
-
-
-async def cli(house: House, *arguments: str) -> tuple[int, str]:
-    """Runs `modelrail …`; returns its exit status and all that it wrote."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelrail.cli", *arguments),
-        *("--trainer", f"unix:{house.tmp_path}/t.sock"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
 
 
 async def test_a_deleted_job_is_gone_with_its_folder_and_its_version_stays(

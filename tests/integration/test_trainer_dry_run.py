@@ -6,7 +6,6 @@ import asyncio
 import csv
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,26 +27,11 @@ from tests.integration.house import (
     cli,
     line_spec,
     processes_of,
-    serving_registry,
 )
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 NAN = "preparing running nan"
 SECONDS = 120.0
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> House:
-    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
 
 
 async def jobs_of(trainer: TrainerUnderTest) -> list[pb.TrainingJob]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -22,7 +20,6 @@ from modelrail_server.policy import Permission
 from modelrail_trainer.execution import supervisor
 from tests.integration.house import (
     House,
-    ScriptedRegistry,
     TrainerUnderTest,
     cli,
     line_spec,
@@ -32,20 +29,6 @@ from tests.integration.house import (
 )
 
 Job = pb.TrainingJob
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> House:
-    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
 
 
 def actors(events: list[pb.TrainingJobEvent]) -> list[str]:

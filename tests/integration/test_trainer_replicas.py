@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from tests.integration.house import (
     ScriptedRegistry,
     TrainerUnderTest,
     processes_of,
-    serving_registry,
     states,
 )
 from tests.integration.replica_jobs import SECONDS, digits, events_of, finished, log_of, start
@@ -257,15 +255,6 @@ def spend(process: psutil.Process) -> None:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
 
 
 @pytest.fixture

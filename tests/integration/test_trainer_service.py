@@ -37,7 +37,6 @@ from modelrail_trainer.trainer import Trainer
 from tests.integration.house import (
     SUCCESS,
     House,
-    ScriptedRegistry,
     TrainerUnderTest,
     line_spec,
     processes_of,
@@ -46,20 +45,6 @@ from tests.integration.house import (
 )
 
 Job = pb.TrainingJob
-
-
-@pytest.fixture
-async def house(tmp_path: Path) -> House:
-    return House(tmp_path, ScriptedRegistry())  # type: ignore[abstract]  # answers what is asked here
-
-
-@pytest.fixture
-async def trainer(house: House) -> AsyncIterator[TrainerUnderTest]:
-    async with (
-        serving_registry(house.registry, house.registry_address),
-        house.trainer() as trainer,
-    ):
-        yield trainer
 
 
 # From the specification to the version

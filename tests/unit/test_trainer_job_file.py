@@ -15,11 +15,7 @@ from modelrail.names import TrainingJobName
 from modelrail_trainer.artifact import (
     MAX_FILES,
     ArtifactError,
-    ExportCertificate,
-    Lineage,
     ResultFile,
-    Signature,
-    TrainingResult,
     describe_file,
     load_result,
     open_result_file,
@@ -30,6 +26,7 @@ from modelrail_trainer.execution.directory import JobDirectories
 from modelrail_trainer.job_file import NotAJobFileError, open_job_file, read_job_file
 from modelrail_trainer.journal import JournalError, read_events
 from modelrail_trainer.pulse import last_beat
+from tests.handed_over import bare_result
 
 SECRET = b"the key of another service"
 
@@ -102,23 +99,6 @@ def in_time(action: Callable[[], object]) -> object:
     return outcome[0]
 
 
-def result_of(*files: ResultFile) -> TrainingResult:
-    return TrainingResult(
-        files=files,
-        signature=Signature((), ()),
-        metrics=(),
-        lineage=Lineage(dataset="d", dataset_sha256="", spec_sha256="", seed=1, packages={}),
-        certificate=ExportCertificate(
-            opset=20,
-            absolute_tolerance=1e-4,
-            relative_tolerance=1e-3,
-            batch_sizes=(1,),
-            outputs=(),
-            rows=1,
-        ),
-    )
-
-
 def named(path: str, content: bytes = SECRET) -> ResultFile:
     return ResultFile(
         path=path,
@@ -166,7 +146,7 @@ def test_a_link_in_the_middle_of_a_path_is_not_followed(directory: Path, secret:
     with pytest.raises(NotAJobFileError):
         open_job_file(directory, "sub/key")
     with pytest.raises(ArtifactError, match="sub/key"):
-        verify_files(result_of(named("sub/key")), directory)
+        verify_files(bare_result(named("sub/key")), directory)
     with pytest.raises(ArtifactError, match="sub/key"):
         open_result_file(directory, named("sub/key"))
 
@@ -175,7 +155,7 @@ def test_a_link_in_the_middle_of_a_path_is_not_followed(directory: Path, secret:
 def test_no_file_of_anybody_else_is_published(put: Strange, directory: Path, secret: Path) -> None:
     put(directory / "model.onnx", secret)
     with pytest.raises(ArtifactError, match=r"model\.onnx"):
-        raise_or(in_time(lambda: verify_files(result_of(named("model.onnx")), directory)))
+        raise_or(in_time(lambda: verify_files(bare_result(named("model.onnx")), directory)))
 
 
 def test_a_refusal_tells_what_was_expected_and_not_what_was_found(directory: Path) -> None:
@@ -183,19 +163,19 @@ def test_a_refusal_tells_what_was_expected_and_not_what_was_found(directory: Pat
     claims = named("model.onnx", b"x" * len(SECRET)), named("model.onnx", b"x")
     for claim in claims:
         with pytest.raises(ArtifactError, match=claim.sha256) as refusal:
-            verify_files(result_of(claim), directory)
+            verify_files(bare_result(claim), directory)
         assert hashlib.sha256(SECRET).hexdigest() not in str(refusal.value)
     assert str(len(SECRET)) not in str(refusal.value).replace(claim.sha256, "")
 
 
 def test_a_result_of_too_many_files_is_not_read(directory: Path) -> None:
     with pytest.raises(ArtifactError, match=f"1 to {MAX_FILES} files, got {MAX_FILES + 1}"):
-        verify_files(result_of(*[named("model.onnx")] * (MAX_FILES + 1)), directory)
+        verify_files(bare_result(*[named("model.onnx")] * (MAX_FILES + 1)), directory)
 
 
 def test_a_path_of_any_length_makes_a_short_message(directory: Path) -> None:
     with pytest.raises(ArtifactError) as refusal:
-        verify_files(result_of(named("x" * 100_000)), directory)
+        verify_files(bare_result(named("x" * 100_000)), directory)
     assert len(str(refusal.value)) < 400
 
 
@@ -204,7 +184,7 @@ def test_what_lies_in_place_of_a_result_is_none(
     put: Strange, directory: Path, secret: Path
 ) -> None:
     (directory / "model.onnx").write_bytes(b"model")
-    save_result(result_of(describe_file(directory, "model.onnx", "x")), directory)
+    save_result(bare_result(describe_file(directory, "model.onnx", "x")), directory)
     (directory / "result.json").rename(secret)
     put(directory / "result.json", secret)
     directories = JobDirectories(directory.parent)

@@ -10,9 +10,6 @@ import pytest
 from modelrail_trainer import artifact, spec
 from modelrail_trainer.artifact import (
     ArtifactError,
-    ExportCertificate,
-    Lineage,
-    Signature,
     TrainingResult,
     describe_file,
     load_result,
@@ -37,6 +34,7 @@ from modelrail_trainer.journal import (
 )
 from modelrail_trainer.record import RecordError
 from modelrail_trainer.validation import validate
+from tests.handed_over import bare_result
 
 GOOD = spec.TrainingJobSpec(
     dataset=spec.BundledDataset(name="digits"),
@@ -215,20 +213,7 @@ def test_a_disk_that_fails_before_the_rename_leaves_no_result(
 
 
 def _result(directory: Path) -> TrainingResult:
-    return TrainingResult(
-        files=(describe_file(directory, "model.onnx", "application/onnx"),),
-        signature=Signature((), ()),
-        metrics=(),
-        lineage=Lineage(dataset="d", dataset_sha256="", spec_sha256="", seed=1, packages={}),
-        certificate=ExportCertificate(
-            opset=20,
-            absolute_tolerance=1e-4,
-            relative_tolerance=1e-3,
-            batch_sizes=(1,),
-            outputs=(),
-            rows=1,
-        ),
-    )
+    return bare_result(describe_file(directory, "model.onnx", "application/onnx"))
 
 
 def test_a_summary_and_a_validation_within_an_epoch_come_back_from_the_journal(
