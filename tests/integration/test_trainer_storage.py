@@ -452,7 +452,7 @@ async def test_a_file_outside_the_directory_of_a_job_is_never_sent(
     worker.write_text(program)
     shelf = Robbed(path=house.path)
     name = await house.create()
-    async with house.supervisor(shelf):
+    async with asyncio.timeout(60), house.supervisor(shelf):
         job, _ = await house.ended(name)
     assert job.state is JobState.FAILED
     assert job.error == JobError(
