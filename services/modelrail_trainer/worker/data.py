@@ -112,7 +112,7 @@ def _load_table(
     table = load_table(dataset, spec.split, task, folder, max_rows=max_rows)
     train, validation, test = table.parts
     return TrainingData(
-        name=f"table of {files} files, target {dataset.target}",
+        name=f"table of {files} {'file' if files == 1 else 'files'}, target {dataset.target}",
         sha256=table.sha256,
         task=task,
         input_name=_TOKENS if table.tokens else _FEATURES,
