@@ -6,18 +6,20 @@ import torch
 from torch import Tensor, nn
 
 
-class Network(nn.Module):
-    """Preprocessing and an architecture: raw rows in, logits or values out."""
+class Network(nn.Sequential):
+    """Preprocessing and an architecture: raw rows [B, *row_shape] to logits or values [B, outputs].
+
+    Args:
+        preprocessing: From raw rows to what the architecture takes.
+        body: The architecture.
+    """
 
     def __init__(self, preprocessing: nn.Module, body: nn.Module) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps raw rows [B, *row_shape] to [B, outputs]."""
-        outputs: Tensor = self.body(self.preprocessing(x))
-        return outputs
+        # To call a module that does nothing costs time in each step.
+        if not isinstance(preprocessing, nn.Sequential) or len(preprocessing):
+            self.add_module("preprocessing", preprocessing)
+        self.add_module("body", body)
 
 
 class TwoClasses(nn.Module):

@@ -267,6 +267,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         stop=stop,
     )
     pace = Pace(spec.epochs * rows, (progress.epoch - 1) * rows + progress.rows)
+    precision = rounding(spec.precision, device)
     for number in range(progress.epoch, spec.epochs + 1):
         speed = Speed(progress.rows)
         network.train()
@@ -284,7 +285,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             if has_padding:
                 batch = without_padding(batch)
             batch, targets = batch.to(device), targets.to(device)
-            with rounding(spec.precision, device):
+            with precision:
                 loss = replicas.weighed(loss_of(model(batch), targets), weight)  # []
             value = replicas.mean(loss.item())
             if not math.isfinite(value):

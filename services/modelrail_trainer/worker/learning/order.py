@@ -22,6 +22,7 @@ BLOCK_BYTES = 64 << 10
 WINDOW_BLOCKS = 256
 """Rows of so many places of the file can meet in a batch. Blocks that are one row, and larger, are
 fewer: they come in a wholly random order, however small the window is."""
+_TOGETHER = 1024
 _MAPPED_BLOCKS = 4
 """The system may map megabytes of the file for a block that is read."""
 
@@ -64,15 +65,15 @@ def batches(
     together = max(fitting, -(-batch_size // block))
     if not part.is_mapped or blocks <= together:
         rows, order = Rows.of(part), torch.randperm(len(part), generator=generator)
-        for start in range(skip, len(order), batch_size):
-            yield rows, order[start : start + batch_size]
+        for chosen in _in_batches(order[skip:], batch_size):
+            yield rows, chosen
         return
     window = _Window(part, block * together + batch_size)
     left = torch.empty(0, dtype=torch.int64)  # of the window, less than a batch
     # Of nearly the same size: a last one of few blocks would have batches of few places.
     windows = -(-blocks // together)
-    for chosen in torch.tensor_split(torch.randperm(blocks, generator=generator), windows):
-        slices = [slice(n * block, min(len(part), (n + 1) * block)) for n in chosen.tolist()]
+    for drawn in torch.tensor_split(torch.randperm(blocks, generator=generator), windows):
+        slices = [slice(n * block, min(len(part), (n + 1) * block)) for n in drawn.tolist()]
         order = torch.randperm(sum(s.stop - s.start for s in slices), generator=generator)  # [W]
         if skip >= len(order):
             skip -= len(order)
@@ -81,11 +82,19 @@ def batches(
         order = torch.cat((torch.arange(len(left)), order[skip:] + len(left)))
         skip = 0
         whole = len(order) // batch_size * batch_size
-        for start in range(0, whole, batch_size):
-            yield window.rows, order[start : start + batch_size]
+        for chosen in _in_batches(order[:whole], batch_size):
+            yield window.rows, chosen
         left = order[whole:]
     if len(left):
         yield window.rows, left
+
+
+def _in_batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Yields an order, [N], in pieces of [B]; only the last may be smaller."""
+    # One by one they would cost a small network's step two hundredths of its time; all at once a
+    # small batch's of many rows would fill the memory.
+    for start in range(0, len(order), _TOGETHER * batch_size):
+        yield from torch.split(order[start : start + _TOGETHER * batch_size], batch_size)
 
 
 class _Window:

@@ -85,6 +85,8 @@ class Replicas:
 
     def first_says(self, ask: Callable[[], T]) -> T:
         """Returns what the first process finds, in all of them; only the first is asked."""
+        if self.count == 1:
+            return ask()
         return self.told(ask() if self.is_first else None)  # type: ignore[return-value]  # as told
 
     # Steps
