@@ -110,6 +110,20 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def has_batch(self) -> bool:
+        """Whether a request chooses how many rows it sends; else it is always one."""
+        return self.inputs[0].shape[0] == BATCH
+
+    def of_one_row(self) -> Signature:
+        """Returns the signature of a graph that takes one row at a time."""
+        return Signature(
+            *(
+                tuple(replace(tensor, shape=(1, *tensor.shape[1:])) for tensor in tensors)
+                for tensors in (self.inputs, self.outputs)
+            )
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:

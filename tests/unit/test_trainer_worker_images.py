@@ -656,7 +656,8 @@ class Exported:
         self.bare = export(self.module, self.signature, Task.CLASSIFICATION)
 
     def write(self, path: Path) -> Signature:
-        return RawImages(self.images).export(self.bare, self.signature, self.module, path)[0]
+        whole = RawImages(self.images).export(self.bare, self.signature, self.module, path)
+        return whole.signature
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
@@ -676,6 +677,21 @@ def test_the_graph_passes_its_gate_in_every_colour_size_and_scale(
     assert image.shape == ("batch", *middle, *shape[2:])
     assert [output.name for output in signature.outputs] == ["logits", "probabilities", "label"]
     assert leaks(onnx.load(tmp_path / "model.onnx")) == []
+
+
+@pytest.mark.parametrize("size", [None, ImageSize(height=4, width=9)])
+def test_a_network_for_one_row_gets_one_image_at_a_time(
+    tmp_path: Path, size: ImageSize | None
+) -> None:
+    images = loaded(of_folder(class_folders(tmp_path / "a", 4, 6, 5, 3), size=size), tmp_path)
+    exported = Exported(images)
+    exported.signature = exported.signature.of_one_row()
+    exported.bare = export(exported.module, exported.signature, Task.CLASSIFICATION)
+    signature = exported.write(tmp_path / "model.onnx")
+    assert {tensor.shape[0] for tensor in (*signature.inputs, *signature.outputs)} == {1}
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (label,) = session.run(["label"], {"image": noise(1, 6, 5, 3)})
+    assert label.item() in images.labels
 
 
 @pytest.fixture

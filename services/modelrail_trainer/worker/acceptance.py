@@ -16,6 +16,7 @@ from modelrail_trainer.artifact import LENGTH, ExportCertificate, OutputParity, 
 from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Task
+from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.learning.evaluate import as_metrics, evaluate
 from modelrail_trainer.worker.model_file import opset_of
 from modelrail_trainer.worker.parity import (
@@ -205,6 +206,20 @@ def _first_output(
     (fixed, *others) = batch_sizes_of(signature)
     name = signature.outputs[0].name
     return answer(rows)[0] if others else _in_batches(answer, signature, rows, fixed)[name]
+
+
+def python_outputs(module: nn.Module, signature: Signature, rows: Inputs) -> dict[str, Floats]:
+    """Returns what a module says of rows, [N, outputs] by name, as a graph would that it is in.
+
+    Args:
+        module: From rows to the outputs of the signature, in its order, the label left out.
+        signature: Of the graph; if it takes one row at a time, so does the module.
+        rows: [N, *row_shape].
+    """
+    batches = [rows] if signature.has_batch else [*rows[:, None]]
+    answers = zip(*(run_torch(module, batch) for batch in batches), strict=True)
+    names = [output.name for output in signature.outputs if output.name != LABEL]
+    return dict(zip(names, map(np.concatenate, answers), strict=True))
 
 
 def run_torch(module: nn.Module, rows: Inputs) -> list[Floats]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import torch
@@ -11,6 +14,7 @@ from torch import nn
 
 from modelrail_trainer.artifact import BATCH, LENGTH, Signature, TensorSpec, ValueRange
 from modelrail_trainer.failure import ExportFailed
+from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.model_file import check_batch_axis, describe, strip
 from modelrail_trainer.worker.network import Classifier
@@ -21,6 +25,10 @@ _EXAMPLE_ROWS = 3
 # Apart from the rows, so that the two axes are not taken for one.
 _EXAMPLE_LENGTH = 5
 _REGISTRATION = "torch.onnx._internal.exporter._registration"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_FRAME = re.compile(r'\s*File "([^"]*)", line \d+')
+_MAX_REPORT_LINES = 100
+_MAX_REPORT_CHARACTERS = 300
 _DATATYPES = {"FP32": torch.float32, "INT64": torch.int64, "UINT8": torch.uint8}
 _DATATYPE_OF = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
@@ -87,6 +95,43 @@ def export(
         ExportFailed: The exporter gave up, or the batch axis is not dynamic on every input and
         output.
     """
+    try:
+        program = _program(module, signature, optimize=optimize)
+    except Exception as error:  # the exporter's own tree, and whatever its passes raise
+        raise ExportFailed(f"the exporter failed: {_reason(error)}") from error
+    if program is None:
+        raise ExportFailed("the exporter made nothing")
+    model: onnx.ModelProto = program.model_proto
+    strip(model)
+    check_batch_axis(model, signature.inputs[0].shape[0])
+    model.producer_name = "modelrail"
+    describe(model, signature, task)
+    return model
+
+
+def exporter_report(module: nn.Module, signature: Signature, directory: Path) -> list[str]:
+    """Returns what the exporter itself reports of a module that it cannot export.
+
+    They are the lines of its report: how far it came, the errors on each of its ways and its hints.
+    PyTorch's own frames are left out, and so are paths and source.
+
+    Args:
+        module: In evaluation mode.
+        signature: What its graph should look like.
+        directory: For the exporter's files, which are gone afterwards.
+    """
+    with TemporaryDirectory(dir=directory) as folder:
+        try:
+            _program(module, signature, optimize=True, reports=folder)
+        except Exception:  # noqa: BLE001  # as in `export`
+            found = [path.read_text("utf-8") for path in Path(folder).glob("*.md")]
+            return condensed("\n".join(found))
+    return []  # what is wrong came after it
+
+
+def _program(
+    module: nn.Module, signature: Signature, *, optimize: bool, reports: str | None = None
+) -> torch.onnx.ONNXProgram | None:
     (model_input,) = signature.inputs
     sizes = {BATCH: _EXAMPLE_ROWS, LENGTH: _EXAMPLE_LENGTH}
     example = torch.zeros(
@@ -99,28 +144,40 @@ def export(
         warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
         # It says of each job that operators of torchvision are not there, which no job asked for.
         logging.getLogger(_REGISTRATION).setLevel(logging.ERROR)
-        try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                input_names=[model_input.name],
-                output_names=[output.name for output in signature.outputs],
-                dynamic_shapes=(dynamic,),
-                optimize=optimize,
-                verbose=False,
-            )
-        except Exception as error:  # the exporter's own tree, and whatever its passes raise
-            raise ExportFailed(f"the exporter failed: {_reason(error)}") from error
-    if program is None:
-        raise ExportFailed("the exporter made nothing")
-    model: onnx.ModelProto = program.model_proto
-    strip(model)
-    check_batch_axis(model, model_input.shape[0])
-    model.producer_name = "modelrail"
-    describe(model, signature, task)
-    return model
+        return torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            input_names=[model_input.name],
+            output_names=[output.name for output in signature.outputs],
+            dynamic_shapes=(dynamic,),
+            optimize=optimize,
+            verbose=False,
+            report=reports is not None,
+            artifacts_dir=reports or ".",
+        )
+
+
+def condensed(report: str) -> list[str]:
+    """Returns the lines of a report of the exporter that say something about the module."""
+    lines: list[str] = []
+    in_frame = False
+    for line in _COLOURS.sub("", report).splitlines():
+        text = line.rstrip()
+        if frame := _FRAME.match(text):
+            in_frame = True  # what follows is its source
+            if "site-packages" in frame[1]:
+                continue
+        elif in_frame and text and text[0] == " ":
+            continue
+        else:
+            in_frame = False
+            # Nobody who reads a job's log sets variables of PyTorch.
+            if not text or text.startswith(("```", "Traceback")) or "TORCH" in text:
+                continue
+        lines.append(without_directories(text.partition(", code: ")[0])[:_MAX_REPORT_CHARACTERS])
+    return lines[:_MAX_REPORT_LINES]
 
 
 def _reason(error: Exception) -> str:

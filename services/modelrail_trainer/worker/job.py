@@ -196,19 +196,11 @@ def _train_and_prove(
     made_progress()
     signature = signature_of(data)
     module = exported_module(network, data.task)
-    network_path = directory / (MODEL_NAME if data.raw is None else BARE_NAME)
-    proven = export_and_prove(module, signature, data, figures, path=network_path, log=journal.log)
-    signature, certificate = proven.signature, proven.certificate
+    proven = export_and_prove(
+        module, signature, data, figures, directory=directory, log=journal.log
+    )
+    files, certificate = [*proven.signatures], proven.certificate
     metrics += proven.metrics
-    files = [MODEL_NAME]
-    reference = {network_path.name: proven.cases}
-    if data.raw is not None:
-        signature, parity, cases = data.raw.export(
-            proven.model, signature, module, directory / MODEL_NAME
-        )
-        certificate = certificate.with_outputs(parity)
-        reference[MODEL_NAME] = cases
-        files.append(BARE_NAME)
     worst = ", ".join(
         f"{output.name} {output.max_absolute_difference:.1e}" for output in certificate.outputs
     )
@@ -227,11 +219,11 @@ def _train_and_prove(
             metrics=metrics,
         )
     )
-    save_reference(reference, directory)
+    save_reference(proven.reference, directory)
     save_result(
         TrainingResult(
             files=tuple(describe_file(directory, name, ONNX_MEDIA_TYPE) for name in files),
-            signature=signature,
+            signature=proven.signatures[MODEL_NAME],
             metrics=metrics,
             lineage=Lineage(
                 dataset=f"{data.name} (imported, not trained)" if is_import(spec) else data.name,
@@ -245,7 +237,7 @@ def _train_and_prove(
             ),
             certificate=certificate,
             evaluation=detail.evaluation() if detail else None,
-            bare_signature=None if data.raw is None else proven.signature,
+            bare_signature=proven.signatures.get(BARE_NAME),
         ),
         directory,
     )

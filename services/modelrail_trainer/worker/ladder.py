@@ -7,20 +7,26 @@ gives up batches: such a file answers one row at a time, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from torch import Tensor, nn
 
-from modelrail_trainer.artifact import ExportAttempt, ExportCertificate, Signature
+from modelrail_trainer.artifact import (
+    BARE_NAME,
+    MODEL_NAME,
+    ExportAttempt,
+    ExportCertificate,
+    Signature,
+)
 from modelrail_trainer.failure import ExportFailed, GateFailed
 from modelrail_trainer.journal import Metric
 from modelrail_trainer.redaction import without_directories
 from modelrail_trainer.worker import acceptance
-from modelrail_trainer.worker.export import export
-from modelrail_trainer.worker.reference import ReferenceCase
+from modelrail_trainer.worker.export import export, exporter_report
+from modelrail_trainer.worker.reference import Reference, ReferenceCase
 from modelrail_trainer.worker.training_data import TrainingData
 
 _MAX_FAILURE_CHARACTERS = 400
@@ -58,18 +64,16 @@ class Proven:
     """An export that passed the gate.
 
     Attributes:
-        model: The graph, which lies in the file.
-        signature: Its inputs and outputs.
+        signatures: Inputs and outputs of each file, by its name, the one to serve first.
         certificate: What was compared.
         metrics: Figures of the validation and test rows, recomputed with ONNX Runtime.
-        cases: Rows that were compared, and what PyTorch makes of them.
+        reference: Rows that were compared, and what PyTorch makes of them.
     """
 
-    model: onnx.ModelProto
-    signature: Signature
+    signatures: Mapping[str, Signature]
     certificate: ExportCertificate
     metrics: tuple[Metric, ...]
-    cases: tuple[ReferenceCase, ...]
+    reference: Reference
 
 
 def export_and_prove(
@@ -78,18 +82,20 @@ def export_and_prove(
     data: TrainingData,
     figures: Mapping[str, Mapping[str, float]],
     *,
-    path: Path,
+    directory: Path,
     log: Callable[[str], None],
 ) -> Proven:
-    """Exports a module into a file that computes what the module computes.
+    """Exports a module into files that compute what the module computes.
+
+    They are `model.onnx`, and where raw values are encoded `bare.onnx`, the network without that.
 
     Args:
         module: In evaluation mode.
-        signature: What the graph shall look like.
+        signature: What its graph shall look like.
         data: Whose rows are compared.
         figures: PyTorch's figures for `validation` and `test`.
-        path: Where the file is written.
-        log: Told of every way that failed.
+        directory: Where the files are written.
+        log: Told of every way that failed, and of what the exporter reports if all did.
 
     Raises:
         ExportFailed: No way of exporting gave a file.
@@ -98,10 +104,8 @@ def export_and_prove(
     attempts: list[ExportAttempt] = []
     last: ExportFailed | GateFailed | None = None
     for rung in RUNGS:
-        if not rung.has_batch and data.raw is not None:
-            continue  # What stands in front of the network takes batches.
         try:
-            proven = _climb(rung, module, signature, data, figures, path=path)
+            proven = _climb(rung, module, signature, data, figures, directory=directory)
         except (ExportFailed, GateFailed) as failure:
             said = without_directories(str(failure))
             attempts.append(ExportAttempt(rung.name, said[:_MAX_FAILURE_CHARACTERS]))
@@ -115,7 +119,11 @@ def export_and_prove(
         certificate = replace(proven.certificate, attempts=tuple(attempts))
         return replace(proven, certificate=certificate)
     assert last is not None  # noqa: S101  # there is more than one rung
-    path.unlink(missing_ok=True)
+    for name in (MODEL_NAME, BARE_NAME):
+        (directory / name).unlink(missing_ok=True)
+    if isinstance(last, ExportFailed):
+        for line in exporter_report(module, signature, directory):
+            log(f"exporter: {line}")
     raise type(last)(
         "; ".join(f"{attempt.method}: {attempt.failure}" for attempt in attempts)
     ) from last
@@ -128,24 +136,24 @@ def _climb(
     data: TrainingData,
     figures: Mapping[str, Mapping[str, float]],
     *,
-    path: Path,
+    directory: Path,
 ) -> Proven:
-    wanted = signature if rung.has_batch else _of_one_row(signature)
+    wanted = signature if rung.has_batch else signature.of_one_row()
     exported = Renamed(module).eval() if rung.renames else module
     model = export(exported, wanted, data.task, optimize=rung.optimize)
+    name = MODEL_NAME if data.raw is None else BARE_NAME
+    path = directory / name
     onnx.save(model, path)
     certificate, metrics, cases = acceptance.check(path, module, wanted, data, figures)
+    signatures: dict[str, Signature] = {name: wanted}
+    reference: dict[str, Sequence[ReferenceCase]] = {name: cases}
+    if data.raw is not None:
+        whole = data.raw.export(model, wanted, module, directory / MODEL_NAME)
+        certificate = certificate.with_outputs(whole.parity)
+        signatures = {MODEL_NAME: whole.signature} | signatures
+        reference = {MODEL_NAME: whole.cases} | reference
     return Proven(
-        model=model, signature=wanted, certificate=certificate, metrics=metrics, cases=cases
-    )
-
-
-def _of_one_row(signature: Signature) -> Signature:
-    return Signature(
-        *(
-            tuple(replace(tensor, shape=(1, *tensor.shape[1:])) for tensor in tensors)
-            for tensors in (signature.inputs, signature.outputs)
-        )
+        signatures=signatures, certificate=certificate, metrics=metrics, reference=reference
     )
 
 

@@ -94,7 +94,7 @@ def properties_of(model: onnx.ModelProto, signature: Signature, task: Task) -> d
         TASK_PROPERTY: task.value,
         "modelrail.opset": str(opset_of(model)),
         # Whether requests can be put together; a graph that is fixed to one row cannot.
-        "modelrail.dynamic_batch": str(signature.inputs[0].shape[0] == BATCH).lower(),
+        "modelrail.dynamic_batch": str(signature.has_batch).lower(),
         "modelrail.input_spec": _describe_tensors(signature.inputs),
         "modelrail.output_spec": _describe_tensors(signature.outputs),
     }

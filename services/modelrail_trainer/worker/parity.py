@@ -37,9 +37,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def batch_sizes_of(signature: Signature) -> tuple[int, ...]:
-    """Returns the sizes that are compared: some, or the one that the graph is fixed to."""
-    first = signature.inputs[0].shape[0]
-    return (first,) if isinstance(first, int) else BATCH_SIZES
+    """Returns the sizes that are compared."""
+    return BATCH_SIZES if signature.has_batch else (1,)
 
 
 def check_file(

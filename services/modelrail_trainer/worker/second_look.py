@@ -136,10 +136,10 @@ def _check_graph(
     domains = frozenset() if is_network else frozenset({ML_DOMAIN, ORT_DOMAIN})
     model = check_content(content, signature, domains=domains)
     batches = {tensor.shape[:1] for tensor in (*signature.inputs, *signature.outputs)}
-    if batches != {(BATCH,)} and not (is_network and batches == {(1,)}):
+    if batches not in ({(BATCH,)}, {(1,)}):
         got = sorted(str(list(batch)) for batch in batches)
         raise GateFailed(
-            f"expected {BATCH!r} as the first axis of all inputs and outputs, got {got}"
+            f"expected {BATCH!r} or 1 as the first axis of all inputs and outputs, got {got}"
         )
     properties = [(entry.key, entry.value) for entry in model.metadata_props]
     task = dict(properties).get(TASK_PROPERTY, "")

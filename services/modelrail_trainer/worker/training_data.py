@@ -16,6 +16,21 @@ from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.reference import ReferenceCase
 
 
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """A graph from raw values to answers that passed the gate.
+
+    Attributes:
+        signature: Its inputs and outputs.
+        parity: The worst difference of each output of numbers.
+        cases: Rows that were compared, and what Python makes of them.
+    """
+
+    signature: Signature
+    parity: tuple[OutputParity, ...]
+    cases: tuple[ReferenceCase, ...]
+
+
 class RawRows(Protocol):
     """Raw values of which the inputs were made, and the same making as a graph."""
 
@@ -25,18 +40,14 @@ class RawRows(Protocol):
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    ) -> EndToEnd:
         """Writes the graph from raw values to answers, and proves it.
 
         Args:
             bare: The network alone, as it was exported.
-            signature: Of the network alone.
+            signature: Of the network alone; if it takes one row at a time, so does the graph.
             module: What was exported, in evaluation mode.
             path: Where the graph is written.
-
-        Returns:
-            The signature of the graph, the worst difference of each output of numbers, and the
-            rows that were compared with what Python makes of them.
 
         Raises:
             GateFailed: The graph does not compute what Python computes, or breaks another rule.

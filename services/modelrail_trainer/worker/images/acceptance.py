@@ -14,7 +14,6 @@ from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.spec import Color
 from modelrail_trainer.worker import acceptance, parity
-from modelrail_trainer.worker.graph import LABEL
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import IMAGE
 from modelrail_trainer.worker.images.source import Pixels
@@ -45,18 +44,17 @@ def check_end_to_end(
     parity.check_file(path, signature)
     samples = [*images.raw, *_edge_images(images)]
     rows = np.stack([images.prepare(image) for image in samples])  # [N, *row_shape]
-    numbers = [output.name for output in signature.outputs if output.name != LABEL]
-    expected = dict(zip(numbers, acceptance.run_torch(module, rows), strict=True))
-    worst = dict.fromkeys(numbers, 0.0)
+    expected = acceptance.python_outputs(module, signature, rows)
+    worst = dict.fromkeys(expected, 0.0)
     for level in parity.LEVELS:
         session = parity.open_session(path, level, threads=torch.get_num_threads())
         some = samples if level in parity.FULL_LEVELS else samples[: parity.FEW_ROWS]
-        for batch_size in parity.BATCH_SIZES:
+        for batch_size in parity.batch_sizes_of(signature):
             for chosen in _batches(some, batch_size):
                 made_progress()
                 batch = np.stack([samples[place] for place in chosen])
                 got = _run(session, signature, batch)
-                for name in numbers:
+                for name in expected:
                     what = (
                         f"output {name!r} of the end-to-end graph for {batch_size} images of shape "
                         f"{list(batch.shape[1:])}, against Python"
@@ -68,7 +66,7 @@ def check_end_to_end(
     kept = (
         ReferenceCase(
             {IMAGE: np.stack([samples[place] for place in places])},
-            {name: expected[name][places] for name in numbers},
+            {name: values[places] for name, values in expected.items()},
         )
         for places in _places_by_shape(samples)
     )

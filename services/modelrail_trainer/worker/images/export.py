@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.artifact import Signature
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.images.acceptance import check_end_to_end
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import end_to_end, end_to_end_signature
 from modelrail_trainer.worker.model_file import describe
-from modelrail_trainer.worker.reference import ReferenceCase
+from modelrail_trainer.worker.training_data import EndToEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,18 @@ class RawImages:
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    ) -> EndToEnd:
         """Writes the graph from raw images to answers, and runs the gate on it."""
         images = self.images
         size = images.height, images.width
         whole_signature = end_to_end_signature(
             signature, images.color, *size, any_size=images.any_size
         )
+        if not signature.has_batch:
+            whole_signature = whole_signature.of_one_row()
         resized_to = size if images.any_size else None
         whole = end_to_end(bare, whole_signature, images.color, resized_to)
         describe(whole, whole_signature, Task.CLASSIFICATION)
         onnx.save(whole, path)
         parity, cases = check_end_to_end(path, module, whole_signature, images)
-        return whole_signature, parity, cases
+        return EndToEnd(whole_signature, parity, cases)

@@ -50,19 +50,13 @@ def check_end_to_end(
     # Of columns with fewer of them they come again.
     rows = {name: np.append(rows[name], np.resize(edges[name], most)) for name in edges}
     features = np.concatenate([e.encode(rows[e.name]) for e in encodings], axis=1)
-    expected = dict(
-        zip(
-            [output.name for output in signature.outputs if output.name != LABEL],
-            acceptance.run_torch(module, features),
-            strict=True,
-        )
-    )
+    expected = acceptance.python_outputs(module, signature, features)
     worst = dict.fromkeys(expected, 0.0)
     for level in parity.LEVELS:
         session = parity.open_session(path, level, threads=torch.get_num_threads())
         count = len(features) if level in parity.FULL_LEVELS else parity.FEW_ROWS
         some = {name: values[:count] for name, values in rows.items()}
-        for batch_size in parity.BATCH_SIZES:
+        for batch_size in parity.batch_sizes_of(signature):
             got = _run(session, signature, encodings, some, batch_size)
             for name, values in expected.items():
                 what = f"output {name!r} of the end-to-end graph at batch size {batch_size}"

@@ -9,13 +9,13 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.artifact import Signature
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.model_file import describe
-from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature
+from modelrail_trainer.worker.training_data import EndToEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,16 @@ class RawTable:
 
     def export(
         self, bare: onnx.ModelProto, signature: Signature, module: nn.Module, path: Path
-    ) -> tuple[Signature, tuple[OutputParity, ...], tuple[ReferenceCase, ...]]:
+    ) -> EndToEnd:
         """Writes the graph from raw columns to answers, and runs the gate on it."""
         table = self.table
         whole_signature = end_to_end_signature(signature, table.encodings, table.labels)
+        if not signature.has_batch:
+            whole_signature = whole_signature.of_one_row()
         whole = end_to_end(bare, table.encodings, whole_signature)
         describe(whole, whole_signature, Task.CLASSIFICATION if table.labels else Task.REGRESSION)
         onnx.save(whole, path)
         parity, cases = check_end_to_end(
             path, module, whole_signature, table.encodings, table.raw_rows
         )
-        return whole_signature, parity, cases
+        return EndToEnd(whole_signature, parity, cases)
