@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
-from modelrail_trainer import artifact, journal
+from modelrail_trainer.handover import artifact
+from modelrail_trainer.handover import journal
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.__main__ import main
-from modelrail_trainer.worker.model_file import describe
-from modelrail_trainer.worker.reference import ReferenceCase, save_reference
+from modelrail_trainer.worker.export.model_file import describe
+from modelrail_trainer.worker.export.reference import ReferenceCase, save_reference
 
 if "--second-look" in sys.argv:
     sys.exit(main())

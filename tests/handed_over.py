@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_trainer.artifact import (
+from modelrail_trainer.handover.artifact import (
     MODEL_NAME,
     ONNX_MEDIA_TYPE,
     ExportCertificate,
@@ -23,10 +23,10 @@ from modelrail_trainer.artifact import (
     describe_file,
     save_result,
 )
-from modelrail_trainer.journal import Metric
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.model_file import describe
-from modelrail_trainer.worker.reference import ReferenceCase, save_reference
+from modelrail_trainer.worker.export.model_file import describe
+from modelrail_trainer.worker.export.reference import ReferenceCase, save_reference
 
 SIGNATURE = Signature(
     (TensorSpec(name="x", datatype="FP32", shape=("batch", 1)),),

@@ -3,11 +3,12 @@
 A job, in the order in which it passes through the rooms:
 
 * `protocol` reads requests, and `spec` is what they ask for, as plain data.
-* `rules` and `validation` find what is wrong with it; `bounds` checks single fields.
+* `rules` finds what is wrong with it.
 * `jobs` keeps jobs and their events, and says which change of state may follow which.
 * `execution` starts a process for each, watches it, and publishes what it made; `isolation` is what
   the process may not do.
 * `worker` is that process: it reads data, learns, exports and proves.
+* `handover` is what the process leaves for the service, `failure` why it could not.
 
 What a job can be made of has a room for each kind, which holds its description, its bounds and its
 code: `optimizers`, `zoo` (architectures), `encodings` (columns of tables) and `preprocessing`

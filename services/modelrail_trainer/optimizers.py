@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from modelrail_trainer.bounds import Fraction, Real
+from modelrail_trainer.rules.bounds import Fraction, Real
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,11 @@ from modelrail.names import TrainingJobName
 from modelrail_server.errors import FieldViolation, InvalidArgument
 from modelrail_trainer.code_roots import CodeRoots, EntryPointError
 from modelrail_trainer.data_roots import DataPathError, DataRoots
-from modelrail_trainer.execution.dry_run import DryRuns
-from modelrail_trainer.execution.inspections import Inspections
+from modelrail_trainer.execution.errands.dry_run import DryRuns
+from modelrail_trainer.execution.errands.inspections import Inspections
 from modelrail_trainer.execution.retention import Retention
 from modelrail_trainer.execution.supervisor import Supervisor
-from modelrail_trainer.inspection import Inspection
+from modelrail_trainer.handover.inspection import Inspection
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
 from modelrail_trainer.jobs.state import Reason

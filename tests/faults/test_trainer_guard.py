@@ -14,13 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelrail_trainer.execution.executor import ProcessExit
-from modelrail_trainer.execution.local import LocalExecutor
-from modelrail_trainer.execution.process import JobProcess
+from modelrail_trainer.execution.processes.executor import ProcessExit
+from modelrail_trainer.execution.processes.local import LocalExecutor
+from modelrail_trainer.execution.processes.process import JobProcess
+from modelrail_trainer.handover.journal import IsolationEvent, read_events
 from modelrail_trainer.isolation.guard import JOB_PROCESS
 from modelrail_trainer.isolation.layer import LayerName
 from modelrail_trainer.isolation.limits import JobLimits
-from modelrail_trainer.journal import IsolationEvent, read_events
 
 PATIENCE_SECONDS = 60.0
 
@@ -188,7 +188,7 @@ async def test_a_guard_that_is_killed_takes_the_job_along(directory: Path) -> No
 async def test_a_guard_that_does_not_answer_is_ended_with_its_group(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelrail_trainer.execution.process._GUARD_SECONDS", 0.1)
+    monkeypatch.setattr("modelrail_trainer.execution.processes.process._GUARD_SECONDS", 0.1)
     async with executor(KNOWN + STAYS).submit(directory) as process:
         process.release()
         await until((directory / "up").exists)

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from modelrail_trainer.execution.local import LocalExecutor
+from modelrail_trainer.execution.processes.local import LocalExecutor
+from modelrail_trainer.handover.journal import IsolationEvent, read_events
 from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.kernel import landlock_version
 from modelrail_trainer.isolation.layer import Layer, LayerName
 from modelrail_trainer.isolation.limits import JobLimits
-from modelrail_trainer.journal import IsolationEvent, read_events
 
 Layers = dict[LayerName, Layer]
 

@@ -16,7 +16,7 @@ import pytest
 
 from modelrail.client.trainer import AsyncTrainerClient, RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import JOURNAL_NAME, CheckpointEvent, JournalWriter
+from modelrail_trainer.handover.journal import JOURNAL_NAME, CheckpointEvent, JournalWriter
 from tests.faults.gated import SPEC, GatedSite, gated_site, until_event
 from tests.faults.trainers import WAIT_SECONDS
 from tests.faults.trainers import site as real_site

@@ -18,7 +18,7 @@ WORKER = """
 import os, signal, sys, threading, traceback
 from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2
-from modelrail_trainer import journal
+from modelrail_trainer.handover import journal
 from modelrail_trainer.isolation import layer
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])

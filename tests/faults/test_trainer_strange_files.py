@@ -19,7 +19,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2
-from modelrail_trainer import journal
+from modelrail_trainer.handover import journal
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
 fault = trainer_pb2.TrainingJobSpec.FromString((directory / "spec.binpb").read_bytes()).display_name

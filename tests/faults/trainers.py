@@ -19,7 +19,7 @@ from modelrail.client.registry import AsyncRegistryClient
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.registry.v1 import registry_pb2
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import JOURNAL_NAME
+from modelrail_trainer.handover.journal import JOURNAL_NAME
 from tests.job_processes import job_processes
 
 _START_SECONDS = 60.0

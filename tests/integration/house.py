@@ -37,7 +37,9 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 from modelrail.trainer.v1 import trainer_pb2
-from modelrail_trainer import artifact, journal, verdict
+from modelrail_trainer.handover import artifact
+from modelrail_trainer.handover import journal
+from modelrail_trainer.handover import verdict
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
 if "--second-look" in sys.argv:  # other tests really look

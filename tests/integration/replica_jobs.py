@@ -12,7 +12,7 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.journal import (
     JournalEvent,
     read_events,
 )

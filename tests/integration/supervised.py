@@ -19,21 +19,21 @@ from sqlalchemy import URL
 
 from modelrail.client.errors import Unavailable as RegistryUnavailable
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName, TrainingJobName
-from modelrail_trainer.artifact import ResultFile, TrainingResult
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.local import LocalExecutor
-from modelrail_trainer.execution.publisher import Publisher
-from modelrail_trainer.execution.registry import VersionRegistry
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.local import LocalExecutor
+from modelrail_trainer.execution.publication.publisher import Publisher
+from modelrail_trainer.execution.publication.registry import VersionRegistry
 from modelrail_trainer.execution.supervisor import Supervisor
+from modelrail_trainer.handover.artifact import ResultFile, TrainingResult
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import (
     Job,
     JobEvent,
     NewJob,
 )
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.objects.named import NamedObjects

@@ -17,10 +17,10 @@ from modelrail_server.database import Database
 from modelrail_server.errors import DataLoss, ResourceExhausted, ServiceError, Unavailable
 from modelrail_server.postgresql import postgresql_url
 from modelrail_trainer.config import TrainerConfig
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.jobs.state import JobState
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.spec import Publication
 from tests.postgresql import PASSWORD, PostgresqlServer
 

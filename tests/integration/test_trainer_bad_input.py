@@ -20,7 +20,7 @@ import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.failure import DataError
-from modelrail_trainer.journal import FailedEvent, FailureReason, LogEvent, read_events
+from modelrail_trainer.handover.journal import FailedEvent, FailureReason, LogEvent, read_events
 from modelrail_trainer.worker.table.reader import TableReader
 
 _SECONDS = 120

@@ -15,8 +15,8 @@ import pytest
 from modelrail.client.trainer import RunPolicy
 from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.execution import local
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.processes import local
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from tests.integration.house import (
     SUCCESS,
     House,

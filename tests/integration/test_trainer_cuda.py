@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import load_result
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.artifact import load_result
+from modelrail_trainer.handover.journal import (
     FailedEvent,
     FailureReason,
     JournalEvent,

@@ -16,9 +16,9 @@ import modelrail
 from modelrail.client.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import load_result, verify_files
-from modelrail_trainer.execution import errand
-from modelrail_trainer.journal import LogEvent, MetricsEvent, read_events
+from modelrail_trainer.execution.errands import errand
+from modelrail_trainer.handover.artifact import load_result, verify_files
+from modelrail_trainer.handover.journal import LogEvent, MetricsEvent, read_events
 from tests.integration.house import (
     SUCCESS,
     House,
@@ -143,7 +143,7 @@ async def test_a_client_that_gives_up_ends_its_dry_run(trainer: TrainerUnderTest
 COUNTING_WORKER = """
 import os, sys
 from pathlib import Path
-from modelrail_trainer import journal
+from modelrail_trainer.handover import journal
 
 directory = Path(sys.argv[sys.argv.index("--job-directory") + 1])
 if os.environ.get("RANK", "0") == "0":

@@ -22,9 +22,9 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.journal import LogEvent, read_events
-from modelrail_trainer.worker.second_look import look_again
+from modelrail_trainer.handover.artifact import TrainingResult, load_result, verify_files
+from modelrail_trainer.handover.journal import LogEvent, read_events
+from modelrail_trainer.worker.export.second_look import look_again
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 PROGRAMS = Path(__file__).parents[2] / "deploy" / "data"

@@ -30,15 +30,15 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.artifact import TrainingResult, load_result, verify_files
+from modelrail_trainer.handover.journal import (
     FailedEvent,
     FailureReason,
     LogEvent,
     MetricsEvent,
     read_events,
 )
-from modelrail_trainer.worker.second_look import look_again
+from modelrail_trainer.worker.export.second_look import look_again
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = Path(modelrail.__file__).parent / "examples"

@@ -30,8 +30,8 @@ from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.access.api_keys import new_key, write_keys
 from modelrail_server.policy import Permission
 from modelrail_trainer.__main__ import WORKER_COMMAND
-from modelrail_trainer.execution import errand
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.errands import errand
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from tests.integration.house import (
     House,
     ScriptedRegistry,

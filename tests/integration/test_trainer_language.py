@@ -12,8 +12,8 @@ import pytest
 from google.protobuf import json_format
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import load_result, verify_files
-from modelrail_trainer.journal import LogEvent, MetricsEvent, read_events
+from modelrail_trainer.handover.artifact import load_result, verify_files
+from modelrail_trainer.handover.journal import LogEvent, MetricsEvent, read_events
 
 SECONDS = 240.0
 

@@ -17,12 +17,12 @@ from modelrail.client.trainer import RunPolicy
 from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.__main__ import WORKER_COMMAND
-from modelrail_trainer.artifact import load_result
 from modelrail_trainer.execution import preparation, supervisor
-from modelrail_trainer.execution.stopwatch import Stopwatch
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
+from modelrail_trainer.handover.artifact import load_result
 from modelrail_trainer.jobs import job as domain
-from modelrail_trainer.jobs.database import open_database
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.objects import store as stores
 from tests.integration.house import (
     House,

@@ -18,9 +18,9 @@ from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.config import ConfigError
 from modelrail_trainer.__main__ import WORKER_COMMAND
-from modelrail_trainer.artifact import load_result
 from modelrail_trainer.config import TrainerConfig
 from modelrail_trainer.execution import supervisor
+from modelrail_trainer.handover.artifact import load_result
 from modelrail_trainer.objects import store as stores
 from tests.integration.house import (
     House,

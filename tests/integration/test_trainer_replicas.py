@@ -17,8 +17,8 @@ from google.protobuf import json_format
 from modelrail.client.errors import InvalidArgument
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import load_result
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.artifact import load_result
+from modelrail_trainer.handover.journal import (
     FailedEvent,
     FailureReason,
     LogEvent,

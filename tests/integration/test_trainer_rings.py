@@ -11,7 +11,7 @@ import onnxruntime
 
 import modelrail
 from modelrail.cli.specification import read_specification
-from modelrail_trainer.artifact import load_result, verify_files
+from modelrail_trainer.handover.artifact import load_result, verify_files
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 SECONDS = 240.0

@@ -44,7 +44,7 @@ SECONDS = 60.0
 WORKER = """
 import shutil, sys
 from pathlib import Path
-from modelrail_trainer import journal
+from modelrail_trainer.handover import journal
 from modelrail_trainer.worker.__main__ import main
 
 house = Path(__file__).parent

@@ -19,8 +19,8 @@ from modelrail.client.errors import FailedPrecondition, InvalidArgument
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.__main__ import WORKER_COMMAND
-from modelrail_trainer.data_summary import DataSummary
-from modelrail_trainer.journal import DataEvent, FailureReason, read_events
+from modelrail_trainer.handover.data_summary import DataSummary
+from modelrail_trainer.handover.journal import DataEvent, FailureReason, read_events
 from modelrail_trainer.worker.job import DRY_RUN_ROWS
 from tests.integration.house import House, ScriptedRegistry, TrainerUnderTest, cli, serving_registry
 from tests.integration.worker_jobs import failure_of, said, succeeded

@@ -21,9 +21,9 @@ from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Runtime
 from modelrail_server.errors import DataLoss, ResourceExhausted, Unavailable
 from modelrail_server.server import start_server
-from modelrail_trainer.artifact import ResultFile, TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
-from modelrail_trainer.execution.transcript import Transcript
+from modelrail_trainer.execution.processes.transcript import Transcript
+from modelrail_trainer.handover.artifact import ResultFile, TrainingResult
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import FailedEvent, FailureReason
+from modelrail_trainer.handover.journal import FailedEvent, FailureReason
 from tests.integration.worker_jobs import failure_of, figure, said, succeeded
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import URL
 
 from modelrail.client.errors import AlreadyExists
-from modelrail_trainer.artifact import TrainingResult
 from modelrail_trainer.execution import supervisor as supervision
+from modelrail_trainer.handover.artifact import TrainingResult
 from modelrail_trainer.jobs.job import Job, StateChange
 from modelrail_trainer.jobs.state import JobState
 from tests.integration.supervised import FailingStore, Shelf, house_in

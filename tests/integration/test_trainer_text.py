@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import json_format
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import FailedEvent, FailureReason, read_events
+from modelrail_trainer.handover.journal import FailedEvent, FailureReason, read_events
 from tests.integration.worker_jobs import said, succeeded, train
 
 MODELS: dict[str, dict[str, Any]] = {

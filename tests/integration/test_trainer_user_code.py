@@ -14,17 +14,17 @@ import pytest
 from google.protobuf import json_format
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.isolation.confinement import Confinement
-from modelrail_trainer.isolation.limits import JobLimits
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.artifact import TrainingResult, load_result, verify_files
+from modelrail_trainer.handover.journal import (
     FailedEvent,
     FailureReason,
     LogEvent,
     MetricsEvent,
     read_events,
 )
-from modelrail_trainer.worker.second_look import look_again
+from modelrail_trainer.isolation.confinement import Confinement
+from modelrail_trainer.isolation.limits import JobLimits
+from modelrail_trainer.worker.export.second_look import look_again
 from tests.user_code import NETS, ROWS, line_of, write_code
 
 SECONDS = 240.0

@@ -24,10 +24,9 @@ from google.protobuf.message import Message
 
 import modelrail
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import REFERENCE_NAME, load_result, verify_files
-from modelrail_trainer.execution.output import read_output
-from modelrail_trainer.jobs.job import OutputMark
-from modelrail_trainer.journal import (
+from modelrail_trainer.execution.processes.output import read_output
+from modelrail_trainer.handover.artifact import REFERENCE_NAME, load_result, verify_files
+from modelrail_trainer.handover.journal import (
     CheckpointEvent,
     DataEvent,
     FailedEvent,
@@ -41,8 +40,9 @@ from modelrail_trainer.journal import (
     StoppedEvent,
     read_events,
 )
+from modelrail_trainer.handover.pulse import PULSE_NAME, SHOW_AND_END, last_beat
+from modelrail_trainer.jobs.job import OutputMark
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.pulse import PULSE_NAME, SHOW_AND_END, last_beat
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.part import Inputs

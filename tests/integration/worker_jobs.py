@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import TrainingResult, load_result, verify_files
-from modelrail_trainer.journal import FailedEvent, LogEvent, read_events
-from modelrail_trainer.worker.second_look import look_again
+from modelrail_trainer.handover.artifact import TrainingResult, load_result, verify_files
+from modelrail_trainer.handover.journal import FailedEvent, LogEvent, read_events
+from modelrail_trainer.worker.export.second_look import look_again
 
 SECONDS = 240.0
 

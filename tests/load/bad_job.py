@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2
-from modelrail_trainer import journal
+from modelrail_trainer.handover import journal
 
 QUIET = "waits"
 KINDS = ("computes on every processor", "forks without end", "prints without end")

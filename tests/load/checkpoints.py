@@ -27,9 +27,9 @@ import onnx
 import torch
 
 from modelrail_trainer import spec
-from modelrail_trainer.journal import JOURNAL_NAME
-from modelrail_trainer.worker import acceptance
-from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.handover.journal import JOURNAL_NAME
+from modelrail_trainer.worker.export import acceptance
+from modelrail_trainer.worker.export.exporter import export, exported_module, signature_of
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position, training_state
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.network import Network

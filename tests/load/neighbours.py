@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import JOURNAL_NAME
+from modelrail_trainer.handover.journal import JOURNAL_NAME
 from tests.load.bad_job import KINDS, QUIET
 from tests.load.models import FOLDER
 from tests.load.table import Table, publish, spread

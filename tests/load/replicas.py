@@ -19,7 +19,7 @@ from typing import Any
 
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.journal import JOURNAL_NAME, MetricsEvent, read_events
+from modelrail_trainer.handover.journal import JOURNAL_NAME, MetricsEvent, read_events
 from tests.load.models import FOLDER
 from tests.load.table import Table, publish, quartiles
 from tests.load.trainer import TrainerHost, digits, trainer, when

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelrail_trainer.code_roots import CodeRoots, EntryPointError
-from modelrail_trainer.redaction import without_directories
+from modelrail_trainer.failure.redaction import without_directories
 
 Write = Callable[[str], Path]
 

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
+from modelrail_trainer.rules.validation import validate
 
 LINE = spec.LineDataset(slope=0.5, intercept=1.0, points=100)
 TABLE = spec.TableDataset(paths=("rows.csv",), target="kind")

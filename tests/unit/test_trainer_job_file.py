@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from modelrail.names import TrainingJobName
-from modelrail_trainer.artifact import (
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.handover.artifact import (
     MAX_FILES,
     ArtifactError,
     ResultFile,
@@ -22,10 +23,9 @@ from modelrail_trainer.artifact import (
     save_result,
     verify_files,
 )
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.job_file import NotAJobFileError, open_job_file, read_job_file
-from modelrail_trainer.journal import JournalError, read_events
-from modelrail_trainer.pulse import last_beat
+from modelrail_trainer.handover.job_file import NotAJobFileError, open_job_file, read_job_file
+from modelrail_trainer.handover.journal import JournalError, read_events
+from modelrail_trainer.handover.pulse import last_beat
 from tests.handed_over import bare_result
 
 SECRET = b"the key of another service"

@@ -14,11 +14,11 @@ from sqlalchemy import URL
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.execution.leases import Watch
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import Job, JobError, LogLine, NewJob, StateChange
 from modelrail_trainer.jobs.lease import StaleLease
 from modelrail_trainer.jobs.state import JobState, Reason
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.spec import Publication
 
 NEW = NewJob(b"specification", Publication(model="line", alias="", description=""))

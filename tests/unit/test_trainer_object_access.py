@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from modelrail_trainer.execution.local import LocalExecutor
+from modelrail_trainer.execution.processes.local import LocalExecutor
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects import store as stores

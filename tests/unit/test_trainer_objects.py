@@ -16,11 +16,11 @@ import pytest
 
 from modelrail.names import TrainingJobName
 from modelrail_trainer.data_roots import DataPathError, DataRoots
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
 from modelrail_trainer.execution.objects import JobObjects
 from modelrail_trainer.execution.patience import Patience
 from modelrail_trainer.execution.preparation import Preparation
-from modelrail_trainer.execution.stopwatch import Stopwatch
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.jobs.job import JobError, RunPolicy
 from modelrail_trainer.jobs.lease import Lease

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_trainer.execution.output import LINE_BYTES, MOST_BYTES, read_output
+from modelrail_trainer.execution.processes.output import LINE_BYTES, MOST_BYTES, read_output
+from modelrail_trainer.failure.trace import told
+from modelrail_trainer.handover.journal import MAX_TEXT_BYTES
 from modelrail_trainer.jobs.job import OutputMark
-from modelrail_trainer.journal import MAX_TEXT_BYTES
-from modelrail_trainer.trace import told
 
 START = OutputMark()
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from modelrail.names import TrainingJobName
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.executor import ProcessExit as Exit
-from modelrail_trainer.execution.local import LocalExecutor
-from modelrail_trainer.execution.process import JobProcess, ProcessIdentity, identify
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.executor import ProcessExit as Exit
+from modelrail_trainer.execution.processes.local import LocalExecutor
+from modelrail_trainer.execution.processes.process import JobProcess, ProcessIdentity, identify
 from modelrail_trainer.isolation.limits import JobLimits
 
 NAP = "import signal; print('up', flush=True); signal.pause()"

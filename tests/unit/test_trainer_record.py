@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import pytest
 
-from modelrail_trainer.record import RecordError, member, nested, nested_if_any, text
+from modelrail_trainer.handover.record import RecordError, member, nested, nested_if_any, text
 
 
 class Fruit(StrEnum):

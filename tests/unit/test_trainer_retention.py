@@ -12,13 +12,13 @@ from sqlalchemy import URL
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import NotFound
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.retention import Retention
 from modelrail_trainer.jobs.book import JobBook
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import JobError, NewJob
 from modelrail_trainer.jobs.state import JobState, Reason
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.spec import Publication
 from modelrail_trainer.threads import Threads
 

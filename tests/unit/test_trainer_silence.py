@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_trainer.execution.silence import Silence
-from modelrail_trainer.pulse import PULSE_NAME, Pulse, last_beat
+from modelrail_trainer.execution.limits.silence import Silence
+from modelrail_trainer.handover.pulse import PULSE_NAME, Pulse, last_beat
 
 
 class Clock:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_trainer.execution.stopwatch import Stopwatch
-from modelrail_trainer.jobs.database import open_database
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
 from modelrail_trainer.jobs.job import Job, NewJob, RunPolicy
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.spec import Publication
 
 

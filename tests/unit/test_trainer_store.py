@@ -25,12 +25,11 @@ from modelrail_server.errors import (
     ResourceExhausted,
     ServiceError,
 )
-from modelrail_trainer.data_summary import DataSummary, PartSummary
-from modelrail_trainer.evaluation import Evaluation
-from modelrail_trainer.execution.process import ProcessIdentity
+from modelrail_trainer.execution.processes.process import ProcessIdentity
+from modelrail_trainer.handover.data_summary import DataSummary, PartSummary
+from modelrail_trainer.handover.evaluation import Evaluation
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.isolation.layer import Layer, LayerName
-from modelrail_trainer.jobs import schema
-from modelrail_trainer.jobs.database import open_database
 from modelrail_trainer.jobs.job import (
     Happening,
     Job,
@@ -43,7 +42,6 @@ from modelrail_trainer.jobs.job import (
     StateChange,
 )
 from modelrail_trainer.jobs.lease import StaleLease
-from modelrail_trainer.jobs.migrations.versions import r0001_first_tables
 from modelrail_trainer.jobs.state import (
     IDLE,
     STOPPING,
@@ -52,8 +50,10 @@ from modelrail_trainer.jobs.state import (
     JobState,
     Reason,
 )
-from modelrail_trainer.jobs.store import JobStore
-from modelrail_trainer.journal import Metric
+from modelrail_trainer.jobs.storage import schema
+from modelrail_trainer.jobs.storage.database import open_database
+from modelrail_trainer.jobs.storage.migrations.versions import r0001_first_tables
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.protocol import replies
 from modelrail_trainer.spec import Publication
 

@@ -9,7 +9,7 @@ from torch import nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.failure import DeviceUnavailable
-from modelrail_trainer.journal import FailureReason
+from modelrail_trainer.handover.journal import FailureReason
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import Device
 from modelrail_trainer.worker.learning.device import CPU, described, device_for, device_of

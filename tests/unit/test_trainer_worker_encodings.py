@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.encodings.hash import FittedHash, HashFitting
 from modelrail_trainer.encodings.median import Values
 from modelrail_trainer.encodings.number import NumberFitting
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.handover.artifact import Signature, TensorSpec
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.spec import (
     HashEncoding,
     Missing,
@@ -33,7 +34,6 @@ from modelrail_trainer.spec import (
     Task,
     with_defaults,
 )
-from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.table.dataset import load_table
 from modelrail_trainer.worker.table.graph import domains_of, end_to_end, end_to_end_signature
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 
 from modelrail_trainer import spec
-from modelrail_trainer.data_summary import DataSummary, LabelCount, PartSummary
-from modelrail_trainer.evaluation import Evaluation
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.handover.data_summary import DataSummary, LabelCount, PartSummary
+from modelrail_trainer.handover.evaluation import Evaluation
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.evaluation.classes import ClassFigures, RocArea

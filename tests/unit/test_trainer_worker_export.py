@@ -15,10 +15,12 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from modelrail_trainer import spec
-from modelrail_trainer.artifact import ExportCertificate, Signature, TensorSpec
 from modelrail_trainer.failure import ExportFailed, GateFailed
-from modelrail_trainer.journal import Metric
-from modelrail_trainer.worker import acceptance, data, export, model_file, parity
+from modelrail_trainer.handover.artifact import ExportCertificate, Signature, TensorSpec
+from modelrail_trainer.handover.journal import Metric
+from modelrail_trainer.worker import data
+from modelrail_trainer.worker.export import acceptance, model_file, parity
+from modelrail_trainer.worker.export import exporter as export
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.training_data import TrainingData

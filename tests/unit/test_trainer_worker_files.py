@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_trainer import artifact, spec
-from modelrail_trainer.artifact import (
+from modelrail_trainer import spec
+from modelrail_trainer.handover import artifact
+from modelrail_trainer.handover.artifact import (
     ArtifactError,
     TrainingResult,
     describe_file,
@@ -16,15 +17,15 @@ from modelrail_trainer.artifact import (
     save_result,
     verify_files,
 )
-from modelrail_trainer.data_summary import (
+from modelrail_trainer.handover.data_summary import (
     ColumnSummary,
     DataSummary,
     LabelCount,
     PartSummary,
     UnusableRows,
 )
-from modelrail_trainer.evaluation import Evaluation, evaluation_from_record
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.evaluation import Evaluation, evaluation_from_record
+from modelrail_trainer.handover.journal import (
     DataEvent,
     JournalWriter,
     LogEvent,
@@ -32,8 +33,8 @@ from modelrail_trainer.journal import (
     MetricsEvent,
     read_events,
 )
-from modelrail_trainer.record import RecordError
-from modelrail_trainer.validation import validate
+from modelrail_trainer.handover.record import RecordError
+from modelrail_trainer.rules.validation import validate
 from tests.handed_over import bare_result
 
 GOOD = spec.TrainingJobSpec(

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from modelrail_trainer.artifact import Signature
 from modelrail_trainer.failure import DataError, GateFailed
+from modelrail_trainer.handover.artifact import Signature
 from modelrail_trainer.spec import (
     Color,
     IdxFiles,
@@ -36,7 +36,8 @@ from modelrail_trainer.spec import (
     Split,
     Task,
 )
-from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.worker.export.exporter import export, exported_module, signature_of
+from modelrail_trainer.worker.export.model_file import leaks
 from modelrail_trainer.worker.images import dataset as dataset_module
 from modelrail_trainer.worker.images import decoding
 from modelrail_trainer.worker.images.acceptance import check_end_to_end
@@ -48,7 +49,6 @@ from modelrail_trainer.worker.images.graph import end_to_end, end_to_end_signatu
 from modelrail_trainer.worker.images.resize import resize, weights
 from modelrail_trainer.worker.images.scaling import PixelHistogram, fit_scaling
 from modelrail_trainer.worker.images.source import with_color
-from modelrail_trainer.worker.model_file import leaks
 from modelrail_trainer.worker.training_data import TrainingData
 
 HALF = Split(validation_fraction=0.25, test_fraction=0.25, seed=3)

@@ -14,9 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer import validation
 from modelrail_trainer.failure import DataError
-from modelrail_trainer.inspection import (
+from modelrail_trainer.handover.inspection import (
     INSPECTION_NAME,
     InspectedColumn,
     Inspection,
@@ -30,6 +29,7 @@ from modelrail_trainer.inspection import (
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.protocol.suggestion import suggested_spec
+from modelrail_trainer.rules import validation
 from modelrail_trainer.spec import TableColumn, TableDataset
 from modelrail_trainer.worker.inspection import scan
 from modelrail_trainer.worker.inspection.table import inspect_table

@@ -16,12 +16,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from modelrail_trainer import spec
-from modelrail_trainer.artifact import ExportAttempt, Signature
 from modelrail_trainer.failure import ExportFailed, GateFailed
-from modelrail_trainer.worker import data, ladder
-from modelrail_trainer.worker.acceptance import edge_rows
-from modelrail_trainer.worker.export import export, exported_module, signature_of
-from modelrail_trainer.worker.ladder import Proven, export_and_prove
+from modelrail_trainer.handover.artifact import ExportAttempt, Signature
+from modelrail_trainer.worker import data
+from modelrail_trainer.worker.export import ladder
+from modelrail_trainer.worker.export.acceptance import edge_rows
+from modelrail_trainer.worker.export.exporter import export, exported_module, signature_of
+from modelrail_trainer.worker.export.ladder import Proven, export_and_prove
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.training_data import EndToEnd, RawRows, TrainingData
 from modelrail_trainer.zoo.networks.perceptron import perceptron

@@ -19,10 +19,10 @@ from modelrail_trainer.data_roots import DataRoots, with_real_paths
 from modelrail_trainer.failure import DataError, GateFailed
 from modelrail_trainer.protocol.requests import new_job_from_pb
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
-from modelrail_trainer.worker import acceptance
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker.data import load
-from modelrail_trainer.worker.export import export, exported_module, signature_of
+from modelrail_trainer.worker.export import acceptance
+from modelrail_trainer.worker.export.exporter import export, exported_module, signature_of
 from modelrail_trainer.worker.language.figures import language_figures
 from modelrail_trainer.worker.language.samples import printable, samples
 from modelrail_trainer.worker.language.stream import load_stream

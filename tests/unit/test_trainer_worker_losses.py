@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
-from modelrail_trainer.worker import data, export
+from modelrail_trainer.rules.validation import validate
+from modelrail_trainer.worker import data
+from modelrail_trainer.worker.export import exporter as export
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.losses import loss_function
 from modelrail_trainer.worker.network import TwoClasses

@@ -16,7 +16,7 @@ from modelrail_trainer import spec
 from modelrail_trainer.failure import NanLoss
 from modelrail_trainer.preprocessing.modules import fit_steps
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.learning import loop, losses
 from modelrail_trainer.worker.part import Part

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.schedules import learning_rate_factor

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from modelrail_trainer.artifact import OutputParity, Signature, load_result
 from modelrail_trainer.failure import GateFailed
+from modelrail_trainer.handover.artifact import OutputParity, Signature, load_result
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker import reference
-from modelrail_trainer.worker.model_file import describe
-from modelrail_trainer.worker.reference import (
+from modelrail_trainer.worker.export import reference
+from modelrail_trainer.worker.export.model_file import describe
+from modelrail_trainer.worker.export.reference import (
     ReferenceCase,
     load_reference,
     save_reference,
 )
-from modelrail_trainer.worker.second_look import look_again
+from modelrail_trainer.worker.export.second_look import look_again
 from tests.handed_over import (
     ROWS,
     SIGNATURE,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker import data
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict

@@ -22,8 +22,9 @@ from modelrail_trainer import spec
 from modelrail_trainer.data_roots import DataRoots, with_real_paths
 from modelrail_trainer.encodings.number import FittedNumber
 from modelrail_trainer.failure import DataError
-from modelrail_trainer.inspection import Use
+from modelrail_trainer.handover.inspection import Use
 from modelrail_trainer.protocol.suggestion import suggested_spec
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.spec import (
     Missing,
     NumberEncoding,
@@ -32,7 +33,6 @@ from modelrail_trainer.spec import (
     TableDataset,
     Task,
 )
-from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.inspection.table import inspect_table
 from modelrail_trainer.worker.language.stream import load_stream
 from modelrail_trainer.worker.part import PartOfRow

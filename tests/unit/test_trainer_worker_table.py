@@ -19,12 +19,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.data_roots import DataPathError, DataRoots
 from modelrail_trainer.encodings.category import CategoryFitting, FittedCategory
 from modelrail_trainer.encodings.column import ColumnType
 from modelrail_trainer.encodings.number import FittedNumber, NumberFitting
 from modelrail_trainer.failure import DataError, GateFailed
+from modelrail_trainer.handover.artifact import Signature, TensorSpec
 from modelrail_trainer.spec import (
     CategoryEncoding,
     CategoryMethod,
@@ -36,8 +36,8 @@ from modelrail_trainer.spec import (
     TableDataset,
     Task,
 )
-from modelrail_trainer.worker import parity
-from modelrail_trainer.worker.model_file import leaks
+from modelrail_trainer.worker.export import parity
+from modelrail_trainer.worker.export.model_file import leaks
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table, load_table

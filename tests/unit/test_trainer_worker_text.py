@@ -17,7 +17,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import Signature, TensorSpec
 from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.encodings.text import (
     FittedBytes,
@@ -27,7 +26,9 @@ from modelrail_trainer.encodings.text import (
 )
 from modelrail_trainer.encodings.words import words_of
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.handover.artifact import Signature, TensorSpec
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.spec import (
     ByteTokens,
     Split,
@@ -38,7 +39,6 @@ from modelrail_trainer.spec import (
     WordTokens,
     with_defaults,
 )
-from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.learning.loop import without_padding
 from modelrail_trainer.worker.table.dataset import Table, load_table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer import spec
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.validation import validate
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.export.model_file import check_batch_axis
 from modelrail_trainer.worker.learning import loop
-from modelrail_trainer.worker.model_file import check_batch_axis
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.zoo import ZooModel

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from modelrail_trainer.bounds import Whole
 from modelrail_trainer.encodings.column import UNKNOWN_TEXT, Column, ColumnType, Features
 from modelrail_trainer.encodings.encoding import (
     ML_DOMAIN,
@@ -20,9 +19,10 @@ from modelrail_trainer.encodings.encoding import (
     Summary,
 )
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.rules.bounds import Whole
 
 if TYPE_CHECKING:
-    from modelrail_trainer.worker.graph import Graph
+    from modelrail_trainer.worker.export.graph import Graph
 
 _MAX_CATEGORIES = 1_000
 _MAX_DISTINCT = 1_000_000

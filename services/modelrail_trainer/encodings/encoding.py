@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelrail_trainer.artifact import BATCH, TensorSpec
 from modelrail_trainer.encodings.column import Column, ColumnType, Features, Tokens
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.handover.artifact import BATCH, TensorSpec
+from modelrail_trainer.rules.violation import Violation
 
 if TYPE_CHECKING:
-    from modelrail_trainer.worker.graph import Graph
+    from modelrail_trainer.worker.export.graph import Graph
 
 ML_DOMAIN = "ai.onnx.ml"
 ORT_DOMAIN = "com.microsoft"

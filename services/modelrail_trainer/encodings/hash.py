@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 
-from modelrail_trainer.bounds import Whole
 from modelrail_trainer.encodings.column import UNKNOWN_TEXT, Column, ColumnType, Features
 from modelrail_trainer.encodings.encoding import (
     ORT_DOMAIN,
@@ -17,9 +16,10 @@ from modelrail_trainer.encodings.encoding import (
     Fitting,
     Summary,
 )
+from modelrail_trainer.rules.bounds import Whole
 
 if TYPE_CHECKING:
-    from modelrail_trainer.worker.graph import Graph
+    from modelrail_trainer.worker.export.graph import Graph
 
 _MAX_BUCKETS = 10_000
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from modelrail_trainer.artifact import BATCH, TensorSpec
-from modelrail_trainer.bounds import Real
 from modelrail_trainer.encodings.column import Column, ColumnType, Features
 from modelrail_trainer.encodings.encoding import Encoding, Fitted, Fitting, Summary
 from modelrail_trainer.encodings.median import Values
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.handover.artifact import BATCH, TensorSpec
+from modelrail_trainer.rules.bounds import Real
 
 if TYPE_CHECKING:
-    from modelrail_trainer.worker.graph import Graph
+    from modelrail_trainer.worker.export.graph import Graph
 
 _MAX_FLOAT = 3.4e38
 _FAR = 1e-4

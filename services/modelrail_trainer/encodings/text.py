@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from modelrail_trainer.artifact import BATCH, LENGTH, TensorSpec
-from modelrail_trainer.bounds import Whole, name_of, violations_of
 from modelrail_trainer.encodings.column import Column, ColumnType, Tokens
 from modelrail_trainer.encodings.encoding import (
     ML_DOMAIN,
@@ -24,10 +22,12 @@ from modelrail_trainer.encodings.encoding import (
     Summary,
 )
 from modelrail_trainer.encodings.words import RE2_PATTERN, words_of
-from modelrail_trainer.violation import Violation, nothing_set
+from modelrail_trainer.handover.artifact import BATCH, LENGTH, TensorSpec
+from modelrail_trainer.rules.bounds import Whole, name_of, violations_of
+from modelrail_trainer.rules.violation import Violation, nothing_set
 
 if TYPE_CHECKING:
-    from modelrail_trainer.worker.graph import Graph
+    from modelrail_trainer.worker.export.graph import Graph
 
 _MAX_TOKENS = 4_096
 _MAX_VOCABULARY = 200_000

@@ -6,14 +6,14 @@ import asyncio
 
 import structlog
 
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.excess import Excess, Excesses
-from modelrail_trainer.execution.executor import Execution, ProcessExit
+from modelrail_trainer.execution.limits.excess import Excess, Excesses
+from modelrail_trainer.execution.limits.silence import Silence
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.executor import Execution, ProcessExit
+from modelrail_trainer.execution.processes.transcript import Transcript
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.silence import Silence
-from modelrail_trainer.execution.stopwatch import Stopwatch
-from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook

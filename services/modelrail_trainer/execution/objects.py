@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
 from modelrail_trainer.execution.preparation import Preparation
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.stopwatch import Stopwatch
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, LogLine

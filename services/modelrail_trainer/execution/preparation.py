@@ -15,11 +15,11 @@ from typing import TypeVar
 
 import structlog
 
-from modelrail_trainer.execution.excess import Excess
-from modelrail_trainer.execution.executor import ProcessExit
+from modelrail_trainer.execution.limits.excess import Excess
+from modelrail_trainer.execution.limits.stopwatch import NOTE_SECONDS, Stopwatch
 from modelrail_trainer.execution.patience import Patience, passes
+from modelrail_trainer.execution.processes.executor import ProcessExit
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.stopwatch import NOTE_SECONDS, Stopwatch
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError

@@ -12,7 +12,7 @@ from typing import Self
 import structlog
 
 from modelrail.names import TrainingJobName
-from modelrail_trainer.execution.directory import JobDirectories
+from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import TRAINER
 from modelrail_trainer.threads import Threads

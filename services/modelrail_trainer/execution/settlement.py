@@ -12,13 +12,13 @@ import structlog
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import NotFound
-from modelrail_trainer.execution.diagnosis import diagnose
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.excess import Excess
-from modelrail_trainer.execution.executor import ProcessExit
+from modelrail_trainer.execution.limits.excess import Excess
+from modelrail_trainer.execution.limits.silence import stalled
 from modelrail_trainer.execution.patience import Patience
-from modelrail_trainer.execution.silence import stalled
-from modelrail_trainer.execution.transcript import Findings, findings
+from modelrail_trainer.execution.processes.diagnosis import diagnose
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.executor import ProcessExit
+from modelrail_trainer.execution.processes.transcript import Findings, findings
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError

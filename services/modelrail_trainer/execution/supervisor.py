@@ -18,36 +18,36 @@ from typing import Any, Self
 
 import structlog
 
-from modelrail_trainer.artifact import ArtifactError
-from modelrail_trainer.execution.diagnosis import lost_too_often
-from modelrail_trainer.execution.directory import JobDirectories
-from modelrail_trainer.execution.executor import Execution, Executor, ProcessExit
 from modelrail_trainer.execution.following import Follower
 from modelrail_trainer.execution.leases import LeaseKeeper
+from modelrail_trainer.execution.limits.stopwatch import Stopwatch
 from modelrail_trainer.execution.objects import JobObjects
 from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.preparation import Preparation
-from modelrail_trainer.execution.publisher import Publisher
+from modelrail_trainer.execution.processes.diagnosis import lost_too_often
+from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.executor import Execution, Executor, ProcessExit
+from modelrail_trainer.execution.processes.strays import end_strays
+from modelrail_trainer.execution.processes.transcript import Transcript
+from modelrail_trainer.execution.publication.publisher import Publisher
 from modelrail_trainer.execution.settlement import Settlement
-from modelrail_trainer.execution.stopwatch import Stopwatch
-from modelrail_trainer.execution.strays import end_strays
-from modelrail_trainer.execution.transcript import Transcript
 from modelrail_trainer.execution.wishes import Wishes, Wishing
+from modelrail_trainer.failure.trace import told
+from modelrail_trainer.handover.artifact import ArtifactError
+from modelrail_trainer.handover.journal import JournalError
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.lease import Lease, StaleLease
-from modelrail_trainer.jobs.running import MAX_LOSSES
 from modelrail_trainer.jobs.state import (
     STOPPING,
     TERMINAL,
     JobState,
     Reason,
 )
-from modelrail_trainer.journal import JournalError
+from modelrail_trainer.jobs.storage.running import MAX_LOSSES
 from modelrail_trainer.metrics import TrainerMetrics
 from modelrail_trainer.objects.fetching import ObjectFetcher
 from modelrail_trainer.threads import Threads
-from modelrail_trainer.trace import told
 from modelrail_trainer.waiting import wait_first
 
 _log = structlog.get_logger(__name__)

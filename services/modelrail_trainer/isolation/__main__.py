@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from modelrail_trainer.handover.journal import JOURNAL_NAME, IsolationEvent, JournalWriter
 from modelrail_trainer.isolation.confinement import Confinement
 from modelrail_trainer.isolation.guard import fork_guarded
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.isolation.limits import limit_resources
 from modelrail_trainer.isolation.surroundings import look_around
 from modelrail_trainer.isolation.walls import raise_walls
-from modelrail_trainer.journal import JOURNAL_NAME, IsolationEvent, JournalWriter
 
 
 def confine(confinement: Confinement, command: Sequence[str], *, guarded: bool) -> list[Layer]:

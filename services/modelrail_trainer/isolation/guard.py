@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from modelrail_trainer.handover.pulse import SHOW_AND_END
 from modelrail_trainer.isolation.kernel import adopt_orphans, end_with_parent
-from modelrail_trainer.pulse import SHOW_AND_END
 
 END_ALL = signal.SIGUSR2
 """Has a guard kill the job, with everything that it started."""

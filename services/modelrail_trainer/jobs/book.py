@@ -11,7 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from modelrail.names import TrainingJobName
 from modelrail_trainer.jobs.job import Job, JobEvent
 from modelrail_trainer.jobs.lease import Lease
-from modelrail_trainer.jobs.store import JobStore
+from modelrail_trainer.jobs.storage.store import JobStore
 from modelrail_trainer.threads import Threads
 from modelrail_trainer.waiting import wait_first
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from modelrail.names import TrainingJobName
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.lease import Lease
 from modelrail_trainer.jobs.state import JobState, Reason
-from modelrail_trainer.journal import Metric
 from modelrail_trainer.spec import Publication
 
 TRAINER = "trainer"

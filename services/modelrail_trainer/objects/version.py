@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modelrail_trainer.violation import shown
+from modelrail_trainer.rules.violation import shown
 
 
 class ObjectError(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
-from modelrail_trainer.inspection import (
+from modelrail_trainer.handover.inspection import (
     MAX_ROWS,
     InspectedColumn,
     InspectedTarget,

@@ -9,7 +9,7 @@ from io import BufferedReader
 from modelrail.client.errors import NotFound
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_trainer.artifact import ArtifactError, ResultFile, TrainingResult
+from modelrail_trainer.handover.artifact import ArtifactError, ResultFile, TrainingResult
 from modelrail_trainer.jobs.job import Job
 from modelrail_trainer.protocol.version import model_version_to_pb
 

@@ -10,6 +10,7 @@ from google.protobuf.json_format import Parse
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,
@@ -22,7 +23,6 @@ from modelrail_trainer.jobs.job import (
     StateChange,
 )
 from modelrail_trainer.jobs.state import JobState
-from modelrail_trainer.journal import Metric
 from modelrail_trainer.protocol.pagination import token_from_number
 
 _LONGEST_SECONDS = 1e9

@@ -12,7 +12,6 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from modelrail.names import InvalidName, TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_server.errors import FieldViolation, InvalidArgument
-from modelrail_trainer import validation
 from modelrail_trainer.jobs.job import NewJob
 from modelrail_trainer.objects.named import NamedObjects, named_objects
 from modelrail_trainer.protocol.pagination import number_from_token
@@ -22,6 +21,7 @@ from modelrail_trainer.protocol.run_policy import (
     violations_of,
 )
 from modelrail_trainer.protocol.specification import spec_from_pb
+from modelrail_trainer.rules import validation
 from modelrail_trainer.spec import (
     Dataset,
     IdxFiles,

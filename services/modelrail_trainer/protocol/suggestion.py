@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.inspection import InspectedColumn, Inspection, TargetTask, Use
+from modelrail_trainer.handover.inspection import InspectedColumn, Inspection, TargetTask, Use
 
 # Rows from which a wider network, larger batches and fewer epochs pay.
 _SIZES = (

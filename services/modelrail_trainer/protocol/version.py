@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelrail.names import TrainingJobName
 from modelrail.registry.v1 import registry_pb2
-from modelrail_trainer import artifact
+from modelrail_trainer.handover import artifact
 
 
 def model_version_to_pb(

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from modelrail_trainer.rules.violation import Violation, shown
 from modelrail_trainer.spec import (
     CustomDataset,
     CustomModel,
     TableDataset,
     TrainingJobSpec,
 )
-from modelrail_trainer.violation import Violation, shown
 
 MAX_ENTRY_POINT_CHARACTERS = 200
 MAX_ARGUMENTS = 100

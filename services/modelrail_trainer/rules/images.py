@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from modelrail_trainer.rules.violation import Violation, nothing_set, shown, whole
 from modelrail_trainer.spec import IdxFiles, ImageDataset, ImageFolder
-from modelrail_trainer.violation import Violation, nothing_set, shown, whole
 
 IMAGE_ENDINGS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelrail_trainer.bounds import name_of, violations_of_one
+from modelrail_trainer.rules.bounds import name_of, violations_of_one
 from modelrail_trainer.rules.custom import check_import, is_import
+from modelrail_trainer.rules.violation import Violation, real, shown, whole
 from modelrail_trainer.spec import (
     LOSSES,
     OPTIMIZERS,
@@ -22,7 +23,6 @@ from modelrail_trainer.spec import (
     TrainingJobSpec,
     selection_metrics,
 )
-from modelrail_trainer.violation import Violation, real, shown, whole
 
 MAX_EPOCHS = 100_000
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from modelrail_trainer.bounds import name_of, violations_of_one
+from modelrail_trainer.rules.bounds import name_of, violations_of_one
 from modelrail_trainer.rules.custom import check_custom
+from modelrail_trainer.rules.violation import Violation
 from modelrail_trainer.spec import (
     MODELS,
     CustomModel,
@@ -16,7 +17,6 @@ from modelrail_trainer.spec import (
     TrainingJobSpec,
     body_outputs,
 )
-from modelrail_trainer.violation import Violation
 from modelrail_trainer.zoo import ARCHITECTURES, Reads
 
 # 4 bytes each: the ONNX file stays a single one, well below protobuf's limit of 2 GiB.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modelrail_trainer.rules.table import check_name, check_paths
+from modelrail_trainer.rules.violation import Violation, real, shown, whole
 from modelrail_trainer.spec import Dataset, ImageDataset, LinesDataset, Split, TableDataset
-from modelrail_trainer.violation import Violation, real, shown, whole
 
 _OWN_FILES = ("validation_paths", "test_paths")
 

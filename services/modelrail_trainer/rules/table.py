@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modelrail_trainer.bounds import name_of, violations_of
 from modelrail_trainer.encodings import ENCODINGS
+from modelrail_trainer.rules.bounds import name_of, violations_of
+from modelrail_trainer.rules.violation import Violation, shown
 from modelrail_trainer.spec import TableDataset
-from modelrail_trainer.violation import Violation, shown
 
 MAX_PATHS = 10_000
 MAX_COLUMNS = 4_096

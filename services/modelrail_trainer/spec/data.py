@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from modelrail_trainer.bounds import zeros_replaced
 from modelrail_trainer.encodings import ColumnEncoding, TextEncoding
 from modelrail_trainer.facts import DatasetFacts, Task
+from modelrail_trainer.rules.bounds import zeros_replaced
 
 BUNDLED_DATASETS = {
     "digits": DatasetFacts(task=Task.CLASSIFICATION, rows=1797, row_shape=(8, 8), outputs=10)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from modelrail_trainer.bounds import zeros_replaced
 from modelrail_trainer.optimizers import Optimizer
 from modelrail_trainer.preprocessing import Step
+from modelrail_trainer.rules.bounds import zeros_replaced
 from modelrail_trainer.spec.data import (
     CustomDataset,
     Dataset,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from modelrail_trainer.bounds import Fraction, Real
 from modelrail_trainer.facts import DatasetFacts, Task
+from modelrail_trainer.rules.bounds import Fraction, Real
 
 
 class Precision(StrEnum):

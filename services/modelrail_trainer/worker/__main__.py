@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
-from modelrail_trainer.artifact import ArtifactError, load_result
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
-from modelrail_trainer.inspection import save_inspection
-from modelrail_trainer.isolation.guard import JOB_PROCESS
-from modelrail_trainer.isolation.kernel import end_with_parent
-from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
-from modelrail_trainer.journal import (
+from modelrail_trainer.failure.redaction import without_directories
+from modelrail_trainer.failure.trace import show_to_operator, told
+from modelrail_trainer.handover.artifact import ArtifactError, load_result
+from modelrail_trainer.handover.inspection import save_inspection
+from modelrail_trainer.handover.journal import (
     JOURNAL_NAME,
     FailedEvent,
     FailureReason,
@@ -38,13 +37,14 @@ from modelrail_trainer.journal import (
     PhaseEvent,
     StoppedEvent,
 )
+from modelrail_trainer.handover.pulse import SHOW_AND_END
+from modelrail_trainer.handover.verdict import save_verdict
+from modelrail_trainer.isolation.guard import JOB_PROCESS
+from modelrail_trainer.isolation.kernel import end_with_parent
+from modelrail_trainer.isolation.limits import CPU_TIME_UP_NAME
 from modelrail_trainer.protocol.specification import spec_from_pb
-from modelrail_trainer.pulse import SHOW_AND_END
-from modelrail_trainer.redaction import without_directories
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.spec import TableDataset, TrainingJobSpec, entry_points_of, with_defaults
-from modelrail_trainer.trace import show_to_operator, told
-from modelrail_trainer.validation import validate
-from modelrail_trainer.verdict import save_verdict
 from modelrail_trainer.worker.learning.stop import Stopped
 from modelrail_trainer.worker.progress import start_pulse
 
@@ -232,7 +232,7 @@ def _inspect(directory: Path, data_roots: DataRoots, rows: int) -> FailedEvent |
 
 def _look_again(directory: Path) -> FailedEvent | None:
     from modelrail_trainer.failure import JobFailure
-    from modelrail_trainer.worker.second_look import look_again
+    from modelrail_trainer.worker.export.second_look import look_again
 
     try:
         save_verdict(look_again(load_result(directory), directory), directory)

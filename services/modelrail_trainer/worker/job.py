@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from modelrail_trainer.artifact import (
+from modelrail_trainer.failure import DataError, NanLoss
+from modelrail_trainer.handover.artifact import (
     BARE_NAME,
     CHECKPOINTS_NAME,
     MODEL_NAME,
@@ -22,8 +23,7 @@ from modelrail_trainer.artifact import (
     describe_file,
     save_result,
 )
-from modelrail_trainer.failure import DataError, NanLoss
-from modelrail_trainer.journal import (
+from modelrail_trainer.handover.journal import (
     CheckpointEvent,
     DataEvent,
     JournalWriter,
@@ -33,15 +33,16 @@ from modelrail_trainer.journal import (
     PhaseEvent,
 )
 from modelrail_trainer.rules.custom import is_import
+from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.spec import CustomModel, LinearModel, LineDataset, Task, TrainingJobSpec
-from modelrail_trainer.validation import validate
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.data import load
 from modelrail_trainer.worker.evaluation.detail import detail_of
 from modelrail_trainer.worker.evaluation.summary import summary_of
-from modelrail_trainer.worker.export import exported_module, signature_of
+from modelrail_trainer.worker.export.exporter import exported_module, signature_of
+from modelrail_trainer.worker.export.ladder import export_and_prove
+from modelrail_trainer.worker.export.reference import save_reference
 from modelrail_trainer.worker.hardware import hardware_of
-from modelrail_trainer.worker.ladder import export_and_prove
 from modelrail_trainer.worker.language.samples import samples
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import described
@@ -57,7 +58,6 @@ from modelrail_trainer.worker.learning.loop import (
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.stop import StopRequest
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.reference import save_reference
 from modelrail_trainer.worker.training_data import TrainingData
 
 _PACKAGES = (

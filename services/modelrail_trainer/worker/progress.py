@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelrail_trainer.pulse import PULSE_NAME, Pulse
+from modelrail_trainer.handover.pulse import PULSE_NAME, Pulse
 
 _pulse: Pulse | None = None
 

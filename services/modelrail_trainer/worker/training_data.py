@@ -10,10 +10,10 @@ from typing import Protocol
 import onnx
 from torch import nn
 
-from modelrail_trainer.artifact import OutputParity, Signature
+from modelrail_trainer.handover.artifact import OutputParity, Signature
 from modelrail_trainer.spec import DatasetFacts, Task
+from modelrail_trainer.worker.export.reference import ReferenceCase
 from modelrail_trainer.worker.part import Part
-from modelrail_trainer.worker.reference import ReferenceCase
 
 
 @dataclass(frozen=True, slots=True)

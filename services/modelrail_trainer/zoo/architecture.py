@@ -7,9 +7,9 @@ from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
-from modelrail_trainer.bounds import Whole
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.rules.bounds import Whole
+from modelrail_trainer.rules.violation import Violation
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
-from modelrail_trainer.bounds import Probability
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.rules.bounds import Probability
+from modelrail_trainer.rules.violation import Violation
 from modelrail_trainer.zoo.architecture import Architecture, Reads, Units, affine_parameters
 from modelrail_trainer.zoo.images import BlockChannels, image_shape, image_violations
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
-from modelrail_trainer.bounds import Widths
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.rules.bounds import Widths
+from modelrail_trainer.rules.violation import Violation
 from modelrail_trainer.zoo.architecture import MAX_BLOCKS, MAX_CHANNELS
 
 BlockChannels = Annotated[tuple[int, ...], Widths("blocks", MAX_BLOCKS, MAX_CHANNELS)]

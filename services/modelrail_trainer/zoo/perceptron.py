@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from modelrail_trainer.bounds import Widths
 from modelrail_trainer.facts import DatasetFacts
+from modelrail_trainer.rules.bounds import Widths
 from modelrail_trainer.zoo.architecture import (
     MAX_LAYERS,
     MAX_UNITS,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.rules.violation import Violation
 from modelrail_trainer.zoo.architecture import Architecture, Layers, Reads, affine_parameters
 from modelrail_trainer.zoo.images import StageChannels, image_shape, image_violations
 

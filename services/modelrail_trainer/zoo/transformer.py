@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from modelrail_trainer.bounds import Probability, Whole
 from modelrail_trainer.facts import DatasetFacts
-from modelrail_trainer.violation import Violation
+from modelrail_trainer.rules.bounds import Probability, Whole
+from modelrail_trainer.rules.violation import Violation
 from modelrail_trainer.zoo.architecture import (
     MAX_UNITS,
     Architecture,

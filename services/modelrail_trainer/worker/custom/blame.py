@@ -19,7 +19,7 @@ from modelrail_trainer.failure import (
     JobFailure,
     UserCodeError,
 )
-from modelrail_trainer.redaction import without_directories
+from modelrail_trainer.failure.redaction import without_directories
 from modelrail_trainer.worker.network import Network
 
 EXIT_USER_CODE = 3

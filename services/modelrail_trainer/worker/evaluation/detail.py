@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modelrail_trainer.evaluation import (
+from modelrail_trainer.handover.evaluation import (
     MAX_MATRIX_CLASSES,
     MAX_PREDICTIONS,
     Evaluation,
@@ -15,7 +15,7 @@ from modelrail_trainer.evaluation import (
     Prediction,
     ReliabilityBin,
 )
-from modelrail_trainer.journal import Metric
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.evaluation.measure import Measure, Outputs, Targets
 from modelrail_trainer.worker.evaluation.real_counts import RealCounts

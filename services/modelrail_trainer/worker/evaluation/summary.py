@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from modelrail_trainer.data_summary import (
+from modelrail_trainer.encodings import Fitted
+from modelrail_trainer.handover.data_summary import (
     MAX_CATEGORIES,
     MAX_LABELS,
     ColumnSummary,
@@ -12,7 +13,6 @@ from modelrail_trainer.data_summary import (
     UnusableRows,
     short,
 )
-from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.worker.evaluation.detail import class_counts
 from modelrail_trainer.worker.table.export import RawTable
 from modelrail_trainer.worker.training_data import TrainingData

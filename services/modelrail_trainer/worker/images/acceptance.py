@@ -10,15 +10,15 @@ import onnxruntime
 import torch
 from torch import nn
 
-from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.failure import GateFailed
+from modelrail_trainer.handover.artifact import OutputParity, Signature
 from modelrail_trainer.spec import Color
-from modelrail_trainer.worker import acceptance, parity
+from modelrail_trainer.worker.export import acceptance, parity
+from modelrail_trainer.worker.export.reference import ReferenceCase
 from modelrail_trainer.worker.images.dataset import Images
 from modelrail_trainer.worker.images.graph import IMAGE
 from modelrail_trainer.worker.images.source import Pixels
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.reference import ReferenceCase
 
 _SEED = 0
 

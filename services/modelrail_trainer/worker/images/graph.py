@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from modelrail_trainer.artifact import BATCH, Signature, TensorSpec, ValueRange
+from modelrail_trainer.handover.artifact import BATCH, Signature, TensorSpec, ValueRange
 from modelrail_trainer.spec import Color
-from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
+from modelrail_trainer.worker.export.graph import LABEL_SPEC, Graph
 from modelrail_trainer.worker.images.decoding import MAX_RAW_SIDE
 from modelrail_trainer.worker.images.resize import WEIGHT_SUM
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from modelrail_trainer.inspection import (
+from modelrail_trainer.handover.inspection import (
     MAX_CLASSES_SHOWN,
     MAX_TEXTS_SHOWN,
     ColumnWarning,

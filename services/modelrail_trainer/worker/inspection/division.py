@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from modelrail_trainer.inspection import InspectedColumn, Use, ValueType
+from modelrail_trainer.handover.inspection import InspectedColumn, Use, ValueType
 from modelrail_trainer.spec import PARTS, Split
 from modelrail_trainer.worker.inspection.sketch import MAX_DISTINCT, ColumnSketch, shown
 

@@ -10,7 +10,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from modelrail_trainer.inspection import MAX_TEXT_CHARACTERS, NumberSummary, TextCount, ValueType
+from modelrail_trainer.handover.inspection import (
+    MAX_TEXT_CHARACTERS,
+    NumberSummary,
+    TextCount,
+    ValueType,
+)
 
 MAX_DISTINCT = 10_000
 """Different values that are counted."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from modelrail_trainer.encodings.column import ColumnType
 from modelrail_trainer.failure import DataError, FileError
-from modelrail_trainer.inspection import (
+from modelrail_trainer.handover.inspection import (
     MAX_COLUMNS,
     InspectedFile,
     Inspection,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from modelrail_trainer.journal import Metric
+from modelrail_trainer.handover.journal import Metric
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.evaluation.measure import Figures, Measure
 from modelrail_trainer.worker.evaluation.undrawn import undrawn

@@ -10,14 +10,14 @@ import onnxruntime
 import torch
 from torch import nn
 
-from modelrail_trainer.artifact import OutputParity, Signature
 from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.encodings.column import Column
 from modelrail_trainer.failure import GateFailed
-from modelrail_trainer.worker import acceptance, parity
-from modelrail_trainer.worker.graph import LABEL
+from modelrail_trainer.handover.artifact import OutputParity, Signature
+from modelrail_trainer.worker.export import acceptance, parity
+from modelrail_trainer.worker.export.graph import LABEL
+from modelrail_trainer.worker.export.reference import ReferenceCase
 from modelrail_trainer.worker.progress import made_progress
-from modelrail_trainer.worker.reference import ReferenceCase
 from modelrail_trainer.worker.table.graph import domains_of
 
 

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from modelrail_trainer.encodings.column import Column, ColumnType
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.rules.violation import shown
 from modelrail_trainer.spec import Split
-from modelrail_trainer.violation import shown
 from modelrail_trainer.worker.part import PartOfRow
 from modelrail_trainer.worker.table.partition import parts_of, parts_of_groups
 from modelrail_trainer.worker.table.reader import Batch, TableReader

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx
 from torch import nn
 
-from modelrail_trainer.artifact import Signature
+from modelrail_trainer.handover.artifact import Signature
 from modelrail_trainer.spec import Task
-from modelrail_trainer.worker.model_file import describe
+from modelrail_trainer.worker.export.model_file import describe
 from modelrail_trainer.worker.table.acceptance import check_end_to_end
 from modelrail_trainer.worker.table.dataset import Table
 from modelrail_trainer.worker.table.graph import end_to_end, end_to_end_signature

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import onnx
 
-from modelrail_trainer.artifact import Signature
 from modelrail_trainer.encodings import Fitted
 from modelrail_trainer.encodings.encoding import ML_DOMAIN, ORT_DOMAIN
-from modelrail_trainer.worker.graph import LABEL_SPEC, Graph
+from modelrail_trainer.handover.artifact import Signature
+from modelrail_trainer.worker.export.graph import LABEL_SPEC, Graph
 
 # Of ai.onnx.ml the one whose LabelEncoder has lists of both kinds of keys.
 _VERSIONS = {ML_DOMAIN: 3, ORT_DOMAIN: 1}

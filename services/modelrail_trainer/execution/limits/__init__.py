@@ -1,0 +1,1 @@
+"""What a job may take, by the service's own clocks."""
