@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from modelrail_trainer.failure import GateFailed
-from modelrail_trainer.handover.artifact import OutputParity, Signature, load_result
+from modelrail_trainer.handover.artifact import OutputParity, Signature, TensorSpec, load_result
 from modelrail_trainer.spec import Task
 from modelrail_trainer.worker.export import reference
 from modelrail_trainer.worker.export.model_file import describe
 from modelrail_trainer.worker.export.reference import (
     ReferenceCase,
+    Values,
     load_reference,
     save_reference,
 )
@@ -162,6 +163,54 @@ def test_a_frozen_batch_axis_is_refused_whatever_the_signature_says(tmp_path: Pa
 def test_a_graph_that_answers_one_row_at_a_time_says_so_and_passes(tmp_path: Path) -> None:
     forged(tmp_path, with_batches_of(1), claims(batch_sizes=(1,)))
     assert look_again(load_result(tmp_path), tmp_path).rows == len(ROWS)
+
+
+def language(nodes: list[NodeProto], logits: Values) -> Forgery:
+    """Returns what hands over a graph that answers at each place of [batch, length] bytes."""
+    places = ("batch", "length")
+    tokens = TensorSpec(name="x", datatype="UINT8", shape=places)
+    scores = TensorSpec(name="logits", datatype="FP32", shape=(*places, 1))
+
+    def forge(handed_over: HandedOver) -> None:
+        handed_over.signature = Signature((tokens,), (scores,))
+        graph = helper.make_graph(
+            nodes,
+            "language",
+            [helper.make_tensor_value_info("x", TensorProto.UINT8, [*places])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [*places, 1])],
+            [numpy_helper.from_array(np.array([number], np.int64), name)
+             for name, number in (("first", 1), ("last", 2))],
+        )  # fmt: skip
+        handed_over.model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        )
+        describe(handed_over.model, handed_over.signature, Task.LANGUAGE)
+        handed_over.case = ReferenceCase({"x": BYTES}, {"logits": logits})
+
+    return forge
+
+
+BYTES = np.arange(40, dtype=np.uint8).reshape(4, 10)
+AS_NUMBERS = [
+    helper.make_node("Cast", ["x"], ["numbers"], to=TensorProto.FLOAT),
+    helper.make_node("Unsqueeze", ["numbers", "last"], ["places"]),  # [batch, length, 1]
+]
+
+
+def test_a_language_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
+    numbers = BYTES.astype(np.float32)[:, :, None]
+    outputs = claims(outputs=(OutputParity("logits", 0.0),), rows=4)
+    causal = [*AS_NUMBERS, helper.make_node("Identity", ["places"], ["logits"])]
+    forged(tmp_path, language(causal, numbers), outputs)
+    assert look_again(load_result(tmp_path), tmp_path).rows == len(BYTES)
+    ahead = [
+        *AS_NUMBERS,
+        helper.make_node("ReduceMax", ["places", "first"], ["largest"]),
+        helper.make_node("Add", ["places", "largest"], ["logits"]),
+    ]
+    largest = numbers + numbers.max(axis=1, keepdims=True)
+    forged(tmp_path, language(ahead, largest), outputs)
+    assert "output 'logits' before place 1, with other bytes from there on" in refused(tmp_path)
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:

@@ -121,13 +121,27 @@ def open_session(
 def check_causality(
     session: onnxruntime.InferenceSession, signature: Signature, rows: Inputs
 ) -> None:
-    """Refuses a graph in which what comes later changes what was said before."""
-    (whole,) = run(session, signature, rows)  # [N, T, outputs]
+    """Refuses a graph in which what comes later changes what was said before.
+
+    Args:
+        session: The graph.
+        signature: Its one input, and its one output, which answers at each place.
+        rows: Bytes, [N, T].
+
+    Raises:
+        GateFailed: It is one.
+    """
+
+    def answers(rows: Inputs) -> Floats:
+        batches = [rows] if signature.has_batch else [*rows[:, None]]
+        return np.concatenate([run(session, signature, batch)[0] for batch in batches])
+
+    whole = answers(rows)  # [N, T, outputs]
     length = rows.shape[1]
     for place in sorted({1, length // 2, length - 1}):
         others = rows.copy()
         others[:, place:] = 255 - others[:, place:]  # no byte stays as it was
-        (changed,) = run(session, signature, others)
+        changed = answers(others)
         what = f"output 'logits' before place {place}, with other bytes from there on"
         compare(changed[:, :place], whole[:, :place], what)
 

@@ -25,6 +25,7 @@ from modelrail_trainer.failure import GateFailed
 from modelrail_trainer.handover.artifact import (
     BARE_NAME,
     BATCH,
+    LENGTH,
     MODEL_NAME,
     ONNX_MEDIA_TYPE,
     ExportCertificate,
@@ -50,6 +51,7 @@ from modelrail_trainer.worker.export.parity import (
     MAX_ROWS,
     RELATIVE_TOLERANCE,
     batch_sizes_of,
+    check_causality,
     check_content,
     check_labels,
     compare,
@@ -173,6 +175,9 @@ def _differences(
     threads = int(os.environ.get("OMP_NUM_THREADS", "0"))  # 0: as many as there are cores
     for level in LEVELS if is_network else FULL_LEVELS:
         session = open_session(content, level, threads=threads)
+        if LENGTH in signature.outputs[0].shape:  # what answers at each place is a language model
+            longest = max((case.inputs[signature.inputs[0].name] for case in cases), key=_length)
+            check_causality(session, signature, longest[:FEW_ROWS])
         for case in cases:
             rows = case if level in FULL_LEVELS else case.head(FEW_ROWS)
             for batch_size in batch_sizes_of(signature):
@@ -184,6 +189,11 @@ def _differences(
                 if LABEL in got:
                     check_labels(got, signature)
     return worst
+
+
+def _length(rows: Values) -> int:
+    """Returns how long rows [N, T] are."""
+    return int(rows.shape[1])
 
 
 def _run(
