@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -216,6 +217,31 @@ def test_damaged_files_are_refused_and_end_nothing(trials: Trials, tmp_path: Pat
     assert trials.pid == server
 
 
+@pytest.fixture(params=[False, True], ids=["at once", "late"])
+def noticed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process is noticed at once, or only when it takes no more trials."""
+    if not request.param:
+        return
+    refused = threading.Event()
+    send, wait = socket.send_fds, subprocess.Popen.wait
+
+    def sending(*arguments: Any) -> int:
+        try:
+            return send(*arguments)
+        except ConnectionError:
+            refused.set()
+            raise
+
+    def waiting(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        code = wait(process, timeout)
+        refused.wait(30)
+        return code
+
+    monkeypatch.setattr(socket, "send_fds", sending)
+    monkeypatch.setattr(subprocess.Popen, "wait", waiting)
+
+
+@pytest.mark.usefixtures("noticed")
 def test_a_killed_process_of_trials_is_replaced_and_the_trial_repeated(
     patient: Trials, tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
@@ -226,6 +252,7 @@ def test_a_killed_process_of_trials_is_replaced_and_the_trial_repeated(
     assert psutil.wait_procs([child], timeout=10)[1] == []
     waiting = threading.Event()
     while patient.pid in (None, first.pid):
+        assert not load.done(), load.exception()
         waiting.wait(0.01)
     running_child(server_of(patient)).send_signal(signal.SIGABRT)
     assert str(refusal(load)) == "the trial load was ended by SIGABRT"

@@ -124,11 +124,18 @@ class Trials:
                 with os.fdopen(os.dup(file), "wb") as writer:
                     writer.write(job)
                 os.lseek(file, 0, os.SEEK_SET)
-                self._running().hand_over(file, theirs.fileno())
+                self._hand_over(file, theirs.fileno())
             finally:
                 os.close(file)
                 theirs.close()
             return self._receive(ours)
+
+    def _hand_over(self, job: int, answers: int) -> None:
+        """Gives a job to the process, or to the next if that one turns out to have ended."""
+        try:
+            self._running().hand_over(job, answers)
+        except _ProcessGoneError:  # nothing was tried yet
+            self._running().hand_over(job, answers)
 
     def _receive(self, answers: socket.socket) -> tuple[dict[str, Any], int]:
         latest = time.monotonic() + self._limits.timeout_seconds
