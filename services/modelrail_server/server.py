@@ -25,6 +25,7 @@ from modelrail_server.standard.reflection import (
 __all__ = ["start_server"]
 
 _NEVER_MILLISECONDS = 2**31 - 1
+_BURSTS = 4
 
 
 async def start_server(
@@ -122,6 +123,7 @@ def _api_keys(config: ServerConfig, runtime: Runtime) -> ApiKeys | None:
 
 
 def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[str, int]]:
+    waiting = _BURSTS * config.max_concurrent_rpcs
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),
@@ -130,6 +132,10 @@ def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[st
         ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
         # Without a cap a client can open and reset streams faster than the server frees them.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        # Calls that arrive faster than the event loop takes them. Above this gRPC cancels them, which
+        # tells a caller nothing; those that are taken are answered, or refused with the reason.
+        ("grpc.server.max_pending_requests", waiting),
+        ("grpc.server.max_pending_requests_hard_limit", waiting),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         ("grpc.server_handshake_timeout_ms", _milliseconds(config.handshake_timeout_seconds)),
         ("grpc.max_connection_idle_ms", _milliseconds(config.max_connection_idle_seconds)),

@@ -262,6 +262,20 @@ async def test_pings_at_the_pace_that_was_set_do_not_end_the_connection() -> Non
                     assert received[0] != GOAWAY
 
 
+async def test_a_burst_of_calls_is_answered_or_refused_and_none_is_cancelled() -> None:
+    """More than gRPC itself lets wait until the server has looked at them."""
+    calls = 4000
+    async with (
+        bare(max_concurrent_streams=calls, max_concurrent_rpcs=calls // 2) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        check = channel.unary_unary(CHECK)
+        burst = [check(b"", timeout=SECONDS) for _ in range(calls)]
+        codes = {await call.code() for call in burst}
+    assert Code.OK in codes
+    assert codes <= {Code.OK, Code.RESOURCE_EXHAUSTED}
+
+
 async def test_streams_above_the_limit_of_a_connection_wait_for_their_turn() -> None:
     async with (
         bare(max_concurrent_streams=2) as address,

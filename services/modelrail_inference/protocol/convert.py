@@ -34,14 +34,19 @@ _KINDS = {
     Provider.TENSORRT: config_pb.ModelInstanceGroup.KIND_GPU,
 }
 
-_MAX_PARTS = 4096
+MAX_PARTS = 4096
+"""Inputs, outputs or parameters: more than any model can want."""
 _MAX_RANK = 64
 
 
-def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
+def request_from_pb(request: pb.ModelInferRequest, *, message_bytes: int = 0) -> InferenceRequest:
     """Reads a request. Raw entries belong to the inputs in order; surplus entries are ignored.
 
     Typed contents are not copied: they stay in `request`, which must not change meanwhile.
+
+    Args:
+        request: The message.
+        message_bytes: What it takes as bytes, which stay as long as the request.
 
     Raises:
         InvalidArgument: Raw and typed contents are mixed, one input has two typed fields, or
@@ -61,15 +66,22 @@ def request_from_pb(request: pb.ModelInferRequest) -> InferenceRequest:
         parameters=_parameters(request.parameters),
         input_parameters=_of_tensors(request.inputs),
         output_parameters=_of_tensors(request.outputs),
+        message_bytes=message_bytes,
     )
 
 
 def _check_counts(request: pb.ModelInferRequest) -> None:
     """Keeps a request of millions of empty parts from holding up everybody else."""
-    for field in ("inputs", "outputs", "parameters"):
-        count = len(getattr(request, field))
-        if count > _MAX_PARTS:
-            raise InvalidArgument.field(field, f"expected at most {_MAX_PARTS}, got {count}")
+    counts = {
+        "inputs": len(request.inputs),
+        "outputs": len(request.outputs),
+        "parameters": len(request.parameters),
+        "inputs.parameters": sum(len(tensor.parameters) for tensor in request.inputs),
+        "outputs.parameters": sum(len(tensor.parameters) for tensor in request.outputs),
+    }
+    for field, count in counts.items():
+        if count > MAX_PARTS:
+            raise InvalidArgument.field(field, f"expected at most {MAX_PARTS}, got {count}")
 
 
 def _inputs(request: pb.ModelInferRequest) -> Iterator[InputTensor]:

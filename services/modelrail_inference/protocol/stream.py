@@ -8,8 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from modelrail_inference.dataplane import DataPlane
-from modelrail_inference.protocol.convert import stream_error_to_pb
-from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, parse
+from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, encode_stream_error
 from modelrail_inference.request.call import Call
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError, Unavailable
@@ -86,7 +85,8 @@ async def answer_stream(
         end_on_error: The first error ends the stream, in place of a message on it.
 
     Yields:
-        One response for each request. An error is a response too, which carries the request's id.
+        One response for each request. An error is a response too, which carries the request's id,
+        where it can be read.
 
     Raises:
         Unavailable: The server stops.
@@ -102,7 +102,7 @@ async def answer_stream(
         except ServiceError as error:
             if end_on_error:
                 raise
-            return stream_error_to_pb(parse(request), error.message).SerializeToString()
+            return encode_stream_error(request, error.message)
 
     async def read() -> None:
         try:

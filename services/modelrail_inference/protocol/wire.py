@@ -9,10 +9,12 @@ are put together from parts that are made once per model and shape. The encoding
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from google.protobuf.message import DecodeError
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.protocol.convert import request_from_pb
+from modelrail_inference.protocol.convert import MAX_PARTS, request_from_pb, stream_error_to_pb
 from modelrail_inference.request.message import (
     InferenceReply,
     InferenceRequest,
@@ -23,8 +25,13 @@ from modelrail_server.errors import InvalidArgument
 
 # Tags of length-delimited fields: the field's number and the wire type 2.
 _ID, _RAW_INPUT = 0x1A, 0x3A
+# Inputs, outputs, parameters and raw contents, and what there is once.
+_MAX_FIELDS = 4 * MAX_PARTS + 8
+_MAX_LENGTH_BYTES = 5
 _MAX_HEADS = 1024
 _MAX_HEAD_BYTES = 4096
+_MAX_HEAD_PARTS = 32
+"""Once it is read, a part takes a hundred times its bytes in the message."""
 _VIEW_BYTES = 4096
 """Raw contents of this size and more are not copied out of the message."""
 
@@ -41,17 +48,15 @@ class RequestDecoder:
         Raises:
             InvalidArgument: The bytes are no such message, or one that contradicts itself.
         """
-        parts = _split(data)
-        if parts is None:
-            return request_from_pb(parse(data))
-        head, request_id, raw = parts
+        head, request_id, raw = _split(data)
         known = self._heads.get(head)
         if known is None:
             message = parse(head)
+            message.id = request_id  # for what may be wrong
             if any(tensor.HasField("contents") for tensor in message.inputs):
-                return request_from_pb(parse(data))
+                return request_from_pb(parse(data), message_bytes=len(data))
             known = request_from_pb(message)
-            if len(head) <= _MAX_HEAD_BYTES:
+            if len(head) <= _MAX_HEAD_BYTES and _parts_of(message) <= _MAX_HEAD_PARTS:
                 if len(self._heads) >= _MAX_HEADS:
                     self._heads.clear()
                 self._heads[head] = known
@@ -69,7 +74,29 @@ class RequestDecoder:
             known.parameters,
             known.output_parameters,
             known.input_parameters,
+            len(data),
         )
+
+
+def encode_stream_error(data: bytes, problem: str) -> bytes:
+    """Writes the error of one request on a stream, with what can be read of its id and model.
+
+    Args:
+        data: The request, as it came.
+        problem: What is wrong.
+    """
+    request = pb.ModelInferRequest()
+    with suppress(InvalidArgument):
+        head, request_id, _ = _split(data)
+        request = parse(head)
+        request.id = request_id
+    return stream_error_to_pb(request, problem).SerializeToString()
+
+
+def _parts_of(message: pb.ModelInferRequest) -> int:
+    parts = len(message.inputs) + len(message.outputs) + len(message.parameters)
+    parts += sum(len(tensor.parameters) + len(tensor.shape) for tensor in message.inputs)
+    return parts + sum(len(output.parameters) for output in message.outputs)
 
 
 def parse(data: bytes) -> pb.ModelInferRequest:
@@ -94,34 +121,38 @@ def _with_data(tensor: InputTensor, data: bytes | memoryview) -> InputTensor:
     return InputTensor(tensor.name, tensor.datatype, tensor.shape, data)
 
 
-def _split(data: bytes) -> tuple[bytes, str, list[bytes | memoryview]] | None:
-    """Returns the head, the id and the raw contents; None for bytes that need a closer look."""
+def _split(data: bytes) -> tuple[bytes, str, list[bytes | memoryview]]:
+    """Returns the head, the id and the raw contents.
+
+    Raises:
+        InvalidArgument: The bytes are no protobuf message, or one of countless parts.
+    """
     head: list[bytes] = []
     request_id = b""
     raw: list[bytes | memoryview] = []
     position, end = 0, len(data)
+    fields = 0
     while position < end - 1:
+        fields += 1
+        if fields > _MAX_FIELDS:  # each of them takes time here, and memory
+            raise InvalidArgument(
+                f"expected at most {MAX_PARTS} inputs, outputs, parameters and raw contents each, "
+                f"got more than {_MAX_FIELDS} fields",
+                reason="REQUEST_TOO_LARGE",
+            )
         start = position
         tag = data[position]
         if tag & 0x87 != 2:  # a long tag, or no length: a field that this protocol does not have
-            return None
+            position = _after_field(data, start)
+            head.append(data[start:position])
+            continue
         length = data[position + 1]
         position += 2
         if length & 0x80:
-            length &= 0x7F
-            shift = 7
-            while True:
-                if position >= end or shift > 28:
-                    return None
-                byte = data[position]
-                position += 1
-                length |= (byte & 0x7F) << shift
-                if not byte & 0x80:
-                    break
-                shift += 7
+            length, position = _varint_at(data, position - 1, _MAX_LENGTH_BYTES)
         stop = position + length
         if stop > end:
-            return None
+            raise _malformed()
         if tag == _RAW_INPUT:
             part = data if length < _VIEW_BYTES else memoryview(data)
             raw.append(part[position:stop])
@@ -131,11 +162,45 @@ def _split(data: bytes) -> tuple[bytes, str, list[bytes | memoryview]] | None:
             head.append(data[start:stop])
         position = stop
     if position != end:
-        return None
+        raise _malformed()
     try:
         return b"".join(head), request_id.decode(), raw
     except UnicodeDecodeError:
         raise _malformed() from None
+
+
+def _after_field(data: bytes, start: int) -> int:
+    """Returns where a field of any kind ends."""
+    tag, position = _varint_at(data, start)
+    match tag & 7:
+        case 0:
+            _, stop = _varint_at(data, position)
+        case 1:
+            stop = position + 8
+        case 2:
+            length, position = _varint_at(data, position)
+            stop = position + length
+        case 5:
+            stop = position + 4
+        case _:  # groups, which proto3 has not
+            raise _malformed()
+    if stop > len(data):
+        raise _malformed()
+    return stop
+
+
+def _varint_at(data: bytes, position: int, most: int = 10) -> tuple[int, int]:
+    """Returns a number in protobuf's variable length, of `most` bytes, and where it ends."""
+    number = 0
+    for shift in range(0, 7 * most, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        number |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return number, position
+    raise _malformed()
 
 
 class ReplyEncoder:

@@ -80,6 +80,8 @@ class InferenceRequest:
         parameters: Parameters of the request.
         output_parameters: Parameters of single outputs, by output name.
         input_parameters: Parameters of single inputs, by input name.
+        message_bytes: What the message takes that all of this was read from; it stays as long as
+            the request. 0 where there is none.
     """
 
     model: str
@@ -90,11 +92,12 @@ class InferenceRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     output_parameters: Mapping[str, Mapping[str, Parameter]] = field(default_factory=dict)
     input_parameters: Mapping[str, Mapping[str, Parameter]] = field(default_factory=dict)
+    message_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:
-        """Memory that the inputs take while the request waits and runs, in bytes."""
-        return sum(tensor.size_bytes for tensor in self.inputs)
+        """Memory that the request takes while it waits and runs, in bytes."""
+        return max(self.message_bytes, sum(tensor.size_bytes for tensor in self.inputs))
 
 
 @dataclass(slots=True)
