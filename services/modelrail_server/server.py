@@ -132,7 +132,7 @@ def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[st
         ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
         # Without a cap a client can open and reset streams faster than the server frees them.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        # Calls that arrive faster than the event loop takes them. Above this gRPC cancels them, which
+        # Calls that come faster than the event loop takes them. Above this gRPC cancels them, which
         # tells a caller nothing; those that are taken are answered, or refused with the reason.
         ("grpc.server.max_pending_requests", waiting),
         ("grpc.server.max_pending_requests_hard_limit", waiting),

@@ -269,7 +269,7 @@ async def test_a_burst_of_calls_is_answered_or_refused_and_none_is_cancelled() -
         bare(max_concurrent_streams=calls, max_concurrent_rpcs=calls // 2) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        check = channel.unary_unary(CHECK)
+        check: Any = channel.unary_unary(CHECK)
         burst = [check(b"", timeout=SECONDS) for _ in range(calls)]
         codes = {await call.code() for call in burst}
     assert Code.OK in codes
