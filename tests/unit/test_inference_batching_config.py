@@ -125,6 +125,11 @@ def test_batch_buckets_are_read(tmp_path: Path) -> None:
         ("padding", '{"edges": [true], "inputs": {"x": {}}}', "edges: expected ascending"),
         ("padding", '{"edges": [4], "inputs": {"x": {"axis": 0}}}', "expected the number of an"),
         ("padding", '{"edges": [4], "inputs": {"x": {"value": "a"}}}', "value: expected a number"),
+        (
+            "padding",
+            '{"edges": [4], "inputs": {"x": {"value": 1e999}}}',
+            "1e999 is beyond the range",
+        ),
         ("padding", '{"edges": [4], "inputs": {"x": {"pad": 1}}}', r"got \['pad'\]"),
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "more": 1}', r"got \['more'\]"),
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "mask": 1}', "mask: expected the name"),

@@ -14,6 +14,7 @@ Axes count the batch axis as 0. `mask` and `outputs` can be left out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -177,9 +178,16 @@ def _seconds(field: str, microseconds: int) -> float:
 
 def _json(field: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_number)
     except ValueError as error:
         raise _wrong(field, f"expected JSON: {error}") from None
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # who means infinity writes `Infinity`
+        raise ValueError(f"{text[:40]} is beyond the range of numbers")
+    return number
 
 
 def _object(field: str, value: object) -> Mapping[str, object]:
