@@ -5,8 +5,8 @@
 In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an error. The contract:
 
 - **Message in.** Inputs are raw bytes or typed elements, unchecked. They must not change meanwhile.
-- **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding text)
-  happens on a thread of the scheduler, after its queue has taken the request in by the memory that
+- **Admission.** What costs time in proportion to the elements (text, flags, typed numbers, encoding
+  text) happens on a thread of the scheduler, after its queue has taken the request in by the memory that
   it will hold. Before that, only names, shapes and sizes are looked at.
 - **Where it runs.** On a thread of the scheduler; but a request for a quick model, whose time the
   sizes of its inputs bound, runs on the caller's event loop, and `infer` returns without waiting.

@@ -643,6 +643,59 @@ async def test_tritonclient_works_in_the_same_process(server: Harness) -> None:
         assert seen == [1, 2, 3, 4, 5]
 
 
+def negation(path: Path) -> None:
+    """y = not x for rows of 4."""
+    save(
+        path,
+        [helper.make_node("Not", ["x"], ["y"])],
+        [value("x", TensorProto.BOOL, ["n", 4])],
+        [value("y", TensorProto.BOOL, ["n", 4])],
+    )
+
+
+async def test_flags_on_the_wire_are_0_or_1(tmp_path: Path) -> None:
+    negation(tmp_path / "m.onnx")
+    async with serving(configured(tmp_path, model=tmp_path / "m.onnx"), tmp_path) as server:
+        request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"\0\1\2\xff"])
+        request.inputs.add(name="x", datatype="BOOL", shape=[1, 4])
+        error = await refusal(server.stub.ModelInfer(request))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details() == "input 'x': expected 0 or 1 for BOOL, got 2 at element 2"
+        request.raw_input_contents[0] = b"\0\1\1\0"
+        response = await server.stub.ModelInfer(request)
+        assert response.raw_output_contents[0] == b"\1\0\0\1"
+        # Typed flags are numbers of protobuf, which are true where they are not 0.
+        typed = pb.ModelInferRequest(model_name="m")
+        tensor = typed.inputs.add(name="x", datatype="BOOL", shape=[1, 4])
+        tensor.contents.MergeFromString(b"\x0a\x05\x00\x01\x02\xff\x01")
+        response = await server.stub.ModelInfer(typed)
+        assert response.raw_output_contents[0] == b"\1\0\0\0"
+
+
+async def test_the_server_answers_while_flags_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    negation(tmp_path / "m.onnx")
+    reached, let_go = threading.Event(), threading.Event()
+    real = feed._check_flags
+
+    def slow(array: Any) -> None:
+        reached.set()
+        assert let_go.wait(10), "the event loop did this itself"
+        real(array)
+
+    async with serving(configured(tmp_path, model=tmp_path / "m.onnx"), tmp_path) as server:
+        monkeypatch.setattr(feed, "_check_flags", slow)
+        flags = np.zeros((64, 4), bool)
+        asked = asyncio.create_task(server.infer(request_for("m", x=flags)))
+        async with asyncio.timeout(10):
+            while not reached.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert (await server.stub.ServerLive(pb.ServerLiveRequest())).live
+        let_go.set()
+        assert (await asked)["y"].all()
+
+
 @pytest.mark.parametrize("where", ["decode", "encode"])
 async def test_the_server_answers_while_strings_are_turned_over(
     server: Harness, monkeypatch: pytest.MonkeyPatch, where: str

@@ -16,7 +16,7 @@ from modelrail_inference.repository.batching import PaddedInput, Padding
 from modelrail_inference.repository.definition import LoadedModel, LoadError, ModelSettings
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.request.message import InferenceRequest, InputTensor
+from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError
@@ -173,6 +173,48 @@ def test_the_server_fills_the_mask_and_callers_do_not_see_it() -> None:
 def test_padding_that_does_not_fit_the_graph_is_refused(padding: Padding, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         split_mask(Signature((IDS, MASK), (HIDDEN,)), padding)
+
+
+FLAGS = TensorSpec("flags", "BOOL", (-1, 3))
+MANY_FLAGS = TensorSpec("flags", "BOOL", (-1, -1))
+
+
+@pytest.mark.parametrize("spec", [FLAGS, MANY_FLAGS], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("view", [bytes, memoryview])
+def test_flags_are_0_or_1_or_the_first_that_is_not_is_named(
+    spec: TensorSpec, view: type[bytes]
+) -> None:
+    for raw in (b"\0\1\1\1\0\0", b"\0\1\1\1\2\xff"):
+        tensor = InputTensor("flags", "BOOL", (2, 3), view(raw))
+        checked = RequestChecker(model(X, spec)).check(
+            InferenceRequest("m", inputs=(InputTensor("x", "FP32", (2, 3), bytes(24)), tensor))
+        )
+        if raw[4] < 2:
+            checked.decode()
+            array = checked.arrays()["flags"]
+            assert array.tobytes() == raw
+            assert np.shares_memory(array, np.frombuffer(raw, bool)) or view is bytes
+            continue
+        for reading in (checked.decode, checked.arrays):
+            with pytest.raises(InvalidArgument) as refused:
+                reading()
+            assert str(refused.value) == (
+                "input 'flags': expected 0 or 1 for BOOL, got 2 at element 4"
+            )
+            assert [one.field for one in refused.value.violations] == ["inputs[1].contents"]
+
+
+def test_typed_flags_are_0_or_1_whatever_came() -> None:
+    typed = TypedContents("bool_contents", [0, 1, 2], 3)
+    tensor = InputTensor("flags", "BOOL", (1, 3), typed)
+    checked = RequestChecker(model(FLAGS)).check(InferenceRequest("m", inputs=(tensor,)))
+    assert checked.arrays()["flags"].tobytes() == b"\0\1\1"
+
+
+def test_no_flags_are_no_mistake() -> None:
+    tensor = InputTensor("flags", "BOOL", (1, 0), b"")
+    checked = RequestChecker(model(MANY_FLAGS)).check(InferenceRequest("m", inputs=(tensor,)))
+    assert checked.arrays()["flags"].shape == (1, 0)
 
 
 def padded_with(value: float, datatype: str) -> tuple[Signature, Padding]:
