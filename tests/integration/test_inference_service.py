@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import structlog
+from google.protobuf import text_format
 from onnx import TensorProto, helper
 from prometheus_client import generate_latest
 
@@ -425,6 +426,72 @@ async def test_metadata_and_configuration_say_what_the_graph_says(server: Harnes
     assert "labels" in config.parameters["modelrail.output_spec"].string_value
     unbatched = await server.stub.ModelConfig(pb.ModelConfigRequest(name="endless"))
     assert unbatched.config.max_batch_size == 0
+
+
+def masked(path: Path) -> None:
+    """y = x · mask, of any length."""
+    save(
+        path,
+        [helper.make_node("Mul", ["x", "mask"], ["y"])],
+        [value("x", FLOAT, ["n", "length"]), value("mask", FLOAT, ["n", "length"])],
+        [value("y", FLOAT, ["n", "length"])],
+    )
+
+
+MASKED = """
+max_batch_size: 8
+dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 10 }
+instance_group { count: 8 }
+model_warmup { name: "s" batch_size: 2
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } } }
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+parameters { key: "batch_buckets" value { string_value: "[2, 8]" } }
+parameters { key: "padding" value { string_value:
+  '{"edges": [4, 8], "inputs": {"x": {"axis": 1, "value": 3}}, "outputs": {"y": 1}, "mask": "mask"}'
+} }
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "text"), [(masked, MASKED), (affine, ""), (endless, ""), (affine, "max_batch_size: 2")]
+)
+async def test_the_configuration_that_is_shown_can_be_used_as_one(
+    tmp_path: Path, make: Any, text: str
+) -> None:
+    folder = tmp_path / "models" / "m"
+    make(folder / "1" / "model.onnx")
+    if text:
+        (folder / "config.pbtxt").write_text(text)
+    config = configured(tmp_path, model_repository=folder.parent, run_threads=2)
+    async with serving(config, folder.parent) as server:
+        await server.wait_ready()
+        shown = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        assert shown.instance_group[0].count == 2
+        if make is masked:
+            assert shown.parameters["batch_buckets"].string_value == "[2, 8]"
+            assert '"value": 3' in shown.parameters["padding"].string_value
+            assert [tensor.name for tensor in shown.input] == ["x"]
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(shown))
+        await server.load("m")
+        again = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        shown.parameters.pop("batching_off", None)  # now the configuration decides
+        assert again == shown
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 3), (1, 1), (2, 2), (8, 3)])
+async def test_as_many_instances_are_shown_as_there_are(
+    tmp_path: Path, count: int, expected: int
+) -> None:
+    folder = tmp_path / "models" / "m"
+    affine(folder / "1" / "model.onnx")
+    (folder / "config.pbtxt").write_text(
+        f"max_batch_size: 8 instance_group {{ kind: KIND_CPU count: {count} }}"
+    )
+    config = configured(tmp_path, model_repository=folder.parent, run_threads=3)
+    async with serving(config, folder.parent) as server:
+        await server.wait_ready()
+        shown = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        assert shown.instance_group[0].count == expected
 
 
 async def test_statistics_count_items_runs_and_failures(server: Harness) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.batching_config import (
+    read_buckets,
+    read_padding,
+    write_batching,
+    write_buckets,
+    write_padding,
+)
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.batching import (
     DynamicBatching,
@@ -113,6 +120,35 @@ def test_padding_is_read(tmp_path: Path) -> None:
 
 def test_batch_buckets_are_read(tmp_path: Path) -> None:
     assert read(tmp_path, parameter("batch_buckets", "[1, 4, 8]")).batch_buckets == (1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        Padding((8,), {"ids": PaddedInput(1, 0)}),
+        Padding(
+            edges=(8, 16),
+            inputs={"ž\n'": PaddedInput(1, 2**63 - 1), 'a"\\': PaddedInput(2, -math.inf)},
+            outputs={"hidden": 1},
+            mask="mask",
+        ),
+    ],
+)
+def test_padding_is_written_as_it_is_read(padding: Padding) -> None:
+    assert read_padding(write_padding(padding), 8) == padding
+
+
+def test_batch_buckets_are_written_as_they_are_read() -> None:
+    assert read_buckets(write_buckets((1, 4, 8)), 8) == (1, 4, 8)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "gpu"])
+@pytest.mark.parametrize("group", ["", "instance_group { kind: KIND_CPU }"])
+def test_a_provider_that_the_instance_group_does_not_ask_for_is_refused(
+    tmp_path: Path, provider: str, group: str
+) -> None:
+    with pytest.raises(LoadError, match=r"parameters\['execution_provider'\].*got '" + provider):
+        read(tmp_path, parameter("execution_provider", provider) + group)
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,27 @@ def read_buckets(text: str, max_batch_size: int) -> tuple[int, ...]:
     return buckets
 
 
+def write_padding(padding: Padding) -> str:
+    """Writes the parameter `padding` as it is in force, for the RPC ModelConfig."""
+    value: dict[str, object] = {
+        "edges": padding.edges,
+        "inputs": {
+            name: {"axis": padded.axis, "value": padded.value}
+            for name, padded in padding.inputs.items()
+        },
+    }
+    if padding.mask is not None:
+        value["mask"] = padding.mask
+    if padding.outputs:
+        value["outputs"] = dict(padding.outputs)
+    return json.dumps(value)
+
+
+def write_buckets(buckets: Sequence[int]) -> str:
+    """Writes the parameter `batch_buckets` as it is in force, for the RPC ModelConfig."""
+    return json.dumps(list(buckets))
+
+
 def _policy(field: str, policy: pb.ModelQueuePolicy) -> QueuePolicy:
     return QueuePolicy(
         max_items=policy.max_queue_size,

@@ -211,10 +211,19 @@ def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size:
                 else "the model has no inputs"
             )
         )
+    inputs = _with_mask(settings, graph)
     return Signature(
-        inputs=_declared("input", graph.inputs, settings.inputs, complete=True),
+        inputs=_declared("input", graph.inputs, inputs, complete=True),
         outputs=_declared("output", graph.outputs, settings.outputs, complete=False),
     )
+
+
+def _with_mask(settings: ModelSettings, graph: Signature) -> tuple[TensorSpec, ...]:
+    """Returns the declared inputs; the mask, which callers do not see, can be left out there."""
+    mask = settings.padding.mask if settings.padding else None
+    if not settings.inputs or any(spec.name == mask for spec in settings.inputs):
+        return settings.inputs
+    return (*settings.inputs, *(spec for spec in graph.inputs if spec.name == mask))
 
 
 def _declared(
