@@ -526,6 +526,28 @@ async def test_only_loaded_models_become_labels(server: Harness) -> None:
     )
 
 
+async def test_the_size_of_a_version_has_its_weights_in_it_wherever_they_lie(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "models" / "m" / "1"
+    affine(folder / "model.onnx")
+    model = onnx.load(folder / "model.onnx")
+    weights = np.ones(4096, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    onnx.save(
+        model, str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx.data"
+    )
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    assert written > weights.nbytes
+    async with serving(
+        configured(tmp_path, model_repository=tmp_path / "models"), folder
+    ) as server:
+        await server.wait_ready()
+        text = generate_latest(server.runtime.metrics).decode()
+        name = 'modelrail_inference_loaded_file_bytes{model="m",version="1"}'
+        assert f"{name} {float(written)}\n" in text
+
+
 async def test_readiness_of_models_and_server(server: Harness) -> None:
     ready = await server.stub.ModelReady(pb.ModelReadyRequest(name="affine"))
     unknown = await server.stub.ModelReady(pb.ModelReadyRequest(name="nope"))

@@ -68,10 +68,11 @@ class SessionLoader:
         if definition.problem:
             raise LoadError(definition.problem)
         try:
-            file_bytes = definition.path.stat().st_size
+            is_empty = definition.path.stat().st_size == 0
+            file_bytes = definition.size_bytes()
         except OSError as error:
             raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
-        if file_bytes == 0:
+        if is_empty:
             raise LoadError(f"model file '{definition.path.name}' is empty")
         if self.trials is not None and not definition.vouched:
             self._try_in_child(definition, self.trials)
