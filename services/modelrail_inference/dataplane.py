@@ -5,9 +5,9 @@
 In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an error. The contract:
 
 - **Message in.** Inputs are raw bytes or typed elements, unchecked. They must not change meanwhile.
-- **Admission.** What costs time in proportion to the elements (text, typed numbers, encoding text)
-  happens on a thread of the scheduler, after its queue has taken the request in by the memory that
-  it will hold. Before that, only names, shapes and sizes are looked at.
+- **Admission.** What costs time in proportion to the elements (text, flags, typed numbers, encoding
+  text) happens on a thread of the scheduler, after its queue has taken the request in by the memory
+  that it will hold. Before that, only names, shapes and sizes are looked at.
 - **Where it runs.** On a thread of the scheduler; but a request for a quick model, whose time the
   sizes of its inputs bound, runs on the caller's event loop, and `infer` returns without waiting.
 - **Deadline.** `Call.deadline` bounds waiting and running together. Work that cannot be done until
@@ -121,6 +121,10 @@ class DataPlane:
             total_ns=time.perf_counter_ns() - started,
         )
         return InferenceReply(request.model, serving.model.number, request.id, outputs)
+
+    def instances_of(self, model: LoadedModel) -> int:
+        """Returns how many runs of a model there are at a time in this process."""
+        return self._scheduler.instances_of(model)
 
     def _checked(self, request: InferenceRequest, serving: Serving) -> tuple[Lane, Feed]:
         """Returns the place of the model, and the request as the scheduler takes it."""

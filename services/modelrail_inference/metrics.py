@@ -184,7 +184,7 @@ class InferenceCollector(Collector):
         )
         yield _facts(
             "modelrail_inference_loaded_file_bytes",
-            "Size of the model's file; what a session holds in memory depends on its runs",
+            "Size of the version's files; what a session holds in memory depends on its runs",
             models,
             lambda m: m.file_bytes,
         )

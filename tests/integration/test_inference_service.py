@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import structlog
+from google.protobuf import text_format
 from onnx import TensorProto, helper
 from prometheus_client import generate_latest
 
@@ -427,6 +428,72 @@ async def test_metadata_and_configuration_say_what_the_graph_says(server: Harnes
     assert unbatched.config.max_batch_size == 0
 
 
+def masked(path: Path) -> None:
+    """y = x · mask, of any length."""
+    save(
+        path,
+        [helper.make_node("Mul", ["x", "mask"], ["y"])],
+        [value("x", FLOAT, ["n", "length"]), value("mask", FLOAT, ["n", "length"])],
+        [value("y", FLOAT, ["n", "length"])],
+    )
+
+
+MASKED = """
+max_batch_size: 8
+dynamic_batching { preferred_batch_size: 4 max_queue_delay_microseconds: 10 }
+instance_group { count: 8 }
+model_warmup { name: "s" batch_size: 2
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } } }
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+parameters { key: "batch_buckets" value { string_value: "[2, 8]" } }
+parameters { key: "padding" value { string_value:
+  '{"edges": [4, 8], "inputs": {"x": {"axis": 1, "value": 3}}, "outputs": {"y": 1}, "mask": "mask"}'
+} }
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "text"), [(masked, MASKED), (affine, ""), (endless, ""), (affine, "max_batch_size: 2")]
+)
+async def test_the_configuration_that_is_shown_can_be_used_as_one(
+    tmp_path: Path, make: Any, text: str
+) -> None:
+    folder = tmp_path / "models" / "m"
+    make(folder / "1" / "model.onnx")
+    if text:
+        (folder / "config.pbtxt").write_text(text)
+    config = configured(tmp_path, model_repository=folder.parent, run_threads=2)
+    async with serving(config, folder.parent) as server:
+        await server.wait_ready()
+        shown = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        assert shown.instance_group[0].count == 2
+        if make is masked:
+            assert shown.parameters["batch_buckets"].string_value == "[2, 8]"
+            assert '"value": 3' in shown.parameters["padding"].string_value
+            assert [tensor.name for tensor in shown.input] == ["x"]
+        (folder / "config.pbtxt").write_text(text_format.MessageToString(shown))
+        await server.load("m")
+        again = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        shown.parameters.pop("batching_off", None)  # now the configuration decides
+        assert again == shown
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 3), (1, 1), (2, 2), (8, 3)])
+async def test_as_many_instances_are_shown_as_there_are(
+    tmp_path: Path, count: int, expected: int
+) -> None:
+    folder = tmp_path / "models" / "m"
+    affine(folder / "1" / "model.onnx")
+    (folder / "config.pbtxt").write_text(
+        f"max_batch_size: 8 instance_group {{ kind: KIND_CPU count: {count} }}"
+    )
+    config = configured(tmp_path, model_repository=folder.parent, run_threads=3)
+    async with serving(config, folder.parent) as server:
+        await server.wait_ready()
+        shown = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        assert shown.instance_group[0].count == expected
+
+
 async def test_statistics_count_items_runs_and_failures(server: Harness) -> None:
     await server.infer(request_for("affine", x=np.ones((3, 4), np.float32)))
     await server.infer(request_for("affine", x=ROW))
@@ -457,6 +524,28 @@ async def test_only_loaded_models_become_labels(server: Harness) -> None:
     assert (
         'modelrail_inference_provider_info{model="affine",provider="cpu",version="1"} 1.0' in text
     )
+
+
+async def test_the_size_of_a_version_has_its_weights_in_it_wherever_they_lie(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "models" / "m" / "1"
+    affine(folder / "model.onnx")
+    model = onnx.load(folder / "model.onnx")
+    weights = np.ones(4096, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "weights"))
+    onnx.save(
+        model, str(folder / "model.onnx"), save_as_external_data=True, location="model.onnx.data"
+    )
+    written = sum(path.stat().st_size for path in folder.iterdir())
+    assert written > weights.nbytes
+    async with serving(
+        configured(tmp_path, model_repository=tmp_path / "models"), folder
+    ) as server:
+        await server.wait_ready()
+        text = generate_latest(server.runtime.metrics).decode()
+        name = 'modelrail_inference_loaded_file_bytes{model="m",version="1"}'
+        assert f"{name} {float(written)}\n" in text
 
 
 async def test_readiness_of_models_and_server(server: Harness) -> None:
@@ -641,6 +730,59 @@ async def test_tritonclient_works_in_the_same_process(server: Harness) -> None:
             assert error is None
             seen.append(float(result.as_numpy("y")[0, 0]))
         assert seen == [1, 2, 3, 4, 5]
+
+
+def negation(path: Path) -> None:
+    """y = not x for rows of 4."""
+    save(
+        path,
+        [helper.make_node("Not", ["x"], ["y"])],
+        [value("x", TensorProto.BOOL, ["n", 4])],
+        [value("y", TensorProto.BOOL, ["n", 4])],
+    )
+
+
+async def test_flags_on_the_wire_are_0_or_1(tmp_path: Path) -> None:
+    negation(tmp_path / "m.onnx")
+    async with serving(configured(tmp_path, model=tmp_path / "m.onnx"), tmp_path) as server:
+        request = pb.ModelInferRequest(model_name="m", raw_input_contents=[b"\0\1\2\xff"])
+        request.inputs.add(name="x", datatype="BOOL", shape=[1, 4])
+        error = await refusal(server.stub.ModelInfer(request))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details() == "input 'x': expected 0 or 1 for BOOL, got 2 at element 2"
+        request.raw_input_contents[0] = b"\0\1\1\0"
+        response = await server.stub.ModelInfer(request)
+        assert response.raw_output_contents[0] == b"\1\0\0\1"
+        # Typed flags are numbers of protobuf, which are true where they are not 0.
+        typed = pb.ModelInferRequest(model_name="m")
+        tensor = typed.inputs.add(name="x", datatype="BOOL", shape=[1, 4])
+        tensor.contents.MergeFromString(b"\x0a\x05\x00\x01\x02\xff\x01")
+        response = await server.stub.ModelInfer(typed)
+        assert response.raw_output_contents[0] == b"\1\0\0\0"
+
+
+async def test_the_server_answers_while_flags_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    negation(tmp_path / "m.onnx")
+    reached, let_go = threading.Event(), threading.Event()
+    real = feed._check_flags
+
+    def slow(array: Any) -> None:
+        reached.set()
+        assert let_go.wait(10), "the event loop did this itself"
+        real(array)
+
+    async with serving(configured(tmp_path, model=tmp_path / "m.onnx"), tmp_path) as server:
+        monkeypatch.setattr(feed, "_check_flags", slow)
+        flags = np.zeros((64, 4), bool)
+        asked = asyncio.create_task(server.infer(request_for("m", x=flags)))
+        async with asyncio.timeout(10):
+            while not reached.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert (await server.stub.ServerLive(pb.ServerLiveRequest())).live
+        let_go.set()
+        assert (await asked)["y"].all()
 
 
 @pytest.mark.parametrize("where", ["decode", "encode"])

@@ -133,7 +133,7 @@ def test_the_configuration_shows_samples_as_they_were_written(tmp_path: Path) ->
         + SAMPLE
         + SAMPLE.replace("zero_data: true", "input_data_file: 'x.bin'")
     )
-    shown = config_to_pb(load(tmp_path, config)).config
+    shown = config_to_pb(load(tmp_path, config), instances=2).config
     assert [(s.name, s.batch_size, s.count) for s in shown.model_warmup] == [("two", 2, 3)] * 2
     assert shown.model_warmup[0].inputs["x"].zero_data
     assert shown.model_warmup[1].inputs["x"].input_data_file == "x.bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from modelrail.tensor import to_raw
+from modelrail.tensor import NUMPY_TYPES, to_raw
 from modelrail_inference.repository.batching import PaddedInput, Padding
 from modelrail_inference.repository.definition import LoadedModel, LoadError, ModelSettings
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.request.message import InferenceRequest, InputTensor
+from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError
@@ -29,6 +30,7 @@ from modelrail_inference.scheduling.run_time import RunTime
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_server.errors import InvalidArgument
 
+NAN = math.nan
 X = TensorSpec("x", "FP32", (-1, 3))
 S = TensorSpec("s", "BYTES", (-1,))
 IDS = TensorSpec("ids", "INT64", (-1, -1))
@@ -171,6 +173,123 @@ def test_the_server_fills_the_mask_and_callers_do_not_see_it() -> None:
 def test_padding_that_does_not_fit_the_graph_is_refused(padding: Padding, message: str) -> None:
     with pytest.raises(LoadError, match=message):
         split_mask(Signature((IDS, MASK), (HIDDEN,)), padding)
+
+
+FLAGS = TensorSpec("flags", "BOOL", (-1, 3))
+MANY_FLAGS = TensorSpec("flags", "BOOL", (-1, -1))
+
+
+@pytest.mark.parametrize("spec", [FLAGS, MANY_FLAGS], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("view", [bytes, memoryview])
+def test_flags_are_0_or_1_or_the_first_that_is_not_is_named(
+    spec: TensorSpec, view: type[bytes]
+) -> None:
+    for raw in (b"\0\1\1\1\0\0", b"\0\1\1\1\2\xff"):
+        tensor = InputTensor("flags", "BOOL", (2, 3), view(raw))
+        checked = RequestChecker(model(X, spec)).check(
+            InferenceRequest("m", inputs=(InputTensor("x", "FP32", (2, 3), bytes(24)), tensor))
+        )
+        if raw[4] < 2:
+            checked.decode()
+            array = checked.arrays()["flags"]
+            assert array.tobytes() == raw
+            assert np.shares_memory(array, np.frombuffer(raw, bool)) or view is bytes
+            continue
+        for reading in (checked.decode, checked.arrays):
+            with pytest.raises(InvalidArgument) as refused:
+                reading()
+            assert str(refused.value) == (
+                "input 'flags': expected 0 or 1 for BOOL, got 2 at element 4"
+            )
+            assert [one.field for one in refused.value.violations] == ["inputs[1].contents"]
+
+
+def test_typed_flags_are_0_or_1_whatever_came() -> None:
+    typed = TypedContents("bool_contents", [0, 1, 2], 3)
+    tensor = InputTensor("flags", "BOOL", (1, 3), typed)
+    checked = RequestChecker(model(FLAGS)).check(InferenceRequest("m", inputs=(tensor,)))
+    assert checked.arrays()["flags"].tobytes() == b"\0\1\1"
+
+
+def test_no_flags_are_no_mistake() -> None:
+    tensor = InputTensor("flags", "BOOL", (1, 0), b"")
+    checked = RequestChecker(model(MANY_FLAGS)).check(InferenceRequest("m", inputs=(tensor,)))
+    assert checked.arrays()["flags"].shape == (1, 0)
+
+
+def padded_with(value: float, datatype: str) -> tuple[Signature, Padding]:
+    ids = TensorSpec("ids", datatype, (-1, -1))
+    return Signature((ids,), (HIDDEN,)), Padding((4,), {"ids": PaddedInput(1, value)})
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "expected"),
+    [
+        ("UINT8", -1, "a whole number from 0 to 255 for UINT8, got -1"),
+        ("UINT64", 2**64, f"a whole number from 0 to {2**64 - 1} for UINT64, got {2**64}"),
+        ("INT8", 300, "a whole number from -128 to 127 for INT8, got 300"),
+        ("INT32", 99999999999, "for INT32, got 99999999999"),
+        ("INT64", 1e300, r"for INT64, got 1e\+300"),
+        pytest.param("INT64", 10**4000, "for INT64, got 10{39}…$", id="INT64-large"),
+        ("INT64", NAN, "for INT64, got nan"),
+        ("INT64", -math.inf, "for INT64, got -inf"),
+        ("INT64", 0.5, "for INT64, got 0.5"),
+        ("BOOL", 2, "0 or 1 for BOOL, got 2"),
+        ("BOOL", 0.5, "0 or 1 for BOOL, got 0.5"),
+        ("FP16", 1e9, "a number within the range of FP16, got 1000000000.0"),
+        ("BF16", 1e39, r"a number within the range of BF16, got 1e\+39"),
+        ("FP32", -1e39, r"a number within the range of FP32, got -1e\+39"),
+        pytest.param(
+            "FP64", 10**400, "a number within the range of FP64, got 10{39}…$", id="FP64-large"
+        ),
+        ("BYTES", 7, "no value for BYTES, which is padded with empty strings, got 7"),
+    ],
+)
+def test_a_value_that_the_datatype_cannot_hold_pads_nothing(
+    datatype: str, value: float, expected: str
+) -> None:
+    signature, padding = padded_with(value, datatype)
+    with pytest.raises(LoadError, match=rf"padding\.inputs\.ids\.value: expected .*{expected}"):
+        split_mask(signature, padding)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [
+        ("UINT8", 255),
+        ("INT8", -128.0),
+        ("INT64", 2**63 - 1),
+        ("UINT64", 2**64 - 1),
+        ("UINT64", 2.0**63),
+        ("BOOL", 1),
+        ("BOOL", 0.0),
+        ("FP16", -65504),
+        ("FP16", math.inf),
+        ("BF16", 0.1),
+        ("BF16", 2**100),
+        ("FP32", 10**30),
+        ("FP32", NAN),
+        ("FP64", -math.inf),
+    ],
+)
+def test_a_value_that_was_taken_is_what_pads(datatype: str, value: float) -> None:
+    signature, padding = padded_with(value, datatype)
+    split_mask(signature, padding)
+    ids = signature.inputs[0]
+    one = feed(model(ids, padding=padding), ids=np.zeros((1, 3), NUMPY_TYPES[datatype]))
+    filled = assemble([one], BatchLayout(batchable=True, padding=padding), BatchBuffers())["ids"]
+    assert filled[0].tolist()[:3] == [0, 0, 0]
+    if math.isnan(value):
+        assert np.isnan(filled[0, 3])
+    elif ids.datatype.startswith(("FP", "BF")):
+        assert float(filled[0, 3]) == pytest.approx(value, rel=0.01)
+    else:
+        assert int(filled[0, 3]) == value
+
+
+def test_strings_are_padded_with_empty_ones() -> None:
+    signature, padding = padded_with(0, "BYTES")
+    assert split_mask(signature, padding) == (signature, None)
 
 
 def test_the_time_of_a_run_is_learned_as_linear_in_its_items() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.batching_config import (
+    read_buckets,
+    read_padding,
+    write_batching,
+    write_buckets,
+    write_padding,
+)
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.batching import (
     DynamicBatching,
@@ -116,6 +123,35 @@ def test_batch_buckets_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "padding",
+    [
+        Padding((8,), {"ids": PaddedInput(1, 0)}),
+        Padding(
+            edges=(8, 16),
+            inputs={"ž\n'": PaddedInput(1, 2**63 - 1), 'a"\\': PaddedInput(2, -math.inf)},
+            outputs={"hidden": 1},
+            mask="mask",
+        ),
+    ],
+)
+def test_padding_is_written_as_it_is_read(padding: Padding) -> None:
+    assert read_padding(write_padding(padding), 8) == padding
+
+
+def test_batch_buckets_are_written_as_they_are_read() -> None:
+    assert read_buckets(write_buckets((1, 4, 8)), 8) == (1, 4, 8)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "gpu"])
+@pytest.mark.parametrize("group", ["", "instance_group { kind: KIND_CPU }"])
+def test_a_provider_that_the_instance_group_does_not_ask_for_is_refused(
+    tmp_path: Path, provider: str, group: str
+) -> None:
+    with pytest.raises(LoadError, match=r"parameters\['execution_provider'\].*got '" + provider):
+        read(tmp_path, parameter("execution_provider", provider) + group)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("padding", "{", "expected JSON"),
@@ -125,6 +161,11 @@ def test_batch_buckets_are_read(tmp_path: Path) -> None:
         ("padding", '{"edges": [true], "inputs": {"x": {}}}', "edges: expected ascending"),
         ("padding", '{"edges": [4], "inputs": {"x": {"axis": 0}}}', "expected the number of an"),
         ("padding", '{"edges": [4], "inputs": {"x": {"value": "a"}}}', "value: expected a number"),
+        (
+            "padding",
+            '{"edges": [4], "inputs": {"x": {"value": 1e999}}}',
+            "1e999 is beyond the range",
+        ),
         ("padding", '{"edges": [4], "inputs": {"x": {"pad": 1}}}', r"got \['pad'\]"),
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "more": 1}', r"got \['more'\]"),
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "mask": 1}', "mask: expected the name"),

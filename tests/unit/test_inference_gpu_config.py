@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.gpu_config import write_gpu
+from modelrail_inference.protocol.gpu_config import write_gpu, write_provider
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.definition import LoadError, ModelSettings
 from modelrail_inference.runtime.provider import Provider
@@ -72,6 +73,16 @@ def test_tensorrt_is_asked_for_by_tritons_accelerator(tmp_path: Path) -> None:
     assert cuda_of(settings).tensorrt == TensorRtSettings(
         half_precision=True, workspace_bytes=1 << 30
     )
+
+
+def test_tensorrt_is_shown_whoever_chose_it(tmp_path: Path) -> None:
+    shown = pb.ModelConfig()
+    shown.instance_group.add(name="m", count=1)
+    write_provider(Provider.TENSORRT, shown)
+    assert read(tmp_path, text_format.MessageToString(shown)).provider is Provider.TENSORRT
+    once = text_format.MessageToString(shown)
+    write_provider(Provider.TENSORRT, shown)
+    assert text_format.MessageToString(shown) == once
 
 
 def test_what_was_read_is_written_for_callers(tmp_path: Path) -> None:

@@ -83,16 +83,20 @@ class Session:
 class Loader:
     """Loads sessions of the test."""
 
-    def __init__(self, sessions: Mapping[str, Session], *, is_bounded: bool) -> None:
+    def __init__(
+        self, sessions: Mapping[str, Session], *, is_bounded: bool, datatype: str = "FP32"
+    ) -> None:
         self.sessions = sessions
         self.is_bounded = is_bounded
+        self.datatype = datatype
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         return LoadedModel(
             model=definition.model,
             number=definition.number,
             signature=Signature(
-                (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),)
+                (TensorSpec("x", self.datatype, (-1, 2)),),
+                (TensorSpec("y", self.datatype, (-1, 2)),),
             ),
             max_batch_size=MAX_BATCH,
             provider=Provider.CPU,
@@ -119,12 +123,14 @@ class House:
     ) -> asyncio.Task[InferenceReply]:
         """Sends rows that hold one number each, and waits until they are in the queue."""
         rows = np.array([[value, value] for value in values], "<f4")
-        request = InferenceRequest(
-            model,
-            inputs=(InputTensor("x", "FP32", rows.shape, rows.tobytes()),),
-            parameters=parameters or {},
-        )
+        tensor = InputTensor("x", "FP32", rows.shape, rows.tobytes())
+        request = InferenceRequest(model, inputs=(tensor,), parameters=parameters or {})
         return asyncio.create_task(self.plane.infer(request, Call.within(seconds)))
+
+    def ask_raw(self, raw: bytes, datatype: str = "BOOL") -> asyncio.Task[InferenceReply]:
+        """Sends one row as these bytes."""
+        request = InferenceRequest("m", inputs=(InputTensor("x", datatype, (1, 2), raw),))
+        return asyncio.create_task(self.plane.infer(request, Call.within(None)))
 
 
 class Houses:
@@ -143,12 +149,13 @@ class Houses:
         max_model_items: int = 1000,
         max_bytes: int = 1 << 20,
         is_bounded: bool = False,
+        datatype: str = "FP32",
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
         )
-        repository = Repository(Loader(sessions, is_bounded=is_bounded))
+        repository = Repository(Loader(sessions, is_bounded=is_bounded, datatype=datatype))
         for name in sessions:
             definition = VersionDefinition(
                 name, 1, Path("unused"), fingerprint="1", settings=settings or ModelSettings()
@@ -714,6 +721,63 @@ async def test_a_request_that_breaks_the_run_fails_alone(houses: Houses) -> None
         else:
             assert isinstance(outcome, InferenceReply)
             assert numbers(outcome) == [i + 1.0]
+
+
+class Negating(Session):
+    """Returns not x."""
+
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+        super().run(inputs, outputs, run)
+        return [~inputs["x"]]
+
+
+async def test_a_flag_that_is_neither_0_nor_1_is_refused_without_its_neighbours(
+    houses: Houses,
+) -> None:
+    session = Negating()
+    house = await houses.make({"m": session}, datatype="BOOL")
+    with held(session):
+        first = house.ask_raw(b"\0\1")
+        await began(session)
+        tasks = [house.ask_raw(raw) for raw in (b"\0\0", b"\1\2", b"\1\1", b"\xff\0")]
+        await queued(house, 4)
+    assert bytes((await first).outputs[0].raw) == b"\1\0"
+    good, wrong, also_good, also_wrong = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(good, InferenceReply)
+    assert isinstance(also_good, InferenceReply)
+    assert [bytes(reply.outputs[0].raw) for reply in (good, also_good)] == [b"\1\1", b"\0\0"]
+    for refused, text in ((wrong, "got 2 at element 1"), (also_wrong, "got 255 at element 0")):
+        assert isinstance(refused, InvalidArgument)
+        assert f"input 'x': expected 0 or 1 for BOOL, {text}" in str(refused)
+    assert [len(batch) for batch in session.batches] == [1, 2]
+
+
+@pytest.mark.parametrize("is_bounded", [False, True])
+@pytest.mark.parametrize("buckets", [(), (2, 8)])
+async def test_a_flag_that_is_neither_0_nor_1_never_runs_alone(
+    houses: Houses, is_bounded: bool, buckets: tuple[int, ...]
+) -> None:
+    session = Negating()
+    settings = ModelSettings(max_batch_size=MAX_BATCH, batch_buckets=buckets)
+    house = await houses.make(
+        {"m": session}, datatype="BOOL", is_bounded=is_bounded, settings=settings
+    )
+    for _ in range(4):
+        assert bytes((await house.ask_raw(b"\0\1")).outputs[0].raw) == b"\1\0"
+    taught(serving_lane(house), 0.00001)
+    with pytest.raises(InvalidArgument, match="got 3 at element 0"):
+        await house.ask_raw(b"\3\0")
+    assert bytes((await house.ask_raw(b"\1\1")).outputs[0].raw) == b"\0\0"
+    assert len(session.batches) == 5
+
+
+async def test_a_string_that_is_no_text_is_the_callers_mistake_where_rows_are_filled_up(
+    houses: Houses,
+) -> None:
+    settings = ModelSettings(max_batch_size=MAX_BATCH, batch_buckets=(2, 8))
+    house = await houses.make({"m": Session()}, datatype="BYTES", settings=settings)
+    with pytest.raises(InvalidArgument, match="string 1 is not valid UTF-8"):
+        await house.ask_raw(b"\0\0\0\0\1\0\0\0\xff", "BYTES")
 
 
 async def test_rows_that_cannot_be_told_apart_are_given_to_nobody(houses: Houses) -> None:

@@ -14,6 +14,7 @@ Axes count the batch axis as 0. `mask` and `outputs` can be left out.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -146,6 +147,27 @@ def read_buckets(text: str, max_batch_size: int) -> tuple[int, ...]:
     return buckets
 
 
+def write_padding(padding: Padding) -> str:
+    """Writes the parameter `padding` as it is in force, for the RPC ModelConfig."""
+    value: dict[str, object] = {
+        "edges": padding.edges,
+        "inputs": {
+            name: {"axis": padded.axis, "value": padded.value}
+            for name, padded in padding.inputs.items()
+        },
+    }
+    if padding.mask is not None:
+        value["mask"] = padding.mask
+    if padding.outputs:
+        value["outputs"] = dict(padding.outputs)
+    return json.dumps(value)
+
+
+def write_buckets(buckets: Sequence[int]) -> str:
+    """Writes the parameter `batch_buckets` as it is in force, for the RPC ModelConfig."""
+    return json.dumps(list(buckets))
+
+
 def _policy(field: str, policy: pb.ModelQueuePolicy) -> QueuePolicy:
     return QueuePolicy(
         max_items=policy.max_queue_size,
@@ -177,9 +199,16 @@ def _seconds(field: str, microseconds: int) -> float:
 
 def _json(field: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_number)
     except ValueError as error:
         raise _wrong(field, f"expected JSON: {error}") from None
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # who means infinity writes `Infinity`
+        raise ValueError(f"{text[:40]} is beyond the range of numbers")
+    return number
 
 
 def _object(field: str, value: object) -> Mapping[str, object]:

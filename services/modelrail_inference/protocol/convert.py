@@ -7,8 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail_inference.dataplane import named
-from modelrail_inference.protocol.batching_config import write_batching
+from modelrail_inference.protocol.batching_config import (
+    BATCH_BUCKETS,
+    PADDING,
+    write_batching,
+    write_buckets,
+    write_padding,
+)
 from modelrail_inference.protocol.datatypes import DATA_TYPES
+from modelrail_inference.protocol.findings import (
+    BATCHING_OFF,
+    EXECUTION_PROVIDER,
+    METADATA_PREFIX,
+)
+from modelrail_inference.protocol.gpu_config import write_provider
 from modelrail_inference.protocol.session_config import write_session
 from modelrail_inference.protocol.warmup_config import write_warmup
 from modelrail_inference.repository.definition import LoadedModel
@@ -20,19 +32,12 @@ from modelrail_inference.request.message import (
     Parameter,
     TypedContents,
 )
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import TensorSpec
 from modelrail_inference.statistics import Duration, VersionStatistics
 from modelrail_server.errors import InvalidArgument
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
-
-_KINDS = {
-    Provider.CPU: config_pb.ModelInstanceGroup.KIND_CPU,
-    Provider.CUDA: config_pb.ModelInstanceGroup.KIND_GPU,
-    Provider.TENSORRT: config_pb.ModelInstanceGroup.KIND_GPU,
-}
 
 MAX_PARTS = 4096
 """Inputs, outputs or parameters: more than any model can want."""
@@ -159,11 +164,17 @@ def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadat
     )
 
 
-def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
-    """Writes the configuration with everything that was found out filled in.
+def config_to_pb(model: LoadedModel, *, instances: int) -> pb.ModelConfigResponse:
+    """Writes the configuration that is in force, with everything that was found out filled in.
 
-    `parameters` holds `execution_provider`, the provider that really runs the model, and what the
-    exporter said about it: keys `modelrail.*`, with the class labels in `modelrail.output_spec`.
+    It can be used as a `config.pbtxt`. Besides what such a file says, `parameters` holds
+    `execution_provider`, the provider that really runs the model, why requests are not put
+    together (`batching_off`), and what the exporter said about the model: keys `modelrail.*`, with
+    the class labels in `modelrail.output_spec`.
+
+    Args:
+        model: The model.
+        instances: Runs of the model that there are at a time in each process.
     """
     config = config_pb.ModelConfig(
         name=model.model,
@@ -191,16 +202,19 @@ def config_to_pb(model: LoadedModel) -> pb.ModelConfigResponse:
     batching = model.batching()
     if batching is not None:
         config.dynamic_batching.CopyFrom(write_batching(batching))
-    config.instance_group.add(
-        name=model.model, kind=_KINDS[model.provider], count=model.settings.instances or 1
-    )
+    if model.settings.padding is not None:
+        config.parameters[PADDING].string_value = write_padding(model.settings.padding)
+    if model.settings.batch_buckets:
+        config.parameters[BATCH_BUCKETS].string_value = write_buckets(model.settings.batch_buckets)
+    config.instance_group.add(name=model.model, count=instances)
     write_session(model.settings.session, config)
     write_warmup(model.settings.warmup, config)
-    config.parameters["execution_provider"].string_value = model.provider.value
+    write_provider(model.provider, config)
+    config.parameters[EXECUTION_PROVIDER].string_value = model.provider.value
     if model.batching_reason:
-        config.parameters["batching_off"].string_value = model.batching_reason
+        config.parameters[BATCHING_OFF].string_value = model.batching_reason
     for key, value in model.metadata.items():
-        if key.startswith("modelrail."):
+        if key.startswith(METADATA_PREFIX):
             config.parameters[key].string_value = value
     return pb.ModelConfigResponse(config=config)
 

@@ -96,6 +96,15 @@ def read_gpu(config: pb.ModelConfig, settings: SessionSettings) -> SessionSettin
     )
 
 
+def write_provider(provider: Provider, config: pb.ModelConfig) -> None:
+    """Writes what the model runs on into `config`, whoever chose it, for the RPC ModelConfig."""
+    group = pb.ModelInstanceGroup
+    config.instance_group[0].kind = group.KIND_CPU if provider is Provider.CPU else group.KIND_GPU
+    accelerators = config.optimization.execution_accelerators
+    if provider is Provider.TENSORRT and not accelerators.gpu_execution_accelerator:
+        accelerators.gpu_execution_accelerator.add(name=_TENSORRT)
+
+
 def write_gpu(cuda: CudaSettings, config: pb.ModelConfig) -> None:
     """Writes what is in force into `config`, for the RPC ModelConfig."""
     if cuda.device is not None:

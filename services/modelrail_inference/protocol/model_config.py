@@ -23,6 +23,7 @@ from modelrail_inference.protocol.batching_config import (
 )
 from modelrail_inference.protocol.convert import BACKEND, PLATFORM
 from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
+from modelrail_inference.protocol.findings import read_findings
 from modelrail_inference.protocol.gpu_config import GPU_FIELDS, read_gpu, read_provider
 from modelrail_inference.protocol.session_config import read_session
 from modelrail_inference.protocol.warmup_config import read_warmup
@@ -127,6 +128,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
             raise _wrong(name, "not supported by this server")
     _check_backend(config, model)
     parameters = config.parameters
+    others = (PADDING, BATCH_BUCKETS, *read_findings(config))
     return ModelSettings(
         max_batch_size=_at_least_zero("max_batch_size", config.max_batch_size),
         inputs=_tensors("input", config.input, config.max_batch_size),
@@ -143,7 +145,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         if BATCH_BUCKETS in parameters
         else (),
         warmup=read_warmup(config, path.parent),
-        session=read_gpu(config, read_session(config, (PADDING, BATCH_BUCKETS))),
+        session=read_gpu(config, read_session(config, others)),
     )
 
 

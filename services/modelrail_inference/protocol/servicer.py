@@ -117,7 +117,8 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
         """Answers the configuration, completed."""
-        return convert.config_to_pb(self._loaded(request.name, request.version))
+        model = self._loaded(request.name, request.version)
+        return convert.config_to_pb(model, instances=self._dataplane.instances_of(model))
 
     async def ModelInfer(  # type: ignore[override]  # noqa: N802
         self, request: bytes, context: Context

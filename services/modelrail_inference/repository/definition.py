@@ -89,7 +89,7 @@ class VersionDefinition:
     Attributes:
         model: Name of the model.
         number: Number of the version.
-        path: The ONNX file.
+        path: The ONNX file, in a folder that holds nothing but the version's files.
         fingerprint: Changes when the file or the settings do; a version whose fingerprint is
             loaded already is not loaded again.
         settings: What the configuration says.
@@ -104,6 +104,15 @@ class VersionDefinition:
     settings: ModelSettings = field(default_factory=ModelSettings)
     problem: str = ""
     vouched: bool = True
+
+    def size_bytes(self) -> int:
+        """Returns the size of all files of the version: weights can lie beside the graph.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        files = self.path.parent.rglob("*")
+        return sum(path.stat().st_size for path in files if path.is_file())
 
 
 class RunHandle(Protocol):
@@ -139,7 +148,7 @@ class LoadedModel:
         settings: What the configuration said.
         session: The loaded file; None once the version is unloaded.
         load_seconds: What loading and warming up took.
-        file_bytes: Size of the model file.
+        file_bytes: Size of the version's files: the graph, and weights beside it.
         metadata: What the exporter wrote into the file.
         statistics: What the version has done.
         mask: The input that the server fills and callers do not see; None without one.

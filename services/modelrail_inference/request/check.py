@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from modelrail.tensor import NUMPY_TYPES, TensorError
+from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
 from modelrail_inference.repository.batching import Padding
 from modelrail_inference.repository.definition import LoadedModel
-from modelrail_inference.request.feed import Feed, FeedInput, array_of, check_contents
+from modelrail_inference.request.feed import Feed, FeedInput, check_contents
 from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
 from modelrail_inference.request.violations import Violations, listed, shown, sizes
 from modelrail_inference.signature import TensorSpec
@@ -32,6 +32,7 @@ class RequestChecker:
         self._batches = model.max_batch_size > 0
         self._padding = model.settings.padding
         self._rows = tuple(_InputForm(spec, self._batches) for spec in self._specs)
+        self._has_flags = any(spec.datatype == "BOOL" for spec in self._specs)
         self._simple = self._padding is None and all(form.is_simple for form in self._rows)
 
     def check(self, request: InferenceRequest) -> Feed:
@@ -62,7 +63,7 @@ class RequestChecker:
         if items > self._model.max_batch_size:
             return None
         inputs = tuple(zip(request.inputs, self._specs, strict=True))
-        return Feed(inputs, self._outputs, items, is_exact=True)
+        return Feed(inputs, self._outputs, items, is_exact=True, has_flags=self._has_flags)
 
     def _check_all(self, request: InferenceRequest) -> Feed:
         model = self._model
@@ -203,7 +204,7 @@ def _check_input(
             if isinstance(tensor.data, TypedContents):
                 check_contents(tensor.data, spec, tensor.shape)
             elif spec.datatype != "BYTES":
-                array_of(tensor, spec)  # a view, which costs nothing
+                from_raw(tensor.data or b"", spec.datatype, tensor.shape)  # a view costs nothing
         except TensorError as error:
             wrong.add(f"{field}.contents", f"input '{spec.name}': {error}")
 

@@ -43,12 +43,14 @@ class Feed:
         length: Length of the padded inputs; 0 without padding.
         edge: Length that they are padded to.
         is_exact: Every input is raw numbers of exactly the right size, as was checked.
+        has_flags: An input is BOOL, whose bytes have to be looked at: some are no value of it.
     """
 
     __slots__ = (
         "_decoded",
         "batch_size",
         "edge",
+        "has_flags",
         "inputs",
         "is_exact",
         "key",
@@ -67,8 +69,10 @@ class Feed:
         length: int = 0,
         edge: int = 0,
         is_exact: bool = False,
+        has_flags: bool = False,
     ) -> None:
         self.is_exact = is_exact
+        self.has_flags = has_flags
         self.inputs = inputs
         self.outputs = outputs
         self.batch_size = batch_size
@@ -80,12 +84,14 @@ class Feed:
         self._decoded: dict[int, NDArray[Any]] = {}
 
     def decode(self) -> None:
-        """Decodes strings and typed numbers, once. Takes seconds for millions, so on a thread.
+        """Decodes strings and typed numbers and looks at flags, once.
+
+        Takes seconds for millions, so on a thread.
 
         Raises:
             InvalidArgument: The content of an input is not what its shape and datatype promise.
         """
-        if self.is_exact:
+        if self.is_exact and not self.has_flags:
             return
         wrong = Violations()
         for index, (tensor, spec) in enumerate(self.inputs):
@@ -98,17 +104,17 @@ class Feed:
         wrong.check()
 
     def array(self, index: int) -> NDArray[Any]:
-        """Returns one input: `str` objects for BYTES; raw numbers are a view. After `decode`."""
+        """Returns one input: `str` objects for BYTES; what is raw is a view. After `decode`."""
         decoded = self._decoded.get(index)
         return decoded if decoded is not None else array_of(*self.inputs[index])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns arrays by input name. Raw numbers are not copied.
+        """Returns arrays by input name. Raw numbers and flags are not copied.
 
         Raises:
             InvalidArgument: The content of an input is not what its shape and datatype promise.
         """
-        if self.is_exact:
+        if self.is_exact and not self.has_flags:
             return {
                 spec.name: np.frombuffer(tensor.data, NUMPY_TYPES[spec.datatype]).reshape(  # type: ignore[arg-type]
                     tensor.shape
@@ -120,8 +126,8 @@ class Feed:
 
 
 def is_raw(tensor: InputTensor, spec: TensorSpec) -> bool:
-    """Whether the bytes of an input are its array, without decoding of any kind."""
-    return spec.datatype != "BYTES" and isinstance(tensor.data, bytes | memoryview)
+    """Whether the bytes of an input are its array, whatever they are."""
+    return spec.datatype not in ("BYTES", "BOOL") and isinstance(tensor.data, bytes | memoryview)
 
 
 def array_of(tensor: InputTensor, spec: TensorSpec) -> NDArray[Any]:
@@ -134,6 +140,8 @@ def array_of(tensor: InputTensor, spec: TensorSpec) -> NDArray[Any]:
         array = _from_contents(tensor.data, spec, tensor.shape)
     else:
         array = from_raw(tensor.data or b"", spec.datatype, tensor.shape)
+        if spec.datatype == "BOOL":
+            _check_flags(array)
     return _to_strings(array) if spec.datatype == "BYTES" else array
 
 
@@ -164,6 +172,17 @@ def _from_contents(
         return np.fromiter(contents.values, dtype, math.prod(shape)).reshape(shape)
     except OverflowError as error:
         raise TensorError(f"an element is out of the range of {spec.datatype}") from error
+
+
+def _check_flags(array: NDArray[Any]) -> None:
+    """Refuses bytes that are neither 0 nor 1.
+
+    Kernels take them for what they please: the negation of 2 is 3, which is true as well.
+    """
+    octets = array.view(np.uint8).reshape(-1)
+    if octets.max(initial=0) > 1:
+        index = int(np.argmax(octets > 1))
+        raise TensorError(f"expected 0 or 1 for BOOL, got {octets[index]} at element {index}")
 
 
 def _to_strings(array: NDArray[Any]) -> NDArray[Any]:

@@ -68,10 +68,11 @@ class SessionLoader:
         if definition.problem:
             raise LoadError(definition.problem)
         try:
-            file_bytes = definition.path.stat().st_size
+            is_empty = definition.path.stat().st_size == 0
+            file_bytes = definition.size_bytes()
         except OSError as error:
             raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
-        if file_bytes == 0:
+        if is_empty:
             raise LoadError(f"model file '{definition.path.name}' is empty")
         if self.trials is not None and not definition.vouched:
             self._try_in_child(definition, self.trials)
@@ -211,10 +212,19 @@ def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size:
                 else "the model has no inputs"
             )
         )
+    inputs = _with_mask(settings, graph)
     return Signature(
-        inputs=_declared("input", graph.inputs, settings.inputs, complete=True),
+        inputs=_declared("input", graph.inputs, inputs, complete=True),
         outputs=_declared("output", graph.outputs, settings.outputs, complete=False),
     )
+
+
+def _with_mask(settings: ModelSettings, graph: Signature) -> tuple[TensorSpec, ...]:
+    """Returns the declared inputs; the mask, which callers do not see, can be left out there."""
+    mask = settings.padding.mask if settings.padding else None
+    if not settings.inputs or any(spec.name == mask for spec in settings.inputs):
+        return settings.inputs
+    return (*settings.inputs, *(spec for spec in graph.inputs if spec.name == mask))
 
 
 def _declared(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
+
+from modelrail.tensor import NUMPY_TYPES
 from modelrail_inference.repository.batching import Padding
 from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+
+_SHOWN = 40
+"""Most characters of a value that an error repeats."""
 
 
 def split_mask(
@@ -18,14 +27,15 @@ def split_mask(
 
     Raises:
         LoadError: The configuration names an input, output or axis that the graph does not have,
-            or one that cannot be of any length.
+            one that cannot be of any length, or a value that the input's datatype cannot hold.
     """
     if padding is None:
         return signature, None
     inputs = {spec.name: spec for spec in signature.inputs}
     outputs = {spec.name: spec for spec in signature.outputs}
     for name, padded in padding.inputs.items():
-        _check_axis(f"inputs.{name}", inputs.get(name), padded.axis, list(inputs))
+        spec = _check_axis(f"inputs.{name}", inputs.get(name), padded.axis, list(inputs))
+        _check_value(f"inputs.{name}.value", spec.datatype, padded.value)
     for name, axis in padding.outputs.items():
         _check_axis(f"outputs.{name}", outputs.get(name), axis, list(outputs))
     if padding.mask is None:
@@ -44,13 +54,52 @@ def split_mask(
     return Signature(visible, signature.outputs), mask
 
 
-def _check_axis(field: str, spec: TensorSpec | None, axis: int, names: list[str]) -> None:
+def _check_axis(field: str, spec: TensorSpec | None, axis: int, names: list[str]) -> TensorSpec:
     if spec is None:
         raise _wrong(field, f"expected one of {names}")
     if axis >= len(spec.shape) or spec.shape[axis] != DYNAMIC:
         raise _wrong(
             field, f"expected an axis of any length, got {axis} of shape {list(spec.shape)}"
         )
+    return spec
+
+
+def _check_value(field: str, datatype: str, value: float) -> None:
+    """Refuses what numpy would refuse in each batch, wrap around, or round to something else.
+
+    Floats may round, but not to infinity; NaN and infinities are values of theirs.
+    """
+    dtype = NUMPY_TYPES[datatype]
+    if datatype == "BYTES":
+        fits = value == 0
+        expected = "no value for BYTES, which is padded with empty strings"
+    elif datatype == "BOOL":
+        fits = value in (0, 1)
+        expected = "0 or 1 for BOOL"
+    elif dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        fits = value % 1 == 0 and limits.min <= value <= limits.max  # NaN and infinities are not
+        expected = f"a whole number from {limits.min} to {limits.max} for {datatype}"
+    else:
+        fits = _stays_finite(value, dtype)
+        expected = f"a number within the range of {datatype}"
+    if not fits:
+        got = str(value)
+        raise _wrong(
+            field,
+            f"expected {expected}, got {got if len(got) <= _SHOWN else got[:_SHOWN] + '…'}",
+        )
+
+
+def _stays_finite(value: float, dtype: np.dtype[Any]) -> bool:
+    try:
+        number = float(value)
+    except OverflowError:
+        return False
+    if not math.isfinite(number):
+        return True
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.array(number).astype(dtype)))
 
 
 def _wrong(field: str, description: str) -> LoadError:

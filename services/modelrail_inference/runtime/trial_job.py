@@ -57,7 +57,7 @@ class TrialJob:
         memory_bytes = (
             present_bytes
             + self.limits.memory_bytes
-            + _COPIES_OF_FILES * _size_bytes(self.definition.path.parent)
+            + _COPIES_OF_FILES * self.definition.size_bytes()
             + self.threads * _THREAD_BYTES
         )
         cpu_seconds = math.ceil(self.limits.cpu_seconds)
@@ -70,11 +70,6 @@ class TrialJob:
             resource.setrlimit(kind, (limit, limit))
         # At the first limit SIGXCPU ends the process and tells why; the second allows no handler.
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-
-
-def _size_bytes(folder: Path) -> int:
-    """Returns the size of all files of a version: weights can lie beside the graph."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def end_with(parent: int) -> None:

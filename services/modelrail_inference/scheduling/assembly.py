@@ -137,7 +137,8 @@ def _padded(
         size_bytes = int(np.prod(shape, dtype=np.int64)) * first.dtype.itemsize
         name = feeds[0].inputs[index][1].name
         batch = buffers.block(name, size_bytes).view(first.dtype).reshape(shape)
-        batch[...] = padded.value
+        # bfloat16 takes no large `int`, and a large integer would lose digits as a `float`.
+        batch[...] = padded.value if first.dtype.kind in "iu" else float(padded.value)
     start = 0
     for feed in feeds:
         array = feed.array(index)

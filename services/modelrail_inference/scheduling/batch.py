@@ -124,7 +124,7 @@ class BatchRunner:
     def run(self) -> None:
         """Runs the batch; whatever goes wrong is in the outcomes."""
         requests = self._batch.requests
-        if len(requests) > 1 or self._layout.padding is not None:
+        if len(requests) > 1 or not self._layout.is_whole(requests[0].feed):
             requests = self._decoded(requests)
         if requests:
             self._run(requests)

@@ -110,8 +110,11 @@ class Scheduler:
 
     def open_lane(self, model: LoadedModel) -> Lane:
         """Returns the place of a model that was just loaded."""
-        instances = min(model.settings.instances or self._thread_count, self._thread_count)
-        return Lane(model, instances=instances)
+        return Lane(model, instances=self.instances_of(model))
+
+    def instances_of(self, model: LoadedModel) -> int:
+        """Returns how many runs of a model there are at a time: never more than threads."""
+        return min(model.settings.instances or self._thread_count, self._thread_count)
 
     def run_at_once(self, lane: Lane, feed: Feed, deadline: float | None) -> Answer | None:
         """Runs a request of a quick model, here on the event loop.
