@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from modelrail_inference.repository.definition import (
 )
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.call import Call
+from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import (
     InferenceReply,
     InferenceRequest,
@@ -83,16 +84,18 @@ class Session:
 class Loader:
     """Loads sessions of the test."""
 
-    def __init__(self, sessions: Mapping[str, Session], *, is_bounded: bool) -> None:
+    def __init__(self, sessions: Mapping[str, Session], *, is_bounded: bool, width: int) -> None:
         self.sessions = sessions
         self.is_bounded = is_bounded
+        self.width = width
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         return LoadedModel(
             model=definition.model,
             number=definition.number,
             signature=Signature(
-                (TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),)
+                (TensorSpec("x", "FP32", (-1, self.width)),),
+                (TensorSpec("y", "FP32", (-1, self.width)),),
             ),
             max_batch_size=MAX_BATCH,
             provider=Provider.CPU,
@@ -116,9 +119,10 @@ class House:
         model: str = "m",
         seconds: float | None = None,
         parameters: Mapping[str, Parameter] | None = None,
+        length: int = 2,
     ) -> asyncio.Task[InferenceReply]:
         """Sends rows that hold one number each, and waits until they are in the queue."""
-        rows = np.array([[value, value] for value in values], "<f4")
+        rows = np.array([[value] * length for value in values], "<f4")
         request = InferenceRequest(
             model,
             inputs=(InputTensor("x", "FP32", rows.shape, rows.tobytes()),),
@@ -143,12 +147,13 @@ class Houses:
         max_model_items: int = 1000,
         max_bytes: int = 1 << 20,
         is_bounded: bool = False,
+        width: int = 2,
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
         )
-        repository = Repository(Loader(sessions, is_bounded=is_bounded))
+        repository = Repository(Loader(sessions, is_bounded=is_bounded, width=width))
         for name in sessions:
             definition = VersionDefinition(
                 name, 1, Path("unused"), fingerprint="1", settings=settings or ModelSettings()
@@ -400,6 +405,105 @@ async def test_replies_keep_the_order_of_the_requests_where_that_is_asked_for(
     slow_gate.set()
     await asyncio.gather(slow, fast)
     assert answered == [0.0, 1.0]
+
+
+async def test_replies_keep_the_order_of_requests_that_do_not_fit_into_one_batch(
+    houses: Houses,
+) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True), width=-1)
+
+    async def ask(value: float, length: int) -> None:
+        await house.ask(value, length=length)
+        answered.append(value)
+
+    async with asyncio.TaskGroup() as asked:
+        with held(session):
+            asked.create_task(ask(0.0, 2))
+            await began(session)
+            for value, length in ((1.0, 2), (2.0, 3), (3.0, 2)):
+                asked.create_task(ask(value, length))
+            await queued(house, 3)
+    assert session.batches == [[0.0], [1.0, 3.0], [2.0]]
+    assert answered == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_request_that_cannot_be_decoded_keeps_its_place_too(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True))
+
+    def decode(feed: Feed) -> None:
+        if np.isnan(feed.array(0)).any():
+            raise InvalidArgument("no number")
+
+    monkeypatch.setattr(Feed, "decode", decode)
+
+    async def ask(value: float) -> None:
+        with suppress(InvalidArgument):
+            await house.ask(value)
+        answered.append(value)
+
+    async with asyncio.TaskGroup() as asked:
+        with held(session):
+            asked.create_task(ask(0.0))
+            await began(session)
+            for value in (1.0, NAN, 3.0):
+                asked.create_task(ask(value))
+            await queued(house, 3)
+    assert session.batches == [[0.0], [1.0, 3.0]]
+    assert answered == pytest.approx([0.0, 1.0, NAN, 3.0], nan_ok=True)
+
+
+async def test_no_run_on_the_event_loop_overtakes_a_reply_that_is_due(houses: Houses) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make(
+        {"m": session}, settings=declared(preserve_ordering=True), is_bounded=True
+    )
+
+    def ask(value: float) -> asyncio.Task[InferenceReply]:
+        task = house.ask(value)
+        task.add_done_callback(lambda _: answered.append(value))
+        return task
+
+    with held(session):
+        first = ask(0.0)
+        await began(session)
+        taught(serving_lane(house), 0.00001)
+    # The run ends while the event loop is busy, so that its reply is due and not yet there.
+    while serving_lane(house).in_flight:
+        pass
+    await asyncio.gather(first, ask(1.0))
+    assert answered == [0.0, 1.0]
+
+
+async def test_a_reply_that_waits_for_its_turn_is_not_waited_for_beyond_the_deadline(
+    houses: Houses,
+) -> None:
+    gate = threading.Event()
+
+    class Uneven(Session):
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            if inputs["x"].shape[1] == 3:
+                assert gate.wait(10)
+            return super().run(inputs, outputs, run)
+
+    session = Uneven()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True), width=-1)
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        second, slow = house.ask(1.0), house.ask(2.0, length=3)
+        hasty = house.ask(3.0, seconds=0.5)  # runs with the second, and is answered after the slow
+        await queued(house, 3)
+    assert [numbers(await task) for task in (first, second)] == [[1.0], [2.0]]
+    with pytest.raises(Unavailable, match="Request timeout expired"):
+        async with asyncio.timeout(5):
+            await hasty
+    assert session.batches == [[0.0], [1.0, 3.0]]
+    gate.set()
+    assert numbers(await slow) == [3.0]
 
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(houses: Houses) -> None:

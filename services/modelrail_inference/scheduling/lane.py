@@ -62,7 +62,7 @@ class Lane:
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.max_batch_size if batching is not None else 1
-        self.ordering = Ordering() if _keeps_order(batching) and instances > 1 else None
+        self.ordering = Ordering() if _keeps_order(batching) else None
         self._expected_rows = 0
         self._expected_until = 0.0
         self.quickness = Quickness(
