@@ -6,10 +6,12 @@ import asyncio
 import gc
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,8 @@ from modelrail_inference.request.message import (
 )
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
-from modelrail_inference.scheduling.batch import Outcome
+from modelrail_inference.scheduling import scheduler
+from modelrail_inference.scheduling.batch import Execution, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.quickness import Quickness
@@ -193,8 +196,8 @@ async def queued(house: House, count: int) -> None:
     assert house.scheduler.waiting == count
 
 
-def serving_lane(house: House) -> Lane:
-    serving = house.repository.find("m", "1").serving
+def serving_lane(house: House, model: str = "m") -> Lane:
+    serving = house.repository.find(model, "1").serving
     assert serving is not None
     assert serving.lane is not None
     return serving.lane
@@ -862,6 +865,44 @@ async def test_no_model_starves_another(houses: Houses) -> None:
     counts = Counter(order[1:61])
     assert max(counts.values()) <= 20, counts
     assert len(counts) >= 8, counts
+
+
+async def test_runs_on_the_event_loop_take_nothing_from_a_models_share_of_the_threads(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first run on the thread ends, both models wait; then time alone decides."""
+    clock, order = SimpleNamespace(seconds=0.0), list[str]()
+
+    class Timed(Session):
+        def __init__(self, name: str, seconds: float) -> None:
+            super().__init__()
+            self.name, self.seconds = name, seconds
+
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            order.append(self.name)
+            clock.seconds += self.seconds
+            return super().run(inputs, outputs, run)
+
+    monkeypatch.setattr(
+        scheduler,
+        "time",
+        SimpleNamespace(monotonic=lambda: clock.seconds, perf_counter_ns=time.perf_counter_ns),
+    )
+    sessions = {"quick": Timed("quick", 0.7), "busy": Timed("busy", 1.0)}
+    house = await houses.make(sessions, settings=ModelSettings(max_batch_size=MAX_BATCH))
+    await house.ask(0.0, model="quick")
+    lane = serving_lane(house, "quick")
+    for _ in range(1000):
+        lane.ran_at_once(Execution(1, 0, 0, 3_000_000, 0, 3_000_000), now=clock.seconds)
+    order.clear()
+    with held(sessions["busy"]):
+        tasks = [house.ask(0.0, model="busy")]
+        await began(sessions["busy"])
+        tasks += [house.ask(float(i), model=name) for name in sessions for i in range(4)]
+        await queued(house, 8)
+    await asyncio.gather(*tasks)
+    # Neither is ahead of the other by more than one run.
+    assert "".join(name[0] for name in order) == "bqbqbqqbb"
 
 
 async def test_closing_answers_what_waits(houses: Houses) -> None:

@@ -101,9 +101,12 @@ class Lane:
         )
 
     def ran_at_once(self, execution: Execution, now: float) -> None:
-        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`."""
+        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`.
+
+        It took no thread from anybody, so `virtual_seconds` stay: a model that paid for it would
+        wait as long again behind the others once its requests come to the queue.
+        """
         self.learn(execution)
-        self.virtual_seconds += execution.seconds
         self.quickness.ran(execution.seconds, now)
 
     def share(self, answered: int = 0) -> int:
