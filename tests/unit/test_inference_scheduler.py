@@ -631,6 +631,27 @@ async def test_a_deadline_that_passes_during_the_run_stops_it(houses: Houses) ->
     assert session.terminated == 1
 
 
+async def test_a_caller_whose_deadline_and_transport_end_together_is_gone_once(
+    houses: Houses,
+) -> None:
+    """Twice would stop the run, for which another caller still waits."""
+    session = Session()
+    settings = declared(preferred_sizes=(2,), max_queue_delay_seconds=3600)
+    house = await houses.make({"m": session}, settings=settings)
+    with held(session):
+        patient, late = house.ask(1.0), house.ask(2.0, seconds=0.5)
+        latest = time.monotonic() + 0.5
+        await began(session)
+        # Both are due in the same step of the event loop, the timer before the transport.
+        asyncio.get_running_loop().call_at(latest, late.cancel)
+        while time.monotonic() < latest:
+            pass
+        with pytest.raises(asyncio.CancelledError):
+            await late
+    assert numbers(await patient) == [2.0]
+    assert session.terminated == 0
+
+
 async def test_a_run_outlasts_the_patience_of_the_queue(houses: Houses) -> None:
     gates = [threading.Event(), threading.Event()]
 

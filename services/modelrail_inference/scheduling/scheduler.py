@@ -175,7 +175,8 @@ class Scheduler:
         self._timed.discard(request)
         with self._changed:
             waited = self._drop(request)
-            if request.batch is not None:
+            # Whoever was answered, as at a deadline, and is cancelled then, has left before.
+            if request.batch is not None and request.future.cancelled():
                 request.batch.leave()
         if waited:
             _finish(request)
