@@ -47,7 +47,6 @@ from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
-    Unavailable,
 )
 
 _REFUSALS = {
@@ -55,9 +54,11 @@ _REFUSALS = {
     "QUEUE_BYTES_FULL": Refusal.BYTES_FULL,
     "DEADLINE_UNREACHABLE": Refusal.DEADLINE_UNREACHABLE,
     "REQUEST_TOO_LARGE": Refusal.TOO_LARGE,
+    "REPLY_TOO_LARGE": Refusal.REPLY_TOO_LARGE,
+    "THREAD_LIMIT": Refusal.THREAD_LIMIT,
     "SERVER_EXITING": Refusal.SHUTTING_DOWN,
 }
-"""Reasons of the scheduler's errors, as they are counted."""
+"""Reasons of errors, as they are counted."""
 
 
 class DataPlane:
@@ -207,18 +208,17 @@ def _count_failure(
 ) -> None:
     """Counts a request that got an error, or whose caller went away, after `elapsed_ns`.
 
-    A transport that knows the deadline cancels the call when it passes: that is no caller's wish.
+    A transport that knows the deadline cancels the call when it passes: that is no caller's wish,
+    and counts like a deadline that was noticed here.
     """
     cancelled = isinstance(error, asyncio.CancelledError)
     reason = error.reason if isinstance(error, ServiceError) else ""
-    if not ran and (reason == "REQUEST_TIMEOUT" or (cancelled and call.expired())):
-        statistics.expired(elapsed_ns)
+    if reason == "REQUEST_TIMEOUT" or (cancelled and call.expired()):
+        statistics.expired(elapsed_ns, ran=ran)
     elif cancelled:
         statistics.cancelled(elapsed_ns)
     elif reason in _REFUSALS:
         statistics.refused(_REFUSALS[reason], elapsed_ns)
-    elif isinstance(error, Unavailable):
-        statistics.failed(Failure.REJECTED, elapsed_ns)
     elif reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY"):
         statistics.failed(Failure.BACKEND, elapsed_ns)
     else:

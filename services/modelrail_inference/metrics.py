@@ -163,7 +163,7 @@ class InferenceCollector(Collector):
         yield _batch_sizes(asked)
         yield _by_reason(
             "modelrail_inference_refused_total",
-            "Requests that were not let in, by reason",
+            "Requests that were not let in, or whose replies were too large, by reason",
             models,
             Refusal,
             lambda s: s.refusals,
@@ -174,6 +174,13 @@ class InferenceCollector(Collector):
             "counter",
             models,
             lambda s: s.expired_count,
+        )
+        yield _numbers(
+            "modelrail_inference_run_expired_total",
+            "Requests whose deadline passed after a session had taken them",
+            "counter",
+            models,
+            lambda s: s.run_expired_count,
         )
         yield _numbers(
             "modelrail_inference_cancelled_total",

@@ -36,7 +36,7 @@ class Failure(enum.Enum):
 
 
 class Refusal(enum.Enum):
-    """Why a request was not let in."""
+    """Why a request was refused: not let in, or its reply not sent."""
 
     QUEUE_FULL = "QUEUE_FULL"
     """As many requests wait as may."""
@@ -46,6 +46,10 @@ class Refusal(enum.Enum):
     """The answer would come after the deadline."""
     TOO_LARGE = "TOO_LARGE"
     """The request alone takes more memory than all together may."""
+    REPLY_TOO_LARGE = "REPLY_TOO_LARGE"
+    """The reply would be larger than the transport carries."""
+    THREAD_LIMIT = "THREAD_LIMIT"
+    """The system allowed no thread that could run it."""
     SHUTTING_DOWN = "SHUTTING_DOWN"
     """The server ends."""
 
@@ -133,8 +137,9 @@ class Statistics:
         output_latency: Taking the outputs apart, of the runs.
         batches: Runs by batch size; items, before any padding of the batch.
         failures: Requests that were not answered, by Triton's reasons.
-        refusals: Those of them that were not let in.
-        expired_count: Those of them whose time ran out in the queue.
+        refusals: Those of them that were refused.
+        expired_count: Those of them whose time ran out before a session took them.
+        run_expired_count: Those of them whose deadline passed after that.
     """
 
     inference_count: int = 0
@@ -156,6 +161,7 @@ class Statistics:
     failures: dict[Failure, int] = field(default_factory=lambda: dict.fromkeys(Failure, 0))
     refusals: dict[Refusal, int] = field(default_factory=lambda: dict.fromkeys(Refusal, 0))
     expired_count: int = 0
+    run_expired_count: int = 0
 
     def executed(self, batch_size: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
         """Counts a run that gave an answer."""
@@ -198,13 +204,21 @@ class Statistics:
         self.failures[failure] += 1
 
     def refused(self, refusal: Refusal, elapsed_ns: int = 0) -> None:
-        """Counts a request that was not let in, which Triton calls rejected."""
+        """Counts a request that was refused, which Triton calls rejected."""
         self.refusals[refusal] += 1
         self.failed(Failure.REJECTED, elapsed_ns)
 
-    def expired(self, elapsed_ns: int = 0) -> None:
-        """Counts a request whose time ran out in the queue, which Triton calls rejected too."""
-        self.expired_count += 1
+    def expired(self, elapsed_ns: int = 0, *, ran: bool = False) -> None:
+        """Counts a request whose time ran out, which Triton calls rejected too.
+
+        Args:
+            elapsed_ns: Time until then, in nanoseconds.
+            ran: Whether a session had taken it.
+        """
+        if ran:
+            self.run_expired_count += 1
+        else:
+            self.expired_count += 1
         self.failed(Failure.REJECTED, elapsed_ns)
 
     def cancelled(self, elapsed_ns: int = 0) -> None:

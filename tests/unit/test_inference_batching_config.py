@@ -30,7 +30,6 @@ max_batch_size: 16
 dynamic_batching {
   preferred_batch_size: [ 8, 4 ]
   max_queue_delay_microseconds: 1500
-  preserve_ordering: true
   priority_levels: 3
   default_priority_level: 2
   default_queue_policy { max_queue_size: 7 timeout_action: DELAY }
@@ -52,7 +51,6 @@ def test_dynamic_batching_is_read_and_shown_as_it_was_written(tmp_path: Path) ->
     assert batching == DynamicBatching(
         preferred_sizes=(4, 8),
         max_queue_delay_seconds=0.0015,
-        preserve_ordering=True,
         priority_levels=3,
         default_priority=2,
         policy=QueuePolicy(max_items=7, on_timeout=TimeoutAction.DELAY),
@@ -101,6 +99,53 @@ def test_batching_that_contradicts_itself_is_refused_by_field(
 ) -> None:
     with pytest.raises(LoadError, match=message):
         read(tmp_path, text)
+
+
+def ordered(fields: str) -> str:
+    return f"max_batch_size: 4 dynamic_batching {{ preserve_ordering: true {fields} }}"
+
+
+def test_the_order_can_be_preserved_with_one_priority_and_a_timeout_that_rejects(
+    tmp_path: Path,
+) -> None:
+    text = ordered(
+        "priority_levels: 1 default_priority_level: 1 max_queue_delay_microseconds: 100 "
+        "default_queue_policy { default_timeout_microseconds: 1 }"
+    )
+    batching = read(tmp_path, text).batching
+    assert batching is not None
+    assert batching.preserve_ordering
+    assert write_batching(batching).preserve_ordering
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "priority_levels: 2 default_priority_level: 1",
+            "priority_levels: expected at most 1 with preserve_ordering, got 2",
+        ),
+        (
+            "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1 }",
+            "default_queue_policy.timeout_action: expected REJECT with preserve_ordering",
+        ),
+        (
+            "default_queue_policy { timeout_action: DELAY allow_timeout_override: true }",
+            "default_queue_policy.timeout_action: expected REJECT with preserve_ordering",
+        ),
+        (
+            """priority_levels: 1 default_priority_level: 1 priority_queue_policy {
+              key: 1 value { timeout_action: DELAY default_timeout_microseconds: 1 }
+            }""",
+            r"priority_queue_policy\[1\].timeout_action: expected REJECT with preserve_ordering",
+        ),
+    ],
+)
+def test_an_order_that_cannot_be_preserved_is_refused_by_field(
+    tmp_path: Path, fields: str, message: str
+) -> None:
+    with pytest.raises(LoadError, match=f"dynamic_batching.{message}"):
+        read(tmp_path, ordered(fields))
 
 
 def parameter(key: str, value: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from modelrail_inference.repository.definition import (
 )
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.call import Call
+from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import (
     InferenceReply,
     InferenceRequest,
@@ -33,13 +37,15 @@ from modelrail_inference.request.message import (
 )
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
-from modelrail_inference.scheduling.batch import Outcome
+from modelrail_inference.scheduling import scheduler
+from modelrail_inference.scheduling.batch import Execution, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.quickness import Quickness
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
+from modelrail_inference.thread_limit import ThreadLimitReached
 from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
@@ -84,19 +90,25 @@ class Loader:
     """Loads sessions of the test."""
 
     def __init__(
-        self, sessions: Mapping[str, Session], *, is_bounded: bool, datatype: str = "FP32"
+        self,
+        sessions: Mapping[str, Session],
+        *,
+        is_bounded: bool,
+        datatype: str = "FP32",
+        width: int = 2,
     ) -> None:
         self.sessions = sessions
         self.is_bounded = is_bounded
         self.datatype = datatype
+        self.width = width
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         return LoadedModel(
             model=definition.model,
             number=definition.number,
             signature=Signature(
-                (TensorSpec("x", self.datatype, (-1, 2)),),
-                (TensorSpec("y", self.datatype, (-1, 2)),),
+                (TensorSpec("x", self.datatype, (-1, self.width)),),
+                (TensorSpec("y", self.datatype, (-1, self.width)),),
             ),
             max_batch_size=MAX_BATCH,
             provider=Provider.CPU,
@@ -120,11 +132,15 @@ class House:
         model: str = "m",
         seconds: float | None = None,
         parameters: Mapping[str, Parameter] | None = None,
+        length: int = 2,
     ) -> asyncio.Task[InferenceReply]:
         """Sends rows that hold one number each, and waits until they are in the queue."""
-        rows = np.array([[value, value] for value in values], "<f4")
-        tensor = InputTensor("x", "FP32", rows.shape, rows.tobytes())
-        request = InferenceRequest(model, inputs=(tensor,), parameters=parameters or {})
+        rows = np.array([[value] * length for value in values], "<f4")
+        request = InferenceRequest(
+            model,
+            inputs=(InputTensor("x", "FP32", rows.shape, rows.tobytes()),),
+            parameters=parameters or {},
+        )
         return asyncio.create_task(self.plane.infer(request, Call.within(seconds)))
 
     def ask_raw(self, raw: bytes, datatype: str = "BOOL") -> asyncio.Task[InferenceReply]:
@@ -150,12 +166,15 @@ class Houses:
         max_bytes: int = 1 << 20,
         is_bounded: bool = False,
         datatype: str = "FP32",
+        width: int = 2,
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
         )
-        repository = Repository(Loader(sessions, is_bounded=is_bounded, datatype=datatype))
+        repository = Repository(
+            Loader(sessions, is_bounded=is_bounded, datatype=datatype, width=width)
+        )
         for name in sessions:
             definition = VersionDefinition(
                 name, 1, Path("unused"), fingerprint="1", settings=settings or ModelSettings()
@@ -195,8 +214,8 @@ async def queued(house: House, count: int) -> None:
     assert house.scheduler.waiting == count
 
 
-def serving_lane(house: House) -> Lane:
-    serving = house.repository.find("m", "1").serving
+def serving_lane(house: House, model: str = "m") -> Lane:
+    serving = house.repository.find(model, "1").serving
     assert serving is not None
     assert serving.lane is not None
     return serving.lane
@@ -409,6 +428,105 @@ async def test_replies_keep_the_order_of_the_requests_where_that_is_asked_for(
     assert answered == [0.0, 1.0]
 
 
+async def test_replies_keep_the_order_of_requests_that_do_not_fit_into_one_batch(
+    houses: Houses,
+) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True), width=-1)
+
+    async def ask(value: float, length: int) -> None:
+        await house.ask(value, length=length)
+        answered.append(value)
+
+    async with asyncio.TaskGroup() as asked:
+        with held(session):
+            asked.create_task(ask(0.0, 2))
+            await began(session)
+            for value, length in ((1.0, 2), (2.0, 3), (3.0, 2)):
+                asked.create_task(ask(value, length))
+            await queued(house, 3)
+    assert session.batches == [[0.0], [1.0, 3.0], [2.0]]
+    assert answered == [0.0, 1.0, 2.0, 3.0]
+
+
+async def test_a_request_that_cannot_be_decoded_keeps_its_place_too(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True))
+
+    def decode(feed: Feed) -> None:
+        if np.isnan(feed.array(0)).any():
+            raise InvalidArgument("no number")
+
+    monkeypatch.setattr(Feed, "decode", decode)
+
+    async def ask(value: float) -> None:
+        with suppress(InvalidArgument):
+            await house.ask(value)
+        answered.append(value)
+
+    async with asyncio.TaskGroup() as asked:
+        with held(session):
+            asked.create_task(ask(0.0))
+            await began(session)
+            for value in (1.0, NAN, 3.0):
+                asked.create_task(ask(value))
+            await queued(house, 3)
+    assert session.batches == [[0.0], [1.0, 3.0]]
+    assert answered == pytest.approx([0.0, 1.0, NAN, 3.0], nan_ok=True)
+
+
+async def test_no_run_on_the_event_loop_overtakes_a_reply_that_is_due(houses: Houses) -> None:
+    session, answered = Session(), list[float]()
+    house = await houses.make(
+        {"m": session}, settings=declared(preserve_ordering=True), is_bounded=True
+    )
+
+    def ask(value: float) -> asyncio.Task[InferenceReply]:
+        task = house.ask(value)
+        task.add_done_callback(lambda _: answered.append(value))
+        return task
+
+    with held(session):
+        first = ask(0.0)
+        await began(session)
+        taught(serving_lane(house), 0.00001)
+    # The run ends while the event loop is busy, so that its reply is due and not yet there.
+    while serving_lane(house).in_flight:
+        pass
+    await asyncio.gather(first, ask(1.0))
+    assert answered == [0.0, 1.0]
+
+
+async def test_a_reply_that_waits_for_its_turn_is_not_waited_for_beyond_the_deadline(
+    houses: Houses,
+) -> None:
+    gate = threading.Event()
+
+    class Uneven(Session):
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            if inputs["x"].shape[1] == 3:
+                assert gate.wait(10)
+            return super().run(inputs, outputs, run)
+
+    session = Uneven()
+    house = await houses.make({"m": session}, settings=declared(preserve_ordering=True), width=-1)
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        second, slow = house.ask(1.0), house.ask(2.0, length=3)
+        hasty = house.ask(3.0, seconds=0.5)  # runs with the second, and is answered after the slow
+        await queued(house, 3)
+    assert [numbers(await task) for task in (first, second)] == [[1.0], [2.0]]
+    with pytest.raises(Unavailable, match="Request timeout expired"):
+        async with asyncio.timeout(5):
+            await hasty
+    assert session.batches == [[0.0], [1.0, 3.0]]
+    gate.set()
+    assert numbers(await slow) == [3.0]
+
+
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session}, max_model_items=2)
@@ -529,6 +647,27 @@ async def test_a_deadline_that_passes_during_the_run_stops_it(houses: Houses) ->
             await task
     await house.ask(2.0)
     assert session.terminated == 1
+
+
+async def test_a_caller_whose_deadline_and_transport_end_together_is_gone_once(
+    houses: Houses,
+) -> None:
+    """Twice would stop the run, for which another caller still waits."""
+    session = Session()
+    settings = declared(preferred_sizes=(2,), max_queue_delay_seconds=3600)
+    house = await houses.make({"m": session}, settings=settings)
+    with held(session):
+        patient, late = house.ask(1.0), house.ask(2.0, seconds=0.5)
+        latest = time.monotonic() + 0.5
+        await began(session)
+        # Both are due in the same step of the event loop, the timer before the transport.
+        asyncio.get_running_loop().call_at(latest, late.cancel)
+        while time.monotonic() < latest:
+            pass
+        with pytest.raises(asyncio.CancelledError):
+            await late
+    assert numbers(await patient) == [2.0]
+    assert session.terminated == 0
 
 
 async def test_a_run_outlasts_the_patience_of_the_queue(houses: Houses) -> None:
@@ -824,6 +963,44 @@ async def test_no_model_starves_another(houses: Houses) -> None:
     assert len(counts) >= 8, counts
 
 
+async def test_runs_on_the_event_loop_take_nothing_from_a_models_share_of_the_threads(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first run on the thread ends, both models wait; then time alone decides."""
+    clock, order = SimpleNamespace(seconds=0.0), list[str]()
+
+    class Timed(Session):
+        def __init__(self, name: str, seconds: float) -> None:
+            super().__init__()
+            self.name, self.seconds = name, seconds
+
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            order.append(self.name)
+            clock.seconds += self.seconds
+            return super().run(inputs, outputs, run)
+
+    monkeypatch.setattr(
+        scheduler,
+        "time",
+        SimpleNamespace(monotonic=lambda: clock.seconds, perf_counter_ns=time.perf_counter_ns),
+    )
+    sessions = {"quick": Timed("quick", 0.7), "busy": Timed("busy", 1.0)}
+    house = await houses.make(sessions, settings=ModelSettings(max_batch_size=MAX_BATCH))
+    await house.ask(0.0, model="quick")
+    lane = serving_lane(house, "quick")
+    for _ in range(1000):
+        lane.ran_at_once(Execution(1, 0, 0, 3_000_000, 0, 3_000_000), now=clock.seconds)
+    order.clear()
+    with held(sessions["busy"]):
+        tasks = [house.ask(0.0, model="busy")]
+        await began(sessions["busy"])
+        tasks += [house.ask(float(i), model=name) for name in sessions for i in range(4)]
+        await queued(house, 8)
+    await asyncio.gather(*tasks)
+    # Neither is ahead of the other by more than one run.
+    assert "".join(name[0] for name in order) == "bqbqbqqbb"
+
+
 async def test_closing_answers_what_waits(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session})
@@ -954,9 +1131,26 @@ def counted(house: House) -> Statistics:
     return next(house.repository.serving()).statistics
 
 
-async def test_refusals_are_counted_by_their_reason(houses: Houses) -> None:
+async def test_refusals_are_counted_by_their_reason(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = Session()
     house = await houses.make({"m": session}, max_model_items=2, max_bytes=60)  # 8 bytes a row
+
+    def start_no_thread(thread: threading.Thread) -> None:
+        raise ThreadLimitReached(errno.EAGAIN, "no thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(scheduler, "start_thread", start_no_thread)
+        with pytest.raises(Unavailable, match="no thread"):
+            await house.ask(0.0)
+    with monkeypatch.context() as limited:
+        limited.setattr(
+            house, "plane", DataPlane(house.repository, house.scheduler, max_reply_bytes=9)
+        )
+        with pytest.raises(ResourceExhausted, match="a reply of at most"):
+            await house.ask(0.0)
+    await began(session)
     version = house.repository.find("m", "1")
     assert version.serving is not None
     version.serving.lane = house.scheduler.open_lane(version.serving.model)
@@ -1009,6 +1203,32 @@ async def test_time_that_runs_out_in_the_queue_is_told_from_callers_who_leave(
     assert statistics.failures[Failure.REJECTED] == 1
 
 
+@pytest.mark.parametrize("first", ["the timer", "the transport"])
+async def test_a_deadline_that_passes_during_the_run_is_counted_alike_whoever_sees_it_first(
+    houses: Houses, first: str
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session})
+    with held(session):
+        running = house.ask(0.0, seconds=0.5)
+        latest = time.monotonic() + 0.5
+        await began(session)
+        if first == "the timer":
+            with pytest.raises(Unavailable, match="Request timeout expired"):
+                await running
+        else:
+            # The event loop is busy until then, so that its timer has no say before the transport.
+            while time.monotonic() < latest:
+                pass
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+    statistics = counted(house)
+    assert statistics.run_expired_count == 1
+    assert (statistics.expired_count, statistics.failures[Failure.CANCELED]) == (0, 0)
+    assert statistics.failures[Failure.REJECTED] == statistics.fail.count == 1
+
+
 async def test_a_transport_that_cancels_at_the_deadline_is_no_caller_who_leaves(
     houses: Houses,
 ) -> None:
@@ -1029,3 +1249,18 @@ async def test_a_transport_that_cancels_at_the_deadline_is_no_caller_who_leaves(
     await running
     statistics = counted(house)
     assert (statistics.expired_count, statistics.failures[Failure.CANCELED]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("left_seconds", "is_over"), [(-1.0, True), (0.0, True), (9.0, True), (20.0, False)]
+)
+def test_a_caller_whose_time_was_rounded_up_on_its_way_is_at_its_end_a_little_earlier(
+    left_seconds: float, is_over: bool
+) -> None:
+    call = Call(time.monotonic() + left_seconds, given_seconds=1000.0)
+    assert call.expired() is is_over
+
+
+def test_a_call_without_a_deadline_never_expires() -> None:
+    assert not Call.within(None).expired()
+    assert not Call.within(3600.0).expired()

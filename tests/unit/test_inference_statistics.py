@@ -92,17 +92,18 @@ def test_refused_expired_and_cancelled_requests_are_failures_in_tritons_words() 
     for refusal in Refusal:
         statistics.refused(refusal, 5)
     statistics.expired(7)
+    statistics.expired(8, ran=True)
     statistics.cancelled(9)
     statistics.failed(Failure.BACKEND, 11)
     assert statistics.refusals == dict.fromkeys(Refusal, 1)
     assert statistics.failures == {
-        Failure.REJECTED: len(Refusal) + 1,
+        Failure.REJECTED: len(Refusal) + 2,
         Failure.CANCELED: 1,
         Failure.BACKEND: 1,
         Failure.OTHER: 0,
     }
-    assert statistics.expired_count == 1
-    assert statistics.fail == Duration(len(Refusal) + 3, 5 * len(Refusal) + 27)
+    assert (statistics.expired_count, statistics.run_expired_count) == (1, 1)
+    assert statistics.fail == Duration(len(Refusal) + 4, 5 * len(Refusal) + 35)
 
 
 async def test_a_reload_in_place_goes_on_counting_and_an_unload_begins_anew() -> None:
@@ -174,6 +175,32 @@ async def test_tritons_names_are_written_as_triton_writes_them() -> None:
         'modelrail_inference_provider_info{model="m",version="1",provider="cpu"} 1',
     } <= lines
     assert not [line for line in lines if line.startswith("nv_") and "_total{" in line]
+
+
+async def test_every_reason_of_a_refusal_and_both_kinds_of_late_requests_are_shown() -> None:
+    repository = await loaded("m")
+    statistics = next(repository.serving()).statistics
+    statistics.refused(Refusal.THREAD_LIMIT)
+    statistics.expired()
+    for _ in range(2):
+        statistics.expired(ran=True)
+    families = scraped(shown(repository))
+    refused = {
+        sample.labels["reason"]: sample.value
+        for sample in families["modelrail_inference_refused"].samples
+    }
+    assert refused == {
+        "QUEUE_FULL": 0,
+        "BYTES_FULL": 0,
+        "DEADLINE_UNREACHABLE": 0,
+        "TOO_LARGE": 0,
+        "REPLY_TOO_LARGE": 0,
+        "THREAD_LIMIT": 1,
+        "SHUTTING_DOWN": 0,
+    }
+    assert families["modelrail_inference_expired"].samples[0].value == 1
+    assert families["modelrail_inference_run_expired"].samples[0].value == 2
+    assert families["modelrail_inference_cancelled"].samples[0].value == 0
 
 
 async def test_the_machines_cpu_and_memory_are_told() -> None:

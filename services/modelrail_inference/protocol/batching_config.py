@@ -66,7 +66,7 @@ def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
         raise _wrong(
             f"{where}.priority_queue_policy", f"expected levels from 1 to {levels}, got {unknown}"
         )
-    return DynamicBatching(
+    batching = DynamicBatching(
         preferred_sizes=tuple(sorted(set(sizes))),
         max_queue_delay_seconds=_seconds(
             f"{where}.max_queue_delay_microseconds", given.max_queue_delay_microseconds
@@ -80,6 +80,9 @@ def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
             for level, policy in given.priority_queue_policy.items()
         },
     )
+    if batching.preserve_ordering:
+        _check_order(where, batching)
+    return batching
 
 
 def write_batching(batching: DynamicBatching) -> pb.ModelDynamicBatching:
@@ -166,6 +169,26 @@ def write_padding(padding: Padding) -> str:
 def write_buckets(buckets: Sequence[int]) -> str:
     """Writes the parameter `batch_buckets` as it is in force, for the RPC ModelConfig."""
     return json.dumps(list(buckets))
+
+
+def _check_order(where: str, batching: DynamicBatching) -> None:
+    """Refuses what would have requests overtaken, as Triton does: all replies would wait for them.
+
+    A request's `timeout` can bring about the action DELAY where the policy has none of its own.
+    """
+    if batching.priority_levels > 1:
+        raise _wrong(
+            f"{where}.priority_levels",
+            f"expected at most 1 with preserve_ordering, got {batching.priority_levels}",
+        )
+    policies = {f"{where}.default_queue_policy": batching.policy} | {
+        f"{where}.priority_queue_policy[{level}]": policy
+        for level, policy in batching.level_policies.items()
+    }
+    for field, policy in policies.items():
+        times_out = policy.timeout_seconds > 0 or policy.allow_timeout_override
+        if times_out and policy.on_timeout is TimeoutAction.DELAY:
+            raise _wrong(f"{field}.timeout_action", "expected REJECT with preserve_ordering")
 
 
 def _policy(field: str, policy: pb.ModelQueuePolicy) -> QueuePolicy:

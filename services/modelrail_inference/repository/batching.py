@@ -46,7 +46,8 @@ class DynamicBatching:
             largest batch only.
         max_queue_delay_seconds: How long the oldest request waits for others although a session is
             free.
-        preserve_ordering: Whether replies leave in the order of the requests.
+        preserve_ordering: Whether replies leave in the order of the requests. Refusals and expired
+            deadlines do not wait for their turn.
         priority_levels: Number of priorities, of which 1 is the highest; 0 when there are none.
         default_priority: Priority of requests that name none, or one that there is not.
         policy: Queue policy of priorities that have none of their own.

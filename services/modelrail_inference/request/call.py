@@ -6,6 +6,10 @@ import time
 from dataclasses import dataclass
 
 _NOBODY = ""
+_ROUNDED_SHARE = 0.01
+_ROUNDED_SECONDS = 0.002
+"""How much later a deadline is here than at the caller: gRPC rounds the time that is left up, to a
+hundredth or to a millisecond."""
 
 
 @dataclass(slots=True)
@@ -18,16 +22,23 @@ class Call:
     Attributes:
         deadline: Moment of `time.monotonic()` after which nobody waits; None when there is none.
         identity: Name of the caller as authentication found it; empty when unknown.
+        given_seconds: Time from the beginning of the call to its deadline, in seconds.
     """
 
     deadline: float | None = None
     identity: str = _NOBODY
+    given_seconds: float = 0.0
 
     @classmethod
     def within(cls, seconds: float | None, *, identity: str = _NOBODY) -> Call:
         """Returns a call whose answer is wanted within `seconds` from now; None means whenever."""
-        return cls(None if seconds is None else time.monotonic() + seconds, identity)
+        if seconds is None:
+            return cls(None, identity)
+        return cls(time.monotonic() + seconds, identity, seconds)
 
     def expired(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """Whether the deadline has passed, here or at the caller, where it comes earlier."""
+        if self.deadline is None:
+            return False
+        ahead_seconds = max(_ROUNDED_SECONDS, _ROUNDED_SHARE * self.given_seconds)
+        return time.monotonic() >= self.deadline - ahead_seconds

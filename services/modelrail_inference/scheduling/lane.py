@@ -62,7 +62,7 @@ class Lane:
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.max_batch_size if batching is not None else 1
-        self.ordering = Ordering() if _keeps_order(batching) and instances > 1 else None
+        self.ordering = Ordering() if _keeps_order(batching) else None
         self._expected_rows = 0
         self._expected_until = 0.0
         self.quickness = Quickness(
@@ -101,9 +101,12 @@ class Lane:
         )
 
     def ran_at_once(self, execution: Execution, now: float) -> None:
-        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`."""
+        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`.
+
+        It took no thread from anybody, so `virtual_seconds` stay: a model that paid for it would
+        wait as long again behind the others once its requests come to the queue.
+        """
         self.learn(execution)
-        self.virtual_seconds += execution.seconds
         self.quickness.ran(execution.seconds, now)
 
     def share(self, answered: int = 0) -> int:

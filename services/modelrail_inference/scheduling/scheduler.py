@@ -178,7 +178,8 @@ class Scheduler:
         self._timed.discard(request)
         with self._changed:
             waited = self._drop(request)
-            if request.batch is not None:
+            # Whoever was answered, as at a deadline, and is cancelled then, has left before.
+            if request.batch is not None and request.future.cancelled():
                 request.batch.leave()
         if waited:
             _finish(request)
@@ -439,12 +440,22 @@ class Scheduler:
         # until the garbage collector comes by.
         batch.requests = []
         for request, outcome in runner.outcomes:
-            self._timed.discard(request)
             request.release()
             if ordering is None:
-                _answer(request.future, outcome)
+                self._answer(request, outcome)
             else:
-                ordering.done(request.sequence, partial(_answer, request.future, outcome))
+                # Until its turn has come, its deadline can still pass.
+                ordering.done(request.sequence, partial(self._answer, request, outcome))
+
+    def _answer(self, request: QueuedRequest, outcome: Outcome) -> None:
+        self._timed.discard(request)
+        future = request.future
+        if future.done():
+            return  # the caller has gone
+        if outcome.error is not None:
+            future.set_exception(outcome.error)
+        else:
+            future.set_result(outcome)
 
     def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
         """Answers a request that has left the queue without having run."""
@@ -488,15 +499,6 @@ class Scheduler:
                 request.future.set_exception(expired())
         elif request.next_timeout() is None:
             self._timed.discard(request)
-
-
-def _answer(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if future.done():
-        return  # the caller has gone
-    if outcome.error is not None:
-        future.set_exception(outcome.error)
-    else:
-        future.set_result(outcome)
 
 
 def _finish(request: QueuedRequest) -> None:
