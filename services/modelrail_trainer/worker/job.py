@@ -118,7 +118,7 @@ def run_job(
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     if dry_run:
-        data = data.head(spec.batch_size)
+        data = data.sample(spec.batch_size)
         spec = _of_one_step(spec)
     replicas.share_data(data)
     journal.write(DataEvent(summary_of(data)))
