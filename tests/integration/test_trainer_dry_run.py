@@ -259,3 +259,25 @@ def test_of_a_large_sorted_table_a_sample_with_every_class_is_read(tmp_path: Pat
     counts = data.partition(": ")[2].replace(",", "").split()
     # Every fourth row would be 10,001 rows, which is one too many: every fifth it is.
     assert sum(int(word) for word in counts if word.isdigit()) == 8_001
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_of_a_sorted_table_each_part_of_the_one_batch_has_both_classes(
+    batch_size: int, tmp_path: Path
+) -> None:
+    # Few of the second class, so that rows at even distances may miss it too.
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["x", "kind"])
+        rows.writerows([i, "yes" if 900 <= i < 930 else "no"] for i in range(2_000))
+    spec = example("digits")
+    spec.ClearField("preprocessing")
+    spec.batch_size = batch_size
+    spec.dataset.table.paths.append("rows.csv")
+    spec.dataset.table.target = "kind"
+    spec.model.mlp.hidden_units.append(4)
+    spec.selection.metric = "roc_auc"
+    status, directory = dry_run_of(spec, tmp_path)
+    assert status == 0, (tmp_path / "worker.log").read_text()
+    figures = {(metric.split, metric.name) for metric in load_result(directory).metrics}
+    assert {("validation", "roc_auc"), ("test", "roc_auc")} <= figures

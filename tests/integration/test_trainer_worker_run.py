@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from modelrail_trainer.handover.journal import (
     FailureReason,
     FinishedEvent,
     JournalEvent,
+    JournalWriter,
     LogEvent,
     MetricsEvent,
     Phase,
@@ -45,6 +48,9 @@ from modelrail_trainer.jobs.job import OutputMark
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.spec import with_defaults
 from modelrail_trainer.worker import data
+from modelrail_trainer.worker.job import run_job
+from modelrail_trainer.worker.learning import loop
+from modelrail_trainer.worker.learning.pace import Reports
 from modelrail_trainer.worker.part import Inputs
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -143,6 +149,40 @@ def test_the_journal_tells_which_epoch_was_the_best_and_why_training_ended(
         *((epoch, 15) for epoch in (1, 2, 3)),
         (3, 15),
     ]
+
+
+class _Crowded(JournalWriter):
+    """A journal on a disk that is full whenever progress is told within an epoch."""
+
+    def write(self, event: JournalEvent) -> None:
+        if isinstance(event, MetricsEvent) and not event.metrics:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().write(event)
+
+
+@pytest.mark.parametrize("kind", [JournalWriter, _Crowded])
+def test_the_journal_tells_progress_within_an_epoch_as_far_as_the_disk_takes_it(
+    kind: type[JournalWriter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Reports", lambda: Reports(0.0, lambda: 0.0))
+    job = with_defaults(spec_from_pb(_example("digits")))
+    with kind(tmp_path / "events.jsonl") as journal:
+        run_job(replace(job, epochs=2), "0" * 64, tmp_path, journal)
+    reports = [event for event in _events(tmp_path) if isinstance(event, MetricsEvent)]
+    told = [event for event in reports if not event.metrics]
+    assert len(reports) - len(told) == 3  # two epochs, and the final figures
+    steps = reports[-1].step
+    assert {event.steps for event in reports} == {steps}
+    if kind is _Crowded:
+        assert told == []
+    else:
+        first = range(1, steps // 2)
+        assert [(event.epoch, event.step) for event in told] == [
+            *((0, step) for step in first),
+            *((1, step + steps // 2) for step in first),
+        ]
+        assert all(event.eta_seconds is not None for event in told)
+    verify_files(load_result(tmp_path), tmp_path)
 
 
 def test_a_job_prints_nothing_that_it_was_not_asked_for(digits: Path) -> None:

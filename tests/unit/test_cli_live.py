@@ -61,6 +61,19 @@ def test_a_picture_shows_state_progress_time_left_figures_curves_and_log() -> No
     assert lines[-1] == "hello"
 
 
+def test_the_bar_moves_within_the_first_epoch() -> None:
+    history = _history(0)
+    event = pb.TrainingJobEvent(sequence=9)
+    event.create_time.FromDatetime(START)
+    progress = pb.Progress(epochs=2, step=30, steps=200, rows_per_second=1500)
+    progress.eta.FromSeconds(90)
+    event.metric_report.progress.CopyFrom(progress)
+    history.add(event)
+    line = _drawn(history)[1]
+    assert "epoch 0/2  15%  1,500 rows/s  about 1 min 30 s left" in line
+    assert line.count("━") == pytest.approx(line.count("─") * 15 / 85, abs=1)
+
+
 def test_time_passes_between_reports() -> None:
     assert "about 30 s left" in _drawn(_history(5), after_seconds=60)[1]
     assert "about 0 s left" in _drawn(_history(5), after_seconds=1000)[1]

@@ -249,6 +249,26 @@ def test_what_is_trained_a_second_time_counts_once_and_each_attempt_has_its_time
     assert history.phases[-1].seconds is None
 
 
+def test_progress_without_figures_is_in_no_curve() -> None:
+    told = [
+        _report(0, 4),
+        _report(0, 5, ("validation", "loss", 3.0), within=1),
+        _report(0, 7),
+        _report(1, 10, ("train", "loss", 2.5), ("validation", "loss", 2.0)),
+        _report(1, 12),
+    ]
+    for report in told:
+        report.progress.steps = 90
+    history = _history(_state("RUNNING"), *told)
+    plain = _history(_state("RUNNING"), told[1], told[3])
+    assert history.curves == plain.curves
+    assert history.progress is not None
+    assert (history.progress.step, history.steps_per_epoch) == (12, 10)
+    assert _history(told[0]).steps_per_epoch == 10  # known before the first epoch has ended
+    job = _job("RUNNING", progress=told[-1].progress)
+    assert _rendered(job, history).count("polyline") == _rendered(job, plain).count("polyline")
+
+
 def test_the_best_epoch_of_a_figure_that_should_be_high_is_the_highest() -> None:
     history = _history(
         *(_report(n, n, ("validation", "f1", value)) for n, value in ((1, 0.5), (2, 0.9), (3, 0.9)))

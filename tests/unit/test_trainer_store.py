@@ -712,7 +712,7 @@ def test_what_a_process_read_and_how_its_model_does_are_those_of_its_attempt(
     _start(store, name)
     summary = DataSummary(parts=(PartSummary("train", 7),), input_shape=(8, 8))
     _record(store, name, [], journal_offset=9, data_summary=summary)
-    progress = Progress(1, 3, 40, 9.5, eta_seconds=12.5)
+    progress = Progress(1, 3, 40, 9.5, eta_seconds=12.5, steps=120)
     _record(store, name, [MetricReport(progress, ())], journal_offset=10)
     job = store.get(name)
     assert job.progress == progress
@@ -720,6 +720,7 @@ def test_what_a_process_read_and_how_its_model_does_are_those_of_its_attempt(
     assert [(part.split, part.rows) for part in message.data_summary.parts] == [("train", 7)]
     assert list(message.data_summary.input_shape) == [8, 8]
     assert message.progress.eta.ToTimedelta().total_seconds() == 12.5
+    assert (message.progress.step, message.progress.steps) == (40, 120)
     assert not message.HasField("evaluation")
 
     _record(store, name, [StateChange(None, JobState.RUNNING)], journal_offset=11)

@@ -30,7 +30,7 @@ from modelrail_trainer.worker.evaluation.summary import summary_of
 from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate
-from modelrail_trainer.worker.learning.pace import Pace
+from modelrail_trainer.worker.learning.pace import Pace, Reports
 from modelrail_trainer.worker.part import Part
 
 DIGITS = spec.with_defaults(
@@ -249,9 +249,9 @@ def test_a_summary_of_many_long_names_fits_into_a_line_of_the_journal() -> None:
 def test_validations_within_an_epoch_come_every_so_many_steps_and_change_nothing() -> None:
     rows = data.load(DIGITS)
     plain = loop.fit(DIGITS, rows, lambda _: None)
-    seen: list[loop.Validation] = []
+    seen: list[loop.Interim] = []
     watched = loop.fit(
-        replace(DIGITS, validate_every_steps=4), rows, lambda _: None, on_validation=seen.append
+        replace(DIGITS, validate_every_steps=4), rows, lambda _: None, on_interim=seen.append
     )
     # 13 steps an epoch; step 26 ends the second, which is told as the epoch's.
     assert [(one.epoch, one.step) for one in seen] == [
@@ -275,10 +275,10 @@ def test_a_job_that_is_lost_between_validations_goes_on_bit_for_bit(
         validate_every_steps=4,
     )
     rows = data.load(job)
-    whole: list[loop.Validation] = []
-    expected = loop.fit(job, rows, lambda _: None, on_validation=whole.append)
+    whole: list[loop.Interim] = []
+    expected = loop.fit(job, rows, lambda _: None, on_interim=whole.append)
 
-    told: list[loop.Validation] = []
+    told: list[loop.Interim] = []
     saves = Checkpoints(tmp_path, {}, every_steps=1)
     original = saves.save
 
@@ -289,13 +289,13 @@ def test_a_job_that_is_lost_between_validations_goes_on_bit_for_bit(
 
     saves.save = save  # type: ignore[method-assign]
     with pytest.raises(_Broken):
-        loop.fit(job, rows, lambda _: None, saves, on_validation=told.append)
+        loop.fit(job, rows, lambda _: None, saves, on_interim=told.append)
     resumed = loop.fit(
         job,
         rows,
         lambda _: None,
         Checkpoints(tmp_path, {}, every_steps=1),
-        on_validation=told.append,
+        on_interim=told.append,
     )
     assert _weights(resumed) == _weights(expected)
     assert [(one.step, one.figures) for one in told] == [(one.step, one.figures) for one in whole]
@@ -320,6 +320,51 @@ def test_the_time_that_is_left_forgets_a_speed_of_long_ago() -> None:
         now += 1.0
         last = pace.eta_seconds(rows)
     assert last == pytest.approx((10_000 - 990) / 10, rel=0.01)
+
+
+def test_reports_within_an_epoch_do_not_shorten_what_the_speed_is_told_by() -> None:
+    now = 0.0
+    pace = Pace(3000, 0, lambda: now)
+    for rows in range(10, 1000, 10):
+        now += 1.0
+        pace.eta_seconds(rows, remembered=False)
+    now += 201.0  # the end of the epoch, with its validation
+    assert pace.eta_seconds(1000) == 600.0
+    now += 1.0
+    assert pace.eta_seconds(1010, remembered=False) == pytest.approx(301 * 1990 / 1010)
+
+
+def test_progress_is_told_within_an_epoch_and_changes_nothing() -> None:
+    rows = data.load(DIGITS)
+    plain = loop.fit(DIGITS, rows, lambda _: None)
+    told: list[loop.Interim | loop.Epoch] = []
+    watched = loop.fit(
+        DIGITS, rows, told.append, on_interim=told.append, reports=Reports(0.0, lambda: 0.0)
+    )
+    assert [one.step for one in told] == [*range(1, 27)]
+    assert [one.step for one in told if isinstance(one, loop.Epoch)] == [13, 26]
+    assert {one.steps for one in told} == {26}
+    interims = [one for one in told if isinstance(one, loop.Interim)]
+    assert [one.epoch for one in interims] == [1] * 12 + [2] * 12
+    assert all(one.figures == {} and one.eta_seconds is not None for one in interims)
+    assert all(one.rows_per_second > 0 for one in interims)
+    assert _weights(watched) == _weights(plain)
+
+
+def test_a_report_is_due_every_few_seconds_and_more_rarely_in_a_long_job() -> None:
+    now = 100.0
+    reports = Reports(5.0, lambda: now)
+    told = [now]
+    while now < 100 + 7 * 24 * 3600:
+        now += 0.5
+        if reports.is_due():
+            reports.told()
+            told.append(now)
+    gaps = np.diff(told)
+    assert gaps[:100].tolist() == [5.0] * 100
+    assert gaps.min() == 5.0
+    assert all(gap <= max(5.0, (after - 100) / 200 + 0.5) for gap, after in zip(gaps, told[1:]))  # noqa: B905
+    assert 1000 < len(told) < 1600
 
 
 def test_no_time_is_left_where_training_ends_early() -> None:

@@ -236,7 +236,13 @@ def test_a_summary_and_a_validation_within_an_epoch_come_back_from_the_journal(
     written = (
         DataEvent(summary),
         MetricsEvent(
-            epoch=1, epochs=3, step=30, rows_per_second=9.5, metrics=(metric,), eta_seconds=4.5
+            epoch=1,
+            epochs=3,
+            step=30,
+            rows_per_second=9.5,
+            metrics=(metric,),
+            eta_seconds=4.5,
+            steps=90,
         ),
     )
     path = tmp_path / "events.jsonl"

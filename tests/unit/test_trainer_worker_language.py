@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,17 @@ def test_a_file_that_is_gone_is_named_without_its_folder(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"^file 'gone': No such file") as caught:
         load_stream(dataset, SPLIT, tmp_path)
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("size_bytes", [100, 1_000_000])
+def test_a_full_disk_is_no_fault_of_the_files(size_bytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"x" * size_bytes)
+    (tmp_path / "stream").symlink_to("/dev/full")
+    dataset = spec.LinesDataset(paths=(str(path),), context_length=CONTEXT)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        load_stream(dataset, SPLIT, tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 # The decoder

@@ -84,7 +84,7 @@ async def follow_job(
                     bar.console.print(visible(line), markup=False, soft_wrap=True)
                 progress = event.metric_report.progress
                 if progress.epochs:
-                    bar.update(task, completed=progress.epoch, total=progress.epochs)
+                    bar.update(task, completed=_epochs_done(progress), total=progress.epochs)
     return await trainer.get_job(name)
 
 
@@ -125,6 +125,13 @@ async def _cancel(trainer: AsyncTrainerClient, name: str) -> None:
         async for event in events:
             if event.state_change.new_state in TERMINAL_STATES:
                 return
+
+
+def _epochs_done(progress: pb.Progress) -> float:
+    """Returns how many epochs are done, with the part that is done of the next."""
+    if not progress.steps:  # trainers before this one do not tell them
+        return progress.epoch
+    return progress.epochs * progress.step / progress.steps
 
 
 def _line(event: pb.TrainingJobEvent, every_epochs: int) -> str:

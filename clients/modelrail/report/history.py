@@ -77,7 +77,7 @@ class History:
         reported: When it was; None before.
         attempt: Number of the process that the last event tells of.
         sequence: Of the last event; 0 before the first.
-        steps_per_epoch: Steps that an epoch has; 0 before the first has ended.
+        steps_per_epoch: Steps that an epoch has; 0 before it is known.
     """
 
     def __init__(self, *, log_lines: int = LOG_LINES) -> None:
@@ -115,6 +115,8 @@ class History:
 
     def _reported(self, report: pb.MetricReport) -> None:
         self.progress = report.progress
+        if report.progress.steps:
+            self.steps_per_epoch = report.progress.steps / report.progress.epochs
         for metric in report.metrics:
             if not metric.epoch:
                 continue  # a final figure
@@ -125,4 +127,5 @@ class History:
             curve.by_step[metric.step or report.progress.step] = metric.value
             if ended:
                 curve.by_epoch[metric.epoch] = metric.value
+                # Trainers before this one told no steps in all.
                 self.steps_per_epoch = report.progress.step / metric.epoch

@@ -95,16 +95,17 @@ class PhaseEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsEvent:
-    """An epoch ended, a validation within one, or (epoch 0) the model's figures.
+    """An epoch ended, one goes on, perhaps with a validation, or (epoch 0) the model's figures.
 
     Attributes:
         epoch: Epochs that have ended.
         epochs: Epochs in all.
         step: Optimiser steps that have ended.
-        rows_per_second: Rows trained on in a second, over the last epoch.
-        metrics: The figures.
+        rows_per_second: Rows trained on in a second, over the last epoch or what is done of it.
+        metrics: The figures; empty where only progress is told.
         eta_seconds: Until the last epoch ends, at the present speed; None: nobody knows, or
             training has ended.
+        steps: Optimiser steps in all; 0: nobody knows, or nothing is trained.
     """
 
     epoch: int
@@ -113,6 +114,7 @@ class MetricsEvent:
     rows_per_second: float
     metrics: tuple[Metric, ...]
     eta_seconds: float | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,8 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
                 eta_seconds=None
                 if record.get("eta_seconds") is None
                 else real(record, "eta_seconds"),
+                # Workers before this one did not tell it.
+                steps=count(record, "steps") if "steps" in record else 0,
             )
         case "checkpoint":
             return CheckpointEvent(count(record, "step"), count(record, "since"))

@@ -27,13 +27,14 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far training has come."""
+    """How far training has come; `steps` are those in all, 0 when nobody knows."""
 
     epoch: int
     epochs: int
     step: int
     rows_per_second: float
     eta_seconds: float | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class StateChange:
 
 @dataclass(frozen=True, slots=True)
 class MetricReport:
-    """An epoch ended, validation rows were looked at, or the job was evaluated."""
+    """An epoch ended or goes on, or the job was evaluated."""
 
     progress: Progress | None
     metrics: tuple[Metric, ...]

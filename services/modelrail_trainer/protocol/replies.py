@@ -127,6 +127,7 @@ def _progress_to_pb(progress: Progress | None) -> pb.Progress | None:
         epoch=progress.epoch,
         epochs=progress.epochs,
         step=progress.step,
+        steps=progress.steps,
         rows_per_second=progress.rows_per_second,
         eta=None
         if progress.eta_seconds is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -49,8 +49,8 @@ from modelrail_trainer.worker.learning.device import described
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.loop import (
     Epoch,
+    Interim,
     Trained,
-    Validation,
     fit,
     initial_network,
     untrained,
@@ -118,7 +118,7 @@ def run_job(
         raise DataError("; ".join(f"{field}: {what}" for field, what in violations))
 
     if dry_run:
-        data = data.head(spec.batch_size)
+        data = data.sample(spec.batch_size)
         spec = _of_one_step(spec)
     replicas.share_data(data)
     journal.write(DataEvent(summary_of(data)))
@@ -166,7 +166,7 @@ def _train_and_prove(
                     on_saved=lambda step, since: journal.write(CheckpointEvent(step, since)),
                 ),
                 journal.log,
-                on_validation=lambda validation: _report_validation(validation, spec, journal),
+                on_interim=lambda interim: _report_interim(interim, spec, journal),
                 network=network,
                 replicas=replicas,
                 stop=stop,
@@ -215,6 +215,7 @@ def _train_and_prove(
             epoch=trained.epochs,
             epochs=spec.epochs,
             step=trained.step,
+            steps=trained.steps,
             rows_per_second=0.0,
             metrics=metrics,
         )
@@ -322,6 +323,7 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
             epoch=epoch.number,
             epochs=spec.epochs,
             step=epoch.step,
+            steps=epoch.steps,
             rows_per_second=epoch.rows_per_second,
             metrics=tuple(
                 metric
@@ -343,25 +345,25 @@ def _report(epoch: Epoch, spec: TrainingJobSpec, journal: JournalWriter) -> None
         )
 
 
-def _report_validation(
-    validation: Validation, spec: TrainingJobSpec, journal: JournalWriter
-) -> None:
-    journal.write(
-        MetricsEvent(
-            epoch=validation.epoch - 1,
-            epochs=spec.epochs,
-            step=validation.step,
-            rows_per_second=validation.rows_per_second,
-            metrics=as_metrics(
-                validation.figures,
-                split="validation",
-                epoch=validation.epoch,
-                runtime="pytorch",
-                step=validation.step,
-            ),
-            eta_seconds=validation.eta_seconds,
-        )
+def _report_interim(interim: Interim, spec: TrainingJobSpec, journal: JournalWriter) -> None:
+    event = MetricsEvent(
+        epoch=interim.epoch - 1,
+        epochs=spec.epochs,
+        step=interim.step,
+        steps=interim.steps,
+        rows_per_second=interim.rows_per_second,
+        metrics=as_metrics(
+            interim.figures,
+            split="validation",
+            epoch=interim.epoch,
+            runtime="pytorch",
+            step=interim.step,
+        ),
+        eta_seconds=interim.eta_seconds,
     )
+    # Without figures nothing is lost with it, and training goes on while the disk is full.
+    with nullcontext() if interim.figures else suppress(OSError):
+        journal.write(event)
 
 
 def _end_of_training(trained: Trained, spec: TrainingJobSpec) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import onnx
 from torch import nn
 
@@ -88,13 +89,19 @@ class TrainingData:
     raw: RawRows | None = None
     scaling: nn.Module | None = None
 
-    def head(self, rows: int) -> TrainingData:
-        """Returns the first rows of each part."""
-        train, validation, test = (
-            Part(part.inputs[:rows], part.targets[:rows])
-            for part in (self.train, self.validation, self.test)
+    def sample(self, rows: int) -> TrainingData:
+        """Returns so many rows of each part, of what is measured on at least two.
+
+        They have the least and the greatest target of the part and those between them at even
+        distances: what has a value on the whole part has one on its sample.
+        """
+        measured = max(rows, 2)
+        return replace(
+            self,
+            train=_sample(self.train, rows),
+            validation=_sample(self.validation, measured),
+            test=_sample(self.test, measured),
         )
-        return replace(self, train=train, validation=validation, test=test)
 
     @property
     def facts(self) -> DatasetFacts:
@@ -106,3 +113,12 @@ class TrainingData:
             outputs=self.outputs,
             tokens=self.tokens,
         )
+
+
+def _sample(part: Part, rows: int) -> Part:
+    if len(part) <= rows:
+        return part
+    places = np.linspace(0, len(part) - 1, rows, dtype=np.int64)
+    if part.targets[0].size == 1:  # of text there is a target at each place, and none to sort by
+        places = np.sort(np.argsort(part.targets, axis=0, kind="stable").reshape(-1)[places])
+    return Part(part.inputs[places], part.targets[places])

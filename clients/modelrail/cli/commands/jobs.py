@@ -20,6 +20,7 @@ from modelrail.cli.session import Session
 from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.names import TrainingJobName
 from modelrail.report import render
+from modelrail.report.scale import shown
 from modelrail.report.tables import duration
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
@@ -228,7 +229,10 @@ def _show_walls(job: pb.TrainingJob) -> None:
 
 def _progress_text(progress: pb.Progress) -> str:
     text = f"{progress.epoch}/{progress.epochs}"
+    if progress.steps:
+        text += f", step {progress.step}/{progress.steps}"
     if progress.HasField("eta"):
+        text += f", {shown(progress.rows_per_second)} rows/s"
         left = duration(progress.eta.ToTimedelta().total_seconds())
         text += f", about {left} of training left when it was told last"
     return text

@@ -134,7 +134,12 @@ def _happening(event: JournalEvent) -> Happening | None:
             return StateChange(None, JobState(phase.value.upper()))
         case MetricsEvent():
             progress = Progress(
-                event.epoch, event.epochs, event.step, event.rows_per_second, event.eta_seconds
+                event.epoch,
+                event.epochs,
+                event.step,
+                event.rows_per_second,
+                event.eta_seconds,
+                event.steps,
             )
             return MetricReport(progress, event.metrics)
         case LogEvent(text):

@@ -74,6 +74,7 @@ def job_from_row(row: RowMapping) -> Job:
             row["progress_step"],
             row["progress_rows_per_second"],
             row["progress_eta_seconds"],
+            row["progress_steps"] or 0,
         ),
         metrics=tuple(Metric(**metric) for metric in json.loads(row["metrics"])),
         model_version=row["model_version"],
@@ -156,6 +157,7 @@ def progress_columns(progress: Progress | None) -> dict[str, object]:
         "progress_step": None if progress is None else progress.step,
         "progress_rows_per_second": None if progress is None else progress.rows_per_second,
         "progress_eta_seconds": None if progress is None else progress.eta_seconds,
+        "progress_steps": None if progress is None else progress.steps,
     }
 
 

@@ -36,6 +36,7 @@ jobs = Table(
     Column("progress_epoch", Integer),
     Column("progress_epochs", Integer),
     Column("progress_step", BigInteger),
+    Column("progress_steps", BigInteger),
     Column("progress_rows_per_second", Float),
     Column("progress_eta_seconds", Float),
     Column("metrics", Text, nullable=False),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from modelrail_trainer.spec import LinesDataset, Split
 from modelrail_trainer.worker.part import Part
 
 Bytes = npt.NDArray[np.uint8]
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ def load_stream(dataset: LinesDataset, split: Split, folder: Path) -> Stream:
 
     Raises:
         DataError: A file cannot be read, or a part has no window.
+        OSError: The disk does not take the stream.
     """
     path = folder / "stream"
     own_files = {"validation": split.validation_paths, "test": split.test_paths}
@@ -95,16 +96,28 @@ def _put_together(paths: Sequence[str], target: Path) -> tuple[str, list[int]]:
     sizes = []
     with target.open("wb") as stream:
         for path in paths:
-            try:
-                with Path(path).open("rb") as file:
-                    whole.update(hashlib.file_digest(file, "sha256").digest())
-                    file.seek(0)
-                    before = stream.tell()
-                    shutil.copyfileobj(file, stream)
-                    sizes.append(stream.tell() - before)
-            except OSError as error:
-                raise DataError(f"file {Path(path).name!r}: {error.strerror}") from error
+            digest = hashlib.sha256()
+            before = stream.tell()
+            for piece in _pieces(Path(path)):
+                digest.update(piece)
+                stream.write(piece)
+            whole.update(digest.digest())
+            sizes.append(stream.tell() - before)
     return whole.hexdigest(), sizes
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Yields a file bit by bit.
+
+    Raises:
+        DataError: It cannot be read. What fails where the pieces go is no fault of the file.
+    """
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise DataError(f"file {path.name!r}: {error.strerror}") from error
 
 
 def _windows(part: Bytes, dataset: LinesDataset) -> Part:

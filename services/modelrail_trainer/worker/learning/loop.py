@@ -29,7 +29,7 @@ from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import CPU
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.losses import at_each_place, loss_function, row_weights
-from modelrail_trainer.worker.learning.pace import Pace, Speed
+from modelrail_trainer.worker.learning.pace import Pace, Reports, Speed
 from modelrail_trainer.worker.learning.precision import rounding
 from modelrail_trainer.worker.learning.progress import Progress
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
@@ -52,6 +52,7 @@ class Epoch:
     Attributes:
         number: From 1.
         step: Optimiser steps so far.
+        steps: Optimiser steps of all epochs.
         rows_per_second: Training rows a second in this epoch.
         train_loss: Mean of the job's loss over the epoch's batches, weighted by their rows, each
             measured before its step.
@@ -61,6 +62,7 @@ class Epoch:
 
     number: int
     step: int
+    steps: int
     rows_per_second: float
     train_loss: float
     validation: dict[str, float]
@@ -68,19 +70,21 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """What was measured on the validation rows in the middle of an epoch.
+class Interim:
+    """What there is to tell in the middle of an epoch.
 
     Attributes:
         epoch: Number of the epoch that is under way.
         step: Optimiser steps so far.
+        steps: Optimiser steps of all epochs.
         rows_per_second: Training rows a second in this epoch.
-        figures: The figures.
+        figures: Figures on the validation rows; empty when they were not looked at.
         eta_seconds: Until the last epoch ends, at the present speed.
     """
 
     epoch: int
     step: int
+    steps: int
     rows_per_second: float
     figures: dict[str, float]
     eta_seconds: float | None
@@ -94,6 +98,7 @@ class Trained:
         network: In evaluation mode, with the weights that are to be exported.
         epochs: Epochs that were trained; fewer than wanted when the patience was used up.
         step: Optimiser steps made.
+        steps: Optimiser steps of all epochs that were wanted.
         best_epoch: Number of the best epoch, from 1.
         best_figure: Figure of its validation rows that made it the best.
     """
@@ -101,6 +106,7 @@ class Trained:
     network: Network
     epochs: int
     step: int
+    steps: int
     best_epoch: int
     best_figure: float
 
@@ -108,7 +114,7 @@ class Trained:
 def untrained(network: Network) -> Trained:
     """Returns a network that is taken as it is."""
     network.eval()
-    return Trained(network=network, epochs=0, step=0, best_epoch=0, best_figure=math.nan)
+    return Trained(network=network, epochs=0, step=0, steps=0, best_epoch=0, best_figure=math.nan)
 
 
 def prepare_torch(seed: int, threads: int, device: torch.device = CPU) -> None:
@@ -214,7 +220,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     *,
     network: Network | None = None,
     replicas: Replicas = ALONE,
-    on_validation: Callable[[Validation], None] = lambda validation: None,
+    on_interim: Callable[[Interim], None] = lambda interim: None,
+    reports: Reports | None = None,
     stop: StopRequest | None = None,
 ) -> Trained:
     """Trains a network, and gives it the weights of its best epoch or of the last.
@@ -227,7 +234,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         log: Told what happens beside training.
         network: What `initial_network` made; None: it is made here.
         replicas: The processes that train together.
-        on_validation: Called after each validation within an epoch.
+        on_interim: Called within an epoch: after each validation, and when a report is due.
+        reports: Say when; None: every few seconds.
         stop: Asks for an early end, which leaves a checkpoint; None: nobody asks.
 
     Raises:
@@ -267,6 +275,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         stop=stop,
     )
     pace = Pace(spec.epochs * rows, (progress.epoch - 1) * rows + progress.rows)
+    reports = reports or Reports()
     precision = rounding(spec.precision, device)
     for number in range(progress.epoch, spec.epochs + 1):
         speed = Speed(progress.rows)
@@ -297,23 +306,30 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
                 nn.utils.clip_grad_norm_(network.parameters(), spec.max_gradient_norm)
             optimiser.step()
             done = progress.rows + len(chosen)
+            is_validated = _is_validated(spec, progress.step + 1)
             # Before a checkpoint of this step: who goes on from there has told it.
-            if done < rows and _is_validated(spec, progress.step + 1):
+            if done < rows and (is_validated or reports.is_due()):
                 rate = speed.rows_per_second(done)
-                with speed.paused():
-                    # Not given up when a stop is asked for: it would never be told then.
-                    when = f"in epoch {number}, step {progress.step + 1}"
-                    figures = _validate(network, data, when, replicas)
-                    network.train()
-                on_validation(
-                    Validation(
+                figures: dict[str, float] = {}
+                if is_validated:
+                    with speed.paused():
+                        # Not given up when a stop is asked for: it would never be told then.
+                        when = f"in epoch {number}, step {progress.step + 1}"
+                        figures = _validate(network, data, when, replicas)
+                        network.train()
+                on_interim(
+                    Interim(
                         epoch=number,
                         step=progress.step + 1,
+                        steps=steps,
                         rows_per_second=rate,
                         figures=figures,
-                        eta_seconds=pace.eta_seconds((number - 1) * rows + done),
+                        eta_seconds=pace.eta_seconds(
+                            (number - 1) * rows + done, remembered=is_validated
+                        ),
                     )
                 )
+                reports.told()
             progress.made_step(len(chosen), value)
             made_progress()
         rate = speed.rows_per_second(rows)
@@ -327,12 +343,14 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
             Epoch(
                 number=number,
                 step=progress.step,
+                steps=steps,
                 rows_per_second=rate,
                 train_loss=progress.loss_sum / rows,
                 validation=validation,
                 eta_seconds=None if ends else pace.eta_seconds(number * rows),
             )
         )
+        reports.told()
         progress.ended_epoch()
         if ends:
             break
@@ -342,6 +360,7 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
         network=network,
         epochs=number,
         step=progress.step,
+        steps=steps,
         best_epoch=best.number,
         best_figure=best.figure,
     )

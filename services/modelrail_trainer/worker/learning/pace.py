@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _MARKS = 20
+_MOST_REPORTS = 200
+"""In the time in which training has e times as long gone on."""
 
 
 class Pace:
@@ -28,16 +30,52 @@ class Pace:
         self._clock = clock
         self._marks = deque([(clock(), rows_done)], maxlen=_MARKS)
 
-    def eta_seconds(self, rows_done: int) -> float | None:
-        """Returns the seconds until all rows are done; None when nothing was trained yet."""
+    def eta_seconds(self, rows_done: int, *, remembered: bool = True) -> float | None:
+        """Returns the seconds until all rows are done; None when nothing was trained yet.
+
+        Args:
+            rows_done: Rows that were trained on by now, in all epochs.
+            remembered: Whether this is one of the reports whose speed later ones go by. Many of
+                them within an epoch would make what an epoch takes at its end forgotten.
+        """
         then, rows_then = self._marks[0]
         now = self._clock()
-        if rows_done > self._marks[-1][1]:
+        if remembered and rows_done > self._marks[-1][1]:
             self._marks.append((now, rows_done))
         trained = rows_done - rows_then
         if trained <= 0:
             return None
         return (now - then) * (self._rows_in_all - rows_done) / trained
+
+
+class Reports:
+    """When it is time to tell within an epoch where training stands.
+
+    Reports are kept, so they become rarer the longer training goes on: then a day leaves about
+    1,100 of them and a week 1,500, and the next is never further away than a two-hundredth of the
+    time that has passed.
+
+    Args:
+        least_seconds: Time between two reports.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self, least_seconds: float = 5.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._least_seconds = least_seconds
+        self._clock = clock
+        self._started = clock()
+        self._next = self._started + least_seconds
+
+    def is_due(self) -> bool:
+        """Whether it is time for a report."""
+        return self._clock() >= self._next
+
+    def told(self) -> None:
+        """There was a report."""
+        now = self._clock()
+        self._next = now + max(self._least_seconds, (now - self._started) / _MOST_REPORTS)
 
 
 class Speed:
