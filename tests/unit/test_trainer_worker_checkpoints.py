@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -248,7 +250,27 @@ def scribbled(path: Path) -> None:
     path.write_bytes(os.urandom(5000))
 
 
-@pytest.mark.parametrize("hurt", [cut, emptied, scribbled])
+def flipped_in_a_tensor(path: Path) -> None:
+    flip(path, -100)
+
+
+def flipped_in_the_position(path: Path) -> None:
+    # Still a number, and a position: the rows of the epoch so far.
+    name = b'\\"rows\\": '
+    flip(path, path.read_bytes().index(name) + len(name) + 1)
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with safetensors.safe_open(path, framework="pt") as file:  # nothing else tells
+        json.loads(file.metadata()["modelrail"])
+
+
+@pytest.mark.parametrize(
+    "hurt", [cut, emptied, scribbled, flipped_in_a_tensor, flipped_in_the_position]
+)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, hurt: Any) -> None:
     folder = left_by(tmp_path, 4)
     newest = max(folder.iterdir())
@@ -258,6 +280,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert found.position.step == 3
     hurt(min(folder.iterdir()))
     assert Checkpoints(folder, IDENTITY).newest() is None
+
+
+def test_a_checkpoint_of_a_version_that_wrote_no_digest_is_passed_over(tmp_path: Path) -> None:
+    folder = left_by(tmp_path, 4)
+    for path in folder.iterdir():
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = {"modelrail": file.metadata()["modelrail"]}
+        safetensors.torch.save_file(safetensors.torch.load_file(path), path, header)
+    checkpoints = Checkpoints(folder, IDENTITY)
+    assert checkpoints.newest() is None
+    assert checkpoints.passed_over == ("format",)
 
 
 def test_a_checkpoint_of_another_specification_or_data_set_is_not_gone_on_from(

@@ -27,6 +27,7 @@ from modelrail_trainer.handover.data_summary import (
 from modelrail_trainer.handover.evaluation import Evaluation, evaluation_from_record
 from modelrail_trainer.handover.journal import (
     DataEvent,
+    JournalError,
     JournalWriter,
     LogEvent,
     Metric,
@@ -213,6 +214,79 @@ def test_a_disk_that_fails_before_the_rename_leaves_no_result(
         load_result(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("lineage.seed", 2**63, "seed: expected a number"),
+        ("lineage.packages", {"\ud800": "1"}, "packages: expected a text of whole characters"),
+        ("lineage.dataset", "\ud800", "dataset: expected a text of whole characters"),
+        ("certificate.opset", 2**63, "opset: expected a number"),
+        ("certificate.rows", -1, "rows: expected a number"),
+        ("certificate.batch_sizes", [10**30], "batch_sizes\\[0\\]: expected a number"),
+        ("certificate.absolute_tolerance", 10**400, "absolute_tolerance: expected a finite"),
+        ("certificate.tools", {"x": "\udfff"}, "x: expected a text of whole characters"),
+        ("files", [{"path": "x", "sha256": "", "size_bytes": 2**63}], "size_bytes: expected"),
+        ("metrics", [{}] * 201, "metrics: expected at most 200"),
+    ],
+)
+def test_a_result_that_no_message_holds_is_refused(
+    place: str, value: object, said: str, tmp_path: Path
+) -> None:
+    record = json.loads(json.dumps(asdict(bare_result())))
+    *outer, name = place.split(".")
+    (record[outer[0]] if outer else record)[name] = value
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=said):
+        load_result(tmp_path)
+
+
+SUMMARY = {
+    "parts": [{"split": "train", "rows": 7}],
+    "labels": [],
+    "classes": 0,
+    "input_shape": [3],
+    "columns": [
+        {"name": "x", "encoding": "number", "features": 1, "figures": {}, "categories": []}
+    ],
+    "column_count": 1,
+    "unusable": [],
+}
+METRICS = {"epoch": 1, "epochs": 2, "step": 3, "rows_per_second": 4.5, "metrics": []}
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        # Each would be shortened without end.
+        ({"parts": [{"split": "s" * 80, "rows": 7}] * 600}, "parts: expected at most 10"),
+        ({"input_shape": [2**62] * 3_000}, "input_shape: expected at most 32"),
+        ({"input_shape": [2**63]}, "input_shape\\[0\\]: expected a number"),
+        ({"columns": [SUMMARY["columns"][0] | {"figures": {"\ud800": 1}}]}, "figures: expected a"),  # type: ignore[index]
+        ({"unusable": [{"reason": "\ud800", "rows": 1}]}, "reason: expected a text of whole"),
+        ({"kind": "log", "text": "\ud800"}, "text: expected a text of whole characters"),
+        ({"kind": "log", "text": "x" * (1 << 16)}, "longer than 65536 bytes"),
+        ({"kind": "failed", "reason": "DATA", "message": "\ud800"}, "message: expected a text"),
+        ({"kind": "checkpoint", "step": 2**63, "since": 0}, "step: expected a number"),
+        ({"kind": "stopped", "step": 2**63}, "step: expected a number"),
+        ({"kind": "metrics", **METRICS, "rows_per_second": -1}, "rows_per_second: expected a num"),
+        ({"kind": "metrics", **METRICS, "eta_seconds": 1e12}, "eta_seconds: expected a number"),
+        (
+            {"kind": "isolation", "layers": [{"name": "FILES", "active": True, "detail": ""}] * 11},
+            "layers: expected at most 10, got 11",
+        ),
+    ],
+)
+def test_a_line_that_no_message_holds_is_refused(
+    event: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    if "kind" not in event:
+        event = {"kind": "data", "summary": SUMMARY | event}
+    line = json.dumps(event)
+    (tmp_path / "events.jsonl").write_text(line + "\n")
+    with pytest.raises(JournalError, match=said):
+        read_events(tmp_path / "events.jsonl", 0)
+
+
 def _result(directory: Path) -> TrainingResult:
     return bare_result(describe_file(directory, "model.onnx", "application/onnx"))
 
@@ -256,7 +330,11 @@ def test_a_summary_and_a_validation_within_an_epoch_come_back_from_the_journal(
     ("field", "value", "said"),
     [
         ("confusion", [1, 2, 3], "2² counts"),
-        ("confusion", [1, 2, 3, 2**63], "expected counts"),
+        ("confusion", [1, 2, 3, -1], "expected counts"),
+        ("confusion", [1, 2, 3, 2**63], "confusion\\[3\\]: expected a number"),
+        ("labels", ["a", "\ud800"], "labels\\[1\\]: expected a text of whole characters"),
+        ("expected_calibration_error", 10**400, "expected a finite number"),
+        ("residuals", [{}] * 1001, "residuals: expected at most 1000"),
         ("rows", -1, "rows: expected a number from 0"),
         ("labels", "ab", "labels: expected a list"),
     ],

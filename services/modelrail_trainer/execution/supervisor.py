@@ -295,8 +295,10 @@ class Supervisor:
                 await self._follower.follow(job, process, wishes, stopwatch)
             finally:
                 # A defect leaves it alive here, and so does the loss of the lease; a process that
-                # nobody follows must not run on.
-                if not process.exited:
+                # nobody follows must not run on. One that ended meanwhile may have left others.
+                if process.exited:
+                    await process.wait()
+                else:
                     await process.stop(self._stop_grace_seconds)
 
     # After the process
@@ -353,7 +355,9 @@ class Supervisor:
             try:
                 await self._follower.follow(job, process, wishes, stopwatch)
             finally:
-                if not process.exited:  # as in `_launch`
+                if process.exited:  # as in `_launch`
+                    await process.wait()
+                else:
                     await process.stop(self._stop_grace_seconds)
 
     async def _recover(self, job: Job) -> None:

@@ -20,15 +20,17 @@ from modelrail_trainer.handover.job_file import (
     open_job_file,
     read_job_file,
 )
-from modelrail_trainer.handover.journal import Metric, cut, metric_from_record
+from modelrail_trainer.handover.journal import MAX_METRICS, Metric, cut, metric_from_record
 from modelrail_trainer.handover.record import (
     Record,
     as_record,
+    count,
     items,
     nested,
     nested_if_any,
     real,
     text,
+    texts,
     values,
     whole,
 )
@@ -249,7 +251,7 @@ def load_result(directory: Path) -> TrainingResult:
         return TrainingResult(
             files=items(record, "files", _file),
             signature=_signature(nested(record, "signature")),
-            metrics=items(record, "metrics", metric_from_record),
+            metrics=items(record, "metrics", metric_from_record, most=MAX_METRICS),
             lineage=_lineage(nested(record, "lineage")),
             certificate=_certificate(nested(record, "certificate")),
             # Workers before this one told none.
@@ -317,7 +319,7 @@ def _file(record: Record) -> ResultFile:
     return ResultFile(
         path=text(record, "path"),
         sha256=text(record, "sha256"),
-        size_bytes=whole(record, "size_bytes"),
+        size_bytes=count(record, "size_bytes"),
         media_type=text(record, "media_type"),
     )
 
@@ -349,7 +351,7 @@ def _lineage(record: Record) -> Lineage:
         dataset_sha256=text(record, "dataset_sha256"),
         spec_sha256=text(record, "spec_sha256"),
         seed=whole(record, "seed"),
-        packages=_texts(record, "packages"),
+        packages=texts(record, "packages"),
         # Workers of an earlier version did not tell.
         hardware=text(record, "hardware") if "hardware" in record else "",
     )
@@ -357,24 +359,19 @@ def _lineage(record: Record) -> Lineage:
 
 def _certificate(record: Record) -> ExportCertificate:
     return ExportCertificate(
-        opset=whole(record, "opset"),
+        opset=count(record, "opset"),
         absolute_tolerance=real(record, "absolute_tolerance"),
         relative_tolerance=real(record, "relative_tolerance"),
         batch_sizes=values(record, "batch_sizes", int),
         outputs=items(record, "outputs", _parity),
-        rows=whole(record, "rows"),
-        tools=_texts(record, "tools"),
+        rows=count(record, "rows"),
+        tools=texts(record, "tools"),
         attempts=items(record, "attempts", _attempt),
     )
 
 
 def _attempt(record: Record) -> ExportAttempt:
     return ExportAttempt(text(record, "method"), text(record, "failure"))
-
-
-def _texts(record: Record, name: str) -> dict[str, str]:
-    found = nested(record, name)
-    return {key: text(found, key) for key in found}
 
 
 def _parity(record: Record) -> OutputParity:

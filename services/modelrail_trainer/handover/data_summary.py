@@ -10,11 +10,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
-from modelrail_trainer.handover.record import Record, count, items, nested, real, text, values
+from modelrail_trainer.handover.record import (
+    MOST_INT32,
+    Record,
+    RecordError,
+    count,
+    items,
+    names,
+    nested,
+    real,
+    text,
+    values,
+)
 
 MAX_LABELS = 100
 MAX_COLUMNS = 100
 MAX_CATEGORIES = 12
+_MAX_PARTS = 10
+_MAX_DIMENSIONS = 32
 _MAX_NAME_CHARACTERS = 80
 # Beside the rest of the line; see `journal.MAX_LINE_BYTES`.
 _MAX_BYTES = 48 * 1024
@@ -110,17 +123,24 @@ def data_summary_from_record(record: Record) -> DataSummary:
     """Reads a summary that another process wrote.
 
     Raises:
-        RecordError: A field is missing or has another type.
+        RecordError: A field is missing, has another type, or is none that a message holds.
     """
+    input_shape = values(record, "input_shape", int)
+    if len(input_shape) > _MAX_DIMENSIONS:
+        raise RecordError(f"input_shape: expected at most {_MAX_DIMENSIONS} dimensions")
     return DataSummary(
-        parts=items(record, "parts", lambda one: PartSummary(_name(one, "split"), _rows(one))),
-        labels=items(record, "labels", lambda one: LabelCount(_name(one, "label"), _rows(one))),
-        classes=count(record, "classes", most=2**31 - 1),
-        input_shape=tuple(
-            min(max(size, 0), 2**63 - 1) for size in values(record, "input_shape", int)
+        # Neither these nor the shape are ever shortened.
+        parts=items(
+            record,
+            "parts",
+            lambda one: PartSummary(_name(one, "split"), _rows(one)),
+            most=_MAX_PARTS,
         ),
+        labels=items(record, "labels", lambda one: LabelCount(_name(one, "label"), _rows(one))),
+        classes=count(record, "classes", most=MOST_INT32),
+        input_shape=tuple(max(size, 0) for size in input_shape),
         columns=items(record, "columns", _column),
-        column_count=count(record, "column_count", most=2**31 - 1),
+        column_count=count(record, "column_count", most=MOST_INT32),
         unusable=items(
             record, "unusable", lambda one: UnusableRows(text(one, "reason")[:500], _rows(one))
         ),
@@ -132,8 +152,8 @@ def _column(record: Record) -> ColumnSummary:
     return ColumnSummary(
         name=_name(record, "name"),
         encoding=_name(record, "encoding"),
-        features=count(record, "features", most=2**31 - 1),
-        figures={short(name): real(figures, name) for name in figures},
+        features=count(record, "features", most=MOST_INT32),
+        figures={short(name): real(figures, name) for name in names(figures, "figures")},
         categories=tuple(map(short, values(record, "categories", str)[:MAX_CATEGORIES])),
     )
 

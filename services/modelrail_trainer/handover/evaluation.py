@@ -22,6 +22,8 @@ from modelrail_trainer.handover.record import (
 
 MAX_MATRIX_CLASSES = 100
 MAX_PREDICTIONS = 500
+_MAX_BINS = 1_000
+_MAX_NAME_CHARACTERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,7 @@ def evaluation_from_record(record: Record) -> Evaluation:
     """
     labels = tuple(cut(label) for label in values(record, "labels", str))
     confusion = values(record, "confusion", int)
-    if any(not 0 <= cell < 2**63 for cell in confusion):
+    if any(cell < 0 for cell in confusion):
         raise RecordError("confusion: expected counts")
     if len(confusion) != len(labels) ** 2 or len(labels) > MAX_MATRIX_CLASSES:
         raise RecordError(
@@ -97,14 +99,14 @@ def evaluation_from_record(record: Record) -> Evaluation:
             f"got {len(confusion)}"
         )
     return Evaluation(
-        split=text(record, "split"),
+        split=text(record, "split", most=_MAX_NAME_CHARACTERS),
         rows=count(record, "rows"),
         labels=labels,
         confusion=confusion,
         confusion_note=cut(text(record, "confusion_note")),
-        reliability=items(record, "reliability", _reliability),
+        reliability=items(record, "reliability", _reliability, most=_MAX_BINS),
         expected_calibration_error=real(record, "expected_calibration_error"),
-        residuals=items(record, "residuals", _histogram_bin),
+        residuals=items(record, "residuals", _histogram_bin, most=_MAX_BINS),
         predictions=items(record, "predictions", _prediction)[:MAX_PREDICTIONS],
         baseline=metric_from_record(nested(record, "baseline")),
     )

@@ -13,6 +13,7 @@ from modelrail_trainer.handover.record import (
     Record,
     RecordError,
     as_record,
+    as_text,
     count,
     flag,
     items,
@@ -263,7 +264,8 @@ def _numbers(record: Record) -> NumberSummary:
 
 
 def _text_count(record: Record) -> TextCount:
-    return TextCount(_cell(text(record, "text")), count(record, "count"))
+    shown = text(record, "text", most=MAX_TEXT_CHARACTERS + 1)  # and the mark of a cut
+    return TextCount(shown, count(record, "count"))
 
 
 def _row(cells: list[object], columns: int) -> tuple[str | None, ...]:
@@ -273,28 +275,22 @@ def _row(cells: list[object], columns: int) -> tuple[str | None, ...]:
 
 
 def _cell(value: object) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARACTERS + 1:  # and the mark of a cut
-        raise RecordError(f"expected texts of at most {MAX_TEXT_CHARACTERS} characters")
-    return value
+    if not isinstance(value, str):
+        raise RecordError(f"preview: expected texts, got {type(value).__name__}")
+    return as_text(value, "preview", MAX_TEXT_CHARACTERS + 1)  # and the mark of a cut
 
 
 def _sentences(record: Record) -> tuple[str, ...]:
     found = _at_most(values(record, "warnings", str), _MAX_SENTENCES, "warnings")
-    return tuple(_bounded(one, "warnings", _MAX_SENTENCE_CHARACTERS) for one in found)
+    return tuple(as_text(one, "warnings", _MAX_SENTENCE_CHARACTERS) for one in found)
 
 
 def _sentence(record: Record, field: str) -> str:
-    return _bounded(text(record, field), field, _MAX_SENTENCE_CHARACTERS)
+    return text(record, field, most=_MAX_SENTENCE_CHARACTERS)
 
 
 def _word(record: Record, field: str) -> str:
-    return _bounded(text(record, field), field, _MAX_NAME_CHARACTERS)
-
-
-def _bounded(value: str, field: str, most: int) -> str:
-    if len(value) > most:
-        raise RecordError(f"{field}: expected at most {most} characters, got {len(value)}")
-    return value
+    return text(record, field, most=_MAX_NAME_CHARACTERS)
 
 
 def _at_most(found: tuple[T, ...], most: int, field: str) -> tuple[T, ...]:

@@ -18,6 +18,7 @@ from typing import BinaryIO, Self
 from modelrail_trainer.handover.data_summary import DataSummary, data_summary_from_record
 from modelrail_trainer.handover.job_file import NotAJobFileError, open_job_file
 from modelrail_trainer.handover.record import (
+    MOST_INT32,
     Record,
     RecordError,
     as_record,
@@ -28,7 +29,6 @@ from modelrail_trainer.handover.record import (
     nested,
     real,
     text,
-    whole,
 )
 from modelrail_trainer.isolation.layer import Layer, LayerName
 
@@ -36,6 +36,11 @@ JOURNAL_NAME = "events.jsonl"
 MAX_TEXT_BYTES = 8 * 1024  # a longer log line or message is cut, with a mark at its end
 # Six bytes of JSON for one of text is the worst case (`\u0000`).
 MAX_LINE_BYTES = 64 * 1024
+MAX_METRICS = 200
+"""Figures at a time."""
+MAX_SECONDS = 315_576_000_000.0
+"""10,000 years: the longest `google.protobuf.Duration`."""
+_MAX_NAME_CHARACTERS = 100
 _READ_BYTES = 1024 * 1024
 _CUT_MARK = " …"
 
@@ -268,6 +273,8 @@ def read_events(path: Path, offset: int) -> tuple[list[JournalEvent], int]:
     events: list[JournalEvent] = []
     position = offset
     for line in whole_lines.split(b"\n") if end else []:
+        if len(line) > MAX_LINE_BYTES:
+            raise JournalError(f"the line at byte {position} is longer than {MAX_LINE_BYTES} bytes")
         try:
             events.append(_decode(line))
         # Includes broken JSON, broken UTF-8 and RecordError.
@@ -290,14 +297,14 @@ def metric_from_record(record: Record) -> Metric:
     """Reads a metric.
 
     Raises:
-        RecordError: A field is missing or has another type.
+        RecordError: A field is missing, has another type, or is none that a message holds.
     """
     return Metric(
-        name=text(record, "name"),
+        name=text(record, "name", most=_MAX_NAME_CHARACTERS),
         value=real(record, "value"),
-        split=text(record, "split"),
-        epoch=whole(record, "epoch"),
-        runtime=text(record, "runtime"),
+        split=text(record, "split", most=_MAX_NAME_CHARACTERS),
+        epoch=count(record, "epoch", most=MOST_INT32),
+        runtime=text(record, "runtime", most=_MAX_NAME_CHARACTERS),
         # Workers before this one did not tell it.
         step=count(record, "step") if "step" in record else 0,
     )
@@ -312,7 +319,7 @@ def layer_from_record(record: Record) -> Layer:
     return Layer(
         name=member(record, "name", LayerName),
         active=flag(record, "active"),
-        detail=text(record, "detail"),
+        detail=text(record, "detail", most=MAX_TEXT_BYTES),
     )
 
 
@@ -350,21 +357,21 @@ def _decode(line: bytes) -> JournalEvent:  # noqa: PLR0911  # one return a kind
     record = as_record(json.loads(line), "event")
     match text(record, "kind"):
         case "isolation":
-            return IsolationEvent(items(record, "layers", layer_from_record))
+            return IsolationEvent(items(record, "layers", layer_from_record, most=len(LayerName)))
         case "phase":
             return PhaseEvent(member(record, "phase", Phase))
         case "data":
             return DataEvent(data_summary_from_record(nested(record, "summary")))
         case "metrics":
             return MetricsEvent(
-                epoch=whole(record, "epoch"),
-                epochs=whole(record, "epochs"),
-                step=whole(record, "step"),
-                rows_per_second=real(record, "rows_per_second"),
-                metrics=items(record, "metrics", metric_from_record),
+                epoch=count(record, "epoch", most=MOST_INT32),
+                epochs=count(record, "epochs", most=MOST_INT32),
+                step=count(record, "step"),
+                rows_per_second=real(record, "rows_per_second", least=0),
+                metrics=items(record, "metrics", metric_from_record, most=MAX_METRICS),
                 eta_seconds=None
                 if record.get("eta_seconds") is None
-                else real(record, "eta_seconds"),
+                else real(record, "eta_seconds", least=0, most=MAX_SECONDS),
                 # Workers before this one did not tell it.
                 steps=count(record, "steps") if "steps" in record else 0,
             )

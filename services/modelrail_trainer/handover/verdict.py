@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelrail_trainer.handover.artifact import OutputParity
+from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_file
 from modelrail_trainer.handover.record import Record, as_record, count, items, real, text
 
 VERDICT_NAME = "verdict.json"
@@ -59,20 +60,20 @@ def load_verdict(directory: Path) -> Verdict | None:
         VerdictError: It is something else.
     """
     try:
-        with (directory / VERDICT_NAME).open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_job_file(directory, VERDICT_NAME, most_bytes=_MAX_BYTES)
     except FileNotFoundError:
         return None
+    except NotAJobFileError as error:
+        raise VerdictError(f"the verdict cannot be used: {error}") from error
     try:
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
         record = as_record(json.loads(content), "verdict")
         return Verdict(
             files=items(record, "files", _file),
             outputs=items(record, "outputs", _output),
             rows=count(record, "rows"),
         )
-    except ValueError as error:  # includes broken JSON, broken UTF-8 and RecordError
+    # Includes broken JSON, broken UTF-8 and RecordError.
+    except (ValueError, RecursionError) as error:
         raise VerdictError(f"the verdict is malformed: {error}") from error
 
 

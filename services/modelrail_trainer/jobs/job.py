@@ -106,7 +106,8 @@ class Job:
         run_seconds: How long it was carried out, as far as was noted.
         earlier_run_seconds: How long it was before its present process.
         process: The executor's handle of the execution; empty where there is none.
-        journal_offset: Bytes of the process's journal that are stored as events.
+        journal_offset: Bytes of the process's journal that are stored as events, or left out.
+        journal_bytes: What the log lines and figures of all attempts' journals take.
         output: How far what it prints is stored.
         committing: The registry was asked to make the version: too late to cancel.
         last_sequence: Number of the newest event.
@@ -141,6 +142,7 @@ class Job:
     end_time: datetime | None
     process: str
     journal_offset: int
+    journal_bytes: int
     output: OutputMark
     committing: bool
     last_sequence: int

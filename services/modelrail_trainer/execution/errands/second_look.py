@@ -27,6 +27,7 @@ from modelrail_trainer.handover.artifact import (
     write_result,
 )
 from modelrail_trainer.handover.job_file import NotAJobFileError, open_job_file
+from modelrail_trainer.handover.journal import cut
 from modelrail_trainer.handover.verdict import Verdict, VerdictError, load_verdict
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError, LogLine
@@ -170,7 +171,7 @@ def _said(verdict: Verdict, seconds: float) -> str:
     worst = ", ".join(
         f"{output.name} {output.max_absolute_difference:.1e}" for output in verdict.outputs
     )
-    return (
+    return cut(
         f"a second look at the files, by another process, found what the job says: {verdict.rows} "
         f"reference rows, largest difference: {worst}; {seconds:.1f} s"
     )

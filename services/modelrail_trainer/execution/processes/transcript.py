@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelrail_trainer.execution.processes.allowance import within_allowance
 from modelrail_trainer.execution.processes.executor import LOG_NAME
 from modelrail_trainer.execution.processes.output import read_output
 from modelrail_trainer.handover.artifact import load_result
@@ -65,6 +66,7 @@ class Transcript:
         self._output_path = directory / LOG_NAME
         self._threads = threads
         self._offset: int | None = job.journal_offset
+        self._told_bytes = job.journal_bytes
         self._output = job.output
         self.complete = False
         """Whether the process said its last word."""
@@ -72,7 +74,7 @@ class Transcript:
         """Whether that was that it was asked to stop, and a checkpoint holds what it did."""
 
     async def catch_up(self, *, ended: bool = False) -> None:
-        """Stores everything that is in the journal by now, and what was printed.
+        """Stores what is in the journal by now, as much as a job's history keeps, and the output.
 
         Of much that is printed a part is stored at once, and the next part by the next call. After
         an error that passes it can be called again, and stores nothing twice.
@@ -92,6 +94,7 @@ class Transcript:
             if self._offset is None:
                 job = await self._book.read(self._book.store.get, self._job.name)
                 self._offset, self._output = job.journal_offset, job.output
+                self._told_bytes = job.journal_bytes
             events, offset = await self._threads.run(read_events, self._path, self._offset)
             lines: list[str] = []
             output = self._output
@@ -103,6 +106,9 @@ class Transcript:
                 )
             if (offset, output) == (self._offset, self._output):
                 return
+            told = [said for event in events if (said := _happening(event)) is not None]
+            # Of a flood there are ten thousands at once.
+            kept, told_bytes = await self._threads.run(within_allowance, told, self._told_bytes)
             start = self._offset
             # Said is said, whether or not it can be stored now.
             self.stopped |= any(isinstance(e, StoppedEvent) for e in events)
@@ -114,18 +120,17 @@ class Transcript:
             await self._book.change(
                 self._book.store.record,
                 self._job.lease,
-                [
-                    *map(LogLine, lines),
-                    *(said for event in events if (said := _happening(event)) is not None),
-                ],
+                [*map(LogLine, lines), *kept],
                 journal_offset=offset,
+                journal_bytes=told_bytes,
+                progress=_progress(told),
                 output=output,
                 failure=next((_failure(e) for e in events if isinstance(e, FailedEvent)), None),
                 isolation=_isolation(events) if start == 0 else (),
                 data_summary=next((e.summary for e in events if isinstance(e, DataEvent)), None),
                 got_further=any(_got_further(event) for event in events),
             )
-            self._offset, self._output = offset, output
+            self._offset, self._told_bytes, self._output = offset, told_bytes, output
 
 
 def _happening(event: JournalEvent) -> Happening | None:
@@ -148,6 +153,11 @@ def _happening(event: JournalEvent) -> Happening | None:
             return None
         case FailedEvent() | FinishedEvent() | StoppedEvent():
             return None
+
+
+def _progress(told: Sequence[Happening]) -> Progress | None:
+    """Returns how far the process said last that it is, whether or not that is kept."""
+    return next((one.progress for one in reversed(told) if isinstance(one, MetricReport)), None)
 
 
 def _isolation(events: Sequence[JournalEvent]) -> tuple[Layer, ...]:

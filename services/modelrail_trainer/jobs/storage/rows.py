@@ -91,6 +91,7 @@ def job_from_row(row: RowMapping) -> Job:
         end_time=_optional_time(row["end_time"]),
         process=row["process"],
         journal_offset=row["journal_offset"],
+        journal_bytes=row["journal_bytes"],
         output=OutputMark(row["output_offset"], row["output_bytes"]),
         committing=row["committing"],
         last_sequence=row["last_sequence"],

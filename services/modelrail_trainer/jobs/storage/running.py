@@ -23,6 +23,7 @@ from modelrail_trainer.jobs.job import (
     LogLine,
     MetricReport,
     OutputMark,
+    Progress,
     StateChange,
 )
 from modelrail_trainer.jobs.lease import Lease, StaleLease
@@ -217,6 +218,8 @@ class RunStore(JobReader):
         happenings: Sequence[Happening],
         *,
         journal_offset: int,
+        journal_bytes: int | None = None,
+        progress: Progress | None = None,
         output: OutputMark | None = None,
         failure: JobError | None = None,
         isolation: Sequence[Layer] = (),
@@ -230,6 +233,8 @@ class RunStore(JobReader):
             happenings: What it wrote. A change to the present state is left out, and so is every
                 change of a job whose process is being stopped.
             journal_offset: Where to read on, in bytes.
+            journal_bytes: What the log lines and figures of its journals take, when that grew.
+            progress: How far it is, when it told that and no report of it is kept.
             output: Where to read on in what it prints, when that moved.
             failure: What the process said went wrong; the job fails of it when the process is gone.
             isolation: The layers around the process, when they are told.
@@ -245,17 +250,12 @@ class RunStore(JobReader):
             if change.state in TERMINAL:
                 raise StaleLease(f"{lease.name} has ended")
             for happening in happenings:
-                match happening:
-                    case StateChange(_, new, error):
-                        if new is not change.state and change.state not in STOPPING:
-                            change.move(new, error)
-                    case MetricReport(progress, _):
-                        if progress is not None:
-                            change.set(**progress_columns(progress))
-                        change.tell(happening)
-                    case _:
-                        change.tell(happening)
+                _tell(change, happening)
             change.set(journal_offset=journal_offset)
+            if journal_bytes is not None:
+                change.set(journal_bytes=journal_bytes)
+            if progress is not None:
+                change.set(**progress_columns(progress))
             if output is not None:
                 change.set(**output_columns(output))
             if failure is not None:
@@ -343,6 +343,19 @@ class RunStore(JobReader):
     def _hold(self, lease: Lease, actor: str = TRAINER) -> Iterator[JobChange]:
         with self._database.write() as connection:
             yield JobChange(connection, lease.name, now=self._now, actor=actor, lease=lease)
+
+
+def _tell(change: JobChange, happening: Happening) -> None:
+    match happening:
+        case StateChange(_, new, error):
+            if new is not change.state and change.state not in STOPPING:
+                change.move(new, error)
+        case MetricReport(reported, _):
+            if reported is not None:
+                change.set(**progress_columns(reported))
+            change.tell(happening)
+        case LogLine():
+            change.tell(happening)
 
 
 def _lose(change: JobChange) -> None:

@@ -48,6 +48,8 @@ jobs = Table(
     Column("end_time", BigInteger),
     Column("process", Text, nullable=False),
     Column("journal_offset", BigInteger, nullable=False),
+    # What the log lines and figures take that the journals of all attempts told.
+    Column("journal_bytes", BigInteger, nullable=False, server_default="0"),
     # Bytes of the attempt's output that are stored, and what the lines of all attempts take.
     Column("output_offset", BigInteger, nullable=False, server_default="0"),
     Column("output_bytes", BigInteger, nullable=False, server_default="0"),

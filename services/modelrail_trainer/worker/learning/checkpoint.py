@@ -2,12 +2,16 @@
 
 A checkpoint is one safetensors file, which is read without running anything in it: tensors, and
 numbers and texts in its header. It is written beside its place and moved there when the disk has
-it, so what is there is whole; what is found damaged all the same is passed over for the one before.
+it, so what is there is whole. The format has no checksum, so the header holds the SHA-256 of the
+file as it is with zeros in the place of the digest: what is found damaged all the same is passed
+over for the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +26,11 @@ from torch import Tensor, nn
 _KEPT = 2
 _SUFFIX = ".safetensors"
 _HEADER = "modelrail"
+_DIGEST = "sha256"
+_NO_DIGEST = "0" * 64
+# As the format writes it. Quotes within the texts of the header are escaped, so nothing else reads
+# like it.
+_DIGEST_FIELD = f'"{_DIGEST}":"'.encode()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +152,14 @@ class Checkpoints:
         partial = path.with_suffix(".partial")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
-            content = safetensors.torch.save(_apart(tensors), {_HEADER: header})
+            content = memoryview(
+                safetensors.torch.save(_apart(tensors), {_HEADER: header, _DIGEST: _NO_DIGEST})
+            )
+            place = _place_of_digest(content)
             with partial.open("wb") as file:
-                file.write(content)
+                file.write(content[:place])
+                file.write(hashlib.sha256(content).hexdigest().encode())
+                file.write(content[place + len(_NO_DIGEST) :])
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -195,9 +209,40 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _place_of_digest(content: memoryview | mmap.mmap) -> int:
+    """Returns where in a file the digest begins.
+
+    Raises:
+        ValueError: The file has none.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")  # of the header, after its length
+    return bytes(content[8:end]).index(_DIGEST_FIELD) + 8 + len(_DIGEST_FIELD)
+
+
+def _check(path: Path, digest: str) -> None:
+    """Compares the content of a file with its digest.
+
+    Raises:
+        ValueError: It has another.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = _place_of_digest(content)
+        with memoryview(content) as whole:
+            found = hashlib.sha256(whole[:place])
+            found.update(_NO_DIGEST.encode())
+            found.update(whole[place + len(_NO_DIGEST) :])
+    if found.hexdigest() != digest:
+        raise ValueError(f"{path.name} is not what was written")
+
+
 def _read(path: Path, identity: Mapping[str, str]) -> Checkpoint:
     with safetensors.safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()[_HEADER])
+        metadata = file.metadata()
+        if _DIGEST not in metadata:
+            # Of a trainer before this one; damage to it would not show.
+            raise _OtherIdentity(("format",))
+        _check(path, metadata[_DIGEST])
+        header = json.loads(metadata[_HEADER])
         found = header["identity"]
         if found != identity:
             keys = sorted(found.keys() | identity.keys())

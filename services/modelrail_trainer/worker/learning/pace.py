@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from modelrail_trainer.handover.journal import MAX_SECONDS
+
 _MARKS = 20
 _MOST_REPORTS = 200
 """In the time in which training has e times as long gone on."""
@@ -45,7 +47,7 @@ class Pace:
         trained = rows_done - rows_then
         if trained <= 0:
             return None
-        return (now - then) * (self._rows_in_all - rows_done) / trained
+        return min((now - then) * (self._rows_in_all - rows_done) / trained, MAX_SECONDS)
 
 
 class Reports:
