@@ -22,6 +22,7 @@ from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.processes.executor import Executor, ProcessExit
 from modelrail_trainer.execution.processes.strays import end_strays
 from modelrail_trainer.handover.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
+from modelrail_trainer.handover.last_word import load_last_word
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
@@ -195,6 +196,8 @@ class Errands:
                         said = JobError(Reason(event.reason.value), event.message)
             if said is None and (result := read(directory)) is not None:
                 return result
+            if said is None and (failed := load_last_word(directory)) is not None:
+                said = JobError(Reason(failed.reason.value), failed.message)
         except (DamagedResult, JournalError) as error:
             return JobError(Reason.INTERNAL, f"what it left is damaged: {error}")
         return diagnose(self._directories, name, ended, said, self._executor.limits)
