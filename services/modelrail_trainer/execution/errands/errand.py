@@ -7,6 +7,7 @@ cancelling the call ends the process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import structlog
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import ResourceExhausted, Unavailable
+from modelrail_trainer.execution.patience import passes
 from modelrail_trainer.execution.processes.diagnosis import diagnose
 from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.processes.executor import Executor, ProcessExit
@@ -31,6 +33,7 @@ from modelrail_trainer.waiting import wait_first
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MAX_WAITING = 16
 """Callers that wait for their errand; each has a call open."""
 
@@ -110,7 +113,7 @@ class Errands:
 
         Raises:
             ResourceExhausted: Too many callers wait.
-            Unavailable: The service stops.
+            Unavailable: The service stops, or its machine cannot do it now.
         """
         if self._callers > MAX_WAITING:
             raise ResourceExhausted(
@@ -130,6 +133,20 @@ class Errands:
                     furnish=furnish,
                     limit_seconds=self.limit_seconds if limit_seconds is None else limit_seconds,
                 )
+        except OSError as error:
+            _log.warning("errand failed", kind=self._kind, error=str(error))
+            if error.errno in _FULL:
+                return JobError(
+                    Reason.DISK_FULL,
+                    "the trainer's disk is full; have room made there, then try again",
+                )
+            if not passes(error):
+                raise
+            raise Unavailable(
+                f"the trainer's machine cannot carry out the {self._kind} now ({error.strerror}); "
+                "try again later",
+                reason="MACHINE_BUSY",
+            ) from error
         finally:
             self._callers -= 1
 
