@@ -217,7 +217,8 @@ class Errands:
                 said = JobError(Reason(failed.reason.value), failed.message)
         except (DamagedResult, JournalError) as error:
             return JobError(Reason.INTERNAL, f"what it left is damaged: {error}")
-        return diagnose(self._directories, name, ended, said, self._executor.limits)
+        limits = self._executor.limits
+        return diagnose(self._directories, name, ended, said, limits, is_job=False)
 
     def _remove(self, name: TrainingJobName) -> None:
         try:
