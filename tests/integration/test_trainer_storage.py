@@ -192,11 +192,11 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
     first_may_end, first_is_over, second_may_run = (threading.Event() for _ in range(3))
 
     def hold_first(number: int) -> None:
-        if number == 2:  # its look at the job after it was queued again
+        if number == 1:  # its look at the job after it was queued again
             assert first_may_end.wait(60)
 
     def tell_first(number: int) -> None:
-        if number == 2:
+        if number == 1:
             first_is_over.set()
 
     def hold_second(_: int) -> None:
