@@ -158,5 +158,5 @@ def test_a_file_that_vanishes_between_the_passes_is_told_by_its_name(tmp_path: P
     with pytest.raises(DataError) as caught:
         list(reader.batches(["x"]))
     assert str(caught.value) == (
-        "a file of the table is gone: rows.parquet; put it in its place and run the job again"
+        "a file of the table is gone: rows.parquet; put it in its place and clone the job"
     )

@@ -1,4 +1,4 @@
-"""A job that cannot begin now: the disk is full, or the machine lets no process start."""
+"""What cannot begin now, jobs and errands: the disk is full, or the machine starts no process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import errno
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modelrail.client.errors import FailedPrecondition, Unavailable
 from modelrail.client.trainer import RunPolicy
 from modelrail.names import TrainingJobName
 from modelrail.trainer.v1 import trainer_pb2 as pb
@@ -183,3 +184,48 @@ async def test_a_process_that_can_never_be_started_fails_the_job(
     monkeypatch.setattr(local.subprocess, "Popen", popen)  # type: ignore[attr-defined]
     job = await ended(trainer, (await trainer.create()).name)
     assert (job.state, job.error.reason) == (Job.STATE_FAILED, pb.JobError.REASON_INTERNAL)
+
+
+# Errands: their callers wait, and try again themselves
+
+
+@pytest.fixture
+async def errand(
+    request: pytest.FixtureRequest, house: House
+) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Sends a trainer on an errand."""
+    rows = house.tmp_path / "rows.csv"
+    rows.write_text("x,kind\n1,a\n2,b\n")
+    dataset = pb.Dataset(table=pb.TableDataset(paths=[str(rows)], target="kind"))
+    async with house.trainer(data_root=(str(house.tmp_path),)) as trainer:
+        client = trainer.client
+        yield {
+            "dry run": lambda: client.create_job(line_spec(), dry_run=True, validate_only=True),
+            "inspection": lambda: client.inspect_dataset(dataset),
+        }[request.param]
+
+
+@pytest.mark.parametrize("errand", ["dry run", "inspection"], indirect=True)
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+async def test_an_errand_that_finds_the_disk_full_says_so_and_what_to_do(
+    errand: Callable[[], Awaitable[object]], disk: Disk, error: int
+) -> None:
+    disk.error = error
+    with pytest.raises(FailedPrecondition) as raised:
+        await errand()
+    assert raised.value.metadata["failure"] == "DISK_FULL"
+    assert str(raised.value).endswith(
+        ": DISK_FULL: the trainer's disk is full; have room made there, then try again"
+    )
+
+
+@pytest.mark.parametrize("errand", ["inspection"], indirect=True)
+async def test_an_errand_that_the_machine_refuses_for_a_moment_can_be_sent_again(
+    errand: Callable[[], Awaitable[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popen = refusing(1, errno.EAGAIN, subprocess.Popen)
+    monkeypatch.setattr(local.subprocess, "Popen", popen)  # type: ignore[attr-defined]
+    with pytest.raises(Unavailable, match="cannot carry out the inspection now") as raised:
+        await errand()
+    assert "(Resource temporarily unavailable); try again later" in str(raised.value)
+    assert raised.value.reason == "MACHINE_BUSY"

@@ -85,6 +85,8 @@ async def test_a_process_that_dies_fails_its_dry_run_and_shows_its_log(
         await trainer.client.create_job(line_spec("preparing crash"), dry_run=True)
     assert raised.value.metadata["failure"] == "PROCESS_DIED"
     assert str(trainer.data_dir) not in str(raised.value)
+    # There is no job yet.
+    assert "before there was a result; try again" in str(raised.value)
 
 
 async def test_a_result_that_is_not_what_was_written_fails_the_dry_run(

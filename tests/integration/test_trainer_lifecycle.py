@@ -412,6 +412,8 @@ async def test_a_job_fails_when_its_retries_are_used_up(trainer: TrainerUnderTes
     job = await trainer.client.get_job(created.name)
     assert job.error.reason == pb.JobError.REASON_PROCESS_DIED
     assert job.error.message.startswith("retries: 1; ")
+    assert "before there was a result; clone the job, or " in job.error.message
+    assert "--max-retries" in job.error.message
 
 
 async def test_a_failure_that_would_come_again_is_not_retried(trainer: TrainerUnderTest) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from google.protobuf import json_format
 
-from modelrail.client.errors import InvalidArgument
+from modelrail.client.errors import FailedPrecondition, InvalidArgument
 from modelrail.client.trainer import RunPolicy
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.handover.artifact import load_result
@@ -24,6 +24,7 @@ from modelrail_trainer.handover.journal import (
     LogEvent,
     MetricsEvent,
 )
+from modelrail_trainer.handover.last_word import load_last_word
 from tests.integration.house import (
     REAL_WORKER,
     House,
@@ -153,9 +154,11 @@ def test_a_dry_run_makes_one_step_in_all_processes(tmp_path: Path) -> None:
 
 
 def failure_of(spec: pb.TrainingJobSpec, directory: Path) -> FailedEvent:
+    """What a job of two processes failed of, whoever of them was the first to say it."""
     assert start(spec, directory, 2).wait(SECONDS) != 0
-    failure = events_of(directory)[-1]
-    assert isinstance(failure, FailedEvent), log_of(directory)
+    last = events_of(directory)[-1]
+    failure = last if isinstance(last, FailedEvent) else load_last_word(directory)
+    assert failure is not None, log_of(directory)
     return failure
 
 
@@ -164,7 +167,7 @@ def test_a_loss_that_is_no_number_fails_all_processes_and_is_told_once(tmp_path:
     spec.optimizer.sgd.learning_rate = 1e20
     failure = failure_of(spec, tmp_path / "job")
     assert failure.reason is FailureReason.NAN_LOSS
-    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) == 1
+    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) <= 1
 
 
 def test_data_that_the_first_process_cannot_use_ends_the_others(tmp_path: Path) -> None:
@@ -187,6 +190,9 @@ def rows(count):
     return CustomData(inputs=x.numpy(), targets=(x[:, 0] > x[:, 1]).long().numpy())
 """
 NET = """
+import os
+import signal
+
 from torch import nn
 
 
@@ -196,6 +202,40 @@ def build(facts, width):
 
 def breaks(facts, width):
     raise ValueError("no such width")
+
+
+class Uneven(nn.Linear):
+    def __init__(self, facts, fault):
+        super().__init__(2, facts.outputs)
+        self.fault = fault
+
+    def forward(self, rows):
+        if self.training and os.environ["RANK"] == "1":
+            match self.fault:
+                case "raises":
+                    raise ValueError("only in the second process")
+                case "leaves":
+                    os._exit(7)
+        return super().forward(rows)
+
+
+def kill(gradient):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(facts, width):
+    return Uneven(facts, "raises")
+
+
+def leaves(facts, width):
+    return Uneven(facts, "leaves")
+
+
+def dies(facts, width):
+    network = Uneven(facts, "")
+    if os.environ["RANK"] == "1":
+        network.bias.register_hook(kill)  # within a step back
+    return network
 """
 
 
@@ -239,7 +279,7 @@ def test_a_model_of_ones_own_that_fails_in_all_processes_is_told_once(tmp_path: 
     failure = failure_of(of_ones_own(tmp_path, "net:breaks"), tmp_path / "job")
     assert failure.reason is FailureReason.USER_CODE
     assert "no such width" in failure.message
-    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) == 1
+    assert [isinstance(e, FailedEvent) for e in events_of(tmp_path / "job")].count(True) <= 1
 
 
 # Under the service
@@ -255,6 +295,14 @@ def spend(process: psutil.Process) -> None:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A folder of user code."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -307,6 +355,40 @@ async def test_a_process_that_dies_takes_the_others_along_and_the_job_runs_again
     await trainer.until_line(created.name, "goes on from the checkpoint after step ")
     await trainer.client.cancel_job(created.name)
     await trainer.events(created.name)
+
+
+async def test_what_a_model_of_ones_own_raises_in_another_process_is_its_own_fault(
+    house: House, code: Path
+) -> None:
+    spec = of_ones_own(code, "net:raises")
+    async with house.trainer(user_code=(str(code),)) as trainer:
+        policy = RunPolicy(processes=2, max_retries=1)
+        job = await trainer.ended((await trainer.client.create_job(spec, policy=policy)).name)
+    assert (job.state, job.attempt) == (Job.STATE_FAILED, 1)
+    assert job.error.reason == pb.JobError.REASON_USER_CODE
+    assert "ValueError: only in the second process\n  File 'net.py', line " in job.error.message
+
+
+async def test_an_end_of_another_process_by_ones_own_model_fails_a_dry_run_as_its_own_fault(
+    house: House, code: Path
+) -> None:
+    spec = of_ones_own(code, "net:leaves")
+    async with house.trainer(user_code=(str(code),)) as trainer:
+        client = trainer.client.with_timeout(SECONDS)
+        with pytest.raises(FailedPrecondition, match=r"os\._exit\(7\)[^F]*File 'net.py'") as raised:
+            await client.create_job(spec, policy=RunPolicy(processes=2), dry_run=True)
+    assert raised.value.metadata["failure"] == "USER_CODE"
+
+
+async def test_a_process_that_dies_beside_a_model_of_ones_own_is_not_the_models_fault(
+    house: House, code: Path
+) -> None:
+    spec = of_ones_own(code, "net:dies")
+    async with house.trainer(user_code=(str(code),)) as trainer:
+        created = await trainer.client.create_job(spec, policy=RunPolicy(processes=2))
+        job = await trainer.ended(created.name)
+    assert job.state == Job.STATE_FAILED
+    assert job.error.reason == pb.JobError.REASON_PROCESS_DIED, job.error.message
 
 
 async def test_the_cpu_time_of_one_process_that_is_up_is_told_as_that(

@@ -24,6 +24,7 @@ from modelrail_server.server import start_server
 from modelrail_trainer.execution import supervisor as supervision
 from modelrail_trainer.execution.processes.transcript import Transcript
 from modelrail_trainer.handover.artifact import ResultFile, TrainingResult
+from modelrail_trainer.handover.journal import JOURNAL_NAME, CheckpointEvent, JournalWriter
 from modelrail_trainer.jobs.job import (
     Job,
     JobError,
@@ -191,11 +192,11 @@ async def test_the_end_of_a_lost_attempt_leaves_the_next_ones_cancellation_alone
     first_may_end, first_is_over, second_may_run = (threading.Event() for _ in range(3))
 
     def hold_first(number: int) -> None:
-        if number == 2:  # its look at the job after it was queued again
+        if number == 1:  # its look at the job after it was queued again
             assert first_may_end.wait(60)
 
     def tell_first(number: int) -> None:
-        if number == 2:
+        if number == 1:
             first_is_over.set()
 
     def hold_second(_: int) -> None:
@@ -334,6 +335,54 @@ async def test_what_is_printed_is_stored_once_whoever_follows_and_whatever_answe
     again = house.store.start_next()
     assert again is not None
     assert again.output == OutputMark(0, spent.spent_bytes)
+
+
+@pytest.mark.parametrize(
+    ("wish", "state"),
+    [
+        (None, JobState.SUCCEEDED),
+        ("cancel", JobState.CANCELLED),
+        ("pause", JobState.PAUSED),
+    ],
+)
+async def test_what_an_earlier_attempt_told_is_not_stored_again_when_the_next_never_began(
+    house: House, wish: str | None, state: JobState
+) -> None:
+    house.close_gate()
+    name = await house.create()
+    async with house.supervisor(Shelf()):
+        await house.until(name, lambda event: isinstance(event.happening, MetricReport))
+    # A trainer that was killed before it had emptied the directory.
+    for _ in range(2):
+        started = house.store.start_next()
+        assert started is not None
+        if started.attempt == 2:
+            house.store.move(started.lease, JobState.QUEUED, lost=True)
+    with JournalWriter(house.path / "jobs" / name.training_job / JOURNAL_NAME) as journal:
+        journal.write(CheckpointEvent(step=20, since=10))
+    if wish == "cancel":
+        house.store.cancel(name, CANCELLED)
+    elif wish == "pause":
+        house.store.pause(name)
+    house.gate.unlink()
+    async with house.supervisor(Shelf()):
+        if state is JobState.PAUSED:
+            await house.until(
+                name,
+                lambda event: (
+                    isinstance(event.happening, StateChange) and event.happening.new is state
+                ),
+            )
+            events, _ = house.store.events_after(name, 0, limit=200)
+            job = house.store.get(name)
+        else:
+            job, events = await house.ended(name)
+    assert job.state is state
+    reports = [e.happening for e in events if isinstance(e.happening, MetricReport)]
+    epochs = [report.progress.epoch for report in reports if report.progress]
+    assert epochs == ([1, 1, 2] if wish is None else [1])
+    # The checkpoint was of the attempt before.
+    assert job.losses == (2 if wish is None else 1)
 
 
 # A real registry

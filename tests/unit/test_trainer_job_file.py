@@ -24,7 +24,14 @@ from modelrail_trainer.handover.artifact import (
     verify_files,
 )
 from modelrail_trainer.handover.job_file import NotAJobFileError, open_job_file, read_job_file
-from modelrail_trainer.handover.journal import JournalError, read_events
+from modelrail_trainer.handover.journal import (
+    MAX_TEXT_BYTES,
+    FailedEvent,
+    FailureReason,
+    JournalError,
+    read_events,
+)
+from modelrail_trainer.handover.last_word import LAST_WORD_NAME, load_last_word, save_last_word
 from modelrail_trainer.handover.pulse import last_beat
 from tests.handed_over import bare_result
 
@@ -192,6 +199,48 @@ def test_what_lies_in_place_of_a_result_is_none(
         assert not directories.has_result(TrainingJobName("a-job"))
     with pytest.raises(ArtifactError, match="the result cannot be used"):
         raise_or(in_time(lambda: load_result(directory)))
+
+
+def test_the_last_word_of_a_process_is_read_as_it_was_written_and_no_longer(
+    directory: Path,
+) -> None:
+    assert load_last_word(directory) is None
+    save_last_word(FailedEvent(FailureReason.DATA, "no rows"), directory)
+    said = FailedEvent(FailureReason.USER_CODE, '"\x00 \ud800 ü"\n' * MAX_TEXT_BYTES)
+    save_last_word(said, directory)
+    read = load_last_word(directory)
+    assert read is not None
+    assert read.reason is said.reason
+    assert len(read.message.encode()) <= MAX_TEXT_BYTES
+    assert [path.name for path in directory.iterdir()] == [LAST_WORD_NAME]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 50_000,
+        b'{"reason": "USER_CODE"}',
+        b'{"reason": "SUCCESS", "message": ""}',
+        b'{"reason": "DATA", "message": "' + b"x" * (1 << 20) + b'"}',
+    ],
+)
+def test_a_last_word_that_tells_of_no_failure_is_damage(content: bytes, directory: Path) -> None:
+    (directory / LAST_WORD_NAME).write_bytes(content)
+    with pytest.raises(JournalError, match="last word"):
+        load_last_word(directory)
+
+
+@pytest.mark.parametrize("put", STRANGE)
+def test_what_lies_in_place_of_a_last_word_is_not_opened(
+    put: Strange, directory: Path, secret: Path
+) -> None:
+    put(directory / LAST_WORD_NAME, secret)
+    with pytest.raises(JournalError, match="last word"):
+        raise_or(in_time(lambda: load_last_word(directory)))
 
 
 @pytest.mark.parametrize("put", STRANGE)

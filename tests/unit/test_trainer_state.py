@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,8 @@ from modelrail_trainer.jobs.state import (
     Reason,
     check_transition,
 )
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_every_state_has_a_row_in_the_table() -> None:
@@ -34,6 +39,18 @@ def test_states_and_reasons_are_those_of_the_contract() -> None:
 
 def test_every_reason_has_a_row_in_the_table_of_retries() -> None:
     assert set(MOST_RETRIES) == set(Reason)
+
+
+def test_the_readers_table_has_every_reason_and_how_often_a_job_runs_again_for_it() -> None:
+    table = README.partition("| reason | what happened | runs again |\n|---|---|---|\n")[2]
+    told: dict[str, int] = {}
+    for row in table.partition("\n\n")[0].splitlines():
+        reasons, _, again = row.strip("| ").split(" | ")
+        times = re.fullmatch(r"up to (\d+) times", again)
+        for reason in re.findall(r"`(\w+)`", reasons):
+            assert reason not in told
+            told[reason] = int(times[1]) if times else 0
+    assert told == {reason.value: most for reason, most in MOST_RETRIES.items()}
 
 
 def test_what_the_same_program_does_again_is_not_retried() -> None:

@@ -311,6 +311,32 @@ def test_a_child_of_the_code_ends_as_it_likes(code: UserCode, ends: list[str]) -
     assert ends == []
 
 
+def test_that_another_process_is_gone_is_not_blamed_on_the_code(
+    code: UserCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "[/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
+
+    class Back(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(context: Any, *gradients: Any) -> Any:
+            raise RuntimeError(said)
+
+    def step_back() -> None:
+        value = torch.ones((), requires_grad=True)
+        Back.apply(value).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+
+    # A job of one process has no other.
+    with pytest.raises(UserCodeError, match="Connection reset"), code.blamed("house_code:build"):
+        step_back()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="Connection reset"), code.blamed("house_code:build"):
+        step_back()
+
+
 def test_a_defect_of_the_trainer_is_not_blamed_on_the_code(code: UserCode) -> None:
     with pytest.raises(ZeroDivisionError), code.blamed("house_code:build"):
         _ = 1 / 0

@@ -549,7 +549,7 @@ def _no_column(path: Path) -> None:
 @pytest.mark.parametrize(
     ("hurt", "told"),
     [
-        (Path.unlink, "a file of the table is gone: {}; put it in its place"),
+        (Path.unlink, "a file of the table is gone: {}; put it in its place and clone the job"),
         (_nothing, "the table cannot be read: "),
         (_no_column, "file '{}' lacks the columns ['t'] of the first file"),
     ],

@@ -209,7 +209,7 @@ def test_a_file_that_changes_while_it_is_read_fails_the_job(tmp_path: Path) -> N
     reader = TableReader([path])
     reader.check_unchanged()
     write(tmp_path / "a.parquet", n=[1, 2])
-    with pytest.raises(DataError, match=r"'a.parquet' was changed while it was read"):
+    with pytest.raises(DataError, match=r"'a.parquet' was changed .*; clone the job"):
         reader.check_unchanged()
 
 

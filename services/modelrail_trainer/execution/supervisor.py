@@ -361,13 +361,17 @@ class Supervisor:
                     await process.stop(self._stop_grace_seconds)
 
     async def _recover(self, job: Job) -> None:
-        """Goes on with a job whose process went while no trainer looked."""
+        """Goes on with a job whose process went, or never came, while no trainer looked."""
         name, lease = job.name, job.lease
-        transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
-        await self._patience.until_done(lambda: transcript.catch_up(ended=True))
-        job = await self._settlement.read(self._store.get, name)
-        complete = await self._settlement.read(self._directories.has_result, name)
-        if job.state in STOPPING or job.said is not None or complete or transcript.stopped:
+        is_over = False
+        # Without a process, what lies in the directory is of the attempt before.
+        if job.process:
+            transcript = Transcript(self._book, job, self._directories.path(name), self._threads)
+            await self._patience.until_done(lambda: transcript.catch_up(ended=True))
+            job = await self._settlement.read(self._store.get, name)
+            complete = await self._settlement.read(self._directories.has_result, name)
+            is_over = job.said is not None or complete or transcript.stopped
+        if job.state in STOPPING or is_over:
             await self._settlement.settle(lease, ProcessExit(None), requeue=True)
         elif job.losses + 1 >= MAX_LOSSES:
             tail = await self._settlement.read(self._directories.log_tail, name)

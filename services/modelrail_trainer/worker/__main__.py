@@ -37,6 +37,7 @@ from modelrail_trainer.handover.journal import (
     PhaseEvent,
     StoppedEvent,
 )
+from modelrail_trainer.handover.last_word import save_last_word
 from modelrail_trainer.handover.pulse import SHOW_AND_END
 from modelrail_trainer.handover.verdict import save_verdict
 from modelrail_trainer.isolation.guard import JOB_PROCESS
@@ -55,7 +56,7 @@ SPEC_NAME = "spec.binpb"
 EXIT_FAILED = 3
 EXIT_DEFECT = 70
 EXIT_STOPPED = 75
-_LAST_WORD_SECONDS = 30.0
+_LAST_WORD_SECONDS = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001
             show_to_operator()
             # Of what the other one died its own words tell, and the trainer, which sees them all.
-            if not ("WORLD_SIZE" in os.environ and _lost_a_replica(error)):
+            if not _lost_a_replica(error):
                 journal.write(_failed(error))
             return EXIT_DEFECT
         if failure is not None:
@@ -164,26 +165,47 @@ def _run(
 
 
 def _assist(directory: Path, data_roots: DataRoots, code_roots: CodeRoots, *, dry_run: bool) -> int:
-    """Trains beside the first process of the job, which tells what there is to tell."""
-    from modelrail_trainer.failure import JobFailure
+    """Trains beside the first process of the job, which tells what there is to tell.
+
+    Only of a failure it leaves a word itself, for the first process may not meet it.
+    """
     from modelrail_trainer.worker.job import assist_job
     from modelrail_trainer.worker.learning.replicas import join_replicas
 
     spec, spec_sha256 = _specification(directory)
     try:
         spec = with_real_paths(spec, data_roots)
-        code = _user_code(spec, code_roots, lambda why: print(why, file=sys.stderr))
+        code = _user_code(
+            spec,
+            code_roots,
+            lambda why: save_last_word(FailedEvent(FailureReason.USER_CODE, why), directory),
+        )
         replicas = join_replicas(spec.device)
         assist_job(spec, spec_sha256, directory, replicas, code=code, dry_run=dry_run)
-    except (JobFailure, DataPathError):
-        show_to_operator()
-        # torchrun ends all when one ends, and the first process has to tell of the failure, which
-        # is its own too. Should it go on all the same, it waits for this one in vain no longer.
-        time.sleep(_LAST_WORD_SECONDS)
-        return EXIT_FAILED
     except Stopped:
         return EXIT_STOPPED
+    except Exception as error:  # noqa: BLE001  # a defect must be told, too
+        show_to_operator()
+        if _lost_a_replica(error):
+            return EXIT_DEFECT
+        failure, status = _failed_beside(error)
+        save_last_word(failure, directory)
+        # torchrun ends all when one ends, and the first process tells more of the failure if it is
+        # its own too. Should it go on all the same, it waits for this one in vain no longer.
+        time.sleep(_LAST_WORD_SECONDS)
+        return status
     return 0
+
+
+def _failed_beside(error: Exception) -> tuple[FailedEvent, int]:
+    """Returns what a process beside the first says of a failure, and its exit status."""
+    from modelrail_trainer.failure import JobFailure
+
+    if isinstance(error, JobFailure):
+        return FailedEvent(error.reason, without_directories(str(error))), EXIT_FAILED
+    if isinstance(error, DataPathError):
+        return FailedEvent(FailureReason.DATA, str(error)), EXIT_FAILED
+    return _failed(error), EXIT_DEFECT
 
 
 def _user_code(

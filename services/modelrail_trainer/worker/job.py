@@ -122,10 +122,7 @@ def run_job(
         spec = _of_one_step(spec)
     replicas.share_data(data)
     journal.write(DataEvent(summary_of(data)))
-    whose: AbstractContextManager[None] = nullcontext()
-    if isinstance(spec.model, CustomModel) and code is not None:
-        whose = code.blamed(spec.model.entry_point)
-    with whose:
+    with _blamed(spec, code):
         _train_and_prove(
             spec, data, directory, journal, spec_sha256=spec_sha256, code=code, replicas=replicas
         )
@@ -277,8 +274,15 @@ def assist_job(
     sources: dict[str, str] = replicas.told({})
     checkpoints = _checkpoints(spec, spec_sha256, data, directory, sources, device=replicas.device)
     # The first process says when to stop.
-    with StopRequest().heeded():
+    with _blamed(spec, code), StopRequest().heeded():
         fit(spec, data, lambda epoch: None, checkpoints, network=network, replicas=replicas)
+
+
+def _blamed(spec: TrainingJobSpec, code: UserCode | None) -> AbstractContextManager[None]:
+    """Returns a context in which what a model of the owner's does wrong is its own fault."""
+    if isinstance(spec.model, CustomModel) and code is not None:
+        return code.blamed(spec.model.entry_point)
+    return nullcontext()
 
 
 def _of_one_step(spec: TrainingJobSpec) -> TrainingJobSpec:

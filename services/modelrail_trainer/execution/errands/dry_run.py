@@ -35,7 +35,7 @@ class DryRuns:
         Raises:
             FailedPrecondition: It failed, and so would the job; the message says of what.
             ResourceExhausted: Too many callers wait.
-            Unavailable: The service stops.
+            Unavailable: The service stops, or its machine cannot do it now.
         """
         error = await self._errands.run(
             specification, ["--dry-run"], _verified, processes=processes

@@ -7,6 +7,7 @@ cancelling the call ends the process.
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,11 +18,13 @@ import structlog
 
 from modelrail.names import TrainingJobName
 from modelrail_server.errors import ResourceExhausted, Unavailable
+from modelrail_trainer.execution.patience import passes
 from modelrail_trainer.execution.processes.diagnosis import diagnose
 from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.processes.executor import Executor, ProcessExit
 from modelrail_trainer.execution.processes.strays import end_strays
 from modelrail_trainer.handover.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
+from modelrail_trainer.handover.last_word import load_last_word
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
@@ -30,6 +33,7 @@ from modelrail_trainer.waiting import wait_first
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MAX_WAITING = 16
 """Callers that wait for their errand; each has a call open."""
 
@@ -109,7 +113,7 @@ class Errands:
 
         Raises:
             ResourceExhausted: Too many callers wait.
-            Unavailable: The service stops.
+            Unavailable: The service stops, or its machine cannot do it now.
         """
         if self._callers > MAX_WAITING:
             raise ResourceExhausted(
@@ -129,6 +133,20 @@ class Errands:
                     furnish=furnish,
                     limit_seconds=self.limit_seconds if limit_seconds is None else limit_seconds,
                 )
+        except OSError as error:
+            _log.warning("errand failed", kind=self._kind, error=str(error))
+            if error.errno in _FULL:
+                return JobError(
+                    Reason.DISK_FULL,
+                    "the trainer's disk is full; have room made there, then try again",
+                )
+            if not passes(error):
+                raise
+            raise Unavailable(
+                f"the trainer's machine cannot carry out the {self._kind} now ({error.strerror}); "
+                "try again later",
+                reason="MACHINE_BUSY",
+            ) from error
         finally:
             self._callers -= 1
 
@@ -195,9 +213,12 @@ class Errands:
                         said = JobError(Reason(event.reason.value), event.message)
             if said is None and (result := read(directory)) is not None:
                 return result
+            if said is None and (failed := load_last_word(directory)) is not None:
+                said = JobError(Reason(failed.reason.value), failed.message)
         except (DamagedResult, JournalError) as error:
             return JobError(Reason.INTERNAL, f"what it left is damaged: {error}")
-        return diagnose(self._directories, name, ended, said, self._executor.limits)
+        limits = self._executor.limits
+        return diagnose(self._directories, name, ended, said, limits, is_job=False)
 
     def _remove(self, name: TrainingJobName) -> None:
         try:

@@ -32,7 +32,7 @@ class Inspections:
         Raises:
             FailedPrecondition: The files cannot be read, or hold no table; the message says which.
             ResourceExhausted: Too many callers wait.
-            Unavailable: The service stops.
+            Unavailable: The service stops, or its machine cannot do it now.
         """
 
         def found(directory: Path) -> Inspection | None:

@@ -41,8 +41,10 @@ def diagnose(
     ended: ProcessExit,
     said: JobError | None,
     limits: JobLimits,
+    *,
+    is_job: bool = True,
 ) -> JobError:
-    """Returns why a job failed whose process is gone, and what its owner can do.
+    """Returns why a job or errand failed whose process is gone, and what its owner can do.
 
     Args:
         directories: Where the job's log is.
@@ -50,6 +52,7 @@ def diagnose(
         ended: How the process ended.
         said: What the process itself said went wrong.
         limits: What the job was allowed to take.
+        is_job: Whether there is a job that can be cloned.
     """
     if said is not None and said.reason not in _VAGUE:
         return said
@@ -59,8 +62,8 @@ def diagnose(
         return _too_much_output(limits)
     tail = directories.log_tail(name)
     if _tells(tail, _OUT_OF_DISK) or directories.free_bytes() < _LEAST_FREE_BYTES:
-        return _out_of_disk()
-    return _refused(tail, limits) or said or _died(ended, tail)
+        return _out_of_disk(is_job=is_job)
+    return _refused(tail, limits) or said or _died(ended, tail, is_job=is_job)
 
 
 def lost_too_often(times: int, tail: str) -> JobError:
@@ -95,9 +98,10 @@ def _too_much_output(limits: JobLimits) -> JobError:
     )
 
 
-def _out_of_disk() -> JobError:
+def _out_of_disk(*, is_job: bool) -> JobError:
+    again = "clone the job" if is_job else "try again"
     return JobError(
-        Reason.DISK_FULL, "the trainer's disk is full; have room made there, then clone the job"
+        Reason.DISK_FULL, f"the trainer's disk is full; have room made there, then {again}"
     )
 
 
@@ -125,9 +129,13 @@ def _refused(tail: str, limits: JobLimits) -> JobError | None:
     return None
 
 
-def _died(ended: ProcessExit, tail: str) -> JobError:
-    message = f"{ended} before there was a result{_end_of_log(tail)}"
-    return JobError(Reason.PROCESS_DIED, message)
+def _died(ended: ProcessExit, tail: str, *, is_job: bool) -> JobError:
+    again = "try again"
+    if is_job:
+        again = "clone the job, or train it with more --max-retries to have it run again by itself"
+    return JobError(
+        Reason.PROCESS_DIED, f"{ended} before there was a result; {again}{_end_of_log(tail)}"
+    )
 
 
 def _end_of_log(tail: str) -> str:

@@ -26,6 +26,7 @@ from modelrail_trainer.handover.journal import (
     StoppedEvent,
     read_events,
 )
+from modelrail_trainer.handover.last_word import load_last_word
 from modelrail_trainer.isolation.layer import Layer
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import (
@@ -85,10 +86,31 @@ class Transcript:
         Raises:
             ResourceExhausted, Unavailable, DataLoss: The database has a bad moment.
             OSError: The journal cannot be read.
-            JournalError: The journal holds something else than events.
+            JournalError: The journal, or a last word, holds something else than it should.
             IllegalTransition: The process reported its phases in an impossible order.
             StaleLease: The job is somebody else's now.
         """
+        await self._copy(ended=ended)
+        # A process that is stopped says so, whatever it was stopped for.
+        if ended and (self.stopped or not self.complete):
+            await self._take_last_word()
+
+    async def _take_last_word(self) -> None:
+        """Stores why a process beside the first one gave up, where the first does not know."""
+        failed = await self._threads.run(load_last_word, self._path.parent)
+        if failed is None:
+            return
+        job = await self._book.read(self._book.store.get, self._job.name)
+        if job.said is None:
+            await self._book.change(
+                self._book.store.record,
+                self._job.lease,
+                (),
+                journal_offset=job.journal_offset,
+                failure=_failure(failed),
+            )
+
+    async def _copy(self, *, ended: bool) -> None:
         has_looked = False
         while True:
             if self._offset is None:

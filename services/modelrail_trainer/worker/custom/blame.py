@@ -20,6 +20,7 @@ from modelrail_trainer.failure import (
     UserCodeError,
 )
 from modelrail_trainer.failure.redaction import without_directories
+from modelrail_trainer.worker.learning.replicas import tells_of_a_lost_replica
 from modelrail_trainer.worker.network import Network
 
 EXIT_USER_CODE = 3
@@ -103,6 +104,9 @@ class Blame:
             ) from error
         except Exception as error:
             if not alone and not self._is_to_blame(error.__traceback__):
+                raise
+            # In a step back it comes through the module, which has nothing to do with it.
+            if tells_of_a_lost_replica(error):
                 raise
             raise UserCodeError(self._told(name, error)) from error
         finally:

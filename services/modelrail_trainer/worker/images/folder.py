@@ -166,7 +166,7 @@ class FolderSource:
             # Not blocking: a pipe would wait for a writer. No link: it was followed above.
             opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise DataError(f"the image {file.path!r} is gone; run the job again") from error
+            raise DataError(_changed(file.path)) from error
         except OSError as error:
             raise Unusable(f"cannot be read: {error.strerror}") from error
         try:
@@ -207,4 +207,7 @@ def _state(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _changed(path: str) -> str:
-    return f"the image {path!r} came, went or was changed while it was read; run the job again"
+    return (
+        f"the image {path!r} came, went or was changed while it was read; clone the job when "
+        "nobody writes it any more"
+    )

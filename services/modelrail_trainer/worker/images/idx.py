@@ -100,7 +100,8 @@ class IdxSource:
         for path, before in self._states.items():
             if _state(path) != before:
                 raise DataError(
-                    f"file {Path(path).name!r} was changed while it was read; run the job again"
+                    f"file {Path(path).name!r} was changed while it was read; clone the job when "
+                    "nobody writes it any more"
                 )
 
     def remarks(self) -> Iterator[str]:

@@ -170,8 +170,8 @@ class TableReader:
             for path, before, now in zip(self._paths, self._states, self._look(), strict=True):
                 if before != now:
                     raise FileError(
-                        f"file {Path(path).name!r} was changed while it was read; run the job "
-                        "again",
+                        f"file {Path(path).name!r} was changed while it was read; clone the job "
+                        "when nobody writes it any more",
                         path,
                     )
 
@@ -184,7 +184,7 @@ class TableReader:
             gone = [path for path in self._paths if not Path(path).exists()]
             names = ", ".join(Path(path).name for path in gone[:10])
             raise FileError(
-                f"a file of the table is gone: {names}; put it in its place and run the job again",
+                f"a file of the table is gone: {names}; put it in its place and clone the job",
                 gone[0] if gone else "",
             ) from error
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
