@@ -115,6 +115,24 @@ def test_a_job_that_has_not_begun_has_a_picture_too() -> None:
     assert _drawn(History()) == ["digits  trains  trainingJobs/a"]
 
 
+@pytest.mark.parametrize("values", [(1.7e308, -1.7e308), (5e-324, 1.0), (5e-324, 1.7e308)])
+def test_a_curve_at_the_end_of_the_numbers_is_drawn(values: tuple[float, float]) -> None:
+    trace = Trace(list(enumerate(values)), "yellow")
+    lines = [line.plain for line in plotted([trace], width=51, height=5)]
+    places = ["".join(line[11:]) for line in lines]
+    assert places[0].strip()
+    assert places[-1].strip()
+
+
+def test_a_job_may_tell_steps_without_epochs() -> None:
+    history = _history(2)
+    event = pb.TrainingJobEvent(sequence=99)
+    event.create_time.FromDatetime(START)
+    event.metric_report.progress.CopyFrom(pb.Progress(step=3, steps=5))
+    history.add(event)
+    assert any("⠤" in line for line in _drawn(history))
+
+
 def test_curves_reach_from_corner_to_corner() -> None:
     trace = Trace([(0.0, 10.0), (5.0, 0.0), (10.0, 10.0)], "yellow")
     lines = [line.plain for line in plotted([trace], width=51, height=5)]

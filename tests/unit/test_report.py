@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -269,6 +270,35 @@ def test_progress_without_figures_is_in_no_curve() -> None:
     assert _rendered(job, history).count("polyline") == _rendered(job, plain).count("polyline")
 
 
+def test_a_job_may_tell_steps_without_epochs() -> None:
+    history = _history(
+        _state("RUNNING"), pb.MetricReport(progress=pb.Progress(step=3, steps=5, epochs=0))
+    )
+    assert history.steps_per_epoch == 0
+    assert _rendered(_job("RUNNING"), history)
+
+
+def test_figures_of_other_parts_than_train_and_validation_are_in_no_curve() -> None:
+    history = _history(_state("RUNNING"), _report(1, 10, ("test", "loss", 2.0)))
+    assert _rendered(_job("RUNNING"), history).count("polyline") == 0
+    told = _report(2, 20, ("test", "loss", 2.0), ("train", "loss", 1.0))
+    history = _history(_state("RUNNING"), told)
+    assert _rendered(_job("RUNNING"), history).count("polyline") == 1
+
+
+@pytest.mark.parametrize("values", [(1.7e308, -1.7e308), (5e-324, 1.0), (5e-324, 1.7e308)])
+def test_figures_at_the_end_of_the_numbers_are_drawn(values: tuple[float, float]) -> None:
+    first, second = values
+    history = _history(
+        _state("RUNNING"),
+        _report(1, 10, ("validation", "loss", first)),
+        _report(2, 20, ("validation", "loss", second)),
+    )
+    page = _rendered(_job("RUNNING"), history)
+    assert page.count("polyline") == 1
+    assert not re.search(r"\b(nan|inf)\b", str(page.elements))
+
+
 def test_the_best_epoch_of_a_figure_that_should_be_high_is_the_highest() -> None:
     history = _history(
         *(_report(n, n, ("validation", "f1", value)) for n, value in ((1, 0.5), (2, 0.9), (3, 0.9)))
@@ -292,12 +322,27 @@ def test_a_long_curve_is_drawn_with_few_points_and_keeps_its_extremes() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [[0.0], [5.0, 5.0], [-1.0, 1e-12], [1e-9, 1e9], [0.0, 1e300], [-3e-7, -2e-7]]
+    "values",
+    [
+        *([0.0], [5.0, 5.0], [-1.0, 1e-12], [1e-9, 1e9], [0.0, 1e300], [-3e-7, -2e-7]),
+        *([1.7e308], [-1.7e308, 1.7e308], [1.5e308, 1.7e308], [1.0, 1.7e308], [5e-324, 1.7e308]),
+        *([5e-324], [0.0, 5e-324], [1e-323, 3e-322], [1e-310, 1.0]),
+        *([1.0, math.inf], [-math.inf], [math.nan]),
+    ],
 )
 def test_every_scale_holds_its_values_between_few_ticks(values: list[float]) -> None:
     for made in (scale.linear(values), scale.of_curve(values)):
         assert 2 <= len(made.ticks) <= 12
         assert all(-1e-9 <= made.place(value) <= 1 + 1e-9 for value in values)
+        assert all(map(math.isfinite, (made.low, made.high, *made.ticks)))
+        assert made.low < made.high
+
+
+def test_much_that_a_curve_spans_is_told_apart() -> None:
+    places = list(map(scale.of_curve([1e-200, 1.0, 1e200]).place, (1e-200, 1.0, 1e200)))
+    assert places == pytest.approx([0, 0.5, 1], abs=0.01)
+    assert scale.of_curve([1.0, 49.0]).logarithmic is False
+    assert scale.of_curve([1.0, 51.0]).logarithmic is True
 
 
 def test_epochs_are_whole_numbers_along_the_axis() -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 LOG_LINES = 200
+SPLITS_OF_CURVES = ("train", "validation")
 HIGHER_IS_BETTER = frozenset(
     {
         *("accuracy", "precision", "recall", "f1", "r2", "roc_auc", "top5_accuracy"),
@@ -71,7 +72,7 @@ class History:
 
     Attributes:
         phases: In their order.
-        curves: By part and figure.
+        curves: By part and figure, of `SPLITS_OF_CURVES` alone.
         log: The last lines.
         progress: The last that was told; None before.
         reported: When it was; None before.
@@ -115,11 +116,13 @@ class History:
 
     def _reported(self, report: pb.MetricReport) -> None:
         self.progress = report.progress
-        if report.progress.steps:
+        if report.progress.steps and report.progress.epochs:
             self.steps_per_epoch = report.progress.steps / report.progress.epochs
         for metric in report.metrics:
             if not metric.epoch:
                 continue  # a final figure
+            if metric.split not in SPLITS_OF_CURVES:
+                continue
             key = (metric.split, metric.name)
             curve = self.curves.setdefault(key, Curve(*key))
             ended = metric.epoch <= report.progress.epoch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from modelrail.report import chart, scale
-from modelrail.report.history import Curve, History
+from modelrail.report.history import SPLITS_OF_CURVES, Curve, History
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _AXES = {
@@ -45,7 +45,7 @@ def curves(history: History, spec: pb.TrainingJobSpec) -> Iterator[Picture]:
     for name in sorted(names, key=lambda name: name != "loss"):
         found = [
             curve
-            for split in ("train", "validation")
+            for split in SPLITS_OF_CURVES
             if (curve := history.curves.get((split, name))) is not None
         ]
         # The loss of a regression is its mean squared error.

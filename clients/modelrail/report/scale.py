@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _LOG_SPAN = 50.0
+# Nearer to the ends of the floats a span, a step or a tick beside the values would be none.
+_LARGEST = 1e300
+_SMALLEST = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,12 @@ class Scale:
     logarithmic: bool = False
 
     def place(self, value: float) -> float:
-        """Returns the place of a value."""
+        """Returns the place of a value; of one beyond an end, the place of that end."""
         if self.logarithmic:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            value, low, high = (math.log(max(x, _SMALLEST)) for x in (value, self.low, self.high))
+        else:
+            low, high = self.low, self.high
+        return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
 def linear(values: Iterable[float], *, count: int = 5, whole: bool = False) -> Scale:
@@ -60,8 +65,12 @@ def tight(low: float, high: float, *, count: int = 6) -> Scale:
 
 def of_curve(values: Sequence[float]) -> Scale:
     """Returns a logarithmic scale for values that span much, else a linear one."""
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if low <= 0 or high / low < _LOG_SPAN:
+    low, high = _span(values)
+    if low <= 0:
+        return linear(values)
+    low = max(low, _SMALLEST)
+    # The ratio of two floats may be none.
+    if math.log(high) - math.log(low) < math.log(_LOG_SPAN):
         return linear(values)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, -(-(last - first) // 6))
@@ -82,10 +91,10 @@ def shown(value: float) -> str:
 
 
 def _span(values: Iterable[float]) -> tuple[float, float]:
-    found = list(values) or [0.0, 1.0]
-    low, high = min(found), max(found)
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        wide = abs(low) / 2 or 1.0
+    found = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    low, high = (min(_LARGEST, max(-_LARGEST, end)) for end in (min(found), max(found)))
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), _SMALLEST):
+        wide = abs(low) / 2 if abs(low) > _SMALLEST else 1.0
         return low - wide, high + wide
     return low, high
 
