@@ -21,6 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
+
+from modelrail.report.visible import on_one_line, visible, visible_json
 
 _PIPE_COLUMNS = 200
 
@@ -28,7 +31,8 @@ _PIPE_COLUMNS = 200
 def _console(stream: Any, *, stderr: bool) -> Console:
     # A pipe has no width; the assumed 80 columns would break names that scripts look for.
     width = None if stream.isatty() else _PIPE_COLUMNS
-    return Console(stderr=stderr, highlight=False, width=width)
+    # Nothing that is written here is markup: names, descriptions and answers hold brackets.
+    return Console(stderr=stderr, highlight=False, width=width, markup=False, emoji=False)
 
 
 def stdout() -> Console:
@@ -41,14 +45,27 @@ def stderr() -> Console:
     return _console(sys.stderr, stderr=True)
 
 
+def can_draw(console: Console) -> bool:
+    """Whether a console writes to a terminal that can take back what stands there.
+
+    `FORCE_COLOR` and its like make a pipe coloured, not a terminal.
+    """
+    return console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
 def say(text: str, *, style: str | None = None) -> None:
-    """Writes one line of results, without markup and never wrapped."""
-    stdout().print(text, style=style, markup=False, soft_wrap=True)
+    """Writes one line of results, never wrapped; what it quotes of others steers no terminal."""
+    stdout().print(visible(text), style=style, soft_wrap=True)
 
 
 def note(text: str, *, style: str | None = "dim") -> None:
-    """Writes one line about the way to the result."""
-    stderr().print(text, style=style, markup=False, soft_wrap=True)
+    """Writes one line about the way to the result, as `say` does."""
+    stderr().print(visible(text), style=style, soft_wrap=True)
+
+
+def cell(text: str, *, style: str = "") -> Text:
+    """Returns a text of others as a cell or a heading of a table: one line, without markup."""
+    return Text(on_one_line(text), style=style)
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -58,12 +75,12 @@ def as_json(message: Message) -> dict[str, Any]:
 
 def say_json(value: Any) -> None:
     """Writes a value as JSON, for programs."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(visible_json(json.dumps(value, indent=2, ensure_ascii=False)) + "\n")
 
 
 def say_json_line(value: Any) -> None:
     """Writes a value as one line of JSON, at once, for programs that follow."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(visible_json(json.dumps(value, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
@@ -77,8 +94,10 @@ def transfer_bar(text: str) -> Iterator[Callable[[int, int], None]]:
         TransferSpeedColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr(), transient=True) as progress:
-        task = progress.add_task(text, total=None)
+    console = stderr()
+    is_hidden = not can_draw(console)
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
+        task = progress.add_task(on_one_line(text), total=None)
 
         def update(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
@@ -95,11 +114,11 @@ def waiting(text: str) -> Iterator[None]:
         TimeElapsedColumn(),
     )
     console = stderr()
-    if not console.is_terminal:
+    if not can_draw(console):
         yield
         return
     with Progress(*columns, console=console, transient=True) as progress:
-        progress.add_task(text, total=None)
+        progress.add_task(on_one_line(text), total=None)
         yield
 
 
@@ -112,8 +131,10 @@ def counting(text: str, total: int) -> Iterator[Callable[[int], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr(), transient=True) as progress:
-        task = progress.add_task(text, total=total or None)
+    console = stderr()
+    is_hidden = not can_draw(console)
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
+        task = progress.add_task(on_one_line(text), total=total or None)
 
         def update(done: int) -> None:
             progress.update(task, completed=done)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from modelrail.cli.console import say, stdout
+from modelrail.cli.console import cell, say, stdout
+from modelrail.report.visible import on_one_line
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _PREVIEW_COLUMNS = 8
@@ -34,20 +35,20 @@ def show_inspection(found: pb.InspectDatasetResponse) -> None:
     about = "about " if found.rows_estimated else ""
     names = found.files[0].path if len(found.files) == 1 else f"{len(found.files)} files"
     say(
-        f"{_plain(names)}: {about}{found.rows:,} rows, {len(found.columns):,} columns, "
+        f"{on_one_line(names)}: {about}{found.rows:,} rows, {len(found.columns):,} columns, "
         f"{total:,} bytes of {found.files[0].format}",
         style="bold",
     )
     if found.rows_sampled < found.rows:
         say(f"means, deviations and texts are of {found.rows_sampled:,} rows, evenly chosen")
     for warning in found.warnings:
-        say(f"! {_plain(warning)}", style=_WARNED)
+        say(f"! {on_one_line(warning)}", style=_WARNED)
     _show_columns(found)
     warned = [(column, one) for column in found.columns for one in column.warnings]
     if warned:
         say("")
     for column, one in warned:
-        say(f"! {_plain(column.name)}: {_plain(one.message)}", style=_WARNED)
+        say(f"! {on_one_line(column.name)}: {on_one_line(one.message)}", style=_WARNED)
     if found.HasField("target"):
         _show_target(found.target)
     _show_preview(found)
@@ -68,13 +69,13 @@ def _show_columns(found: pb.InspectDatasetResponse) -> None:
         )
         use = _USES.get(column.use, "left out")
         table.add_row(
-            Text(_plain(column.name), style="bold"),
+            cell(column.name, style="bold"),
             _TYPES.get(column.type, "-"),
-            Text(_plain(column.file_type)),
+            cell(column.file_type),
             f"{column.missing:,}" if column.missing else "-",
             f"{'> ' if column.more_distinct else ''}{column.distinct:,}" if column.type else "",
             *figures,
-            Text(", ".join(f"{_plain(one.text)} ({one.count})" for one in column.texts)),
+            cell(", ".join(f"{one.text} ({one.count})" for one in column.texts)),
             Text(use, style=_WARNED if use == "left out" else ""),
         )
     stdout().print(table)
@@ -84,21 +85,22 @@ def _show_columns(found: pb.InspectDatasetResponse) -> None:
 
 def _show_target(target: pb.InspectedTarget) -> None:
     how = " (guessed; --target names another)" if target.guessed else ""
-    name = _plain(target.name)
+    name = on_one_line(target.name)
     say("")
     match target.task:
         case pb.InspectedTarget.TASK_CLASSIFICATION:
             say(f"target {name}{how}: {target.class_count:,} classes", style="bold")
             shown = target.classes[:_CLASSES_SHOWN]
             more = ", …" if target.class_count > len(shown) else ""
-            say("  " + ", ".join(f"{_plain(one.text)} ({one.count:,})" for one in shown) + more)
+            classes = ", ".join(f"{one.text} ({one.count:,})" for one in shown)
+            say(f"  {on_one_line(classes)}{more}")
         case pb.InspectedTarget.TASK_REGRESSION:
             low, high = target.numbers.minimum, target.numbers.maximum
             say(f"target {name}{how}: a number from {low:.6g} to {high:.6g}", style="bold")
         case _:
             say(f"target {name}{how}", style="bold")
     for warning in target.warnings:
-        say(f"! {_plain(warning)}", style=_WARNED)
+        say(f"! {on_one_line(warning)}", style=_WARNED)
 
 
 def _show_preview(found: pb.InspectDatasetResponse) -> None:
@@ -108,14 +110,13 @@ def _show_preview(found: pb.InspectDatasetResponse) -> None:
     table = Table(box=None, pad_edge=False, title_justify="left")
     for column in shown:
         table.add_column(
-            Text(_plain(column.name)), max_width=_PREVIEW_CHARACTERS, no_wrap=True,
-            overflow="ellipsis",
-        )  # fmt: skip
+            cell(column.name), max_width=_PREVIEW_CHARACTERS, no_wrap=True, overflow="ellipsis"
+        )
     for row in found.preview:
         table.add_row(
             *(
-                Text("missing", style="dim") if cell.missing else Text(_plain(cell.text))
-                for cell in row.cells[:_PREVIEW_COLUMNS]
+                Text("missing", style="dim") if value.missing else cell(value.text)
+                for value in row.cells[:_PREVIEW_COLUMNS]
             )
         )
     say("")
@@ -123,8 +124,3 @@ def _show_preview(found: pb.InspectDatasetResponse) -> None:
     say(f"first rows{f' ({more:,} columns more)' if more else ''}:", style="bold")
     stdout().print(table)
     say("")
-
-
-def _plain(text: str) -> str:
-    """Returns a text of a file without what would steer a terminal, or break a line."""
-    return "".join(char if char.isprintable() else "�" for char in text)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from modelrail.cli.command import Failure
+from modelrail.cli.console import cell
 from modelrail.cli.session import UsageError
 from modelrail.tensor import NUMPY_TYPES
 
@@ -136,10 +137,11 @@ def _short(value: Value) -> str:
 def output_table(name: str, values: NDArray[Any], labels: Sequence[str]) -> Table:
     """Returns a table with a row for each row of an output: its best classes, or its numbers."""
     is_classes = bool(labels) and values.ndim == 2 and values.shape[1] == len(labels)
-    table = Table("row", name, box=None, pad_edge=False)
+    table = Table("row", box=None, pad_edge=False)
+    table.add_column(cell(name))
     rows = values if values.ndim else values.reshape(1)
     for index, row in enumerate(rows[:_SHOWN_ROWS]):
-        table.add_row(str(index), _classes(row, labels) if is_classes else _numbers(row))
+        table.add_row(str(index), cell(_classes(row, labels) if is_classes else _numbers(row)))
     if len(rows) > _SHOWN_ROWS:
         table.add_row("…", f"{len(rows) - _SHOWN_ROWS} more; --json shows all")
     return table

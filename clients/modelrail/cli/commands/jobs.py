@@ -12,7 +12,7 @@ from rich.table import Table
 
 from modelrail.cli.command import Failure, command
 from modelrail.cli.commands.models import AsJson
-from modelrail.cli.console import as_json, note, say, say_json, say_json_line, stdout
+from modelrail.cli.console import as_json, cell, note, say, say_json, say_json_line, stdout
 from modelrail.cli.following import follow_job, metrics_text, phase_name, state_name
 from modelrail.cli.live.watch import watch_live
 from modelrail.cli.reporting import read_history, read_version
@@ -50,7 +50,7 @@ async def list_jobs(session: Session, *, json: AsJson = False) -> None:
             state_name(job.state),
             str(job.priority),
             f"{job.progress.epoch}/{job.progress.epochs}" if job.HasField("progress") else "-",
-            job.model_version or "-",
+            cell(job.model_version or "-"),
             f"{job.create_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
         )
     stdout().print(table if jobs else "no jobs yet")

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from modelrail.cli.command import command
-from modelrail.cli.console import as_json, say, say_json, stdout
+from modelrail.cli.console import as_json, cell, say, say_json, stdout
 from modelrail.cli.session import Session
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import (
@@ -41,7 +41,7 @@ async def list_models(session: Session, *, json: AsJson = False) -> None:
             ModelName.parse(model.name).model,
             str(model.latest_version_number or "-"),
             f"{model.create_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
-            model.description.partition("\n")[0],
+            cell(model.description.partition("\n")[0]),
         )
     stdout().print(table if models else "no models yet")
 
@@ -60,10 +60,10 @@ async def list_versions(session: Session, model: str, *, json: AsJson = False) -
     for version in versions:
         table.add_row(
             str(version.number),
-            ", ".join(version.aliases) or "-",
+            cell(", ".join(version.aliases) or "-"),
             f"{version.create_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
             f"{sum(file.size_bytes for file in version.files):,} bytes",
-            _metrics(version),
+            cell(_metrics(version)),
         )
     stdout().print(table if versions else f"{model} has no versions yet")
 
@@ -101,10 +101,13 @@ def _show_metrics(version: pb.ModelVersion) -> None:
     """Shows each figure as it was measured with each runtime."""
     runtimes = dict.fromkeys(metric.runtime for metric in version.metrics)
     values = {(m.split, m.name, m.runtime): m.value for m in version.metrics}
-    table = Table("rows", "figure", *(runtime or "value" for runtime in runtimes), box=None)
+    table = Table("rows", "figure", box=None)
+    for runtime in runtimes:
+        table.add_column(cell(runtime or "value"))
     for split, name in dict.fromkeys((m.split, m.name) for m in version.metrics):
-        cells = [values.get((split, name, runtime)) for runtime in runtimes]
-        table.add_row(split, name, *("-" if cell is None else f"{cell:.6g}" for cell in cells))
+        found = [values.get((split, name, runtime)) for runtime in runtimes]
+        figures = ("-" if value is None else f"{value:.6g}" for value in found)
+        table.add_row(cell(split), cell(name), *figures)
     stdout().print(table)
 
 
@@ -204,4 +207,5 @@ def _metrics(version: pb.ModelVersion) -> str:
 
 def _rows(*rows: tuple[str, str]) -> None:
     for name, value in rows:
-        say(f"  {name:<13} {value}")
+        # A line of a longer text must not look like a row of its own.
+        say(f"  {name:<13} {value}".replace("\n", "\n" + " " * 16))

@@ -15,7 +15,7 @@ from modelrail.report import History
 from modelrail.report.chart import thinned
 from modelrail.report.scale import shown
 from modelrail.report.tables import duration
-from modelrail.report.visible import visible
+from modelrail.report.visible import on_one_line, visible
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
 _COLOURS = {"train": "yellow", "validation": "bright_blue"}
@@ -72,7 +72,7 @@ def frame(job: pb.TrainingJob, history: History, state: str, look: Look) -> Grou
 
 
 def _title(job: pb.TrainingJob, state: str) -> Text:
-    title = Text(visible(job.spec.display_name or job.name), style="bold")
+    title = Text(on_one_line(job.spec.display_name or job.name), style="bold")
     title.append(f"  {state}", style="cyan")
     if job.spec.display_name:
         title.append(f"  {job.name}", style="dim")
@@ -126,7 +126,7 @@ def _figures(history: History) -> Iterator[Text]:
         ]
         if found:
             line = Text(f"{split:<11}", style=_COLOURS[split])
-            line.append(visible("  ".join(found)), style="default")
+            line.append(on_one_line("  ".join(found)), style="default")
             yield line
 
 
