@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
+from modelrail.cli import reporting
+from modelrail.cli.reporting import read_history
+from modelrail.client.trainer import AsyncTrainerClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail.trainer.v1 import trainer_pb2_grpc
 from modelrail_server.context import Context
@@ -27,6 +31,11 @@ from modelrail_server.context import Context
 SECONDS = 60
 NAME = "trainingJobs/a"
 ROWS, COLUMNS = 30, 100
+_XTERM = {"TERM": "xterm-256color"}
+_OF_TERMINALS = {
+    *("COLUMNS", "LINES", "TERM", "NO_COLOR"),
+    *("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"),
+}
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -61,6 +70,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
     breaks_after: int | None = None
     model_version: str = ""
     talks_on: bool = False
+    falls_silent: bool = False
     events: list[pb.TrainingJobEvent] = field(default_factory=_events)
     names: list[str] = field(default_factory=list)
     asked_after: list[int] = field(default_factory=list)
@@ -100,7 +110,7 @@ class ScriptedTrainer(trainer_pb2_grpc.TrainerServiceServicer):
             sequence += 1
             event = pb.TrainingJobEvent(sequence=sequence, log_line=pb.LogLine(text="on and on"))
             yield pb.WatchTrainingJobResponse(event=event)
-        if self.state == "RUNNING":
+        if self.state == "RUNNING" or self.falls_silent:
             await asyncio.Event().wait()
 
 
@@ -117,7 +127,10 @@ async def _serving(trainer: ScriptedTrainer) -> AsyncIterator[str]:
 
 
 async def _command(
-    trainer: ScriptedTrainer, *arguments: str, terminal: int | None = None
+    trainer: ScriptedTrainer,
+    *arguments: str,
+    terminal: int | None = None,
+    environ: Mapping[str, str] = _XTERM,
 ) -> tuple[int, str]:
     """Runs `modelrail jobs …` and returns its status and what it wrote to its output."""
     async with _serving(trainer) as address:
@@ -127,8 +140,7 @@ async def _command(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE if terminal is None else terminal,
             stderr=asyncio.subprocess.STDOUT,
-            env={k: v for k, v in os.environ.items() if k not in {"COLUMNS", "LINES", "NO_COLOR"}}
-            | {"TERM": "xterm-256color"},
+            env={k: v for k, v in os.environ.items() if k not in _OF_TERMINALS} | {**environ},
         )
         async with asyncio.timeout(SECONDS):
             output, _ = await process.communicate()
@@ -136,7 +148,9 @@ async def _command(
         return process.returncode, (output or b"").decode()
 
 
-async def _in_terminal(trainer: ScriptedTrainer, *arguments: str) -> tuple[int, str]:
+async def _in_terminal(
+    trainer: ScriptedTrainer, *arguments: str, environ: Mapping[str, str] = _XTERM
+) -> tuple[int, str]:
     """Runs a command in a terminal of a fixed size and returns what it wrote there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -145,7 +159,7 @@ async def _in_terminal(trainer: ScriptedTrainer, *arguments: str) -> tuple[int, 
     # A terminal that nobody reads stops who writes to it.
     loop.add_reader(ours, lambda: written.extend(os.read(ours, 65536)))
     try:
-        status, _ = await _command(trainer, *arguments, terminal=theirs)
+        status, _ = await _command(trainer, *arguments, terminal=theirs, environ=environ)
         os.set_blocking(ours, False)
         while True:
             try:
@@ -192,6 +206,45 @@ async def test_a_pipe_gets_a_line_for_each_event() -> None:
     assert "job succeeded" in written
 
 
+async def test_a_terminal_that_cannot_be_drawn_on_gets_a_line_for_each_event() -> None:
+    status, written = await _in_terminal(_scripted(), "watch", "a", environ={"TERM": "dumb"})
+    assert status == 0
+    assert "\x1b" not in written
+    assert "  epoch 2/3  train loss 0.5, validation loss 1\r\n" in written
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+async def test_nothing_is_drawn_into_a_pipe(variable: str) -> None:
+    status, written = await _command(_scripted(), "watch", "a", environ={**_XTERM, variable: "1"})
+    assert status == 0
+    assert "\x1b[?25l" not in written  # a hidden cursor
+    assert "\x1b[2K" not in written  # a line taken back
+    assert "  epoch 2/3  train loss 0.5, validation loss 1\n" in written
+
+
+def _told(step: int, left_seconds: int | None) -> pb.TrainingJobEvent:
+    """A report of an epoch that is under way, without figures."""
+    progress = pb.Progress(epochs=3, step=step, steps=30, rows_per_second=1500)
+    if left_seconds is not None:
+        progress.eta.FromSeconds(left_seconds)
+    return pb.TrainingJobEvent(metric_report=pb.MetricReport(progress=progress))
+
+
+async def test_a_pipe_is_told_of_the_steps_within_an_epoch() -> None:
+    trainer = _scripted()
+    trainer.events[4:4] = [_told(3, 90), _told(7, None)]
+    for sequence, event in enumerate(trainer.events, start=1):
+        event.sequence = sequence
+    status, written = await _command(trainer, "watch", "a")
+    assert status == 0
+    assert (
+        "  step 3/30, 1,500 rows/s, about 1 min 30 s left\n  step 7/30, 1,500 rows/s\n  epoch 1/3"
+    ) in written
+    status, written = await _in_terminal(trainer, "watch", "a")
+    assert status == 0
+    assert "step 3/30" not in written  # the bar shows it
+
+
 async def test_a_program_gets_every_event_as_a_line_of_json() -> None:
     trainer = _scripted(breaks_after=6)
     status, written = await _command(trainer, "watch", "a", "--json")
@@ -226,6 +279,57 @@ async def test_the_report_of_a_job_that_never_falls_silent_comes_to_an_end(tmp_p
     del trainer.events[-1]
     status, _ = await _command(trainer, "report", "a", "--output", str(tmp_path / "a.html"))
     assert status == 0
+
+
+async def test_the_report_of_a_job_without_progress_that_never_falls_silent_comes_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporting, "_LIVE_SECONDS", 0.5)
+    trainer = _scripted(talks_on=True)
+    del trainer.events[2:]
+    job = pb.TrainingJob(name=NAME, state="STATE_PREPARING", attempt=1)
+    async with (
+        asyncio.timeout(SECONDS),
+        _serving(trainer) as address,
+        AsyncTrainerClient(address) as client,
+    ):
+        history = await read_history(client, job)
+    assert history.sequence > 2
+
+
+async def test_the_report_of_a_job_that_tells_nothing_comes_to_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporting, "_LIVE_SECONDS", 0.5)
+    trainer = _scripted(falls_silent=True, events=[])
+    job = pb.TrainingJob(name=NAME, state="STATE_QUEUED")
+    async with (
+        asyncio.timeout(SECONDS),
+        _serving(trainer) as address,
+        AsyncTrainerClient(address) as client,
+    ):
+        history = await read_history(client, job)
+    assert history.sequence == 0
+
+
+@pytest.mark.parametrize("state", ["PAUSED", "EXPORTING"])
+async def test_the_report_of_a_job_that_trains_no_more_holds_its_last_events(state: str) -> None:
+    trainer = _scripted(falls_silent=True)
+    last = trainer.events[-1]
+    last.state_change.CopyFrom(_change(state).state_change)
+    said = pb.TrainingJobEvent(sequence=last.sequence + 1, log_line=pb.LogLine(text="one more"))
+    trainer.events.append(said)
+    job = pb.TrainingJob(name=NAME, state=f"STATE_{state}", attempt=1)
+    job.progress.CopyFrom(trainer.events[4].metric_report.progress)
+    async with (
+        asyncio.timeout(SECONDS),
+        _serving(trainer) as address,
+        AsyncTrainerClient(address) as client,
+    ):
+        history = await read_history(client, job)
+    assert history.sequence == said.sequence
+    assert history.phases[-1].state == job.state
+    assert history.log[-1][1] == "one more"
 
 
 async def test_a_report_without_the_registry_says_what_it_lacks(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A training job, followed live: a line for every epoch, state and log line, above a bar."""
+"""A training job, followed live: a line for every epoch, state and log line, above a bar.
+
+Where no bar can be drawn, what it would show of an epoch that is under way is a line too.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,11 @@ from rich.progress import (
 )
 
 from modelrail.cli.command import Failure
-from modelrail.cli.console import say, stdout
+from modelrail.cli.console import can_draw, say, stdout
 from modelrail.client.errors import ModelrailError
 from modelrail.client.trainer import TERMINAL_STATES, AsyncTrainerClient, RunPolicy
+from modelrail.report.scale import shown
+from modelrail.report.tables import duration
 from modelrail.report.visible import visible
 from modelrail.trainer.v1 import trainer_pb2 as pb
 
@@ -61,7 +66,7 @@ async def follow_job(
     Args:
         trainer: The client.
         name: The job.
-        every_epochs: Epochs between two lines.
+        every_epochs: Epochs between two lines with figures.
 
     Raises:
         ModelrailError: The job cannot be followed.
@@ -74,15 +79,17 @@ async def follow_job(
         TextColumn("epochs"),
         TimeElapsedColumn(),
     )
-    is_piped = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=is_piped) as bar:
+    is_hidden = not can_draw(console)
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
         task = bar.add_task("training", total=None)
         async with aclosing(trainer.watch_job(name)) as events:
             async for event in events:
                 line = _line(event, every_epochs)
-                if line:
-                    bar.console.print(visible(line), markup=False, soft_wrap=True)
                 progress = event.metric_report.progress
+                if is_hidden and progress.steps and not event.metric_report.metrics:
+                    line = f"  {_step_text(progress)}"
+                if line:
+                    bar.console.print(visible(line), soft_wrap=True)
                 if progress.epochs:
                     bar.update(task, completed=_epochs_done(progress), total=progress.epochs)
     return await trainer.get_job(name)
@@ -169,6 +176,16 @@ def _metrics_line(report: pb.MetricReport, every_epochs: int) -> str:
         place = f"{progress.epoch:>{width}}/{progress.epochs}"
         return f"  epoch {place}  {metrics_text(report.metrics)}"
     return ""
+
+
+def _step_text(progress: pb.Progress) -> str:
+    """Returns where an epoch stands: `step 3/30, 1,500 rows/s, about 2 min 5 s left`."""
+    text = f"step {progress.step}/{progress.steps}"
+    if progress.rows_per_second:
+        text += f", {shown(progress.rows_per_second)} rows/s"
+    if progress.HasField("eta"):
+        text += f", about {duration(round(progress.eta.ToTimedelta().total_seconds()))} left"
+    return text
 
 
 def metrics_text(metrics: Sequence[pb.Metric]) -> str:

@@ -12,7 +12,17 @@ from rich.table import Table
 
 from modelrail.cli.command import Failure, command
 from modelrail.cli.commands.models import AsJson
-from modelrail.cli.console import as_json, cell, note, say, say_json, say_json_line, stdout
+from modelrail.cli.console import (
+    as_json,
+    can_draw,
+    cell,
+    note,
+    say,
+    say_json,
+    say_json_line,
+    stdout,
+    waiting,
+)
 from modelrail.cli.following import follow_job, metrics_text, phase_name, state_name
 from modelrail.cli.live.watch import watch_live
 from modelrail.cli.reporting import read_history, read_version
@@ -72,7 +82,8 @@ async def show(session: Session, job: JobId, *, json: AsJson = False) -> None:
 async def watch_job(session: Session, job: JobOrNewest = None, *, json: AsJson = False) -> None:
     """Follow one job until it ends; Ctrl-C only ends the watching.
 
-    In a terminal it is drawn with its curves, elsewhere every event is a line.
+    In a terminal it is drawn with its curves. Elsewhere lines tell its states, its log, its
+    figures after an epoch, and within an epoch its step, speed and time left.
     """
     async with session.trainer() as trainer:
         submitted = await _find(trainer, job)
@@ -80,7 +91,7 @@ async def watch_job(session: Session, job: JobOrNewest = None, *, json: AsJson =
             async with aclosing(trainer.watch_job(submitted.name)) as events:
                 async for event in events:
                     say_json_line(as_json(event))
-        elif stdout().is_terminal:
+        elif can_draw(stdout()):
             await watch_live(trainer, submitted, stdout(), phase_name)
         else:
             every_epochs = submitted.spec.log_every_epochs
@@ -105,7 +116,8 @@ async def report_job(
     """Write all about one job into an HTML file that opens offline."""
     async with session.trainer() as trainer:
         found = await _find(trainer, job)
-        history = await read_history(trainer, found)
+        with waiting("reading its events"):
+            history = await read_history(trainer, found)
     version, note_on_version = await read_version(session, found.model_version)
     page = render(
         found, history, version=version, version_note=note_on_version, now=datetime.now(UTC)
