@@ -261,6 +261,14 @@ async def test_a_silent_upload_is_ended_keeps_its_bytes_and_frees_its_digest(
         assert (await stub.UploadBlob(upload_parts(data, start=2 * CHUNK))).complete
 
 
+async def test_an_upload_that_never_sends_its_header_is_ended(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", tmp_path / "s", upload_idle_seconds=0.2) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.UploadBlob(timeout=30)
+        assert caught.value.code() is Code.ABORTED
+        assert details(caught.value)[0].reason == "UPLOAD_IDLE"
+
+
 async def test_an_empty_file_is_uploaded_published_and_comes_back(
     stub: Any, tmp_path: Path
 ) -> None:

@@ -154,7 +154,7 @@ class RegistryServicer(RegistryServiceServicer):
         self, parts: AsyncIterator[pb.UploadBlobRequest], context: Context
     ) -> pb.Blob:
         """Receives one blob."""
-        header = await _header(parts)
+        header = _header(await self._transfer.first(parts))
         sha256 = requests.blob_digest(header.name, "header.name")
         async with aclosing(_chunks(parts)) as chunks:
             status = await self._transfer.receive(sha256, header.size_bytes, chunks)
@@ -179,11 +179,9 @@ class RegistryServicer(RegistryServiceServicer):
                 yield replies.event_to_pb(place, event)
 
 
-async def _header(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobHeader:
-    async for request in requests:
-        if request.WhichOneof("part") == "header":
-            return request.header
-        break
+def _header(first: pb.UploadBlobRequest | None) -> pb.UploadBlobHeader:
+    if first is not None and first.WhichOneof("part") == "header":
+        return first.header
     raise InvalidArgument.field("header", "expected the header in the first message, got none")
 
 
