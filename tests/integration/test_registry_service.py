@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import sqlite3
 import uuid
@@ -426,6 +427,9 @@ TABLE: list[tuple[str, Request, Code, str]] = [
     ("page size", lambda s: s.ListModels(pb.ListModelsRequest(page_size=-1)),
      Code.INVALID_ARGUMENT, "page_size"),
     ("page token", lambda s: s.ListModels(pb.ListModelsRequest(page_token="!")),
+     Code.INVALID_ARGUMENT, "page_token"),
+    ("key that is no text", lambda s: s.ListModels(pb.ListModelsRequest(
+        page_token=base64.urlsafe_b64encode(b'["models", "\\ud800"]').decode())),
      Code.INVALID_ARGUMENT, "page_token"),
     ("mask", lambda s: s.UpdateModel(pb.UpdateModelRequest(
         model=pb.Model(name="models/digits"), update_mask={"paths": ["uid"]})),
