@@ -491,6 +491,22 @@ async def test_every_bad_input_is_named_and_leaves_no_trace(stub: Any, tmp_path:
     assert snapshot(tmp_path / "data") == before
 
 
+async def test_a_request_of_another_size_than_any_has_is_refused_before_it_is_parsed(
+    stub: Any,
+) -> None:
+    """Messages can take 30 times their size in memory, and seconds of the event loop."""
+    version = pb.ModelVersion(signature=pb.Signature(inputs=[pb.TensorSpec()]))
+    version.signature.inputs[0].labels.extend(["x" * 1024] * 2048)
+    for request in (
+        creation(version),
+        lambda stub: stub.GetModel(pb.GetModelRequest(name="/" * (2 << 20))),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await request(stub)
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+        assert details(caught.value)[0].reason == "REQUEST_TOO_LARGE"
+
+
 async def test_every_wrong_field_is_listed_at_once(stub: Any) -> None:
     version = pb.ModelVersion(files=[pb.File(path="../a", sha256="x"), pb.File(path="/b")])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
