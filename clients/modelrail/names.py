@@ -14,6 +14,8 @@ _ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 80
+# Longer than any well-formed name, which has at most two ids.
+_LONGEST = 256
 
 
 class InvalidName(ValueError):
@@ -39,7 +41,8 @@ def _shown(value: str) -> str:
 
 def _split(name: str, *collections: str) -> list[str]:
     """Cuts `a/{x}/b/{y}` into `[x, y]` when the collections are `a, b`."""
-    parts = name.split("/")
+    # A text of any length may come in, and most of one is not worth looking at.
+    parts = name.split("/") if len(name) <= _LONGEST else []
     if len(parts) != 2 * len(collections) or tuple(parts[::2]) != collections:
         pattern = "/".join(f"{collection}/{{id}}" for collection in collections)
         raise InvalidName(f"name {_shown(name)} must have the form {pattern}")

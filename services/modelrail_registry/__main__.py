@@ -18,7 +18,7 @@ from modelrail_registry.catalog.events import Feed
 from modelrail_registry.catalog.watching import Watch
 from modelrail_registry.config import RegistryConfig
 from modelrail_registry.metrics import RegistryMetrics
-from modelrail_registry.protocol.policy import POLICY, SERVICE
+from modelrail_registry.protocol.policy import POLICY, REQUEST_LIMITS, SERVICE
 from modelrail_registry.protocol.servicer import RegistryServicer
 from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.blobs import BlobStore
@@ -84,6 +84,7 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
                 register=lambda server: add_RegistryServiceServicer_to_server(servicer, server),
                 services=(SERVICE,),
                 policy=POLICY,
+                request_limits=REQUEST_LIMITS,
                 descriptors=(pb.DESCRIPTOR,),
             )
 

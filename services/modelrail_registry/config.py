@@ -26,7 +26,7 @@ class RegistryConfig(ServerConfig):
         86400.0, "Seconds after its last byte when an unfinished upload is removed.", minimum=60
     )
     upload_idle_seconds: float = setting(
-        60.0, "Seconds without a chunk after which an upload stream is ended.", minimum=1
+        60.0, "Seconds without a header or chunk after which an upload stream is ended.", minimum=1
     )
     upload_sweep_seconds: float = setting(
         3600.0, "Seconds between two searches for unfinished uploads.", minimum=1

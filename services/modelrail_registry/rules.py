@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 from modelrail.names import InvalidName, ModelVersionName, TrainingJobName, check_sha256
 from modelrail_registry.resources import (
@@ -22,17 +23,32 @@ DATATYPES = frozenset(
     {"BOOL", "FP16", "FP32", "FP64", "BF16", "BYTES"}
     | {f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)}
 )
+MAX_CONTENT_BYTES = 1 << 20
+"""Largest version as a message, in bytes."""
 MAX_FILES = 256
+MAX_ITEMS = 1024
+"""Most inputs, outputs, metrics, packages and so on, of each."""
+MAX_RANK = 64
+MAX_CLASS_LABELS = 100_000
 _MAX_DESCRIPTION_BYTES = 16 << 10
 _MAX_PATH_BYTES = 255
 _MAX_LABELS = 64
-_MAX_ITEMS = 1024
-_MAX_CLASS_LABELS = 100_000
 _MAX_TEXT = 1024
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][\w!#$&^.+-]{0,62}/[A-Za-z0-9][\w!#$&^.+-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+EXPECTED_PACKAGES = f"expected at most {MAX_ITEMS} names and versions of at most 256 characters"
+EXPECTED_ATTEMPTS = (
+    f"expected at most {MAX_ITEMS} methods of at most 256 characters, with failures of at "
+    f"most {_MAX_TEXT}"
+)
+
 Violations = Iterator[FieldViolation]
+
+
+def expected_files(count: int) -> str:
+    """Returns what is said of a version with no files, or too many."""
+    return f"expected 1 to {MAX_FILES} files, got {count}"
 
 
 def check_description(field: str, text: str) -> Violations:
@@ -44,12 +60,12 @@ def check_description(field: str, text: str) -> Violations:
         yield FieldViolation(field, "expected no NUL character, got one")
 
 
-def check_labels(field: str, labels: Iterable[tuple[str, str]]) -> Violations:
+def check_labels(field: str, labels: Mapping[str, str]) -> Violations:
     """Gives what is wrong with a model's labels."""
-    pairs = list(labels)
-    if len(pairs) > _MAX_LABELS:
-        yield FieldViolation(field, f"expected at most {_MAX_LABELS} labels, got {len(pairs)}")
-    for key, value in pairs[:_MAX_LABELS]:
+    if len(labels) > _MAX_LABELS:
+        yield FieldViolation(field, f"expected at most {_MAX_LABELS} labels, got {len(labels)}")
+    for key in islice(labels, _MAX_LABELS):
+        value = labels[key]
         if not key or _bad_text(key, 63):
             yield FieldViolation(
                 field, f"expected keys of 1 to 63 printable characters, got {key[:80]!r}"
@@ -62,7 +78,11 @@ def check_labels(field: str, labels: Iterable[tuple[str, str]]) -> Violations:
 
 
 def check_content(content: VersionContent, prefix: str = "model_version.") -> Violations:
-    """Gives everything that is wrong with the content of a version."""
+    """Gives everything that is wrong with the content of a version.
+
+    Except for the lengths of its lists, which are looked at before it is made:
+    `protocol/counts.py`.
+    """
     yield from _check_files(content.files, f"{prefix}files")
     if content.signature is not None:
         yield from _check_signature(content.signature, f"{prefix}signature")
@@ -79,10 +99,10 @@ def _bad_text(text: str, longest: int) -> bool:
 
 
 def _check_files(files: tuple[File, ...], field: str) -> Violations:
-    if not 1 <= len(files) <= MAX_FILES:
-        yield FieldViolation(field, f"expected 1 to {MAX_FILES} files, got {len(files)}")
+    if not files:
+        yield FieldViolation(field, expected_files(0))
     seen: set[str] = set()
-    for index, file in enumerate(files[:MAX_FILES]):
+    for index, file in enumerate(files):
         at = f"{field}[{index}]"
         problem = _path_problem(file.path)
         if problem:
@@ -97,7 +117,7 @@ def _check_files(files: tuple[File, ...], field: str) -> Violations:
             yield FieldViolation(
                 f"{at}.media_type", f"expected type/subtype, got {file.media_type[:80]!r}"
             )
-    for index, file in enumerate(files[:MAX_FILES]):
+    for index, file in enumerate(files):
         folders = file.path.split("/")[:-1]
         for depth in range(1, len(folders) + 1):
             if "/".join(folders[:depth]) in seen:
@@ -127,12 +147,8 @@ def _check_name(field: str, value: str, check: Callable[[str], object]) -> Viola
 
 def _check_signature(signature: Signature, field: str) -> Violations:
     for role, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
-        if len(tensors) > _MAX_ITEMS:
-            yield FieldViolation(
-                f"{field}.{role}", f"expected at most {_MAX_ITEMS}, got {len(tensors)}"
-            )
         seen: set[str] = set()
-        for index, tensor in enumerate(tensors[:_MAX_ITEMS]):
+        for index, tensor in enumerate(tensors):
             at = f"{field}.{role}[{index}]"
             yield from _check_tensor(tensor, at)
             if tensor.name in seen:
@@ -162,20 +178,14 @@ def _check_tensor(tensor: TensorSpec, field: str) -> Violations:
         yield FieldViolation(
             f"{field}.value_range", "expected finite numbers, the minimum not above the maximum"
         )
-    if len(tensor.labels) > _MAX_CLASS_LABELS:
-        yield FieldViolation(
-            f"{field}.labels", f"expected at most {_MAX_CLASS_LABELS}, got {len(tensor.labels)}"
-        )
-    elif any(_bad_text(label, _MAX_TEXT) for label in tensor.labels):
+    if any(_bad_text(label, _MAX_TEXT) for label in tensor.labels):
         yield FieldViolation(
             f"{field}.labels", f"expected printable labels of at most {_MAX_TEXT} characters"
         )
 
 
 def _check_metrics(metrics: tuple[Metric, ...], field: str) -> Violations:
-    if len(metrics) > _MAX_ITEMS:
-        yield FieldViolation(field, f"expected at most {_MAX_ITEMS}, got {len(metrics)}")
-    for index, metric in enumerate(metrics[:_MAX_ITEMS]):
+    for index, metric in enumerate(metrics):
         at = f"{field}[{index}]"
         if not metric.name or _bad_text(metric.name, 256):
             yield FieldViolation(f"{at}.name", "expected 1 to 256 printable characters")
@@ -202,13 +212,11 @@ def _check_lineage(lineage: Lineage, field: str) -> Violations:
 
 
 def _check_packages(packages: Mapping[str, str], field: str) -> Violations:
-    if len(packages) > _MAX_ITEMS or any(
+    if any(
         not name or _bad_text(name, 256) or _bad_text(value, 256)
         for name, value in packages.items()
     ):
-        yield FieldViolation(
-            field, f"expected at most {_MAX_ITEMS} names and versions of at most 256 characters"
-        )
+        yield FieldViolation(field, EXPECTED_PACKAGES)
 
 
 def _check_certificate(certificate: ExportCertificate, field: str) -> Violations:
@@ -216,7 +224,7 @@ def _check_certificate(certificate: ExportCertificate, field: str) -> Violations
         ("absolute_tolerance", certificate.absolute_tolerance),
         ("relative_tolerance", certificate.relative_tolerance),
     ]
-    for index, parity in enumerate(certificate.outputs[:_MAX_ITEMS]):
+    for index, parity in enumerate(certificate.outputs):
         numbers.append(
             (f"outputs[{index}].max_absolute_difference", parity.max_absolute_difference)
         )
@@ -229,17 +237,11 @@ def _check_certificate(certificate: ExportCertificate, field: str) -> Violations
             yield FieldViolation(
                 f"{field}.{name}", f"expected a finite number from 0, got {number}"
             )
-    if len(certificate.outputs) > _MAX_ITEMS or len(certificate.batch_sizes) > _MAX_ITEMS:
-        yield FieldViolation(field, f"expected at most {_MAX_ITEMS} outputs and batch sizes")
     if certificate.rows < 0 or any(size < 1 for size in certificate.batch_sizes):
         yield FieldViolation(field, "expected rows from 0 and batch sizes from 1")
     yield from _check_packages(certificate.tools, f"{field}.tools")
-    if len(certificate.attempts) > _MAX_ITEMS or any(
+    if any(
         not attempt.method or _bad_text(attempt.method, 256) or len(attempt.failure) > _MAX_TEXT
         for attempt in certificate.attempts
     ):
-        yield FieldViolation(
-            f"{field}.attempts",
-            f"expected at most {_MAX_ITEMS} methods of at most 256 characters, with failures of at "
-            f"most {_MAX_TEXT}",
-        )
+        yield FieldViolation(f"{field}.attempts", EXPECTED_ATTEMPTS)

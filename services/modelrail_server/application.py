@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import grpc.aio
 from google.protobuf.descriptor import FileDescriptor
@@ -36,6 +36,10 @@ class Application:
     raw_methods: frozenset[str] = frozenset()
     """Paths of the methods whose servicers take and give bytes in place of messages; malformed ones
     are theirs to refuse, with `message_parser` of `rpc/handlers.py`."""
+    request_limits: Mapping[str, int] = field(default_factory=dict)
+    """Largest request in bytes of the methods that take less than `max_message_bytes`, by path.
+    Larger ones are refused before they are parsed: of some messages that takes 30 times their size
+    in memory."""
     close_streams: asyncio.Event | None = None
     """Set together with `Runtime.stopping`, for services that own such an event already."""
 

@@ -78,7 +78,11 @@ class ServerConfig:
         30.0, "Seconds that calls in flight get to finish after that.", minimum=0, maximum=86400
     )
     max_message_bytes: int = setting(
-        64 << 20, "Largest request and response in bytes.", minimum=1024, maximum=2 * _GIB - 1
+        64 << 20,
+        "Largest request and response in bytes. What needs no key (health, liveness) takes\n"
+        "requests of 4 KiB.",
+        minimum=1024,
+        maximum=2 * _GIB - 1,
     )
     max_metadata_bytes: int = setting(
         8192, "Largest sum of a call's metadata in bytes.", minimum=1024, maximum=1 << 20
@@ -91,8 +95,8 @@ class ServerConfig:
     )
     max_concurrent_rpcs: int = setting(
         2000,
-        "Calls at a time in the whole server, watch streams and health included;\n"
-        "more are answered RESOURCE_EXHAUSTED.",
+        "Calls at a time in the whole server, watch streams and health included (Watch of health:\n"
+        "256 at most, and half of these at most); more are answered RESOURCE_EXHAUSTED.",
         minimum=1,
         maximum=1_000_000,
     )

@@ -15,7 +15,12 @@ from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError, ServerConfig
 from modelrail_server.rpc.dispatcher import Dispatcher
 from modelrail_server.rpc.methods import MethodTable
-from modelrail_server.standard.health import HEALTH_POLICY, HEALTH_SERVICE, HealthServicer
+from modelrail_server.standard.health import (
+    HEALTH_POLICY,
+    HEALTH_SERVICE,
+    MAX_WATCHES,
+    HealthServicer,
+)
 from modelrail_server.standard.reflection import (
     REFLECTION_POLICY,
     REFLECTION_SERVICE,
@@ -63,7 +68,9 @@ def _dispatcher(application: Application, config: ServerConfig, runtime: Runtime
     # Typed as the server whose two methods for registering it has: generated code asks for one.
     registrar = cast(grpc.aio.Server, methods)
     application.register(registrar)
-    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(runtime.health), registrar)
+    watches = min(MAX_WATCHES, max(1, config.max_concurrent_rpcs // 2))
+    health = HealthServicer(runtime.health, max_watches=watches)
+    health_pb2_grpc.add_HealthServicer_to_server(health, registrar)
     policy = {**application.policy, **HEALTH_POLICY}
     if config.reflection:
         health_file = FileDescriptorProto()
@@ -77,6 +84,7 @@ def _dispatcher(application: Application, config: ServerConfig, runtime: Runtime
         methods=methods,
         metrics=runtime.server_metrics,
         raw_methods=application.raw_methods,
+        request_limits=application.request_limits,
         keys=_api_keys(config, runtime),
     )
 

@@ -88,6 +88,135 @@ def test_a_dimension_that_says_nothing_is_refused() -> None:
     ]
 
 
+def refusal(version: pb.ModelVersion) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidArgument) as caught:
+        requests.publication(pb.CreateModelVersionRequest(parent="models/m", model_version=version))
+    return [(violation.field, violation.description) for violation in caught.value.violations]
+
+
+def sized(**extents: int) -> pb.ModelVersion:
+    """A full version with lists of other lengths."""
+    version = full_version()
+    tensor = version.signature.inputs[0]
+    for name, count in extents.items():
+        match name:
+            case "rank":
+                tensor.shape.extend([pb.Dimension(size=1)] * (count - len(tensor.shape)))
+            case "inputs":
+                version.signature.inputs.extend([tensor] * (count - 1))
+            case "labels":
+                tensor.labels.extend(["a"] * (count - len(tensor.labels)))
+            case "files":
+                version.files.extend([version.files[0]] * (count - 1))
+            case "metrics":
+                version.metrics.extend([version.metrics[0]] * (count - 1))
+            case "packages":
+                version.lineage.packages.update({f"p{n}": "1" for n in range(count - 1)})
+            case "tools":
+                version.certificate.tools.update({f"p{n}": "1" for n in range(count)})
+            case "batch_sizes":
+                version.certificate.batch_sizes.extend([1] * (count - 3))
+            case "parities":
+                version.certificate.outputs.extend([version.certificate.outputs[0]] * (count - 1))
+            case "attempts":
+                version.certificate.attempts.extend([pb.ExportAttempt(method="a")] * count)
+    return version
+
+
+SIGNATURE = "model_version.signature"
+CERTIFICATE = "model_version.certificate"
+PACKAGES = "expected at most 1024 names and versions of at most 256 characters"
+
+
+@pytest.mark.parametrize(
+    ("extent", "count", "field", "description"),
+    [
+        ("rank", 65, f"{SIGNATURE}.inputs[0].shape", "expected at most 64 dimensions, got 65"),
+        ("inputs", 1025, f"{SIGNATURE}.inputs", "expected at most 1024, got 1025"),
+        ("labels", 100_001, f"{SIGNATURE}.inputs[0].labels",
+         "expected at most 100000, got 100001"),
+        ("files", 257, "model_version.files", "expected 1 to 256 files, got 257"),
+        ("metrics", 1025, "model_version.metrics", "expected at most 1024, got 1025"),
+        ("packages", 1025, "model_version.lineage.packages", PACKAGES),
+        ("tools", 1025, f"{CERTIFICATE}.tools", PACKAGES),
+        ("batch_sizes", 1025, CERTIFICATE, "expected at most 1024 outputs and batch sizes"),
+        ("parities", 1025, CERTIFICATE, "expected at most 1024 outputs and batch sizes"),
+        ("attempts", 1025, f"{CERTIFICATE}.attempts",
+         "expected at most 1024 methods of at most 256 characters, with failures of at most 1024"),
+    ],
+)  # fmt: skip
+def test_a_list_that_is_too_long_is_refused_before_values_are_made_of_it(
+    extent: str, count: int, field: str, description: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwanted(message: object, *_: object) -> None:
+        raise AssertionError(f"{type(message).__name__} was converted")
+
+    monkeypatch.setattr(requests, "content_from_pb", unwanted)
+    version = sized(**{extent: count})
+    version.lineage.training_job = "this is not looked at any more"
+    assert refusal(version) == [(field, description)]
+
+
+def test_a_tensor_of_the_highest_rank_is_accepted() -> None:
+    request = pb.CreateModelVersionRequest(parent="models/m", model_version=sized(rank=64))
+    assert requests.publication(request).content.signature is not None
+
+
+def test_a_version_that_is_too_large_is_refused_by_its_size() -> None:
+    version = full_version()
+    version.signature.inputs[0].labels.extend(["x" * 1024] * 1024)
+    ((field, description),) = refusal(version)
+    assert field == "model_version"
+    assert description == f"expected at most 1048576 bytes, got {version.ByteSize()}"
+
+
+def test_violations_end_at_a_hundred_and_say_that_there_are_more() -> None:
+    version = full_version()
+    for _ in range(1000):
+        version.signature.outputs.add(shape=[pb.Dimension()])
+    found = refusal(version)
+    assert len(found) == 101
+    assert found[0] == (
+        f"{SIGNATURE}.outputs[1].shape[0]",
+        "expected a size or a symbol, got neither",
+    )
+    assert (
+        found[-1][1] == "only the first 100 wrong fields are listed, this and others are wrong too"
+    )
+
+
+def test_a_long_mask_is_refused_with_one_violation() -> None:
+    request = pb.UpdateModelAliasRequest(
+        model_alias=pb.ModelAlias(
+            name="models/m/aliases/live", model_version="models/m/versions/1"
+        ),
+        update_mask={"paths": [""] * 200_000},
+    )
+    with pytest.raises(InvalidArgument) as caught:
+        requests.alias_move(request)
+    (violation,) = caught.value.violations
+    assert violation.field == "update_mask"
+    assert violation.description == "expected at most 16 paths, got 200000"
+    change = pb.UpdateModelRequest(
+        model=pb.Model(name="models/m"), update_mask={"paths": ["labels"] * 17}
+    )
+    with pytest.raises(InvalidArgument, match="expected at most 16 paths, got 17"):
+        requests.model_change(change)
+
+
+class Unsplittable(str):
+    __slots__ = ()
+
+    def split(self, *_: object) -> list[str]:
+        raise AssertionError("a long text was taken apart")
+
+
+def test_a_name_that_is_too_long_is_refused_before_it_is_split() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        requests.model_name(Unsplittable("/" * 1000))
+    assert str(caught.value).endswith("must have the form models/{id}")
+
+
 def test_an_absent_mask_changes_what_is_populated_and_a_star_changes_all() -> None:
     model = pb.Model(name="models/m", description="new")
     change = requests.model_change(pb.UpdateModelRequest(model=model))

@@ -229,7 +229,7 @@ async def serving_registry(registry: ScriptedRegistry, address: str) -> AsyncIte
             registry, server
         ),
         services=(service,),
-        policy={f"/{service}/{method.name}": Permission.PUBLIC for method in methods},
+        policy={f"/{service}/{method.name}": Permission.WRITE for method in methods},
     )
     config = ServerConfig(grpc_address=address)
     server, _ = await start_server(application, config, Runtime("registry"))

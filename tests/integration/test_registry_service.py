@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import sqlite3
 import uuid
@@ -261,6 +262,14 @@ async def test_a_silent_upload_is_ended_keeps_its_bytes_and_frees_its_digest(
         assert (await stub.UploadBlob(upload_parts(data, start=2 * CHUNK))).complete
 
 
+async def test_an_upload_that_never_sends_its_header_is_ended(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", tmp_path / "s", upload_idle_seconds=0.2) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.UploadBlob(timeout=30)
+        assert caught.value.code() is Code.ABORTED
+        assert details(caught.value)[0].reason == "UPLOAD_IDLE"
+
+
 async def test_an_empty_file_is_uploaded_published_and_comes_back(
     stub: Any, tmp_path: Path
 ) -> None:
@@ -419,6 +428,9 @@ TABLE: list[tuple[str, Request, Code, str]] = [
      Code.INVALID_ARGUMENT, "page_size"),
     ("page token", lambda s: s.ListModels(pb.ListModelsRequest(page_token="!")),
      Code.INVALID_ARGUMENT, "page_token"),
+    ("key that is no text", lambda s: s.ListModels(pb.ListModelsRequest(
+        page_token=base64.urlsafe_b64encode(b'["models", "\\ud800"]').decode())),
+     Code.INVALID_ARGUMENT, "page_token"),
     ("mask", lambda s: s.UpdateModel(pb.UpdateModelRequest(
         model=pb.Model(name="models/digits"), update_mask={"paths": ["uid"]})),
      Code.INVALID_ARGUMENT, "update_mask"),
@@ -477,6 +489,22 @@ async def test_every_bad_input_is_named_and_leaves_no_trace(stub: Any, tmp_path:
             wrong.append((what, Code.OK, "", [], []))
     assert wrong == []
     assert snapshot(tmp_path / "data") == before
+
+
+async def test_a_request_of_another_size_than_any_has_is_refused_before_it_is_parsed(
+    stub: Any,
+) -> None:
+    """Messages can take 30 times their size in memory, and seconds of the event loop."""
+    version = pb.ModelVersion(signature=pb.Signature(inputs=[pb.TensorSpec()]))
+    version.signature.inputs[0].labels.extend(["x" * 1024] * 2048)
+    for request in (
+        creation(version),
+        lambda stub: stub.GetModel(pb.GetModelRequest(name="/" * (2 << 20))),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await request(stub)
+        assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+        assert details(caught.value)[0].reason == "REQUEST_TOO_LARGE"
 
 
 async def test_every_wrong_field_is_listed_at_once(stub: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -32,12 +33,20 @@ from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ServerConfig
 from modelrail_server.server import start_server
+from modelrail_server.standard.health import MAX_WATCHES
 from modelrail_trainer.__main__ import build_trainer
 from modelrail_trainer.config import TrainerConfig
 
 Code = grpc.StatusCode
 SERVICES = ("registry", "trainer", "inference")
 CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+# Methods for callers with a key, whose request begins with a name.
+GET = {
+    "registry": "/modelrail.registry.v1.RegistryService/GetModel",
+    "trainer": "/modelrail.trainer.v1.TrainerService/GetTrainingJob",
+    "inference": "/inference.GRPCInferenceService/ModelReady",
+}
 SECONDS = 20.0
 
 
@@ -91,8 +100,8 @@ async def bare(**given_settings: Any) -> AsyncIterator[str]:
 # --- messages -------------------------------------------------------------------------------------
 
 
-def check_of_size(size_bytes: int) -> bytes:
-    """A health check request of exactly this many bytes."""
+def named(size_bytes: int) -> bytes:
+    """A request of exactly this many bytes, whose first field is a name."""
     overhead = len(health_pb2.HealthCheckRequest(service="a" * size_bytes).SerializeToString())
     message = health_pb2.HealthCheckRequest(service="a" * (2 * size_bytes - overhead))
     serialized: bytes = message.SerializeToString()
@@ -109,29 +118,88 @@ async def test_a_message_of_the_limit_is_taken_and_one_byte_more_is_not(
         running(service, tmp_path, max_message_bytes=limit) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
-        call: Any = channel.unary_unary(CHECK)
-        for size, code in (
-            (limit - 1, Code.NOT_FOUND),
-            (limit, Code.NOT_FOUND),
-            (limit + 1, Code.RESOURCE_EXHAUSTED),
-            (100 * limit, Code.RESOURCE_EXHAUSTED),
+        call: Any = channel.unary_unary(GET[service])
+        for size, too_large in (
+            (limit - 1, False),
+            (limit, False),
+            (limit + 1, True),
+            (100 * limit, True),
         ):
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await call(check_of_size(size), timeout=SECONDS)
-            assert error.value.code() is code, size
+            code = await ended_with(call(named(size), timeout=SECONDS))
+            assert (code is Code.RESOURCE_EXHAUSTED) is too_large, size
 
 
-async def test_a_message_that_grows_when_it_is_unpacked_is_refused() -> None:
+async def test_a_message_that_grows_when_it_is_unpacked_is_refused(tmp_path: Path) -> None:
     limit = 8192
     async with (
-        bare(max_message_bytes=limit) as address,
+        running("registry", tmp_path, max_message_bytes=limit) as address,
         grpc.aio.insecure_channel(address, compression=grpc.Compression.Gzip) as channel,
     ):
-        call: Any = channel.unary_unary(CHECK)
-        for size, code in ((limit, Code.NOT_FOUND), (16 << 20, Code.RESOURCE_EXHAUSTED)):
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await call(check_of_size(size), timeout=SECONDS)
-            assert error.value.code() is code
+        call: Any = channel.unary_unary(GET["registry"])
+        for size, code in ((limit, Code.INVALID_ARGUMENT), (16 << 20, Code.RESOURCE_EXHAUSTED)):
+            assert await ended_with(call(named(size), timeout=SECONDS)) is code
+
+
+async def ended_with(call: Any) -> grpc.StatusCode:
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call
+    code: grpc.StatusCode = await call.code()
+    return code
+
+
+async def test_requests_that_need_no_key_are_small(tmp_path: Path) -> None:
+    """Refused unread: bytes that are no message are not called malformed."""
+    async with (
+        running("inference", tmp_path) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        for method in ("ServerLive", "ServerReady"):
+            call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            assert await ended_with(call(named(4096), timeout=SECONDS)) is Code.OK
+            assert await ended_with(call(named(4097), timeout=SECONDS)) is Code.RESOURCE_EXHAUSTED
+        check: Any = channel.unary_unary(CHECK)
+        assert await ended_with(check(named(4096), timeout=SECONDS)) is Code.NOT_FOUND
+        assert await ended_with(check(named(4097), timeout=SECONDS)) is Code.RESOURCE_EXHAUSTED
+        assert await ended_with(check(b"\xff" * 4097, timeout=SECONDS)) is Code.RESOURCE_EXHAUSTED
+        watch: Any = channel.unary_stream(WATCH)
+        stream = watch(named(1 << 20), timeout=SECONDS)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stream.read()
+        assert error.value.code() is Code.RESOURCE_EXHAUSTED
+        assert "at most 4096 bytes" in (error.value.details() or "")
+
+
+async def test_a_watch_of_a_name_that_nothing_can_have_is_refused() -> None:
+    async with bare() as address, grpc.aio.insecure_channel(address) as channel:
+        watch: Any = channel.unary_stream(WATCH)
+        assert await watch(named(256), timeout=SECONDS).read()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await watch(named(1024), timeout=SECONDS).read()
+        assert error.value.code() is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(("rpcs", "watches"), [(2000, MAX_WATCHES), (8, 4)])
+async def test_watches_of_health_leave_room_for_other_calls(rpcs: int, watches: int) -> None:
+    async with (
+        bare(max_concurrent_rpcs=rpcs, max_concurrent_streams=2000) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        watch: Any = channel.unary_stream(WATCH)
+        watching = [watch(b"", timeout=SECONDS) for _ in range(watches)]
+        for call in watching:
+            assert await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await watch(b"", timeout=SECONDS).read()
+        assert error.value.code() is Code.RESOURCE_EXHAUSTED
+        assert f"at most {watches} Watch streams" in (error.value.details() or "")
+        check: Any = channel.unary_unary(CHECK)
+        assert await check(b"", timeout=SECONDS)
+        watching[0].cancel()
+        async with asyncio.timeout(SECONDS):
+            served = False
+            while not served:  # until the server knows that one has left
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    served = bool(await watch(b"", timeout=SECONDS).read())
 
 
 async def test_metadata_above_the_limit_is_refused() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from modelrail_registry.catalog.database import Database
 from modelrail_registry.catalog.events import ResumeToken
 from modelrail_registry.catalog.idempotency import RequestKey
 from modelrail_registry.catalog.pagination import PageRequest
+from modelrail_registry.protocol import replies
 from modelrail_registry.resources import EventKind, File, Lineage, VersionContent
 from modelrail_server.errors import (
     Aborted,
@@ -177,3 +179,72 @@ def test_a_full_disk_is_told_and_changes_nothing(catalog: Catalog, database: Dat
         catalog.publish(Publication(parent=DIGITS, content=big))
     assert caught.value.reason == "STORAGE_FULL"
     assert catalog.get_model(DIGITS).latest_version_number == 1
+
+
+def test_a_page_token_whose_key_is_no_text_is_refused() -> None:
+    """JSON can write half of a surrogate pair, which no database can be asked for."""
+    token = base64.urlsafe_b64encode(b'["models", "\\ud800"]').decode()
+    with pytest.raises(InvalidArgument, match="next_page_token"):
+        PageRequest.parse(page_size=0, page_token=token, collection="models")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        VersionContent(files=CONTENT.files, description="é" * (300 << 10)),
+        VersionContent(files=tuple(File(f"{number:0>255}", "0" * 64, 1) for number in range(256))),
+    ],
+    ids=["long descriptions", "many files"],
+)
+def test_a_page_of_versions_ends_before_it_is_too_large_for_a_reply(
+    catalog: Catalog, content: VersionContent
+) -> None:
+    for _ in range(60):
+        catalog.publish(Publication(parent=DIGITS, content=content, create_model=True))
+    numbers: list[int] = []
+    token = "first"
+    while token:
+        wanted = PageRequest.parse(
+            page_size=1000,
+            page_token="" if token == "first" else token,
+            collection="models/digits/versions",
+        )
+        page = catalog.list_versions(DIGITS, wanted)
+        assert sum(replies.version_to_pb(item).ByteSize() for item in page.items) < 4 << 20
+        numbers += [item.name.number for item in page.items]
+        token = page.next_page_token
+    assert numbers == list(range(60, 0, -1))
+
+
+def test_a_version_that_is_larger_than_a_page_has_a_page_of_its_own(catalog: Catalog) -> None:
+    giant = VersionContent(files=CONTENT.files, description="x" * (5 << 20))
+    for content in (CONTENT, giant, CONTENT):
+        catalog.publish(Publication(parent=DIGITS, content=content, create_model=True))
+    wanted = PageRequest.parse(page_size=0, page_token="", collection="models/digits/versions")
+    sizes = []
+    for _ in range(3):
+        page = catalog.list_versions(DIGITS, wanted)
+        sizes.append(len(page.items))
+        wanted = PageRequest.parse(
+            page_size=0, page_token=page.next_page_token, collection="models/digits/versions"
+        )
+    assert sizes == [1, 1, 1]
+    assert not page.next_page_token
+
+
+def test_a_page_of_models_ends_before_it_is_too_large_for_a_reply(catalog: Catalog) -> None:
+    names = [ModelName(f"model-{number:02}") for number in range(40)]
+    for name in names:
+        catalog.create_model(name, description="x" * (256 << 10))
+    listed: list[ModelName] = []
+    wanted = PageRequest.parse(page_size=1000, page_token="", collection="models")
+    while True:
+        page = catalog.list_models(wanted)
+        assert sum(replies.model_to_pb(item).ByteSize() for item in page.items) < 4 << 20
+        listed += [item.name for item in page.items]
+        if not page.next_page_token:
+            break
+        wanted = PageRequest.parse(
+            page_size=1000, page_token=page.next_page_token, collection="models"
+        )
+    assert listed == names

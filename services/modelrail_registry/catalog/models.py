@@ -19,6 +19,8 @@ from modelrail_registry.resources import EventKind, Model
 from modelrail_server.errors import Aborted, AlreadyExists, NotFound
 
 _table = schema.models
+# Name, uid, number, times and etag, with their tags.
+_ROW_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +85,14 @@ def list_models(connection: Connection, page: PageRequest) -> Page[Model]:
     query = select(_table).order_by(_table.c.model_id).limit(page.size + 1)
     if page.after is not None:
         query = query.where(_table.c.model_id > page.after)
-    rows = connection.execute(query).all()
-    token = page.token(rows[page.size - 1].model_id) if len(rows) > page.size else ""
-    return Page(tuple(model_of(row) for row in rows[: page.size]), token)
+    with connection.execute(query) as found:
+        rows, more = page.take(found, bytes_of=_bytes_of)
+    token = page.token(rows[-1].model_id) if more else ""
+    return Page(tuple(model_of(row) for row in rows), token)
+
+
+def _bytes_of(row: Row[Any]) -> int:
+    return _ROW_BYTES + len(row.description.encode()) + len(row.labels.encode())
 
 
 def create_model(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Label, Row, Table, func, insert, select, update
 
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_registry.catalog import schema
@@ -18,6 +18,11 @@ from modelrail_registry.catalog.models import require_model_row
 from modelrail_registry.catalog.pagination import Page, PageRequest
 from modelrail_registry.resources import EventKind, File, ModelVersion, VersionContent
 from modelrail_server.errors import FailedPrecondition, FieldViolation, InvalidArgument, NotFound
+
+# The most that each takes in a reply.
+_ROW_BYTES = 256
+_FILE_BYTES = 512
+_ALIAS_BYTES = 66
 
 
 def find_version_row(connection: Connection, name: ModelVersionName) -> Row[Any] | None:
@@ -63,7 +68,7 @@ def list_versions(
     model = require_model_row(connection, parent)
     table = schema.versions
     query = (
-        select(table)
+        select(table, _count(schema.files, "file_count"), _count(schema.aliases, "alias_count"))
         .where(table.c.model == model.id)
         .order_by(table.c.number.desc())
         .limit(page.size + 1)
@@ -72,9 +77,21 @@ def list_versions(
         if not page.after.isdecimal() or len(page.after) > 18:
             raise InvalidArgument.field("page_token", "expected a next_page_token of this list")
         query = query.where(table.c.number < int(page.after))
-    rows = connection.execute(query).all()
-    token = page.token(str(rows[page.size - 1].number)) if len(rows) > page.size else ""
-    return Page(tuple(_versions_of(connection, parent.model, rows[: page.size])), token)
+    with connection.execute(query) as found:
+        rows, more = page.take(found, bytes_of=_bytes_of)
+    token = page.token(str(rows[-1].number)) if more else ""
+    return Page(tuple(_versions_of(connection, parent.model, rows)), token)
+
+
+def _count(table: Table, label: str) -> Label[int]:
+    """Returns the column with the number of rows of `table` that belong to a version."""
+    count = select(func.count()).select_from(table).where(table.c.version == schema.versions.c.id)
+    return count.scalar_subquery().label(label)
+
+
+def _bytes_of(row: Row[Any]) -> int:
+    files, aliases = row.file_count * _FILE_BYTES, row.alias_count * _ALIAS_BYTES
+    return _ROW_BYTES + len(row.content.encode()) + int(files) + int(aliases)
 
 
 def insert_version(

@@ -26,6 +26,15 @@ _WRITE = (
     "UploadBlob",
 )
 
+# A version of the largest size with its parent and request id, and room for a telling error.
+_MAX_REQUEST_BYTES = 2 << 20
+REQUEST_LIMITS = {
+    f"/{SERVICE}/{method}": _MAX_REQUEST_BYTES
+    for method in (*_READ, *_WRITE)
+    if method != "UploadBlob"
+}
+"""Largest requests in bytes, by path; chunks of uploads have a limit of their own."""
+
 POLICY: Policy = {
     **{f"/{SERVICE}/{method}": Permission.READ for method in _READ},
     **{f"/{SERVICE}/{method}": Permission.WRITE for method in _WRITE},

@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail_registry.catalog.events import ResumeToken
+from modelrail_registry.catalog.pagination import Page
 from modelrail_registry.resources import (
     Event,
     EventKind,
@@ -79,6 +80,13 @@ def version_to_pb(version: ModelVersion) -> pb.ModelVersion:
         description=content.description,
         create_time=_timestamp(version.create_time),
         aliases=version.aliases,
+    )
+
+
+def versions_to_pb(page: Page[ModelVersion]) -> pb.ListModelVersionsResponse:
+    """Returns the message of a page of versions."""
+    return pb.ListModelVersionsResponse(
+        model_versions=map(version_to_pb, page.items), next_page_token=page.next_page_token
     )
 
 

@@ -19,6 +19,7 @@ from modelrail_registry.catalog.events import ResumeToken
 from modelrail_registry.catalog.idempotency import RequestKey
 from modelrail_registry.catalog.models import ModelChange
 from modelrail_registry.catalog.pagination import PageRequest
+from modelrail_registry.protocol.counts import check_counts
 from modelrail_registry.resources import (
     ExportAttempt,
     ExportCertificate,
@@ -35,6 +36,8 @@ from modelrail_registry.resources import (
 from modelrail_server.errors import FieldViolation, InvalidArgument
 
 _MAX_WATCHED_MODELS = 1024
+_MAX_MASK_PATHS = 16
+_MAX_VIOLATIONS = 100
 
 Name = TypeVar("Name", covariant=True)  # noqa: PLC0105 (a name, read or given out)
 
@@ -49,33 +52,48 @@ class _Reader:
     def __init__(self) -> None:
         self.violations: list[FieldViolation] = []
 
+    def add(self, violations: Iterable[FieldViolation]) -> None:
+        """Takes in what is wrong, up to a number that somebody would read."""
+        for violation in violations:
+            if len(self.violations) == _MAX_VIOLATIONS:
+                description = (
+                    f"only the first {_MAX_VIOLATIONS} wrong fields are listed, this and others "
+                    "are wrong too"
+                )
+                self.violations.append(FieldViolation(violation.field, description))
+            if len(self.violations) > _MAX_VIOLATIONS:
+                return
+            self.violations.append(violation)
+
     def name(self, field: str, text: str, kind: _NameType[Name]) -> Name | None:
         try:
             return kind.parse(text)
         except InvalidName as error:
-            self.violations.append(FieldViolation(field, str(error)))
+            self.add([FieldViolation(field, str(error))])
             return None
 
     def key(self, request: Message, request_id: str) -> RequestKey | None:
         if not request_id:
             return None
         if not _is_uuid4(request_id):
-            self.violations.append(
-                FieldViolation("request_id", f"expected a UUID4, got {request_id[:80]!r}")
-            )
+            self.add([FieldViolation("request_id", f"expected a UUID4, got {request_id[:80]!r}")])
             return None
         content = request.SerializeToString(deterministic=True)
         kind = request.DESCRIPTOR.full_name.encode()
         return RequestKey(request_id.lower(), hashlib.sha256(kind + b"\0" + content).hexdigest())
 
-    def mask(self, paths: Iterable[str], allowed: Sequence[str]) -> None:
-        for path in paths:
-            if path not in (*allowed, "*"):
-                self.violations.append(
-                    FieldViolation(
-                        "update_mask", f"expected {', '.join(allowed)} or *, got {path[:80]!r}"
-                    )
-                )
+    def mask(self, paths: Sequence[str], allowed: Sequence[str]) -> set[str]:
+        """Returns the paths; none of a mask that is too long to be read."""
+        if len(paths) > _MAX_MASK_PATHS:
+            description = f"expected at most {_MAX_MASK_PATHS} paths, got {len(paths)}"
+            self.add([FieldViolation("update_mask", description)])
+            return set()
+        self.add(
+            FieldViolation("update_mask", f"expected {', '.join(allowed)} or *, got {path[:80]!r}")
+            for path in paths
+            if path not in (*allowed, "*")
+        )
+        return set(paths)
 
     def check(self) -> None:
         if self.violations:
@@ -151,10 +169,10 @@ def new_model(request: pb.CreateModelRequest) -> tuple[Model, RequestKey | None]
     try:
         name = ModelName(request.model_id)
     except InvalidName as error:
-        reader.violations.append(FieldViolation("model_id", str(error)))
+        reader.add([FieldViolation("model_id", str(error))])
         name = None
-    reader.violations += rules.check_description("model.description", request.model.description)
-    reader.violations += rules.check_labels("model.labels", request.model.labels.items())
+    reader.add(rules.check_description("model.description", request.model.description))
+    reader.add(rules.check_labels("model.labels", request.model.labels))
     key = reader.key(request, request.request_id)
     reader.check()
     assert name is not None  # noqa: S101 (checked above)
@@ -179,18 +197,21 @@ def model_change(request: pb.UpdateModelRequest) -> ModelChange:
     reader = _Reader()
     model = request.model
     name = reader.name("model.name", model.name, ModelName)
-    paths = set(request.update_mask.paths)
-    reader.mask(paths, ("description", "labels"))
-    absent = not paths
+    paths = reader.mask(request.update_mask.paths, ("description", "labels"))
     description = model.description if paths & {"description", "*"} else None
-    labels = dict(model.labels) if paths & {"labels", "*"} else None
-    if absent:
-        description, labels = model.description or None, dict(model.labels) or None
-    reader.violations += rules.check_description("model.description", description or "")
-    reader.violations += rules.check_labels("model.labels", (labels or {}).items())
+    labels = model.labels if paths & {"labels", "*"} else None
+    if not paths:
+        description, labels = model.description or None, model.labels or None
+    reader.add(rules.check_description("model.description", description or ""))
+    reader.add(rules.check_labels("model.labels", labels or {}))
     reader.check()
     assert name is not None  # noqa: S101 (checked above)
-    return ModelChange(name=name, description=description, labels=labels, etag=model.etag)
+    return ModelChange(
+        name=name,
+        description=description,
+        labels=None if labels is None else dict(labels),
+        etag=model.etag,
+    )
 
 
 def alias_move(request: pb.UpdateModelAliasRequest) -> tuple[AliasMove, RequestKey | None]:
@@ -200,12 +221,8 @@ def alias_move(request: pb.UpdateModelAliasRequest) -> tuple[AliasMove, RequestK
     name = reader.name("model_alias.name", alias.name, ModelAliasName)
     version = reader.name("model_alias.model_version", alias.model_version, ModelVersionName)
     if name is not None and version is not None and name.model != version.model:
-        reader.violations.append(
-            FieldViolation(
-                "model_alias.model_version",
-                f"expected a version of {name.parent}, got {version}",
-            )
-        )
+        description = f"expected a version of {name.parent}, got {version}"
+        reader.add([FieldViolation("model_alias.model_version", description)])
     reader.mask(request.update_mask.paths, ("model_version",))
     key = reader.key(request, request.request_id)
     reader.check()
@@ -218,11 +235,18 @@ def alias_move(request: pb.UpdateModelAliasRequest) -> tuple[AliasMove, RequestK
 
 
 def publication(request: pb.CreateModelVersionRequest) -> Publication:
-    """Reads a wish to publish a version; every wrong field of it is listed in the error."""
+    """Reads a wish to publish a version; every wrong field of it is listed in the error.
+
+    Where a list of it is too long, only that is told.
+    """
     reader = _Reader()
     parent = reader.name("parent", request.parent, ModelName)
-    content = content_from_pb(request.model_version, reader.violations)
-    reader.violations += rules.check_content(content)
+    if too_long := list(check_counts(request.model_version)):
+        reader.add(too_long)
+        reader.check()
+    content = content_from_pb(request.model_version)
+    reader.add(_unsaid_dimensions(request.model_version.signature))
+    reader.add(rules.check_content(content))
     key = reader.key(request, request.request_id)
     reader.check()
     assert parent is not None  # noqa: S101 (checked above)
@@ -233,11 +257,8 @@ def watch(request: pb.WatchEventsRequest) -> tuple[ResumeToken | None, frozenset
     """Reads a wish to watch: the place to start behind, None for the present, and ids of models."""
     reader = _Reader()
     if len(request.models) > _MAX_WATCHED_MODELS:
-        reader.violations.append(
-            FieldViolation(
-                "models", f"expected at most {_MAX_WATCHED_MODELS}, got {len(request.models)}"
-            )
-        )
+        description = f"expected at most {_MAX_WATCHED_MODELS}, got {len(request.models)}"
+        reader.add([FieldViolation("models", description)])
     names = [
         reader.name(f"models[{index}]", text, ModelName)
         for index, text in enumerate(request.models[:_MAX_WATCHED_MODELS])
@@ -247,22 +268,23 @@ def watch(request: pb.WatchEventsRequest) -> tuple[ResumeToken | None, frozenset
     return token, frozenset(name.model for name in names if name is not None)
 
 
-def content_from_pb(
-    message: pb.ModelVersion, violations: list[FieldViolation] | None = None
-) -> VersionContent:
-    """Returns what a publisher says about a version; output-only fields are ignored.
+def _unsaid_dimensions(signature: pb.Signature) -> rules.Violations:
+    """Gives the dimensions without size and symbol, which the domain's values cannot express."""
+    for role, tensors in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+        for index, tensor in enumerate(tensors):
+            for axis, dimension in enumerate(tensor.shape):
+                if dimension.WhichOneof("extent") is None:
+                    yield FieldViolation(
+                        f"model_version.signature.{role}[{index}].shape[{axis}]",
+                        "expected a size or a symbol, got neither",
+                    )
 
-    Args:
-        message: The version.
-        violations: Collects what the domain's values cannot express.
-    """
+
+def content_from_pb(message: pb.ModelVersion) -> VersionContent:
+    """Returns what a publisher says about a version; output-only fields are ignored."""
     return VersionContent(
         files=tuple(File(f.path, f.sha256, f.size_bytes, f.media_type) for f in message.files),
-        signature=_signature_from_pb(
-            message.signature, violations if violations is not None else []
-        )
-        if message.HasField("signature")
-        else None,
+        signature=_signature_from_pb(message.signature) if message.HasField("signature") else None,
         metrics=tuple(Metric(m.name, m.value, m.split, m.runtime) for m in message.metrics),
         lineage=_lineage_from_pb(message.lineage) if message.HasField("lineage") else None,
         certificate=_certificate_from_pb(message.certificate)
@@ -272,32 +294,22 @@ def content_from_pb(
     )
 
 
-def _signature_from_pb(message: pb.Signature, violations: list[FieldViolation]) -> Signature:
-    def tensors(role: str, specs: Iterable[pb.TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            _tensor_from_pb(spec, f"model_version.signature.{role}[{index}]", violations)
-            for index, spec in enumerate(specs)
-        )
-
-    return Signature(tensors("inputs", message.inputs), tensors("outputs", message.outputs))
+def _signature_from_pb(message: pb.Signature) -> Signature:
+    return Signature(
+        inputs=tuple(map(_tensor_from_pb, message.inputs)),
+        outputs=tuple(map(_tensor_from_pb, message.outputs)),
+    )
 
 
-def _tensor_from_pb(
-    message: pb.TensorSpec, field: str, violations: list[FieldViolation]
-) -> TensorSpec:
-    shape: list[int | str] = []
-    for axis, dimension in enumerate(message.shape):
-        extent = dimension.WhichOneof("extent")
-        if extent is None:
-            violations.append(
-                FieldViolation(f"{field}.shape[{axis}]", "expected a size or a symbol, got neither")
-            )
-        shape.append(dimension.symbol if extent == "symbol" else dimension.size)
+def _tensor_from_pb(message: pb.TensorSpec) -> TensorSpec:
     value_range = message.value_range
     return TensorSpec(
         name=message.name,
         datatype=message.datatype,
-        shape=tuple(shape),
+        shape=tuple(
+            dimension.symbol if dimension.HasField("symbol") else dimension.size
+            for dimension in message.shape
+        ),
         meaning=message.meaning,
         value_range=ValueRange(value_range.minimum, value_range.maximum)
         if message.HasField("value_range")

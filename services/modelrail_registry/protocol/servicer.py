@@ -27,12 +27,14 @@ Result = TypeVar("Result")
 class RegistryServicer(RegistryServiceServicer):
     """Answers calls of `modelrail.registry.v1.RegistryService`.
 
+    Versions are converted in threads, as a large one takes tens of milliseconds.
+
     Args:
         catalog: Models, versions and aliases.
         publisher: Publishes versions.
         transfer: Moves bytes.
         watch: Follows the history.
-        executor: Threads for the database.
+        executor: Threads for the database and what it gives.
         metrics: What is counted.
     """
 
@@ -91,26 +93,25 @@ class RegistryServicer(RegistryServiceServicer):
     ) -> pb.ModelVersion:
         """Returns one version, by number or by alias."""
         name = requests.version_name(request.name)
-        return replies.version_to_pb(await self._run(lambda: self._catalog.get_version(name)))
+        return await self._run(lambda: replies.version_to_pb(self._catalog.get_version(name)))
 
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, context: Context
     ) -> pb.ListModelVersionsResponse:
         """Lists the versions of a model."""
         parent, wanted = requests.children_page(request, "versions")
-        page = await self._run(lambda: self._catalog.list_versions(parent, wanted))
-        return pb.ListModelVersionsResponse(
-            model_versions=map(replies.version_to_pb, page.items),
-            next_page_token=page.next_page_token,
+        return await self._run(
+            lambda: replies.versions_to_pb(self._catalog.list_versions(parent, wanted))
         )
 
     async def CreateModelVersion(
         self, request: pb.CreateModelVersionRequest, context: Context
     ) -> pb.ModelVersion:
         """Publishes a version."""
-        version = await self._publisher.publish(requests.publication(request))
+        wish = await self._run(lambda: requests.publication(request))
+        version = await self._publisher.publish(wish)
         self._metrics.versions_created.inc()
-        return replies.version_to_pb(version)
+        return await self._run(lambda: replies.version_to_pb(version))
 
     async def GetModelAlias(
         self, request: pb.GetModelAliasRequest, context: Context
@@ -154,7 +155,7 @@ class RegistryServicer(RegistryServiceServicer):
         self, parts: AsyncIterator[pb.UploadBlobRequest], context: Context
     ) -> pb.Blob:
         """Receives one blob."""
-        header = await _header(parts)
+        header = _header(await self._transfer.first(parts))
         sha256 = requests.blob_digest(header.name, "header.name")
         async with aclosing(_chunks(parts)) as chunks:
             status = await self._transfer.receive(sha256, header.size_bytes, chunks)
@@ -179,11 +180,9 @@ class RegistryServicer(RegistryServiceServicer):
                 yield replies.event_to_pb(place, event)
 
 
-async def _header(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobHeader:
-    async for request in requests:
-        if request.WhichOneof("part") == "header":
-            return request.header
-        break
+def _header(first: pb.UploadBlobRequest | None) -> pb.UploadBlobHeader:
+    if first is not None and first.WhichOneof("part") == "header":
+        return first.header
     raise InvalidArgument.field("header", "expected the header in the first message, got none")
 
 

@@ -14,6 +14,7 @@ from modelrail_registry.storage.uploads import Upload
 from modelrail_server.errors import Aborted
 
 Result = TypeVar("Result")
+Part = TypeVar("Part")
 
 
 class Transfer:
@@ -26,7 +27,8 @@ class Transfer:
         blobs: The store.
         executor: Threads for the disk.
         metrics: What is counted.
-        idle_seconds: How long an upload may hold its digest without sending a chunk.
+        idle_seconds: How long an upload may go without sending its header, or the next chunk
+            while it holds its digest.
     """
 
     def __init__(
@@ -45,6 +47,21 @@ class Transfer:
     async def status(self, sha256: str) -> BlobStatus:
         """Tells how much of a blob is stored; raises NotFound when nothing is."""
         return await self._run(lambda: self._blobs.status(sha256))
+
+    async def first(self, parts: AsyncIterator[Part]) -> Part | None:
+        """Returns the first message of an upload; None when it ends without one.
+
+        Raises:
+            Aborted: It did not come for too long.
+        """
+        try:
+            async with asyncio.timeout(self._idle_seconds):
+                return await anext(parts, None)
+        except TimeoutError:
+            raise Aborted(
+                f"no header came for {self._idle_seconds:g} seconds; begin another stream with it",
+                reason="UPLOAD_IDLE",
+            ) from None
 
     async def receive(
         self, sha256: str, size: int, chunks: AsyncIterator[tuple[int, bytes]]

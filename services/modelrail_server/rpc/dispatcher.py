@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -32,7 +32,10 @@ from modelrail_server.policy import ANONYMOUS, OWNER, Identity, Permission, Poli
 from modelrail_server.rpc.handlers import Outcome, wrap_handler
 from modelrail_server.rpc.methods import Handler, MethodTable, is_left_out
 
-__all__ = ["Dispatcher"]
+__all__ = ["MAX_PUBLIC_REQUEST_BYTES", "Dispatcher"]
+
+MAX_PUBLIC_REQUEST_BYTES = 4096
+"""Largest request of a caller who needs no key, in bytes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _AUTHORIZATION = "authorization"
@@ -61,6 +64,8 @@ class Dispatcher(grpc.GenericRpcHandler):
         metrics: Counters.
         raw_methods: Paths of the methods whose servicers take and give bytes. They are called so
             often that they tell their request id only to callers that sent one, or met an error.
+        request_limits: Largest request in bytes of the methods that take less than the others, by
+            path. Public methods take `MAX_PUBLIC_REQUEST_BYTES` at most.
         keys: Keys of the callers; None lets everybody be the owner.
 
     Raises:
@@ -75,6 +80,7 @@ class Dispatcher(grpc.GenericRpcHandler):
         methods: MethodTable,
         metrics: ServerMetrics,
         raw_methods: Collection[str] = (),
+        request_limits: Mapping[str, int] | None = None,
         keys: ApiKeys | None = None,
     ) -> None:
         self._domain = f"modelrail.{service}"
@@ -87,7 +93,15 @@ class Dispatcher(grpc.GenericRpcHandler):
             found = methods.find(path)
             handler = None
             if found is not None and not is_left_out(found):
-                handler = wrap_handler(found, self._outcome(path), raw=path in raw_methods)
+                limit = (request_limits or {}).get(path)
+                if permission is Permission.PUBLIC:
+                    limit = min(limit or MAX_PUBLIC_REQUEST_BYTES, MAX_PUBLIC_REQUEST_BYTES)
+                handler = wrap_handler(
+                    found,
+                    self._outcome(path),
+                    raw=path in raw_methods,
+                    max_request_bytes=limit,
+                )
             self._rows[path] = _Row(permission, self._known_identity(permission), handler)
         for path in raw_methods:
             row = self._rows.get(path)

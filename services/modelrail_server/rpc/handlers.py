@@ -20,7 +20,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from modelrail_server.context import Call, Context, current_call
-from modelrail_server.errors import InvalidArgument, ServiceError
+from modelrail_server.errors import InvalidArgument, ResourceExhausted, ServiceError
 from modelrail_server.observability.metrics import MethodMetrics
 from modelrail_server.rpc.methods import Handler
 from modelrail_server.rpc.status import Reply, code_of, internal_reply, reply_to
@@ -147,13 +147,21 @@ def _service_error(error: BaseException) -> ServiceError | None:
     return None
 
 
-def wrap_handler(handler: Handler, outcome: Outcome, *, raw: bool = False) -> Handler:
+def wrap_handler(
+    handler: Handler,
+    outcome: Outcome,
+    *,
+    raw: bool = False,
+    max_request_bytes: int | None = None,
+) -> Handler:
     """Returns a handler that does what `handler` does, with `outcome` around it.
 
     Args:
         handler: What the service registered.
         outcome: Begins and ends the calls.
         raw: The servicer takes and gives bytes: neither deserializer nor serializer is used.
+        max_request_bytes: Larger messages are refused before they are parsed; None: what gRPC lets
+            through is parsed.
 
     Raises:
         TypeError: The method is neither a coroutine function nor an asynchronous generator.
@@ -161,6 +169,8 @@ def wrap_handler(handler: Handler, outcome: Outcome, *, raw: bool = False) -> Ha
     deserializer = None if raw else handler.request_deserializer
     serialize = None if raw else handler.response_serializer
     parse = None if deserializer is None else message_parser(deserializer)
+    if max_request_bytes is not None:
+        parse = _limited(parse, max_request_bytes)
     if not handler.response_streaming:
         if handler.request_streaming:
             method = _single(handler.stream_unary, _stream_parser(parse), outcome)
@@ -190,6 +200,20 @@ def message_parser(deserializer: _Parser) -> _Parser:
             ) from None
 
     return parse
+
+
+def _limited(parse: _Parser | None, most_bytes: int) -> _Parser:
+    """Returns what refuses messages of more than `most_bytes`, and parses the others."""
+
+    def parse_small(raw: bytes) -> Any:
+        if len(raw) > most_bytes:
+            raise ResourceExhausted(
+                f"this method takes requests of at most {most_bytes} bytes, got {len(raw)}",
+                reason="REQUEST_TOO_LARGE",
+            )
+        return raw if parse is None else parse(raw)
+
+    return parse_small
 
 
 def _stream_parser(parse: _Parser | None) -> Callable[[AsyncIterator[bytes]], Any] | None:

@@ -14,16 +14,21 @@ from contextlib import aclosing
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelrail_server.context import Context
-from modelrail_server.errors import NotFound
+from modelrail_server.errors import InvalidArgument, NotFound, ResourceExhausted
 from modelrail_server.policy import Permission, Policy
 
-__all__ = ["HEALTH_POLICY", "HEALTH_SERVICE", "Health", "HealthServicer"]
+__all__ = ["HEALTH_POLICY", "HEALTH_SERVICE", "MAX_WATCHES", "Health", "HealthServicer"]
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 HEALTH_POLICY: Policy = {
     f"/{HEALTH_SERVICE}/Check": Permission.PUBLIC,
     f"/{HEALTH_SERVICE}/Watch": Permission.PUBLIC,
 }
+
+MAX_WATCHES = 256
+"""`Watch` streams at a time, of all callers together."""
+# Longer than `infer/` with the name of a folder.
+_LONGEST_NAME = 300
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -83,10 +88,18 @@ class Health:
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
-    """`grpc.health.v1.Health` over a `Health`."""
+    """`grpc.health.v1.Health` over a `Health`.
 
-    def __init__(self, health: Health) -> None:
+    Args:
+        health: What is told.
+        max_watches: `Watch` streams at a time, of all callers together: anybody may open them, and
+            each takes one of the server's places for calls.
+    """
+
+    def __init__(self, health: Health, *, max_watches: int = MAX_WATCHES) -> None:
         self._health = health
+        self._max_watches = max_watches
+        self._watches = 0
 
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -100,10 +113,31 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Streams the state of one name, SERVICE_UNKNOWN until somebody sets it."""
-        async with aclosing(self._health.watch(request.service)) as states:
-            async for serving in states:
-                yield _response(serving)
+        """Streams the state of one name, SERVICE_UNKNOWN until somebody sets it.
+
+        INVALID_ARGUMENT for a name that nothing can have; RESOURCE_EXHAUSTED when there are too
+        many streams.
+        """
+        name = request.service
+        # A stream may last for weeks.
+        del request
+        if len(name) > _LONGEST_NAME:
+            raise InvalidArgument.field(
+                "service", f"expected at most {_LONGEST_NAME} characters, got {len(name)}"
+            )
+        if self._watches >= self._max_watches:
+            raise ResourceExhausted(
+                f"this server takes at most {self._max_watches} Watch streams of health at a time;"
+                " close some, or ask with Check",
+                reason="TOO_MANY_WATCHES",
+            )
+        self._watches += 1
+        try:
+            async with aclosing(self._health.watch(name)) as states:
+                async for serving in states:
+                    yield _response(serving)
+        finally:
+            self._watches -= 1
 
 
 def _response(serving: bool | None) -> health_pb2.HealthCheckResponse:

@@ -168,7 +168,8 @@ class RegistryServiceServicer:
 
     def CreateModelVersion(self, request, context):
         """Publishes a version from blobs that were uploaded before, and numbers it. FAILED_PRECONDITION names every
-        file whose blob is missing, and every model file that is no valid ONNX.
+        file whose blob is missing, and every model file that is no valid ONNX. A version is at most 1 MiB as a message,
+        with at most 1024 inputs, outputs, metrics, packages and other entries, of each.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,8 @@ class RegistryServiceStub:
     """Lists the versions of a model, the newest first."""
     CreateModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateModelVersionRequest, _registry_pb2.ModelVersion]
     """Publishes a version from blobs that were uploaded before, and numbers it. FAILED_PRECONDITION names every
-    file whose blob is missing, and every model file that is no valid ONNX.
+    file whose blob is missing, and every model file that is no valid ONNX. A version is at most 1 MiB as a message,
+    with at most 1024 inputs, outputs, metrics, packages and other entries, of each.
     """
     GetModelAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetModelAliasRequest, _registry_pb2.ModelAlias]
     """Returns one alias. NOT_FOUND when there is none of that name."""
@@ -121,7 +122,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.CreateModelVersionRequest, _abc.Awaitable[_registry_pb2.ModelVersion]],
     ) -> _abc.Awaitable[_registry_pb2.ModelVersion]:
         """Publishes a version from blobs that were uploaded before, and numbers it. FAILED_PRECONDITION names every
-        file whose blob is missing, and every model file that is no valid ONNX.
+        file whose blob is missing, and every model file that is no valid ONNX. A version is at most 1 MiB as a message,
+        with at most 1024 inputs, outputs, metrics, packages and other entries, of each.
         """
 
     @_abc_1.abstractmethod
