@@ -124,18 +124,27 @@ class Trials:
                 with os.fdopen(os.dup(file), "wb") as writer:
                     writer.write(job)
                 os.lseek(file, 0, os.SEEK_SET)
-                self._hand_over(file, theirs.fileno())
+                process = self._hand_over(file, theirs.fileno())
             finally:
                 os.close(file)
                 theirs.close()
-            return self._receive(ours)
+            try:
+                return self._receive(ours)
+            except _ProcessGoneError:
+                # Its children hold its sockets open a moment longer, and what it is given until
+                # then is lost.
+                process.wait()
+                raise
 
-    def _hand_over(self, job: int, answers: int) -> None:
+    def _hand_over(self, job: int, answers: int) -> _TrialProcess:
         """Gives a job to the process, or to the next if that one turns out to have ended."""
+        process = self._running()
         try:
-            self._running().hand_over(job, answers)
+            process.hand_over(job, answers)
         except _ProcessGoneError:  # nothing was tried yet
-            self._running().hand_over(job, answers)
+            process = self._running()
+            process.hand_over(job, answers)
+        return process
 
     def _receive(self, answers: socket.socket) -> tuple[dict[str, Any], int]:
         latest = time.monotonic() + self._limits.timeout_seconds
@@ -240,8 +249,12 @@ class _TrialProcess:
             try:
                 socket.send_fds(self._control, [b"t"], [job, answers])
             except ConnectionError:
-                self._thread.join(_JOIN_SECONDS)  # it is ending
+                self.wait()  # it is ending
                 raise _ProcessGoneError from None
+
+    def wait(self) -> None:
+        """Waits for the end of a process that is ending, for a bounded time."""
+        self._thread.join(_JOIN_SECONDS)
 
     def close(self) -> None:
         """Lets the process end by itself, and kills it if it does not."""
