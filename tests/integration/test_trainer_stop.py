@@ -95,7 +95,7 @@ async def test_a_service_that_stops_keeps_the_steps_of_its_jobs(house: House) ->
         assert (await trainer.ended(name)).attempt == 2
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_job_that_somebody_else_stops_waits_for_its_turn_and_goes_on(
     trainer: TrainerUnderTest, processes: int
 ) -> None:
