@@ -174,6 +174,7 @@ def test_a_sweep_prints_a_row_for_each_load_and_saves_a_plot(address: str, tmp_p
         (["--rate", "5", "--concurrency", "5"], "expected one of --concurrency, --rate and"),
         (["--sweep", "speed:1,2"], "expected concurrency:N1,N2,… or rate:R1,R2,…"),
         (["--sweep", "concurrency:1.5"], "--concurrency: expected a whole number, got 1.5"),
+        (["--sweep", "concurrency:1,nan"], "--concurrency: expected a whole number, got nan"),
         (["--plot", "x.png"], "--plot: expected only together with --sweep"),
         (["--sweep", "rate:1", "--plot", "x.pdf"], "ends in .png or .svg"),
         (["--batch", "1000"], "--batch: double takes at most"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
 import signal
@@ -108,6 +109,31 @@ def test_a_file_is_served_and_the_suggested_command_works(served: str, tmp_path:
     unknown = modelrail(tmp_path, "predict", "nope", "--inference", address, "--input", "x=1")
     assert unknown.returncode == 1
     assert "NOT_FOUND" in unknown.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("source", ["-", "@/dev/stdin"])
+def test_a_prediction_that_waits_for_its_input_ends_when_it_is_told_to(
+    source: str, number: signal.Signals
+) -> None:
+    process = subprocess.Popen(
+        [*MODELRAIL, "predict", "double", "--input-json", source],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    try:
+        # More than a pipe holds: when all is written, the command reads, and waits for the rest.
+        size = 4 * fcntl.fcntl(process.stdin, fcntl.F_GETPIPE_SZ)
+        process.stdin.write(b" " * size)
+        process.stdin.flush()
+        process.send_signal(number)
+        assert process.wait(_SECONDS) == 128 + number
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The servers answer when a test lets them, so nothing here depends on how fast th
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections import Counter
@@ -341,6 +342,44 @@ async def test_warm_up_counts_nowhere(address: str) -> None:
     assert report.server_figures.items <= 11
 
 
+class SlowStatistics(Model):
+    """Never answers the first question for its statistics."""
+
+    asked = 0
+
+    async def ModelStatistics(self, request: Any, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
+        self.asked += 1
+        if self.asked == 1:
+            await asyncio.Event().wait()
+        return await super().ModelStatistics(request, context)
+
+
+async def test_statistics_that_come_too_late_are_told_as_that(address: str) -> None:
+    async with serving(SlowStatistics(well), address) as where:
+        report = await run_bench(plan(where, warm_up_seconds=0.05, requests=10))
+    assert not report.interrupted
+    assert report.server_figures is None
+    assert report.notes == (
+        "no statistics of the server (ModelStatistics): the server did not answer in time",
+    )
+
+
+async def test_a_run_that_is_stopped_in_its_warm_up_has_no_statistics(address: str) -> None:
+    stop = asyncio.Event()
+
+    async def answer(number: int) -> str:
+        if number == 10:
+            stop.set()
+        return ""
+
+    async with serving(Model(answer), address) as where:
+        report = await run_bench(plan(where, warm_up_seconds=60.0), stop=stop)
+    assert report.interrupted
+    assert report.notes == (
+        "no statistics of the server (ModelStatistics): the run was stopped during its warm-up",
+    )
+
+
 async def test_a_reply_of_a_stream_answers_the_request_with_its_id(address: str) -> None:
     async def answer(number: int) -> str:
         return "bad" if number == 1 else ""
@@ -550,6 +589,44 @@ async def test_the_command_fails_when_no_request_succeeds(address: str) -> None:
     assert "20 x RESOURCE_EXHAUSTED: too much of it" in output.decode()
     assert "p99<20ms: no request succeeded, missed" in output.decode()
     assert errors.decode() == "error: no request succeeded: RESOURCE_EXHAUSTED\n"
+
+
+class Unloaded(Model):
+    """Has the model for the first two runs."""
+
+    runs = 0
+
+    async def ModelMetadata(self, request: Any, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
+        self.runs += 1
+        if self.runs > 2:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unloaded")
+        return await super().ModelMetadata(request, context)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_a_sweep_that_fails_later_shows_what_it_has(
+    address: str, tmp_path: Path, as_json: bool
+) -> None:
+    plot = tmp_path / "plot.svg"
+    async with serving(Unloaded(well), address) as where:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "modelrail.cli", "bench", "m", "--inference", where,
+            "--requests", "20", "--warm-up", "0", "--sweep", "concurrency:1,2,4",
+            "--plot", str(plot), *(["--json"] if as_json else []),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await command.communicate()
+    assert command.returncode == 1
+    assert errors.decode().splitlines()[-1] == "error: NOT_FOUND: unloaded"
+    if as_json:
+        shown = json.loads(output)
+        assert [point["load"]["concurrency"] for point in shown["points"]] == [1, 2]
+        assert shown["interrupted"] is True
+    else:
+        _, _, *rows = output.decode().splitlines()
+        assert [row.split()[0] for row in rows[:2]] == ["1", "2"]
+    assert plot.exists()
 
 
 async def test_a_server_that_is_not_there_is_an_error(address: str) -> None:

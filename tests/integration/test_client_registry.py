@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -23,8 +24,10 @@ from modelrail.client import (
     RegistryClient,
     Unavailable,
 )
-from modelrail.client.upload import CHUNK_BYTES
+from modelrail.client.backoff import Backoff
+from modelrail.client.upload import CHUNK_BYTES, MAXIMUM_FRUITLESS_ATTEMPTS
 from modelrail.registry.v1 import registry_pb2 as pb
+from modelrail.registry.v1 import registry_pb2_grpc as pb_grpc
 from modelrail_registry.__main__ import build
 from modelrail_registry.config import RegistryConfig
 from modelrail_server.application import Runtime
@@ -156,6 +159,68 @@ async def test_an_upload_goes_on_where_another_stopped(
         source, version_path="x", on_progress=lambda done, _: seen.append(done)
     )
     assert seen[0] == CHUNK_BYTES
+
+
+async def test_an_upload_of_a_file_that_becomes_shorter_meanwhile_ends_and_says_so(
+    registry: AsyncRegistryClient, tmp_path: Path
+) -> None:
+    source = random_file(tmp_path / "source", 4 * CHUNK_BYTES)
+    seen: list[int] = []
+
+    def cut(done: int, total: int) -> None:
+        del total
+        seen.append(done)
+        assert len(seen) < 20, "the upload does not end"
+        if done == CHUNK_BYTES:
+            os.truncate(source, CHUNK_BYTES)
+
+    with pytest.raises(DataLoss, match="source became shorter while it was sent") as refused:
+        await registry.upload_file(source, version_path="x", on_progress=cut)
+    assert refused.value.reason == "FILE_CHANGED"
+
+
+class Forgetful(pb_grpc.RegistryServiceServicer):
+    """Answers every upload with nothing kept and no error, until it was asked very often."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+
+    async def GetBlob(  # type: ignore[no-untyped-def]  # noqa: N802
+        self, request, context
+    ) -> pb.Blob:
+        del context
+        return pb.Blob(name=request.name)
+
+    async def UploadBlob(  # type: ignore[no-untyped-def]  # noqa: N802
+        self, requests, context
+    ) -> pb.Blob:
+        del context
+        async for _ in requests:
+            pass
+        self.streams += 1
+        return pb.Blob(complete=self.streams > 10 * MAXIMUM_FRUITLESS_ATTEMPTS)
+
+
+async def test_an_upload_that_is_never_complete_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "modelrail.client.upload.Backoff", functools.partial(Backoff, maximum_seconds=0.001)
+    )
+    service = Forgetful()  # type: ignore[abstract]
+    server = grpc.aio.server()
+    pb_grpc.add_RegistryServiceServicer_to_server(service, server)
+    server.add_insecure_port(f"unix:{tmp_path / 'forgetful'}")
+    await server.start()
+    source = random_file(tmp_path / "source", 100)
+    try:
+        async with AsyncRegistryClient(f"unix:{tmp_path / 'forgetful'}") as client:
+            with pytest.raises(Unavailable, match="has 0 of 100 bytes") as refused:
+                await client.upload_file(source, version_path="x")
+    finally:
+        await server.stop(None)
+    assert refused.value.reason == "UPLOAD_INCOMPLETE"
+    assert service.streams == MAXIMUM_FRUITLESS_ATTEMPTS + 1
 
 
 async def test_a_file_that_is_there_is_not_sent_again(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from modelrail.client import (
     InferRequest,
     InferResult,
     NotFound,
+    Unavailable,
 )
 from modelrail.oip.v2 import grpc_service_pb2 as oip
 from modelrail.oip.v2 import grpc_service_pb2_grpc as oip_grpc
@@ -74,15 +75,40 @@ class Doubling(oip_grpc.GRPCInferenceServiceServicer):
             yield oip.ModelStreamInferResponse(infer_response=response)
 
 
-@pytest.fixture
-async def address(tmp_path: Path) -> AsyncIterator[str]:
+class Leaving(oip_grpc.GRPCInferenceServiceServicer):
+    """Answers one request, reads some more, and ends the stream as if all were well."""
+
+    def __init__(self, reads: int) -> None:
+        self.reads = reads
+
+    async def ModelStreamInfer(  # type: ignore[no-untyped-def]  # noqa: N802
+        self, requests, context
+    ) -> AsyncIterator[oip.ModelStreamInferResponse]:
+        del context
+        for index in range(self.reads):
+            await anext(requests)
+            if index == 0:
+                yield oip.ModelStreamInferResponse()
+
+
+@asynccontextmanager
+async def serving(
+    service: oip_grpc.GRPCInferenceServiceServicer, tmp_path: Path
+) -> AsyncIterator[str]:
     server = grpc.aio.server()
-    service = Doubling()  # type: ignore[abstract]
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
     server.add_insecure_port(f"unix:{tmp_path / 'socket'}")
     await server.start()
-    yield f"unix:{tmp_path / 'socket'}"
-    await server.stop(None)
+    try:
+        yield f"unix:{tmp_path / 'socket'}"
+    finally:
+        await server.stop(None)
+
+
+@pytest.fixture
+async def address(tmp_path: Path) -> AsyncIterator[str]:
+    async with serving(Doubling(), tmp_path) as address:  # type: ignore[abstract]
+        yield address
 
 
 async def test_a_watch_that_breaks_goes_on_after_the_last_event(tmp_path: Path) -> None:
@@ -138,3 +164,45 @@ async def test_a_stream_that_is_left_early_ends(address: str) -> None:
         assert isinstance(await anext(answers), InferResult)
     names = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
     assert not any("stream_infer" in name for name in names)
+
+
+async def test_a_stream_that_the_server_ends_while_nothing_is_sent_is_an_error(
+    tmp_path: Path,
+) -> None:
+    closed = asyncio.Event()
+
+    async def idle() -> AsyncIterator[InferRequest]:
+        try:
+            yield InferRequest(model="m", inputs={"x": np.ones(1, dtype=np.float32)})
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    service = Leaving(reads=1)  # type: ignore[abstract]
+    async with serving(service, tmp_path) as address, AsyncInferenceClient(address) as client:
+        answers = client.stream_infer(idle())
+        assert isinstance(await anext(answers), InferResult)
+        with pytest.raises(Unavailable, match="ended the stream before all requests were sent"):
+            await anext(answers)
+    assert closed.is_set()
+
+
+async def test_requests_behind_the_end_of_a_stream_are_not_lost_in_silence(tmp_path: Path) -> None:
+    async def endless() -> AsyncIterator[InferRequest]:
+        while True:
+            yield InferRequest(model="m", inputs={"x": np.ones(1, dtype=np.float32)})
+
+    service = Leaving(reads=1)  # type: ignore[abstract]
+    async with serving(service, tmp_path) as address, AsyncInferenceClient(address) as client:
+        with pytest.raises(Unavailable, match="the server ended the"):
+            async for _ in client.stream_infer(endless()):
+                pass
+
+
+async def test_requests_that_a_stream_leaves_without_an_answer_are_told(tmp_path: Path) -> None:
+    ones = np.ones(1, dtype=np.float32)
+    service = Leaving(reads=3)  # type: ignore[abstract]
+    async with serving(service, tmp_path) as address, AsyncInferenceClient(address) as client:
+        with pytest.raises(Unavailable, match="with 1 of 3 requests answered"):
+            async for _ in client.stream_infer(requests(ones, ones, ones)):
+                pass

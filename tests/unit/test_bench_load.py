@@ -177,6 +177,8 @@ def test_a_load_that_cannot_be_is_refused() -> None:
         lambda: OpenLoop(float("inf")),
         lambda: OpenLoop(1.0, max_outstanding=0),
         lambda: ClosedLoop(1).of_value(1.5),
+        lambda: ClosedLoop(1).of_value(float("inf")),
+        lambda: ClosedLoop(1).of_value(float("nan")),
     ):
         with pytest.raises(PlanError):
             make()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -66,29 +65,31 @@ def test_a_missing_specification_names_the_examples(tmp_path: Path) -> None:
         read_specification(tmp_path / "nothing.yaml")
 
 
-def test_inputs_come_from_texts_files_and_standard_input(
+async def test_inputs_come_from_texts_files_and_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "x.npy", np.ones((2, 2)))
     (tmp_path / "y.json").write_text("[1, 2]")
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"w": "text"}'))
-    values = read_inputs(
-        [f"x=@{tmp_path / 'x.npy'}", f"y=@{tmp_path / 'y.json'}", "z=0.5"], document="-"
-    )
+    (tmp_path / "stdin").write_text('{"w": "text"}')
+    with (tmp_path / "stdin").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        values = await read_inputs(
+            [f"x=@{tmp_path / 'x.npy'}", f"y=@{tmp_path / 'y.json'}", "z=0.5"], document="-"
+        )
     assert values["x"].shape == (2, 2)
     assert (values["y"], values["z"], values["w"]) == ([1, 2], 0.5, "text")
 
 
 @pytest.mark.parametrize("given", ["x", "=1", "x=nonsense", "x=@/no/such/file.npy"])
-def test_an_input_of_another_form_is_a_usage_error(given: str) -> None:
+async def test_an_input_of_another_form_is_a_usage_error(given: str) -> None:
     with pytest.raises(UsageError, match="--input"):
-        read_inputs([given], None)
+        await read_inputs([given], None)
 
 
-def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+async def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UsageError, match="allow_pickle"):
-        read_inputs([f"x=@{tmp_path / 'x.npy'}"], None)
+        await read_inputs([f"x=@{tmp_path / 'x.npy'}"], None)
 
 
 def test_missing_outer_axes_are_added() -> None:

@@ -31,6 +31,14 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_habit(
     assert session.address("registry") == "flag:1"
 
 
+def test_a_service_is_named_by_a_flag_or_a_variable_but_not_by_a_file(tmp_path: Path) -> None:
+    write_address(tmp_path, os.getpid())
+    assert not Session(data_dir=tmp_path, environ={"MODELRAIL_TRAINER": ""}).is_named("registry")
+    assert Session(environ={"MODELRAIL_REGISTRY": "env:1"}).is_named("registry")
+    assert not Session(environ={"MODELRAIL_REGISTRY": "env:1"}).is_named("trainer")
+    assert Session(environ={}, addresses={"registry": "flag:1"}).is_named("registry")
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x"}'])
 def test_a_broken_address_file_counts_as_none(tmp_path: Path, content: str) -> None:
     write_address(tmp_path, os.getpid())

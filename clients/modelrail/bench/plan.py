@@ -49,7 +49,7 @@ class ClosedLoop:
 
     def of_value(self, value: float) -> ClosedLoop:
         """Returns the same kind of load at another concurrency."""
-        if value != int(value):
+        if not math.isfinite(value) or value != int(value):
             raise PlanError(f"concurrency: expected a whole number, got {value:g}")
         return ClosedLoop(int(value))
 

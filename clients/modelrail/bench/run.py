@@ -52,9 +52,13 @@ async def run_bench(plan: BenchPlan, *, stop: asyncio.Event | None = None) -> Be
             if not plan.warm_up_seconds:
                 await snapshot  # Before the first request, so that all of them are counted.
             tally = await run_clients(assignments, begin.set_result, stop)
-            before: Snapshot | str = "the run was stopped during its warm-up"
+            before: Snapshot | str
             if snapshot.done():
                 before = snapshot.result()
+            elif stop.is_set():
+                before = "the run was stopped during its warm-up"
+            else:
+                before = "the server did not answer in time"
         finally:
             snapshot.cancel()
             await asyncio.wait([snapshot])

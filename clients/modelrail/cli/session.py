@@ -72,11 +72,17 @@ class Session:
 
     def address(self, service: str) -> str:
         """Returns where a service is: flag, then environment, then address file, then habit."""
-        variable = f"MODELRAIL_{service.upper()}"
-        if given := self.addresses.get(service) or self.environ.get(variable):
+        if given := self._given(service):
             return given
         running = running_addresses(address_file(self.data_dir, service))
         return running["grpc_address"] if running else HABIT_ADDRESSES[service]
+
+    def is_named(self, service: str) -> bool:
+        """Whether a flag or the environment says where a service is."""
+        return bool(self._given(service))
+
+    def _given(self, service: str) -> str | None:
+        return self.addresses.get(service) or self.environ.get(f"MODELRAIL_{service.upper()}")
 
     def connection(self, service: str) -> Connection:
         """Returns how to reach a service.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,10 @@ _SHOWN_VALUES = 12
 Value = Any
 
 
-def read_inputs(given: Sequence[str], document: str | None) -> dict[str, Value]:
+async def read_inputs(given: Sequence[str], document: str | None) -> dict[str, Value]:
     """Returns the value of each input, from `NAME=VALUE` texts and a JSON document.
+
+    A terminal, a pipe or a slow disk keeps it waiting; who waits can be cancelled meanwhile.
 
     Args:
         given: `NAME=JSON`, `NAME=@FILE.npy` or `NAME=@FILE.json`.
@@ -34,6 +39,21 @@ def read_inputs(given: Sequence[str], document: str | None) -> dict[str, Value]:
     Raises:
         UsageError: A text has another form, or a file cannot be read.
     """
+    read: Future[dict[str, Value]] = Future()
+    read.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            read.set_result(_read(given, document))
+        except BaseException as error:  # noqa: BLE001  # whoever waits raises it
+            read.set_exception(error)
+
+    # The threads of `asyncio.to_thread` would keep the command from ending until they have read.
+    threading.Thread(target=run, name="inputs", daemon=True).start()
+    return await asyncio.wrap_future(read)
+
+
+def _read(given: Sequence[str], document: str | None) -> dict[str, Value]:
     values: dict[str, Value] = {}
     if document is not None:
         content = _json(_text(document), "--input-json")
@@ -63,13 +83,15 @@ def _value(name: str, text: str) -> Value:
 
 
 def _text(source: str) -> str:
-    if source == "-":
-        return sys.stdin.read()
-    if source.startswith("@"):
-        try:
+    try:
+        if source == "-":
+            # Not `sys.stdin` itself: Python cannot end while a thread reads from it.
+            with open(sys.stdin.fileno(), encoding=sys.stdin.encoding, closefd=False) as file:
+                return file.read()
+        if source.startswith("@"):
             return Path(source[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--input-json: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--input-json: {error}") from error
     return source
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modelrail.client.channel import Connection
 from modelrail.client.ended import errors_of
-from modelrail.client.errors import DataLoss
+from modelrail.client.errors import DataLoss, Unavailable
 from modelrail.client.service import DEFAULT_TIMEOUT_SECONDS, ServiceClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -174,20 +174,28 @@ class AsyncInferenceClient(ServiceClient):
         `contextlib.aclosing` to end the stream when the loop is left.
 
         Args:
-            requests: What to run; the stream ends after the answer to the last.
+            requests: What to run, with an answer to each; the stream ends after the answer to the
+                last.
             timeout_seconds: Deadline of the whole stream; None for none, as it lasts as long as
                 `requests`.
 
         Raises:
             TensorError: An input's numpy type has no counterpart in the protocol.
+            Unavailable: The server, or a proxy, ended the stream before all requests were sent and
+                answered.
             ModelrailError: The stream itself failed.
         """
+        written = answered = 0
+        all_written = False
         call = self._stub.ModelStreamInfer(timeout=timeout_seconds, metadata=self._metadata)
 
         async def write() -> None:
+            nonlocal written, all_written
             try:
                 async for request in requests:
                     await call.write(_encoded(request))
+                    written += 1
+                all_written = True
                 await call.done_writing()
             except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
                 pass  # The server has ended the stream; the reading side knows why.
@@ -199,8 +207,21 @@ class AsyncInferenceClient(ServiceClient):
         try:
             async with errors_of(call):
                 async for response in call:
+                    answered += 1
                     yield _stream_answer(response)
-            await writer
+            if all_written or writer.done():
+                await writer
+            # An end without an error says nothing of what the server never read.
+            if not all_written:
+                raise Unavailable(
+                    "the server ended the stream before all requests were sent",
+                    reason="STREAM_ENDED",
+                )
+            if answered < written:
+                raise Unavailable(
+                    f"the server ended the stream with {answered} of {written} requests answered",
+                    reason="STREAM_ENDED",
+                )
         except asyncio.CancelledError:
             # Our own cancel() above ends the reading side like this: what stopped the writer is the
             # reason.

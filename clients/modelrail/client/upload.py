@@ -16,10 +16,12 @@ from modelrail.client.backoff import Backoff, is_transient
 from modelrail.client.ended import errors_of
 from modelrail.client.errors import (
     Aborted,
+    DataLoss,
     DeadlineExceeded,
     ModelrailError,
     NotFound,
     OutOfRange,
+    Unavailable,
     mapped_errors,
 )
 from modelrail.registry.v1 import registry_pb2 as pb
@@ -112,16 +114,20 @@ class Upload:
                 if blob.complete:
                     self._on_progress(size_bytes, size_bytes)
                     return
-                failure = None
+                failure: ModelrailError = Unavailable(
+                    f"the registry has {blob.committed_size_bytes} of {size_bytes} bytes, and ended"
+                    " the upload without an error",
+                    reason="UPLOAD_INCOMPLETE",
+                )
             except ModelrailError as error:
                 # OUT_OF_RANGE and ABORTED: somebody else uploads the same bytes and is further by
                 # now.
                 resumable = isinstance(error, DeadlineExceeded | OutOfRange | Aborted)
                 if not resumable and not is_transient(error):
                     raise
-                if backoff.failures >= MAXIMUM_FRUITLESS_ATTEMPTS:
-                    raise
                 failure = error
+            if backoff.failures >= MAXIMUM_FRUITLESS_ATTEMPTS:
+                raise failure
             await backoff.wait(failure)
 
     async def _stored(self, name: str) -> pb.Blob:
@@ -148,7 +154,10 @@ class Upload:
                     while offset < size_bytes:
                         data = await asyncio.to_thread(os.pread, file.fileno(), CHUNK_BYTES, offset)
                         if not data:
-                            break  # The file became shorter; the registry says what is missing.
+                            raise DataLoss(
+                                f"{file.name} became shorter while it was sent; push it again",
+                                reason="FILE_CHANGED",
+                            )
                         chunk = pb.BlobChunk(offset_bytes=offset, data=data)
                         await call.write(pb.UploadBlobRequest(chunk=chunk))
                         offset += len(data)

@@ -249,7 +249,10 @@ class _Output:
 
 
 async def _measure(plan: BenchPlan, values: Sequence[float], output: _Output) -> None:
-    """Runs the load or the loads; a first Ctrl-C ends them early and shows what was measured."""
+    """Runs the load or the loads; what is measured is shown, even where a later one fails.
+
+    A first Ctrl-C ends them early, a second one breaks them off and shows nothing.
+    """
     stop = asyncio.Event()
     reports: list[BenchReport] = []
 
@@ -264,12 +267,15 @@ async def _measure(plan: BenchPlan, values: Sequence[float], output: _Output) ->
 
     running = asyncio.ensure_future(run_all())
     try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        note("stopping; a second Ctrl-C breaks off at once")
-        await running
-        if reports:
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            note("stopping; a second Ctrl-C breaks off at once")
+            await running
+            raise
+    except BaseException:
+        if reports and not running.cancelled():
             output.show(reports, is_sweep=bool(values), interrupted=True)
         raise
     output.show(reports, is_sweep=bool(values), interrupted=False)

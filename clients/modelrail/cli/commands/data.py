@@ -11,7 +11,7 @@ import typer
 
 from modelrail.cli.command import Failure, command
 from modelrail.cli.commands.models import AsJson
-from modelrail.cli.commands.train import is_running
+from modelrail.cli.commands.train import needs_own_services
 from modelrail.cli.commands.up import EVERY_PRODUCTION_MODEL
 from modelrail.cli.console import as_json, note, say, say_json, waiting
 from modelrail.cli.inspection import show_inspection
@@ -87,9 +87,7 @@ async def inspect(
     paths = [*paths, *(validation or []), *(test or [])]
     async with AsyncExitStack() as cleanup:
         roots: list[str] = []
-        if not await is_running(session):
-            if session.addresses:
-                raise Failure(f"no trainer answers at {session.address('trainer')}")
+        if await needs_own_services(session, "trainer", purpose="look"):
             note("no trainer is running: starting the services for this look only")
             if data_root:
                 roots = data_root

@@ -38,7 +38,7 @@ async def predict(
     json: AsJson = False,
 ) -> None:
     """Ask a served model for a prediction."""
-    values = read_inputs(inputs or [], input_json)
+    values = await read_inputs(inputs or [], input_json)
     name, version = await target_of(session, model)
     async with session.inference() as inference:
         metadata = await inference.model_metadata(name, version)

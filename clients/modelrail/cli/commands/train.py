@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,9 +116,9 @@ async def train(
     )
     async with AsyncExitStack() as cleanup:
         stack: Stack | None = None
-        if not await is_running(session):
-            if session.addresses or detach:
-                raise Failure(f"no trainer answers at {session.address('trainer')}")
+        if await needs_own_services(
+            session, "trainer", "inference", purpose="job", because=["--detach"] if detach else []
+        ):
             alias = spec.publication.alias
             note("no trainer is running: starting the services for this job only")
             model = spec.publication.model
@@ -158,8 +159,32 @@ async def train(
         say(f"  modelrail models show {version.model}@{version.number}{folder}")
 
 
-async def is_running(session: Session) -> bool:
-    """Whether a trainer answers."""
+async def needs_own_services(
+    session: Session, *services: str, purpose: str, because: Sequence[str] = ()
+) -> bool:
+    """Whether no trainer answers, so that the services are to be started for one command.
+
+    Args:
+        session: Where the trainer may be.
+        services: Services that the command talks to; one that was named is never replaced.
+        purpose: What they would be started for, for the message.
+        because: Other options that ask for a trainer which runs already.
+
+    Raises:
+        Failure: No trainer answers, and services must not be started.
+    """
+    if await _is_running(session):
+        return False
+    named = [f"--{name}/MODELRAIL_{name.upper()}" for name in services if session.is_named(name)]
+    if options := [*named, *because]:
+        raise Failure(
+            f"no trainer answers at {session.address('trainer')}: start it, or leave"
+            f" {' and '.join(options)} out to have the services started for this {purpose}"
+        )
+    return True
+
+
+async def _is_running(session: Session) -> bool:
     try:
         async with session.trainer() as trainer:
             async for _ in trainer.with_timeout(3.0).list_jobs():
