@@ -62,7 +62,11 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
             wall_seconds=config.admission_wall_seconds,
         )
         transfer = Transfer(
-            blobs, executor=disk, metrics=metrics, idle_seconds=config.upload_idle_seconds
+            blobs,
+            executor=disk,
+            metrics=metrics,
+            upload_idle_seconds=config.upload_idle_seconds,
+            download_idle_seconds=config.download_idle_seconds,
         )
         servicer = RegistryServicer(
             catalog=catalog,
