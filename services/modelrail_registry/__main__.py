@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from modelrail.registry.v1 import registry_pb2 as pb
@@ -24,6 +23,7 @@ from modelrail_registry.publishing import Publisher
 from modelrail_registry.storage.blobs import BlobStore
 from modelrail_registry.storage.sweeping import sweeping
 from modelrail_registry.storage.transfer import Transfer
+from modelrail_registry.threads import started_threads
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import load_config
 from modelrail_server.data_directory import owned_data_directory
@@ -36,6 +36,7 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
 
     Raises:
         ConfigError: The data directory cannot be written, or another registry owns it.
+        RuntimeError: The system does not allow so many threads.
     """
     metrics = RegistryMetrics(runtime.metrics)
     with contextlib.ExitStack() as stack:
@@ -46,8 +47,8 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
         database = Database.at(data_dir / "registry.sqlite3", on_commit=feed.announce)
         stack.callback(database.close)
         # Executors are left before the database: a cancelled call's work ends on an open one.
-        disk = stack.enter_context(ThreadPoolExecutor(config.disk_threads, "disk"))
-        threads = stack.enter_context(ThreadPoolExecutor(config.database_threads, "database"))
+        disk = stack.enter_context(started_threads(config.disk_threads, "disk"))
+        threads = stack.enter_context(started_threads(config.database_threads, "database"))
         blobs = BlobStore(data_dir, max_blob_bytes=config.max_blob_bytes)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(threads, database.migrate)
@@ -61,7 +62,11 @@ async def build(config: RegistryConfig, runtime: Runtime) -> AsyncIterator[Appli
             wall_seconds=config.admission_wall_seconds,
         )
         transfer = Transfer(
-            blobs, executor=disk, metrics=metrics, idle_seconds=config.upload_idle_seconds
+            blobs,
+            executor=disk,
+            metrics=metrics,
+            upload_idle_seconds=config.upload_idle_seconds,
+            download_idle_seconds=config.download_idle_seconds,
         )
         servicer = RegistryServicer(
             catalog=catalog,

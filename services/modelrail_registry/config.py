@@ -28,6 +28,11 @@ class RegistryConfig(ServerConfig):
     upload_idle_seconds: float = setting(
         60.0, "Seconds without a header or chunk after which an upload stream is ended.", minimum=1
     )
+    download_idle_seconds: float = setting(
+        60.0,
+        "Seconds in which a reader takes nothing after which a download stream is ended.",
+        minimum=0.1,
+    )
     upload_sweep_seconds: float = setting(
         3600.0, "Seconds between two searches for unfinished uploads.", minimum=1
     )

@@ -29,6 +29,7 @@ from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ServerConfig
 from modelrail_server.data_directory import make_data_directory
 from modelrail_server.exit_status import run_to_exit_status
+from modelrail_server.file_limit import raise_file_limit
 from modelrail_server.observability.logs import configure_logging
 from modelrail_server.observability.scrape import MetricsServer
 from modelrail_server.server import start_server
@@ -59,6 +60,7 @@ def run(config: ServerConfig, *, service: str, build: Build, seat: Seat | None =
     configure_logging(config.log_level, service=service, worker=seat.number if seat else None)
     # A second series for each counter, which nobody asks for.
     disable_created_metrics()  # type: ignore[no-untyped-call]
+    raise_file_limit()
     return run_to_exit_status(_Process(config, service, build, seat).run, service=service)
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,16 @@ def put_in_steps(store: BlobStore, data: bytes, *, start: int = 0) -> bool:
 
 def read(store: BlobStore, data: bytes, offset: int = 0) -> bytes:
     return b"".join(piece for _, piece in store.read(digest(data), offset))
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 class BlobStoreTests:
@@ -187,6 +200,81 @@ class TestDiskBlobStore(BlobStoreTests):
             read(store, data)  # still told, until it is uploaded again
         assert put(store, data)
         assert read(store, data) == data
+
+    def test_a_slow_reader_of_damaged_bytes_leaves_the_healed_ones_alone(
+        self, store: BlobStore
+    ) -> None:
+        data = os.urandom(3 * READ_BYTES)
+        put(store, data)
+        path = store.path(digest(data))
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        slow = store.read(digest(data))
+        next(slow)
+        with pytest.raises(DataLoss):
+            read(store, data)
+        assert put(store, data)
+        with pytest.raises(DataLoss, match="repaired since"):
+            list(slow)
+        assert read(store, data) == data
+
+    def test_a_slow_reader_of_bytes_set_aside_is_told_that_they_are_damaged(
+        self, store: BlobStore
+    ) -> None:
+        data = os.urandom(3 * READ_BYTES)
+        put(store, data)
+        path = store.path(digest(data))
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        slow = store.read(digest(data))
+        next(slow)
+        with pytest.raises(DataLoss):
+            read(store, data)
+        with pytest.raises(DataLoss, match="upload them again"):
+            list(slow)
+
+    def test_without_descriptors_every_call_is_refused_and_may_come_again(
+        self, store: BlobStore
+    ) -> None:
+        data = b"0123456789"
+        put(store, b"complete")
+        put(store, data, stop=5)
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: read(store, b"complete"),
+            "head": lambda: store.head(digest(b"complete"), 1),
+            "status": lambda: store.status(digest(data)),
+            "begin": lambda: store.begin(digest(data), len(data)),
+        }
+        refused = {}
+        with no_descriptor_left():
+            for name, call in calls.items():
+                try:
+                    call()
+                except Exception as error:  # noqa: BLE001 (what it is, is compared below)
+                    refused[name] = (type(error), getattr(error, "retry_after_seconds", None))
+        assert refused == dict.fromkeys(calls, (Unavailable, 1.0))
+        assert read(store, b"complete") == b"complete"
+        assert put(store, data, start=5)
+
+    @pytest.mark.parametrize("method", ["size", "status"])
+    def test_a_disk_that_does_not_answer_is_refused_and_may_come_again(
+        self, store: BlobStore, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        def broken(*_: object, **__: object) -> os.stat_result:
+            raise OSError(errno.EIO, "injected")
+
+        put(store, b"data")
+        monkeypatch.setattr(Path, "stat", broken)
+        with pytest.raises(Unavailable):
+            getattr(store, method)(digest(b"data"))
+
+    def test_an_upload_without_a_byte_leaves_no_file(
+        self, store: BlobStore, tmp_path: Path
+    ) -> None:
+        assert not put(store, b"data", stop=0)
+        assert list((tmp_path / "uploads").iterdir()) == []
+        with pytest.raises(NotFound):
+            store.status(digest(b"data"))
 
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
     def test_a_full_disk_keeps_what_was_stored(

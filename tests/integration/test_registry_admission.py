@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from modelrail_registry.admission.gate import Gate, Verdict
 from modelrail_registry.catalog.database import Database
@@ -88,7 +91,9 @@ async def test_a_caller_that_leaves_takes_the_program_along_and_the_gate_is_free
 ) -> None:
     fifo = site.root / "fifo"
     os.mkfifo(fifo)
-    script = f"open({str(fifo)!r}, 'w').write(str(os.getpid()) + chr(10))\nprint_endlessly()"
+    # Less than what ends it by itself.
+    printing = "os.write(1, b'x' * (1 << 20))\nsignal.pause()"
+    script = f"open({str(fifo)!r}, 'w').write(str(os.getpid()) + chr(10))\n{printing}"
     call = asyncio.ensure_future(site.admit(script))
     pid = int(await asyncio.to_thread(fifo.read_text))
     call.cancel()
@@ -128,3 +133,51 @@ async def test_a_signal_that_the_machine_sent_is_no_verdict(site: Site) -> None:
     with pytest.raises(Unavailable):
         await site.admit(f"os.kill(os.getpid(), {int(signal.SIGKILL)})")
     assert not (await site.admit(GOOD)).rejected
+
+
+async def test_without_descriptors_the_caller_may_come_again(site: Site) -> None:
+    assert not (await site.admit(GOOD)).rejected
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(Unavailable) as caught:
+            await site.gate.admit("1" * 64, site.root / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.retry_after_seconds == 5
+    assert not (await site.gate.admit("1" * 64, site.root / "file")).rejected
+
+
+async def test_without_threads_the_program_runs_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not (await site.admit(GOOD)).rejected
+
+    def failing_start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", failing_start)
+    assert not (await site.gate.admit("1" * 64, site.root / "file")).rejected
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("raise ValueError('the reason')", 1),
+        ("os.write(2, b'the reason'); os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+    ],
+)
+async def test_what_a_failing_program_complains_of_is_in_the_log_alone(
+    site: Site, script: str, status: int
+) -> None:
+    told = ""
+    with capture_logs() as logs:
+        try:
+            told = (await site.admit(f"os.write(2, b'x' * 300_000)\n{script}")).rejected
+        except RuntimeError as error:
+            told = str(error)
+    assert "the reason" not in told
+    (log,) = [log for log in logs if "complaints" in log]
+    assert log["status"] == status
+    assert "the reason" in log["complaints"]
+    assert len(log["complaints"]) <= 1024

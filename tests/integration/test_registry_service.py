@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import sqlite3
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -25,6 +27,8 @@ from modelrail.registry.v1 import registry_pb2 as pb
 from modelrail.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from modelrail_registry.__main__ import build
 from modelrail_registry.config import RegistryConfig
+from modelrail_registry.storage.blobs import BlobStore
+from modelrail_registry.storage.uploads import Upload
 from modelrail_server.application import Runtime
 from modelrail_server.serve import start_server
 
@@ -270,6 +274,58 @@ async def test_an_upload_that_never_sends_its_header_is_ended(tmp_path: Path) ->
         assert details(caught.value)[0].reason == "UPLOAD_IDLE"
 
 
+async def test_uploads_go_on_when_the_system_lets_no_thread_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, start = BlobStore.begin, threading.Thread.start
+    all_at_once = threading.Barrier(4)
+
+    def meeting_begin(self: BlobStore, sha256: str, size: int) -> Upload | None:
+        all_at_once.wait()
+        return begin(self, sha256, size)
+
+    def failing_start(self: threading.Thread) -> None:
+        if self.name.startswith(("disk", "database")):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    async with serving(tmp_path / "data", tmp_path / "s", disk_threads=4) as (stub, _):
+        monkeypatch.setattr(BlobStore, "begin", meeting_begin)
+        monkeypatch.setattr(threading.Thread, "start", failing_start)
+        uploads = [asyncio.ensure_future(upload(stub, bytes([n]))) for n in range(4)]
+        await asyncio.wait(uploads, return_when=asyncio.FIRST_EXCEPTION)
+        all_at_once.abort()
+        assert [call.exception() or call.result().complete for call in uploads] == [True] * 4
+
+
+async def test_a_reader_that_stops_reading_ends_its_download_and_can_go_on(
+    tmp_path: Path,
+) -> None:
+    data = bytes(range(256)) * (1 << 15)  # more than gRPC takes ahead
+    settings = {"download_idle_seconds": 0.2}
+    async with serving(tmp_path / "data", tmp_path / "s", **settings) as (stub, _):
+        await upload(stub, data)
+        (stored,) = (tmp_path / "data" / "blobs").rglob(digest(data))
+        call = stub.DownloadBlob(pb.DownloadBlobRequest(name=f"blobs/{digest(data)}"))
+        received = (await call.read()).chunk.data
+        async with asyncio.timeout(30):
+            while is_open(stored):
+                await stub.GetBlob(pb.GetBlobRequest(name=f"blobs/{digest(data)}"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while True:
+                received += (await call.read()).chunk.data
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert details(caught.value)[0].reason == "DOWNLOAD_IDLE"
+        rest = pb.DownloadBlobRequest(name=f"blobs/{digest(data)}", offset_bytes=len(received))
+        async for part in stub.DownloadBlob(rest):
+            received += part.chunk.data
+    assert received == data
+
+
+def is_open(path: Path) -> bool:
+    return path in [opened.resolve() for opened in Path("/proc/self/fd").iterdir()]
+
+
 async def test_an_empty_file_is_uploaded_published_and_comes_back(
     stub: Any, tmp_path: Path
 ) -> None:
@@ -393,6 +449,8 @@ BAD_MODELS = {
     "long symbol": model_bytes(dims=("b" * 257, 2)),
     "giant symbol": model_bytes(dims=("b" * (4 << 20), 2)),
     "high rank": model_bytes(dims=(1,) * 65),
+    "name not in UTF-8": model_bytes(tensor="strange").replace(b"strange", b"str\xffnge"),
+    "symbol not in UTF-8": model_bytes(dims=("strange", 2)).replace(b"strange", b"str\xffnge"),
 }
 F = "model_version.files[0]"
 S = "model_version.signature"

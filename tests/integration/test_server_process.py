@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -96,6 +97,10 @@ class Process:
                     return addresses
         raise AssertionError("the server ended before it served")
 
+    def open_files(self) -> tuple[int, int]:
+        """The soft and the hard limit of its open files."""
+        return resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -169,6 +174,17 @@ async def test_a_drain_tells_health_first_and_lets_calls_in_flight_finish(start:
     status, _ = await server.end()
     assert status == 0
     assert not server.address_file.exists()
+
+
+async def test_a_server_may_open_as_many_files_as_the_system_lets_it(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    try:
+        server = await start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert await server.line() == "building"
+    assert server.open_files() == (hard, hard)
 
 
 async def test_a_second_signal_ends_the_process_at_once(start: Start) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from modelrail.names import TrainingJobName
+from modelrail_server import file_limit
 from modelrail_trainer.execution.processes.directory import JobDirectories
+from modelrail_trainer.execution.processes.executor import LOG_NAME
 from modelrail_trainer.execution.processes.executor import ProcessExit as Exit
 from modelrail_trainer.execution.processes.local import LocalExecutor
 from modelrail_trainer.execution.processes.process import JobProcess, ProcessIdentity, identify
@@ -115,6 +118,24 @@ async def test_a_process_runs_nothing_before_it_is_released(tmp_path: Path) -> N
     async with JobProcess(process.identity, process._child) as abandoned:
         assert (await abandoned.wait()).code != 0
     assert not (tmp_path / "ran").exists()
+
+
+async def test_a_job_may_open_as_many_files_as_its_trainer_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(file_limit, "_soft_at_start", None)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft // 2, hard))
+    code = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    try:
+        file_limit.raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        async with executor(code).submit(tmp_path) as process:
+            process.release()
+            await process.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (tmp_path / LOG_NAME).read_text() == f"{soft // 2} {hard}\n"
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,9 @@ def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
         **{getattr(types, f"UINT{bits}"): f"UINT{bits}" for bits in (8, 16, 32, 64)},
     }
     what = f"{role} {value.name[:100]!r}"
+    # A file of proto2 may hold any bytes as text, and protobuf gives such text as bytes.
+    if not isinstance(value.name, str):
+        raise Rejected(f"{what} has a name that is not UTF-8")
     if len(value.name) > _MAX_NAME:
         raise Rejected(
             f"{what} has a name of {len(value.name)} characters; expected at most {_MAX_NAME}"
@@ -197,6 +200,8 @@ def _tensor(value: onnx.ValueInfoProto, role: str) -> dict[str, Any]:
                 raise Rejected(f"{what} has a dimension of size {dimension.dim_value}")
             shape.append(dimension.dim_value)
         else:
+            if not isinstance(dimension.dim_param, str):
+                raise Rejected(f"{what} has a dimension with a name that is not UTF-8")
             if len(dimension.dim_param) > _MAX_SYMBOL:
                 raise Rejected(
                     f"{what} has a dimension with a name of {len(dimension.dim_param)} characters; "

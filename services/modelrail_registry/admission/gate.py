@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import structlog
 from sqlalchemy import delete, insert, select
 
+from modelrail_registry.admission.program import Program
 from modelrail_registry.catalog import schema
 from modelrail_registry.catalog.database import Database
 from modelrail_registry.catalog.documents import load_signature
@@ -29,7 +29,6 @@ from modelrail_server.errors import Unavailable
 _RULES = 2
 # Above what the program lets itself print.
 _ANSWER_BYTES = 2 << 20
-_PIECE_BYTES = 1 << 16
 _RETRY_SECONDS = 5.0
 _VERDICTS = {
     signal.SIGXCPU: "its examination takes more CPU time than is allowed",
@@ -63,7 +62,7 @@ class Gate:
 
     Args:
         database: Where answers are remembered.
-        executor: Threads for the database.
+        executor: Threads for the database, and for the end of an examination.
         processes: Examinations at a time.
         cpu_seconds: CPU time for one of them.
         wall_seconds: Time for one of them.
@@ -142,57 +141,27 @@ class Gate:
             )
 
     async def _examine(self, path: Path) -> dict[str, Any]:
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            str(path),
-            str(self._cpu_seconds),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            cwd="/",
-            env=_environment(),
-            start_new_session=True,
-            limit=_PIECE_BYTES,
-        )
+        command = (*self._command, str(path), str(self._cpu_seconds))
+        try:
+            program = Program(command, _environment(), self._executor)
+        except OSError as error:
+            _log.warning("an examination cannot be started", error=str(error))
+            raise _too_busy() from error
         try:
             async with asyncio.timeout(self._wall_seconds):
-                answer = await _read(process)
-                if answer is not None:
-                    await process.wait()
-        except TimeoutError:
-            raise _too_busy() from None
+                answer = await program.answer(_ANSWER_BYTES)
+        except OSError as error:  # of the pipes, or its time is up
+            raise _too_busy() from error
         finally:
-            # Shielded: a second cancellation would leave the pipe open.
-            await asyncio.shield(asyncio.ensure_future(_end(process)))
+            # Shielded: a second cancellation would leave the pipes open.
+            await asyncio.shield(asyncio.ensure_future(program.end()))
         if answer is None:
             return _passing("its examination prints more than any signature takes")
-        return _document(process.returncode, answer)
-
-
-async def _read(process: asyncio.subprocess.Process) -> bytes | None:
-    """Returns what the program prints; None when that is more than any answer."""
-    assert process.stdout is not None  # noqa: S101 (it was asked for as a pipe)
-    answer = bytearray()
-    while piece := await process.stdout.read(_PIECE_BYTES):
-        answer += piece
-        if len(answer) > _ANSWER_BYTES:
-            return None
-    return bytes(answer)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Ends the program if it still runs.
-
-    asyncio tells of the end only when the pipe was read to its end, and a pipe that nobody reads is
-    paused when its buffer is full: what is left is read and dropped.
-    """
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.stdout is not None  # noqa: S101 (it was asked for as a pipe)
-    while await process.stdout.read(_PIECE_BYTES):
-        pass
-    await process.wait()
+        if program.status:
+            _log.warning(
+                "an examination failed", status=program.status, complaints=program.complaints
+            )
+        return _document(program.status, answer)
 
 
 def _document(returncode: int | None, answer: bytes) -> dict[str, Any]:

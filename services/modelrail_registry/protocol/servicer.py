@@ -161,14 +161,18 @@ class RegistryServicer(RegistryServiceServicer):
             status = await self._transfer.receive(sha256, header.size_bytes, chunks)
         return replies.blob_to_pb(status)
 
-    async def DownloadBlob(
+    # A generator cannot tell how long its piece is on the way.
+    async def DownloadBlob(  # type: ignore[override]
         self, request: pb.DownloadBlobRequest, context: Context
-    ) -> AsyncIterator[pb.DownloadBlobResponse]:
+    ) -> None:
         """Sends one blob."""
         sha256 = requests.blob_digest(request.name)
-        async with aclosing(self._transfer.send(sha256, request.offset_bytes)) as pieces:
-            async for offset, data in pieces:
-                yield pb.DownloadBlobResponse(chunk=pb.BlobChunk(offset_bytes=offset, data=data))
+
+        async def write(offset: int, data: bytes) -> None:
+            chunk = pb.BlobChunk(offset_bytes=offset, data=data)
+            await context.write(pb.DownloadBlobResponse(chunk=chunk))
+
+        await self._transfer.send(sha256, request.offset_bytes, write)
 
     async def WatchEvents(
         self, request: pb.WatchEventsRequest, context: Context

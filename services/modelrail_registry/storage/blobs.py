@@ -25,6 +25,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -36,6 +37,7 @@ from modelrail_server.errors import (
     NotFound,
     OutOfRange,
     ResourceExhausted,
+    ServiceError,
     Unavailable,
 )
 
@@ -95,17 +97,23 @@ class BlobStore:
         return self._blobs / sha256[:2] / sha256
 
     def size(self, sha256: str) -> int | None:
-        """Returns the size of a complete blob in bytes, None when there is none."""
-        try:
-            return self.path(sha256).stat().st_size
-        except FileNotFoundError:
-            return None
+        """Returns the size of a complete blob in bytes, None when there is none.
+
+        Raises:
+            Unavailable: The disk failed.
+        """
+        with _storage_errors():
+            try:
+                return self.path(sha256).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def status(self, sha256: str) -> BlobStatus:
         """Tells how much of a blob is stored.
 
         Raises:
             NotFound: Nothing of it is.
+            Unavailable: The disk failed, or this process may open no more files.
         """
         size = self.size(sha256)
         if size is not None:
@@ -114,21 +122,15 @@ class BlobStore:
             upload = self._active.get(sha256)
         if upload is not None:
             return BlobStatus(sha256, upload.size, upload.durable, complete=False)
-        newest: tuple[float, BlobStatus] | None = None
-        for partial in self._uploads.glob(f"{sha256}-*.part"):
-            match = _PARTIAL.fullmatch(partial.name)
-            with contextlib.suppress(FileNotFoundError):
-                stat = partial.stat()
-                if match and (newest is None or stat.st_mtime > newest[0]):
-                    status = BlobStatus(sha256, int(match[2]), stat.st_size, complete=False)
-                    newest = (stat.st_mtime, status)
-        if newest is None:
+        with _storage_errors():
+            partial = self._newest_partial(sha256)
+        if partial is None:
             raise NotFound(
                 f"nothing of blobs/{sha256} is stored",
                 reason="BLOB_NOT_FOUND",
                 resource=f"blobs/{sha256}",
             )
-        return newest[1]
+        return partial
 
     def begin(self, sha256: str, size: int) -> Upload | None:
         """Opens an upload where the stored bytes end; None when the blob is complete already.
@@ -197,7 +199,8 @@ class BlobStore:
             upload.sync()
             if complete:
                 make_folder(final.parent)
-                upload.move(final)
+                with self._lock:  # no reader is about to set aside what it finds under this name
+                    upload.move(final)
                 try:
                     sync_folder(final.parent)
                 except OSError:
@@ -205,7 +208,8 @@ class BlobStore:
                     final.unlink(missing_ok=True)
                     raise
         if complete:
-            (self._quarantine / upload.sha256).unlink(missing_ok=True)
+            with _storage_errors():
+                (self._quarantine / upload.sha256).unlink(missing_ok=True)
         return BlobStatus(upload.sha256, upload.size, upload.durable, complete=complete)
 
     def read(self, sha256: str, offset: int = 0) -> Generator[tuple[int, bytes], None, None]:
@@ -219,13 +223,9 @@ class BlobStore:
             InvalidArgument: The offset is negative.
             OutOfRange: The offset lies behind the end.
             DataLoss: The stored bytes are not what they were.
+            Unavailable: The disk failed, or this process may open no more files.
         """
-        path = self.path(sha256)
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            raise self._absent(sha256) from None
-        with file, _storage_errors():
+        with _storage_errors(), self._open(sha256) as file:
             size = os.fstat(file.fileno()).st_size
             _check_offset(offset, size)
             file.seek(offset)
@@ -239,8 +239,7 @@ class BlobStore:
                 held = (offset, data)
                 offset += len(data)
             if digest is not None and digest.hexdigest() != sha256:
-                self._set_aside(sha256)
-                raise self._absent(sha256)
+                raise self._set_aside(sha256, file)
             if held is not None:
                 yield held
 
@@ -294,9 +293,46 @@ class BlobStore:
                 got=str(size),
             )
 
-    def _set_aside(self, sha256: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self.path(sha256).rename(self._quarantine / sha256)
+    def _newest_partial(self, sha256: str) -> BlobStatus | None:
+        newest: tuple[float, BlobStatus] | None = None
+        for partial in self._uploads.glob(f"{sha256}-*.part"):
+            match = _PARTIAL.fullmatch(partial.name)
+            with contextlib.suppress(FileNotFoundError):
+                stat = partial.stat()
+                if match and (newest is None or stat.st_mtime > newest[0]):
+                    status = BlobStatus(sha256, int(match[2]), stat.st_size, complete=False)
+                    newest = (stat.st_mtime, status)
+        return newest[1] if newest else None
+
+    def _open(self, sha256: str) -> BinaryIO:
+        try:
+            return self.path(sha256).open("rb")
+        except FileNotFoundError:
+            raise self._absent(sha256) from None
+
+    def _set_aside(self, sha256: str, file: BinaryIO) -> ServiceError:
+        """Sets damaged bytes aside, and returns what their reader is told.
+
+        Args:
+            sha256: Digest that they should have.
+            file: What was read. It may lie under its name no more: another reader was faster, and
+                the bytes may have been uploaded again since.
+        """
+        path = self.path(sha256)
+        with self._lock:
+            try:
+                current = path.stat()
+            except FileNotFoundError:
+                return self._absent(sha256)
+            if os.path.samestat(current, os.fstat(file.fileno())):
+                path.rename(self._quarantine / sha256)
+                return self._absent(sha256)
+        return DataLoss(
+            f"the bytes of blobs/{sha256} that were read are damaged; they were repaired since, "
+            "read them again from the start",
+            reason="BLOB_DAMAGED",
+            resource=f"blobs/{sha256}",
+        )
 
     def _absent(self, sha256: str) -> NotFound | DataLoss:
         name = f"blobs/{sha256}"

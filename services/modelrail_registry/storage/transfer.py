@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
 from modelrail_registry.metrics import RegistryMetrics
 from modelrail_registry.storage.blobs import BlobStatus, BlobStore
 from modelrail_registry.storage.uploads import Upload
-from modelrail_server.errors import Aborted
+from modelrail_server.errors import Aborted, Unavailable
 
 Result = TypeVar("Result")
 Part = TypeVar("Part")
@@ -27,8 +28,9 @@ class Transfer:
         blobs: The store.
         executor: Threads for the disk.
         metrics: What is counted.
-        idle_seconds: How long an upload may go without sending its header, or the next chunk
+        upload_idle_seconds: How long an upload may go without sending its header, or the next chunk
             while it holds its digest.
+        download_idle_seconds: How long a download may hold its file without taking a piece.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Transfer:
         *,
         executor: Executor,
         metrics: RegistryMetrics,
-        idle_seconds: float,
+        upload_idle_seconds: float,
+        download_idle_seconds: float,
     ) -> None:
         self._blobs = blobs
         self._executor = executor
         self._metrics = metrics
-        self._idle_seconds = idle_seconds
+        self._upload_idle_seconds = upload_idle_seconds
+        self._download_idle_seconds = download_idle_seconds
 
     async def status(self, sha256: str) -> BlobStatus:
         """Tells how much of a blob is stored; raises NotFound when nothing is."""
@@ -55,11 +59,12 @@ class Transfer:
             Aborted: It did not come for too long.
         """
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(self._upload_idle_seconds):
                 return await anext(parts, None)
         except TimeoutError:
             raise Aborted(
-                f"no header came for {self._idle_seconds:g} seconds; begin another stream with it",
+                f"no header came for {self._upload_idle_seconds:g} seconds; begin another stream "
+                "with it",
                 reason="UPLOAD_IDLE",
             ) from None
 
@@ -92,12 +97,34 @@ class Transfer:
         finally:
             await asyncio.shield(self._run(upload.close))
 
-    async def send(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """Gives the pieces of a complete blob from an offset; closing it closes the blob's file.
+    async def send(
+        self, sha256: str, offset: int, write: Callable[[int, bytes], Awaitable[None]]
+    ) -> None:
+        """Writes the pieces of a complete blob from an offset; its file is closed in any case.
+
+        Args:
+            sha256: Digest of the blob.
+            offset: Where to begin, in bytes.
+            write: Takes a piece and its position, and waits while the reader is behind.
 
         Raises:
+            Unavailable: The reader took nothing for too long.
             ServiceError: As `BlobStore.read` says.
         """
+        async with aclosing(self._pieces(sha256, offset)) as pieces:
+            async for position, data in pieces:
+                try:
+                    async with asyncio.timeout(self._download_idle_seconds):
+                        await write(position, data)
+                except TimeoutError:
+                    raise Unavailable(
+                        f"nothing of blobs/{sha256} was read for {self._download_idle_seconds:g} "
+                        "seconds; go on behind what has come",
+                        reason="DOWNLOAD_IDLE",
+                        resource=f"blobs/{sha256}",
+                    ) from None
+
+    async def _pieces(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
         pieces = self._blobs.read(sha256, offset)
         reading: asyncio.Future[tuple[int, bytes] | None] | None = None
         try:
@@ -123,12 +150,12 @@ class Transfer:
         self, chunks: AsyncIterator[tuple[int, bytes]], sha256: str
     ) -> tuple[int, bytes] | None:
         try:
-            async with asyncio.timeout(self._idle_seconds):
+            async with asyncio.timeout(self._upload_idle_seconds):
                 return await anext(chunks, None)
         except TimeoutError:
             raise Aborted(
-                f"no chunk of blobs/{sha256} came for {self._idle_seconds:g} seconds, and others "
-                "may wait for it; read it again, then go on",
+                f"no chunk of blobs/{sha256} came for {self._upload_idle_seconds:g} seconds, and "
+                "others may wait for it; read it again, then go on",
                 reason="UPLOAD_IDLE",
                 resource=f"blobs/{sha256}",
             ) from None

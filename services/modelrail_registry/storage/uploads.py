@@ -122,7 +122,7 @@ class Upload:
     def close(self) -> None:
         """Ends the upload: what arrived is kept and durable, and another stream may begin.
 
-        Nothing is kept of an upload whose bytes could not be made durable.
+        Nothing is kept of an upload whose bytes could not be made durable, or that had none.
         """
         with self._lock:
             if self._closed:
@@ -140,7 +140,7 @@ class Upload:
             if self._position != self.durable and not self._poisoned:
                 self.sync()
         with contextlib.suppress(OSError):
-            if self._poisoned:
+            if self._poisoned or not self._position:
                 self.discard()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)

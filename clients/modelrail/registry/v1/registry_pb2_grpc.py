@@ -221,7 +221,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DownloadBlob(self, request, context):
-        """Sends the bytes of one complete blob from an offset to its end.
+        """Sends the bytes of one complete blob from an offset to its end. UNAVAILABLE when its reader takes nothing for long
+        (reason DOWNLOAD_IDLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

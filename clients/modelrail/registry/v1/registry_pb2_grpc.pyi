@@ -55,7 +55,9 @@ class RegistryServiceStub:
     UPLOAD_IDLE); OUT_OF_RANGE when a chunk does not begin where the stored bytes end.
     """
     DownloadBlob: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadBlobRequest, _registry_pb2.DownloadBlobResponse]
-    """Sends the bytes of one complete blob from an offset to its end."""
+    """Sends the bytes of one complete blob from an offset to its end. UNAVAILABLE when its reader takes nothing for long
+    (reason DOWNLOAD_IDLE).
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchEventsRequest, _registry_pb2.WatchEventsResponse]
     """Sends every change after the resume token, as it is committed, until the client cancels."""
 
@@ -184,7 +186,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DownloadBlobRequest,
         context: _aio.ServicerContext[_registry_pb2.DownloadBlobRequest, _abc.AsyncIterator[_registry_pb2.DownloadBlobResponse]],
     ) -> _abc.AsyncIterator[_registry_pb2.DownloadBlobResponse]:
-        """Sends the bytes of one complete blob from an offset to its end."""
+        """Sends the bytes of one complete blob from an offset to its end. UNAVAILABLE when its reader takes nothing for long
+        (reason DOWNLOAD_IDLE).
+        """
 
     @_abc_1.abstractmethod
     def WatchEvents(

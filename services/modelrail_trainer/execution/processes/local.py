@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelrail.names import InvalidName, TrainingJobName
+from modelrail_server.file_limit import restore_file_limit
 from modelrail_trainer.execution.processes.executor import LOG_NAME
 from modelrail_trainer.execution.processes.process import JobProcess, ProcessIdentity, identify
 from modelrail_trainer.handover.pulse import SHOW_AND_END
@@ -143,6 +144,8 @@ class LocalExecutor:
             identity = identify(child.pid)
             if identity is None:
                 raise OSError(f"the process of the job ended at once with {child.wait()}")
+            # It waits at the gate: nothing of the job has run.
+            restore_file_limit(child.pid)
         except BaseException:
             child.kill()
             child.communicate()
