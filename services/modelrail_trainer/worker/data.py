@@ -108,11 +108,10 @@ def _load_table(
 ) -> TrainingData:
     # Whether the target is a class or a number is what the loss says it is.
     task = Task.REGRESSION if isinstance(spec.loss, RegressionLoss) else Task.CLASSIFICATION
-    files = len(dataset.paths) + len(spec.split.own_paths)
     table = load_table(dataset, spec.split, task, folder, max_rows=max_rows)
     train, validation, test = table.parts
     return TrainingData(
-        name=f"table of {files} {'file' if files == 1 else 'files'}, target {dataset.target}",
+        name=f"table of {_files(spec, dataset)}, target {dataset.target}",
         sha256=table.sha256,
         task=task,
         input_name=_TOKENS if table.tokens else _FEATURES,
@@ -127,12 +126,17 @@ def _load_table(
     )
 
 
+def _files(spec: TrainingJobSpec, dataset: TableDataset | LinesDataset) -> str:
+    """Returns how many files the rows come from: `1 file`, `2 files`."""
+    count = len(dataset.paths) + len(spec.split.own_paths)
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
 def _load_lines(spec: TrainingJobSpec, dataset: LinesDataset, folder: Path) -> TrainingData:
-    files = len(dataset.paths) + len(spec.split.own_paths)
     stream = load_stream(dataset, spec.split, folder)
     train, validation, test = stream.parts
     return TrainingData(
-        name=f"{stream.size_bytes} bytes of text in {files} files",
+        name=f"{stream.size_bytes} bytes of text in {_files(spec, dataset)}",
         sha256=stream.sha256,
         task=Task.LANGUAGE,
         input_name="bytes",
