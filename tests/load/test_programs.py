@@ -194,9 +194,26 @@ TRAINER_CHECKS = {
     "replicas": check_replicas,
     "pipeline": check_pipeline,
     "checkpoints": check_checkpoints,
-    "queue": check_queue,
+    "job_queue": check_queue,
     "neighbours": check_neighbours,
 }
+
+
+def test_the_chassis_is_measured_beside_a_bare_server() -> None:
+    """The program runs by its path, so that it can measure other checkouts: no module of its folder
+    may have the name of one of Python's own."""
+    result = subprocess.run(
+        [sys.executable, "tests/load/chassis.py", "--rounds", "1", "--requests", "50", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    rounds = json.loads(result.stdout.partition("\n")[0])
+    assert list(rounds) == ["bare", "options", "chassis", "keys", "message"]
+    assert all(cpu > 0 and rate > 0 for (cpu,), (rate,) in rounds.values())
 
 
 def check_profile(document: Mapping[str, Any]) -> None:

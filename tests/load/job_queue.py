@@ -1,6 +1,6 @@
 """Whether a thousand queued jobs, listed and watched, slow down the one that runs.
 
-    python -m tests.load.queue
+    python -m tests.load.job_queue
 
 Quiet spells and busy ones take turns while one job trains. In a busy spell the whole list is read
 page by page, once a second, and every watcher has a stream open on the running job. The job itself
