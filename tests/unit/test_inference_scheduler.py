@@ -1187,7 +1187,7 @@ async def test_time_that_runs_out_in_the_queue_is_told_from_callers_who_leave(
     session = Session()
     house = await houses.make(
         {"m": session},
-        settings=declared(policy=QueuePolicy(timeout_seconds=0.01)),
+        settings=declared(policy=QueuePolicy(timeout_seconds=0.5)),
     )
     with held(session):
         running = house.ask(0.0)
