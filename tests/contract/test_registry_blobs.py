@@ -201,9 +201,9 @@ class TestDiskBlobStore(BlobStoreTests):
         assert put(store, data)
         assert read(store, data) == data
 
-    def test_a_slow_reader_of_damaged_bytes_leaves_the_healed_ones_alone(
-        self, store: BlobStore
-    ) -> None:
+    def _found_damaged(self, store: BlobStore) -> tuple[bytes, Iterator[tuple[int, bytes]]]:
+        """Returns a blob whose last byte was changed, and one who began to read it before that
+        was found."""
         data = os.urandom(3 * READ_BYTES)
         put(store, data)
         path = store.path(digest(data))
@@ -213,6 +213,12 @@ class TestDiskBlobStore(BlobStoreTests):
         next(slow)
         with pytest.raises(DataLoss):
             read(store, data)
+        return data, slow
+
+    def test_a_slow_reader_of_damaged_bytes_leaves_the_healed_ones_alone(
+        self, store: BlobStore
+    ) -> None:
+        data, slow = self._found_damaged(store)
         assert put(store, data)
         with pytest.raises(DataLoss, match="repaired since"):
             list(slow)
@@ -221,15 +227,7 @@ class TestDiskBlobStore(BlobStoreTests):
     def test_a_slow_reader_of_bytes_set_aside_is_told_that_they_are_damaged(
         self, store: BlobStore
     ) -> None:
-        data = os.urandom(3 * READ_BYTES)
-        put(store, data)
-        path = store.path(digest(data))
-        path.chmod(0o600)
-        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        slow = store.read(digest(data))
-        next(slow)
-        with pytest.raises(DataLoss):
-            read(store, data)
+        _, slow = self._found_damaged(store)
         with pytest.raises(DataLoss, match="upload them again"):
             list(slow)
 

@@ -18,12 +18,11 @@ from modelrail_trainer.handover.job_file import (
     NotAJobFileError,
     job_file_status,
     open_job_file,
-    read_job_file,
+    read_job_record,
 )
 from modelrail_trainer.handover.journal import MAX_METRICS, Metric, cut, metric_from_record
 from modelrail_trainer.handover.record import (
     Record,
-    as_record,
     count,
     items,
     nested,
@@ -241,26 +240,27 @@ def load_result(directory: Path) -> TrainingResult:
             `MAX_RESULT_BYTES`, or a field is wrong.
     """
     try:
-        content = read_job_file(directory, RESULT_NAME, most_bytes=MAX_RESULT_BYTES)
-    except FileNotFoundError as error:
-        raise ArtifactError("the job left no result") from error
-    except NotAJobFileError as error:
-        raise ArtifactError(f"the result cannot be used: {error}") from error
-    try:
-        record = as_record(json.loads(content), "result")
-        return TrainingResult(
-            files=items(record, "files", _file),
-            signature=_signature(nested(record, "signature")),
-            metrics=items(record, "metrics", metric_from_record, most=MAX_METRICS),
-            lineage=_lineage(nested(record, "lineage")),
-            certificate=_certificate(nested(record, "certificate")),
-            # Workers before this one told none.
-            evaluation=nested_if_any(record, "evaluation", evaluation_from_record),
-            bare_signature=nested_if_any(record, "bare_signature", _signature),
+        result = read_job_record(
+            directory, RESULT_NAME, _result, what="result", most_bytes=MAX_RESULT_BYTES
         )
-    # Includes broken JSON, broken UTF-8 and RecordError.
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"the result is malformed: {error}") from error
+    except NotAJobFileError as error:
+        raise ArtifactError(str(error)) from error
+    if result is None:
+        raise ArtifactError("the job left no result")
+    return result
+
+
+def _result(record: Record) -> TrainingResult:
+    return TrainingResult(
+        files=items(record, "files", _file),
+        signature=_signature(nested(record, "signature")),
+        metrics=items(record, "metrics", metric_from_record, most=MAX_METRICS),
+        lineage=_lineage(nested(record, "lineage")),
+        certificate=_certificate(nested(record, "certificate")),
+        # Workers before this one told none.
+        evaluation=nested_if_any(record, "evaluation", evaluation_from_record),
+        bare_signature=nested_if_any(record, "bare_signature", _signature),
+    )
 
 
 def verify_files(result: TrainingResult, directory: Path) -> None:

@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_file
+from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_record
 from modelrail_trainer.handover.record import (
     Record,
     RecordError,
-    as_record,
     as_text,
     count,
     flag,
@@ -192,15 +191,16 @@ def load_inspection(directory: Path) -> Inspection | None:
         InspectionError: It is not what a process writes that works.
     """
     try:
-        content = read_job_file(directory, INSPECTION_NAME, most_bytes=MAX_INSPECTION_BYTES)
-    except FileNotFoundError:
-        return None
+        return read_job_record(
+            directory,
+            INSPECTION_NAME,
+            _inspection,
+            what="inspection",
+            most_bytes=MAX_INSPECTION_BYTES,
+        )
     except NotAJobFileError as error:
-        raise InspectionError(str(error)) from error
-    try:
-        return _inspection(as_record(json.loads(content), "inspection"))
-    except (ValueError, RecursionError) as error:  # includes broken JSON and RecordError
-        raise InspectionError(str(error)) from error
+        # Whoever is told of it knows what was read.
+        raise InspectionError(str(error.__cause__)) from error
 
 
 def _inspection(record: Record) -> Inspection:

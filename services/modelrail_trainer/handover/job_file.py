@@ -8,10 +8,17 @@ of a path is opened in the one before it, no link is followed, and nothing is wa
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
+from collections.abc import Callable
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from modelrail_trainer.handover.record import Record, as_record
+
+T = TypeVar("T")
 
 # What a name answers that the job has put something else under, or has locked. Other errors tell of
 # the machine.
@@ -86,6 +93,35 @@ def read_job_file(directory: Path, path: str, *, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise NotAJobFileError(f"it is larger than {most_bytes} bytes")
     return content
+
+
+def read_job_record(
+    directory: Path, path: str, read: Callable[[Record], T], *, what: str, most_bytes: int
+) -> T | None:
+    """Returns what `read` makes of the JSON object in a file; None where nothing lies there.
+
+    Args:
+        directory: Of the job.
+        path: Below it.
+        read: Raises `ValueError` of what it cannot use.
+        what: The file is, for the message.
+        most_bytes: As in `read_job_file`.
+
+    Raises:
+        NotAJobFileError: As `read_job_file`, or it holds something else.
+        OSError: The machine cannot read it now.
+    """
+    try:
+        content = read_job_file(directory, path, most_bytes=most_bytes)
+    except FileNotFoundError:
+        return None
+    except NotAJobFileError as error:
+        raise NotAJobFileError(f"the {what} cannot be used: {error}") from error
+    try:
+        return read(as_record(json.loads(content), what))
+    # Includes broken JSON, broken UTF-8 and RecordError.
+    except (ValueError, RecursionError) as error:
+        raise NotAJobFileError(f"the {what} is malformed: {error}") from error
 
 
 def job_file_status(directory: Path, name: str) -> os.stat_result | None:

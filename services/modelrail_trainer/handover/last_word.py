@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_file
+from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_record
 from modelrail_trainer.handover.journal import (
     MAX_LINE_BYTES,
     FailedEvent,
@@ -18,7 +18,7 @@ from modelrail_trainer.handover.journal import (
     JournalError,
     cut,
 )
-from modelrail_trainer.handover.record import as_record, member, text
+from modelrail_trainer.handover.record import Record, member, text
 
 LAST_WORD_NAME = "last_word.json"
 
@@ -43,14 +43,16 @@ def load_last_word(directory: Path) -> FailedEvent | None:
         OSError: The machine cannot read it now.
     """
     try:
-        content = read_job_file(directory, LAST_WORD_NAME, most_bytes=MAX_LINE_BYTES)
-    except FileNotFoundError:
-        return None
+        return read_job_record(
+            directory,
+            LAST_WORD_NAME,
+            _failure,
+            what="last word of a process",
+            most_bytes=MAX_LINE_BYTES,
+        )
     except NotAJobFileError as error:
-        raise JournalError(f"the last word of a process cannot be read: {error}") from error
-    try:
-        record = as_record(json.loads(content), "last word")
-        return FailedEvent(member(record, "reason", FailureReason), cut(text(record, "message")))
-    # Includes broken JSON, broken UTF-8 and RecordError.
-    except (ValueError, RecursionError) as error:
-        raise JournalError(f"the last word of a process is none: {error}") from error
+        raise JournalError(str(error)) from error
+
+
+def _failure(record: Record) -> FailedEvent:
+    return FailedEvent(member(record, "reason", FailureReason), cut(text(record, "message")))

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelrail_trainer.handover.artifact import OutputParity
-from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_file
-from modelrail_trainer.handover.record import Record, as_record, count, items, real, text
+from modelrail_trainer.handover.job_file import NotAJobFileError, read_job_record
+from modelrail_trainer.handover.record import Record, count, items, real, text
 
 VERDICT_NAME = "verdict.json"
 _MAX_BYTES = 1 << 20
@@ -60,21 +60,19 @@ def load_verdict(directory: Path) -> Verdict | None:
         VerdictError: It is something else.
     """
     try:
-        content = read_job_file(directory, VERDICT_NAME, most_bytes=_MAX_BYTES)
-    except FileNotFoundError:
-        return None
-    except NotAJobFileError as error:
-        raise VerdictError(f"the verdict cannot be used: {error}") from error
-    try:
-        record = as_record(json.loads(content), "verdict")
-        return Verdict(
-            files=items(record, "files", _file),
-            outputs=items(record, "outputs", _output),
-            rows=count(record, "rows"),
+        return read_job_record(
+            directory, VERDICT_NAME, _verdict, what="verdict", most_bytes=_MAX_BYTES
         )
-    # Includes broken JSON, broken UTF-8 and RecordError.
-    except (ValueError, RecursionError) as error:
-        raise VerdictError(f"the verdict is malformed: {error}") from error
+    except NotAJobFileError as error:
+        raise VerdictError(str(error)) from error
+
+
+def _verdict(record: Record) -> Verdict:
+    return Verdict(
+        files=items(record, "files", _file),
+        outputs=items(record, "outputs", _output),
+        rows=count(record, "rows"),
+    )
 
 
 def _file(record: Record) -> SeenFile:
