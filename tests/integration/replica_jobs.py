@@ -46,7 +46,12 @@ def start(
                 *("--job-directory", str(directory)),
                 *options,
             ],
-            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "GLOO_SOCKET_IFNAME": "lo",
+                "OMP_NUM_THREADS": "1",
+                "TMPDIR": str(directory),  # where torchrun leaves its logs
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
         )

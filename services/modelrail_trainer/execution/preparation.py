@@ -8,7 +8,6 @@ longer than its time lasts, and obeys its clients.
 from __future__ import annotations
 
 import asyncio
-import errno
 import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -21,6 +20,7 @@ from modelrail_trainer.execution.patience import Patience, passes
 from modelrail_trainer.execution.processes.executor import ProcessExit
 from modelrail_trainer.execution.settlement import Settlement
 from modelrail_trainer.execution.wishes import Wishes
+from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.jobs.book import JobBook
 from modelrail_trainer.jobs.job import Job, JobError
 from modelrail_trainer.jobs.state import Reason
@@ -140,7 +140,7 @@ class Preparation:
 
 
 def _why(error: Exception) -> JobError:
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if is_full_disk(error):
         return JobError(
             Reason.DISK_FULL, "the trainer's disk is full; the job begins when room is made there"
         )

@@ -9,7 +9,6 @@ the digest in its checkpoints to say.
 from __future__ import annotations
 
 import asyncio
-import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from modelrail_trainer.data_roots import DataPathError
+from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.crew import share
@@ -133,7 +133,7 @@ class ObjectFetcher:
         try:
             return await self._fetch(reader, named, directory)
         except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            if not is_full_disk(error):
                 raise
             raise FetchFailed(_full("it filled up")) from None
 

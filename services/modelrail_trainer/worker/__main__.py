@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.code_roots import CodeRoots
 from modelrail_trainer.data_roots import DataPathError, DataRoots, with_real_paths
+from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.failure.redaction import without_directories
 from modelrail_trainer.failure.trace import show_to_operator, told
 from modelrail_trainer.handover.artifact import ArtifactError, load_result
@@ -269,7 +270,7 @@ def _failed(error: Exception) -> FailedEvent:
     # What the system says of a limit helps the owner; of anything else the trace tells.
     said = error.strerror if isinstance(error, OSError) else None
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return FailedEvent(
             FailureReason.DISK_FULL,
             f"the trainer's disk is full ({said}); have room made there, then clone the job",

@@ -7,7 +7,6 @@ cancelling the call ends the process.
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from modelrail_trainer.execution.processes.diagnosis import diagnose
 from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.processes.executor import Executor, ProcessExit
 from modelrail_trainer.execution.processes.strays import end_strays
+from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.handover.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
 from modelrail_trainer.handover.last_word import load_last_word
 from modelrail_trainer.jobs.job import JobError
@@ -33,7 +33,6 @@ from modelrail_trainer.waiting import wait_first
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 MAX_WAITING = 16
 """Callers that wait for their errand; each has a call open."""
 
@@ -135,7 +134,7 @@ class Errands:
                 )
         except OSError as error:
             _log.warning("errand failed", kind=self._kind, error=str(error))
-            if error.errno in _FULL:
+            if is_full_disk(error):
                 return JobError(
                     Reason.DISK_FULL,
                     "the trainer's disk is full; have room made there, then try again",

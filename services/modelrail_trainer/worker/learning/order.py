@@ -23,6 +23,7 @@ WINDOW_BLOCKS = 256
 """Rows of so many places of the file can meet in a batch. Blocks that are one row, and larger, are
 fewer: they come in a wholly random order, however small the window is."""
 _TOGETHER = 1024
+"""Batches that an order is split into at a time."""
 _MAPPED_BLOCKS = 4
 """The system may map megabytes of the file for a block that is read."""
 
