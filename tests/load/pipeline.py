@@ -27,7 +27,8 @@ import torch
 
 from modelrail_trainer import spec
 from modelrail_trainer.worker.data import load
-from modelrail_trainer.worker.learning.loop import Epoch, fit, prepare_torch
+from modelrail_trainer.worker.learning.initialization import prepare_torch
+from modelrail_trainer.worker.learning.loop import Epoch, fit
 from modelrail_trainer.worker.learning.order import batches as batches_of
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
@@ -126,7 +127,7 @@ def deliver(path: Path, folder: Path, seconds: float) -> list[Stage]:
         data = found[0]
         rows, begun = 0, time.perf_counter()
         for some, chosen in batches_of(data.train, _BATCH_SIZE, torch.Generator()):
-            _ = some.inputs[chosen], some.targets[chosen]
+            some.at(chosen)
             rows += len(chosen)
             if time.perf_counter() - begun > seconds:
                 break

@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from modelrail_trainer import spec
-from modelrail_trainer.worker.learning.loop import Epoch, fit, threads_for
+from modelrail_trainer.worker.learning.initialization import threads_for
+from modelrail_trainer.worker.learning.loop import Epoch, fit
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
 from modelrail_trainer.zoo import ZooModel

@@ -18,7 +18,7 @@ from modelrail_trainer.preprocessing.modules import fit_steps
 from modelrail_trainer.protocol.specification import spec_from_pb
 from modelrail_trainer.rules.validation import validate
 from modelrail_trainer.worker import data
-from modelrail_trainer.worker.learning import loop, losses
+from modelrail_trainer.worker.learning import initialization, loop, losses
 from modelrail_trainer.worker.part import Part
 from modelrail_trainer.worker.training_data import TrainingData
 
@@ -295,8 +295,8 @@ def test_a_small_model_gets_one_thread_and_a_large_one_every_processor() -> None
     facts = spec.BUNDLED_DATASETS["digits"]
     processors = len(os.sched_getaffinity(0))
     large = replace(DIGITS, model=spec.MlpModel(hidden_units=(4096, 4096)))
-    assert loop.threads_for(DIGITS, facts) == 1
-    assert loop.threads_for(large, facts) == processors
+    assert initialization.threads_for(DIGITS, facts) == 1
+    assert initialization.threads_for(large, facts) == processors
     loop.fit(LINE, data.load(LINE), lambda _: None)
     assert torch.get_num_threads() == 1
 

@@ -45,6 +45,11 @@ class Rows:
         """Returns the rows of a part, not copied."""
         return cls(torch.from_numpy(part.inputs), torch.from_numpy(part.targets))
 
+    def at(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the inputs and targets of a batch, [B, ...] each, copied; `chosen` is [B]."""
+        # Indexing copies number by number: up to seven times as long for rows of bytes.
+        return self.inputs.index_select(0, chosen), self.targets.index_select(0, chosen)
+
 
 def batches(
     part: Part, batch_size: int, generator: torch.Generator, *, skip: int = 0
