@@ -14,12 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.handover.artifact import load_result
 from modelrail_trainer.handover.journal import FailedEvent, FailureReason, LogEvent, read_events
 from modelrail_trainer.worker.table.reader import TableReader
 
@@ -140,13 +143,24 @@ def test_bad_input_fails_the_job_and_says_what_to_do(
 
 def test_a_constant_column_is_told_and_missing_numbers_harm_nothing(tmp_path: Path) -> None:
     missing = [math.nan if row % 3 else float(row) for row in range(_ROWS)]
-    columns = {**_GOOD, "same": [7.0] * _ROWS, "some": missing}
+    # The mean of many tenths is rounded, and so would be what they deviate from it.
+    same: dict[str, list[float | None]] = {"seven": [7.0] * _ROWS, "tenth": [0.1] * _ROWS}
+    same["blanks"] = [0.1 if row % 3 else None for row in range(_ROWS)]
+    columns = {**_GOOD, **same, "some": missing}
     status, directory = run(spec_of(_same), columns, tmp_path)
     assert status == 0
     events = read_events(directory / "events.jsonl", 0)[0]
     lines = [event.text for event in events if isinstance(event, LogEvent)]
     never_vary = [line for line in lines if "never varies in the training rows" in line]
-    assert never_vary == ["column 'same' never varies in the training rows and teaches nothing"]
+    assert never_vary == [
+        f"column {name!r} never varies in the training rows and teaches nothing" for name in same
+    ]
+    result = load_result(directory)
+    assert {entry.datatype for entry in result.signature.inputs} == {"FP32"}
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    asked = {name: np.array([[0.0], [1.0]], np.float32) for name in ("x", "some", *same)}
+    (logits,) = session.run(["logits"], {**asked, "tenth": asked["tenth"] + np.float32(0.2)})
+    assert np.abs(logits).max() < 100
 
 
 def test_a_file_that_vanishes_between_the_passes_is_told_by_its_name(tmp_path: Path) -> None:

@@ -220,6 +220,17 @@ def test_standardising_gives_mean_0_and_deviation_1_and_keeps_a_constant_feature
     torch.testing.assert_close(result.std(dim=0, correction=0), torch.tensor([1.0, 0.0]))
 
 
+@pytest.mark.parametrize("differ", [False, True])
+def test_standardising_only_centres_a_feature_that_deviates_by_rounding(differ: bool) -> None:
+    same = np.float32(9.97)
+    rows = torch.full((1437, 1), float(same))
+    if differ:
+        rows[::2] = float(np.nextafter(same, np.float32(10)))
+    assert rows.std(dim=0, correction=0) > 0
+    step = fit_steps((spec.Standardize(),), rows)
+    torch.testing.assert_close(step(rows + 1), torch.ones(1437, 1))
+
+
 def test_min_max_scaling_maps_the_training_range_to_0_and_1() -> None:
     rows = torch.tensor([[2.0, 4.0], [10.0, 6.0]])
     steps = fit_steps((spec.MinMaxScale(),), rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pyarrow as pa
@@ -269,10 +270,77 @@ def test_a_constant_stands_in_for_what_is_missing() -> None:
     np.testing.assert_array_equal(encoding.encode(np.array([NAN, 2.0])), [[7], [2]])
 
 
-def test_a_column_that_never_varies_is_only_centred() -> None:
-    for scale in (Scale.STANDARDIZED, Scale.MIN_MAX):
-        encoding = fitted_number([5.0, 5.0, 5.0], scale=scale)
-        np.testing.assert_array_equal(encoding.encode(np.array([5.0, 6.0])), [[0], [1]])
+TENTH = 0.1
+MANY = 180  # so many tenths have a mean that is rounded
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("scale", [Scale.STANDARDIZED, Scale.MIN_MAX])
+@pytest.mark.parametrize("missing", [[], [NAN]])
+@pytest.mark.parametrize("value", [TENTH, 5.0, 1e9 + TENTH, -TENTH, 0.0])
+def test_a_column_that_never_varies_is_only_centred(
+    value: float, missing: list[float], scale: Scale, log: bool
+) -> None:
+    if log and value < 0:
+        return
+    fitting = NumberFitting("n", NumberEncoding(scale=scale, log=log))
+    for part in np.array_split(np.array([value] * MANY + missing), 3):
+        fitting.add(part)
+    encoding = fitting.fitted()
+    assert encoding.width == 1
+    assert encoding.input.datatype == "FP32"
+    other = value + 0.5
+    expected = [0, np.log1p(other) - np.log1p(value)] if log else [0, other - value]
+    encoded = encoding.encode(np.array([value, other]))[:, 0]
+    np.testing.assert_allclose(encoded, expected, atol=4 * np.spacing(np.float32(abs(value) + 1)))
+    assert fitting.is_constant
+
+
+@pytest.mark.parametrize(
+    ("values", "encoding"),
+    [
+        # Sums that are one number but for the rounding of the last addition.
+        ([0.3, 0.1 + 0.2, 0.1 + 0.1 + 0.1], NumberEncoding()),
+        ([0.3, 0.1 + 0.2], NumberEncoding(scale=Scale.MIN_MAX)),
+        # 32 bits, with which logarithms are taken, do not tell these apart.
+        ([1.7e9, 1.7e9 + 10], NumberEncoding(log=True)),
+        ([1e-9, 2e-9], NumberEncoding(log=True)),
+    ],
+)
+def test_what_differs_by_rounding_alone_never_varies(
+    values: list[float], encoding: NumberEncoding
+) -> None:
+    fitting = NumberFitting("n", encoding)
+    fitting.add(np.array(values * MANY))
+    assert fitting.fitted().width == 1
+    assert not fitting.fitted().is_double
+    assert fitting.is_constant
+
+
+@pytest.mark.parametrize(
+    "values",
+    [2.0**53 - np.arange(1.0, 12.0), 1e-30 * np.arange(2), np.array([TENTH, TENTH + 1e-15])],
+)
+def test_what_differs_by_more_than_rounding_is_scaled_however_little(
+    values: npt.NDArray[np.float64],
+) -> None:
+    fitting = NumberFitting("n", NumberEncoding())
+    fitting.add(values)
+    encoded = fitting.fitted().encode(values)[:, 0]
+    assert np.std(encoded) == pytest.approx(1, rel=0.1)
+    assert not fitting.is_constant
+
+
+def test_a_blank_tells_something_only_where_it_is_not_filled_with_the_value() -> None:
+    for encoding, tells in (
+        (NumberEncoding(missing=Missing.MEDIAN), False),
+        (NumberEncoding(missing_indicator=True), True),
+        (NumberEncoding(missing=Missing.CONSTANT), True),
+    ):
+        fitting = NumberFitting("n", encoding)
+        fitting.add(np.array([TENTH] * MANY + [NAN]))
+        fitting.fitted()
+        assert fitting.is_constant is not tells
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 5))

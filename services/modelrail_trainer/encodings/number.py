@@ -15,6 +15,7 @@ from modelrail_trainer.encodings.encoding import Encoding, Fitted, Fitting, Summ
 from modelrail_trainer.encodings.median import Values
 from modelrail_trainer.failure import DataError
 from modelrail_trainer.handover.artifact import BATCH, TensorSpec
+from modelrail_trainer.rounding import vary
 from modelrail_trainer.rules.bounds import Real
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class NumberFitting(Fitting):
         fill = encoding.constant if encoding.missing is Missing.CONSTANT else raw.mean
         if self._values is not None:
             fill = self._values.median()
-        moments = self._logs if encoding.log else raw
+        moments = self._scaled
         shift, width = 0.0, 1.0
         if encoding.scale is Scale.STANDARDIZED:
             shift, width = moments.mean, moments.standard_deviation()
@@ -216,15 +217,28 @@ class NumberFitting(Fitting):
             if width > float(np.finfo(np.float32).max):
                 raise DataError(f"column {self._name!r}: its range does not fit into 32-bit floats")
         kind = np.float64 if self._is_far_from_zero else np.float32
+        # A column that never varies is only shifted.
+        if not self._vary(kind) or np.float32(width) == 0:
+            width = 1.0
         return FittedNumber(
             name=self._name,
             fill=kind(fill),
             has_indicator=encoding.missing_indicator,
             log=encoding.log,
             shift=kind(shift),
-            # A column that never varies is only shifted.
-            width=np.float32(width) if np.float32(width) > 0 else np.float32(1),
+            width=np.float32(width),
         )
+
+    @property
+    def _scaled(self) -> _Moments:
+        """Of what is shifted and divided."""
+        return self._logs if self._encoding.log else self._raw
+
+    def _vary(self, kind: type[np.floating[Any]]) -> bool:
+        """Whether what is scaled differs by more than rounding, in values of this type."""
+        lowest, highest = kind(self._scaled.minimum), kind(self._scaled.maximum)
+        # 1 + x is rounded before its logarithm is taken.
+        return bool(vary(lowest, highest, least=1.0 if self._encoding.log else 0.0))
 
     @property
     def _is_far_from_zero(self) -> bool:
@@ -233,14 +247,19 @@ class NumberFitting(Fitting):
         if encoding.log or encoding.scale is Scale.NONE:
             return False
         largest = max(abs(raw.minimum), abs(raw.maximum))
-        return 0 < raw.standard_deviation() < _FAR * largest
+        return self._vary(np.float64) and raw.standard_deviation() < _FAR * largest
 
     @property
     def is_constant(self) -> bool:
-        """Whether all values seen are the same in the bits they are taken with, none missing."""
-        if self._raw.count and self._is_far_from_zero:
+        """Whether all values are the same but for rounding, in the bits they are taken with.
+
+        A missing one is too, unless it is told apart.
+        """
+        encoding = self._encoding
+        tells = encoding.missing_indicator or encoding.missing is Missing.CONSTANT
+        if self._missing and tells:
             return False
-        return np.float32(self._raw.minimum) == np.float32(self._raw.maximum) and not self._missing
+        return not self._is_far_from_zero and not self._vary(np.float32)
 
 
 class _Moments:

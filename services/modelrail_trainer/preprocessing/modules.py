@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modelrail_trainer.preprocessing import Step
+from modelrail_trainer.rounding import vary
 
 
 class Standardize(nn.Module):
@@ -28,7 +29,8 @@ class Standardize(nn.Module):
         super().__init__()
         stddev = rows.std(dim=0, correction=0)  # [*row_shape]
         self.register_buffer("mean", rows.mean(dim=0))  # [*row_shape]
-        self.register_buffer("stddev", torch.where(stddev > 0, stddev, torch.ones_like(stddev)))
+        varies = torch.from_numpy(vary(rows.amin(dim=0).numpy(), rows.amax(dim=0).numpy()))
+        self.register_buffer("stddev", torch.where(varies, stddev, torch.ones_like(stddev)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, *row_shape] to the same shape."""
