@@ -56,7 +56,7 @@ class CustomData:
             `test`, or not at all: without them the rows are divided as the specification says.
         test: Rows that are looked at once, in the end.
         labels: Names of the classes, in the order of their numbers; empty for the numbers
-            themselves.
+            themselves. Where a model is trained, each class has training rows.
         input_name: Name of the exported graph's input.
         meaning: What the numbers of the input mean, for people who send them.
         tokens: Size of the vocabulary, when rows are tokens: they lie in [0, tokens), and 0 is

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,23 @@ from modelrail_trainer.failure import (
     JobFailure,
     UserCodeError,
 )
-from modelrail_trainer.spec import CustomDataset, CustomModel, DatasetFacts, Task
+from modelrail_trainer.spec import (
+    Adam,
+    CrossEntropy,
+    CustomDataset,
+    CustomModel,
+    DatasetFacts,
+    LinearModel,
+    Publication,
+    Task,
+    TrainingJobSpec,
+)
 from modelrail_trainer.user_code import CustomData
 from modelrail_trainer.worker.custom.code import UserCode
 from modelrail_trainer.worker.custom.dataset import MAX_OUTPUTS, CustomRows, load_custom
 from modelrail_trainer.worker.custom.model import build_custom, check_outputs
+from modelrail_trainer.worker.data import load
+from modelrail_trainer.worker.training_data import TrainingData
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 CLASSES = np.array([0, 1, 2, 0, 1, 2])
@@ -61,6 +74,15 @@ def forks():
 
 def number(facts):
     return 7
+
+
+def rows(counts, labels, divided):
+    targets = np.repeat(np.arange(len(counts)), np.array(counts, int))
+    pair = (np.zeros((len(targets), 2), np.float32), targets)
+    others = {"validation": pair, "test": pair} if divided else {}
+    # Training lacks the last row, where validation and test have all.
+    last = -1 if divided else None
+    return {"inputs": pair[0][:last], "targets": pair[1][:last], "labels": labels, **others}
 
 
 def frozen(facts):
@@ -362,6 +384,45 @@ def test_data_and_models_that_are_not_there_are_told(code: UserCode) -> None:
     model = CustomModel(entry_point="gone:build", arguments={})
     with pytest.raises(UserCodeError, match=r"^gone:build: expected a module in a --user-code"):
         build_custom(code, model, facts, seed=1, trains=True)
+
+
+LEARNED = TrainingJobSpec(
+    dataset=CustomDataset(entry_point="house_code:rows", arguments={}),
+    model=LinearModel(),
+    loss=CrossEntropy(),
+    optimizer=Adam(),
+    epochs=1,
+    publication=Publication(model="m"),
+)
+
+
+def loaded(code: UserCode, counts: list[int], labels: list[str], **fields: Any) -> TrainingData:
+    divided = fields.pop("divided", False)
+    arguments = {"counts": counts, "labels": labels, "divided": divided}
+    dataset = CustomDataset(entry_point="house_code:rows", arguments=arguments)
+    return load(replace(LEARNED, dataset=dataset, **fields), code=code)
+
+
+@pytest.mark.parametrize(
+    ("counts", "labels", "divided", "told"),
+    [
+        ([40, 2], ["a", "b"], False, "class 'b': .*: validation and test have all 2 of it;"),
+        ([40, 1], ["a", "b"], True, "class 'b': .*: validation and test have all 2 of it;"),
+        ([40, 9], ["a", "b", "c"], False, "class 'c': .*: there is no row of it;"),
+        ([40, 0, 9], [], False, "class '1': .*: there is no row of it;"),
+    ],
+)
+def test_a_class_that_no_training_row_has_is_named_with_what_to_do(
+    counts: list[int], labels: list[str], divided: bool, told: str, code: UserCode
+) -> None:
+    with pytest.raises(DataError, match=f"{told} give more rows of it, or leave the class out"):
+        loaded(code, counts, labels, divided=divided)
+
+
+def test_a_class_is_learned_of_one_row_and_an_import_needs_none(code: UserCode) -> None:
+    assert (loaded(code, [40, 3], ["a", "b"]).train.targets == 1).sum() == 1
+    model = CustomModel(entry_point="house_code:frozen", arguments={})
+    assert loaded(code, [40, 2], ["a", "b", "c"], model=model, epochs=0).outputs == 3
 
 
 # Modules

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from modelrail_trainer.failure import DataError
+from modelrail_trainer.rules.custom import is_import
 from modelrail_trainer.spec import (
     BYTE_VALUES,
     BundledDataset,
@@ -59,7 +61,7 @@ def load(
 
     Raises:
         DataError: There is no such data set, its numbers do not fit into float32, or its files are
-            not what the specification expects.
+            not what the specification expects; or no training row has one of the classes.
         UserCodeError: The function of a custom data set failed, or gave something else than it has
             to.
     """
@@ -179,6 +181,9 @@ def _load_custom(spec: TrainingJobSpec, dataset: CustomDataset, code: UserCode) 
         train, validation, test = _divide(rows.parts[0], spec.split, stratify=stratify)
     else:
         train, validation, test = rows.parts
+    # An import has learned its classes elsewhere.
+    if rows.task is Task.CLASSIFICATION and not is_import(spec):
+        _check_classes(rows.labels, train, validation, test)
     return TrainingData(
         name=f"custom data set {dataset.entry_point}",
         sha256=_digest(*rows.parts),
@@ -237,6 +242,20 @@ def _divide(rows: Part, split: Split, *, stratify: bool) -> tuple[Part, Part, Pa
         )
     first, second, third = (Part(rows.inputs[part], rows.targets[part]) for part in parts)
     return first, second, third
+
+
+def _check_classes(labels: Sequence[str], *parts: Part) -> None:
+    """Refuses classes that nothing would be learned of; the first part is for training."""
+    rows = np.stack([np.bincount(part.targets, minlength=len(labels)) for part in parts])
+    for label, learned, elsewhere in zip(labels, rows[0], rows[1:].sum(axis=0), strict=True):
+        if not learned:
+            why = "there is no row of it"
+            if elsewhere:
+                why = f"validation and test have all {elsewhere} of it"
+            raise DataError(
+                f"class {label!r}: expected at least 1 training row, got none: {why}; give more "
+                "rows of it, or leave the class out"
+            )
 
 
 def _digest(*parts: Part) -> str:
