@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer.main
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelrail.cli.commands.train import app
 from modelrail.client.trainer import TERMINAL_STATES
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.jobs.state import (
@@ -51,6 +53,13 @@ def test_the_readers_table_has_every_reason_and_how_often_a_job_runs_again_for_i
             assert reason not in told
             told[reason] = int(times[1]) if times else 0
     assert told == {reason.value: most for reason, most in MOST_RETRIES.items()}
+
+
+def test_the_help_of_retries_names_the_reasons_that_a_job_runs_again_for() -> None:
+    command = typer.main.get_command(app)
+    (option,) = [param for param in command.params if param.name == "max_retries"]
+    told = re.findall(r"\b[A-Z_]{4,}\b", getattr(option, "help", ""))
+    assert sorted(told) == sorted(reason.value for reason, most in MOST_RETRIES.items() if most)
 
 
 def test_what_the_same_program_does_again_is_not_retried() -> None:

@@ -88,7 +88,13 @@ async def train(
         ),
     ] = None,
     max_retries: Annotated[
-        int, typer.Option(min=0, max=10, help="Run the job again when its process died.")
+        int,
+        typer.Option(
+            min=0,
+            max=10,
+            help="Run the job again, from its last checkpoint, after what may pass: PROCESS_DIED,"
+            " DATA_UNAVAILABLE, DISK_FULL and, twice at most, STALLED.",
+        ),
     ] = 0,
     processes: Annotated[
         int,
