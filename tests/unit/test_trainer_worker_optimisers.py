@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +137,57 @@ def test_adamw_makes_the_published_update_with_decay_apart_from_the_gradient() -
         adam_step = first / (1 - beta1**step) / (np.sqrt(second / (1 - beta2**step)) + epsilon)
         weights = weights - rate * adam_step - rate * decay * weights
         np.testing.assert_allclose(ours[step - 1], weights, rtol=1e-9)
+
+
+_RATES: dict[str, float] = {"learning_rate": 0.02, "beta1": 0.8, "beta2": 0.99, "epsilon": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "plain"),
+    [
+        (
+            spec.Adam(**_RATES),
+            lambda weights: torch.optim.Adam(
+                weights, lr=0.02, betas=(0.8, 0.99), eps=1e-4, foreach=False, fused=False
+            ),
+        ),
+        (
+            spec.AdamW(**_RATES, weight_decay=0.4),
+            lambda weights: torch.optim.AdamW(
+                *(weights, 0.02, (0.8, 0.99), 1e-4),
+                weight_decay=0.4,
+                foreach=False,
+                fused=False,
+            ),
+        ),
+    ],
+    ids=["adam", "adamw"],
+)
+def test_ten_steps_of_a_job_with_fused_kernels_are_those_of_torch_without(
+    optimizer: spec.Adam | spec.AdamW,
+    plain: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 37 weights in a row are more than one vector of the kernel, and no whole number of them.
+    job = replace(DIGITS, model=spec.MlpModel(hidden_units=(37,)), optimizer=optimizer)
+    rows = data.load(job)
+    few = Part(rows.train.inputs[: STEPS * 64], rows.train.targets[: STEPS * 64])
+    rows = replace(rows, train=few)
+    built: list[torch.optim.Optimizer] = []
+    build: Any = type(optimizer).build
+
+    def noted(self: spec.Adam | spec.AdamW, parameters: list[nn.Parameter]) -> object:
+        built.append(build(self, parameters))
+        return built[-1]
+
+    monkeypatch.setattr(type(optimizer), "build", noted)
+    ours = _weights(job, rows)
+    assert [group["fused"] for group in built[0].param_groups] == [True]
+    monkeypatch.setattr(type(optimizer), "build", lambda _, parameters: plain(list(parameters)))
+    theirs = _weights(job, rows)
+    steps = {int(state["step"]) for state in built[0].state.values()}
+    assert steps == {STEPS}
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
