@@ -1,7 +1,9 @@
-"""A job on text files, by a real worker process: bytes in, the next byte out, samples logged."""
+"""A job on text files, by a real worker process: bytes in, the next byte out, samples shown."""
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,14 @@ from google.protobuf import json_format
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_trainer.handover.artifact import load_result, verify_files
 from modelrail_trainer.handover.journal import LogEvent, MetricsEvent, read_events
+from tests.integration.house import (
+    REAL_WORKER,
+    House,
+    ScriptedRegistry,
+    cli,
+    serving_registry,
+    states,
+)
 
 SECONDS = 240.0
 
@@ -76,3 +86,30 @@ def test_a_text_is_learned_by_heart_exported_and_sampled(
         assert logits.shape == (1, len(text), 256)
         text += bytes([int(logits[0, -1].argmax())])
     assert text == b"\nHe maketh me to l"
+
+
+async def test_the_report_shows_the_curves_of_the_loss_and_what_the_model_writes(
+    psalm: pb.TrainingJobSpec, tmp_path: Path
+) -> None:
+    psalm.epochs = 2
+    house = House(tmp_path, ScriptedRegistry(), REAL_WORKER)  # type: ignore[abstract]
+    file = tmp_path / "report.html"
+    async with (
+        serving_registry(house.registry, house.registry_address),
+        house.trainer(data_root=(str(tmp_path),)) as trainer,
+    ):
+        job = await trainer.client.create_job(psalm)
+        events = await trainer.events(job.name)
+        assert states(events)[-1] == "SUCCEEDED", events[-1]
+        status, told = await cli(house, "jobs", "report", job.name, "--output", str(file))
+    assert status == 0, told
+    page = file.read_text()
+    loss = page.partition("<h3>loss</h3>")[2].partition("</svg>")[0]
+    for part in ("train", "validation"):
+        (points,) = re.findall(rf'<polyline class="line {part}" points="([^"]+)"', loss)
+        assert len(points.split()) == psalm.epochs
+    samples = [
+        event.log_line.text for event in events if event.log_line.text.startswith("sample: ")
+    ]
+    assert len(samples) == 3
+    assert [text for text in samples if text not in html.unescape(page)] == []
