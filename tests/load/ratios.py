@@ -11,6 +11,7 @@ from tests.load.generator import LoadFigures
 from tests.load.raw import RawFigures
 
 ECHO = "bare grpc.aio echo"
+HANDLER = "handler by hand"
 BATCHED = "server"
 SINGLE = "server, batching off"
 
@@ -104,7 +105,7 @@ def ratios(model: str, rounds: Rounds) -> list[Ratio]:
 
 
 def _to_echo(rounds: Rounds) -> list[Ratio]:
-    """Compares with the transport: what is added to it is the server's own."""
+    """Compares with the transport and with a handler: what is added is the server's own."""
     found = []
     for cell in rounds.served:
         if cell.host != BATCHED or cell.streaming:
@@ -132,6 +133,24 @@ def _to_echo(rounds: Rounds) -> list[Ratio]:
                 digits=0,
             ),
         ]
+        by_hand = Cell(HANDLER, False, cell.concurrency)
+        if by_hand in rounds.served:
+            where = _where(cell)
+            found += [
+                Ratio(
+                    f"handler / echo, {where}: requests/s", _over(rounds, by_hand, bare, _rate), ""
+                ),
+                Ratio(
+                    f"server / handler, {where}: requests/s",
+                    _over(rounds, cell, by_hand, _rate),
+                    "",
+                ),
+                Ratio(
+                    f"server / handler, {where}: CPU per request",
+                    _over(rounds, cell, by_hand, _cpu),
+                    "",
+                ),
+            ]
     return found
 
 

@@ -15,18 +15,18 @@ import asyncio
 import shlex
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.load import echo
+from tests.load import echo, handler
 from tests.load.generator import Generator, LoadFigures, Target, is_available, send
 from tests.load.models import FOLDER, MODELS, BenchmarkModel, ModelMissing
 from tests.load.process import inference_command, running
-from tests.load.ratios import BATCHED, ECHO, SINGLE, Cell, Rounds, ratios
+from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE, Cell, Rounds, ratios
 from tests.load.raw import BATCH_SIZES, RawFigures, best, measure_apart
 from tests.load.repository import add_model
 from tests.load.request import encode
@@ -39,6 +39,9 @@ async def hosts(
     model: BenchmarkModel, file: Path, work: Path, flags: Sequence[str], stack: AsyncExitStack
 ) -> dict[str, Target]:
     """Starts the server with batching, without it, and an echo of its bytes; they then wait.
+
+    Beside the tiny model there is a handler by hand too: it runs on the event loop, which a larger
+    model would hold.
 
     Raises:
         HostFailed: One of them does not start.
@@ -56,18 +59,22 @@ async def hosts(
     await echo.record(targets[BATCHED].host.address, model.name, body, replies)
     bare = await stack.enter_async_context(running(echo.command(replies), wait_ready=False))
     targets[ECHO] = Target(bare, model.name, body, model.ranges)
+    if model.name == "mlp":
+        written = handler.command(replies, file)
+        by_hand = await stack.enter_async_context(running(written, wait_ready=False))
+        targets[HANDLER] = Target(by_hand, model.name, body, model.ranges)
     return targets
 
 
-def cells(generator: Generator, concurrencies: Sequence[int]) -> list[Cell]:
-    """Returns what is measured in a round. The echo parses no ids, so it has no streams."""
+def cells(generator: Generator, concurrencies: Sequence[int], hosts: Collection[str]) -> list[Cell]:
+    """Returns what is measured in a round. Only the server has streams."""
     streaming = [False, True] if generator is Generator.MODELRAIL else [False]
     return [
         Cell(host, streams, concurrency)
         for concurrency in concurrencies
         for streams in streaming
-        for host in (ECHO, BATCHED, SINGLE)
-        if not (host == ECHO and streams)
+        for host in hosts
+        if not (host in (ECHO, HANDLER) and streams)
     ]
 
 
@@ -92,7 +99,7 @@ async def measure(
         async with AsyncExitStack() as stack:
             flags = shlex.split(options.server_flags)
             targets = await hosts(model, file, Path(work), flags, stack)
-            order = cells(options.generator, options.concurrency)
+            order = cells(options.generator, options.concurrency, targets)
             for number in range(options.rounds):
                 rounds.raw.append(_raw_again(model.name, fastest, options))
                 # Each round starts elsewhere: no host always has the machine after another.

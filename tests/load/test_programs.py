@@ -20,7 +20,7 @@ from tests.load.generator import Generator, is_available
 from tests.load.models import MODELS, TOKENS
 from tests.load.process import inference_flags
 from tests.load.profile import profiler
-from tests.load.ratios import BATCHED, ECHO, SINGLE
+from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = re.compile(r"^    python -m (tests\.load\..*)$", re.MULTILINE)
@@ -89,7 +89,7 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
 
 def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
     served = document["figures"]["mlp"]["served"]
-    unary = {(host, False) for host in (ECHO, BATCHED, SINGLE)}
+    unary = {(host, False) for host in (ECHO, HANDLER, BATCHED, SINGLE)}
     streams = {(host, True) for host in (BATCHED, SINGLE)}
     assert {(cell["host"], cell["streaming"]) for cell in served} == (
         unary | streams if streaming else unary
