@@ -282,6 +282,62 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert Checkpoints(folder, IDENTITY).newest() is None
 
 
+def save(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        position = Position(
+            epoch=1, rows=step, step=step, loss_sum=0.0, best_epoch=0, best_figure=0.0
+        )
+        checkpoints.save(position, {"network.weight": torch.full((100,), float(step))})
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_a_job_that_begins_anew_keeps_its_own_checkpoints_and_not_the_others(
+    tmp_path: Path,
+) -> None:
+    save(Checkpoints(tmp_path, {"processors": "2"}), 90, 100)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is None
+    assert steps_in(tmp_path) == [90, 100]  # of use until there is one of its own
+    for step, kept in ((10, [10]), (20, [10, 20]), (30, [20, 30])):
+        save(own, step)
+        assert steps_in(tmp_path) == kept
+        found = Checkpoints(tmp_path, IDENTITY).newest()
+        assert found is not None
+        assert found.position.step == step
+
+
+def test_damaged_checkpoints_make_way_for_whole_ones(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 90, 100)
+    for path in tmp_path.iterdir():
+        flipped_in_a_tensor(path)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is None
+    save(own, 10, 50)
+    assert steps_in(tmp_path) == [10, 50]
+
+
+def test_beside_a_damaged_checkpoint_two_whole_ones_are_kept(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 90, 100)
+    flipped_in_a_tensor(max(tmp_path.iterdir()))
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is not None
+    save(own, 95)
+    assert steps_in(tmp_path) == [90, 95]
+    save(own, 100)  # in the place of the damaged one
+    assert steps_in(tmp_path) == [95, 100]
+
+
+def test_a_checkpoint_after_the_same_step_counts_once(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 3, 5)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is not None
+    save(own, 5, 7)
+    assert steps_in(tmp_path) == [5, 7]
+
+
 def test_a_checkpoint_of_a_version_that_wrote_no_digest_is_passed_over(tmp_path: Path) -> None:
     folder = left_by(tmp_path, 4)
     for path in folder.iterdir():
