@@ -27,6 +27,9 @@ from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position
 from modelrail_trainer.worker.learning.evaluate import Predict, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.progress import Progress
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.learning.stop import Stopped, StopRequest
 from modelrail_trainer.worker.network import Network
 from modelrail_trainer.worker.part import Inputs
@@ -336,6 +339,32 @@ def test_a_checkpoint_after_the_same_step_counts_once(tmp_path: Path) -> None:
     assert own.newest() is not None
     save(own, 5, 7)
     assert steps_in(tmp_path) == [5, 7]
+
+
+def test_what_a_process_left_that_was_killed_while_it_wrote_is_removed_by_the_next_first_one(
+    tmp_path: Path,
+) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 1)
+    (whole,) = tmp_path.iterdir()
+    partial = whole.with_name("step-000000000005.partial")
+    partial.write_bytes(b"half of it")
+    network = torch.nn.Linear(1, 1)
+
+    def begun_by(replicas: Replicas) -> set[Path]:
+        checkpoints = Checkpoints(tmp_path, {**IDENTITY, "data": "other"})
+        Progress(
+            network,
+            torch.optim.SGD(network.parameters()),
+            BestEpoch(DIGITS.selection),
+            seed=0,
+            checkpoints=checkpoints,
+            log=lambda text: None,
+            replicas=replicas,
+        )
+        return set(tmp_path.iterdir())
+
+    assert begun_by(Replicas(1, 2)) == {whole, partial}  # the first one may be writing it
+    assert begun_by(ALONE) == {whole}
 
 
 def test_a_checkpoint_of_a_version_that_wrote_no_digest_is_passed_over(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 _KEPT = 2
 _SUFFIX = ".safetensors"
+_PARTIAL = ".partial"
 _HEADER = "modelrail"
 _DIGEST = "sha256"
 _NO_DIGEST = "0" * 64
@@ -138,6 +139,11 @@ class Checkpoints:
         self.passed_over: tuple[str, ...] = ()
         """In what a whole checkpoint differs that belongs to something else; empty if none does."""
 
+    def remove_partial(self) -> None:
+        """Removes what a process left that was killed while it wrote a checkpoint."""
+        for path in self._folder.glob(f"step-*{_PARTIAL}"):
+            path.unlink()
+
     def is_due(self, step: int) -> bool:
         """Whether it is time for one after so many steps."""
         if self._every_steps:
@@ -153,7 +159,7 @@ class Checkpoints:
         self._written = time.monotonic()
         header = json.dumps({"identity": self._identity, "position": asdict(position)})
         path = self._folder / f"step-{position.step:012d}{_SUFFIX}"
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(_PARTIAL)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             content = memoryview(
