@@ -65,8 +65,8 @@ def _program(name: str) -> str:
     return found
 
 
-def _unprivileged() -> dict[str, object]:
-    """PostgreSQL does not run as root, so root becomes nobody."""
+def unprivileged() -> dict[str, object]:
+    """Returns what a process is started with that is not to run as root: root becomes nobody."""
     if os.getuid() != 0:
         return {}
     nobody = pwd.getpwnam("nobody")
@@ -80,7 +80,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        **_unprivileged(),  # type: ignore[call-overload]
+        **unprivileged(),  # type: ignore[call-overload]
     )
     assert done.returncode == 0, done.stdout.decode()
 
@@ -97,7 +97,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
     cluster = ("--pgdata", str(folder / "data"))
     try:
         (folder / "password").write_text(PASSWORD)
-        if user := _unprivileged():
+        if user := unprivileged():
             for path in (folder, folder / "password"):
                 os.chown(path, user["user"], user["group"])  # type: ignore[arg-type]
         _run(

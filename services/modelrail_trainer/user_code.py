@@ -3,7 +3,8 @@
 A model function is called as `build(facts, **arguments)` and returns a `torch.nn.Module`. It maps
 rows [batch, *facts.row_shape], float32 (int64 when they are tokens), to float32 [batch,
 facts.outputs]: logits of the classes, or values. What is random in it should come from torch, whose
-generator is seeded and kept in checkpoints.
+generator is seeded and kept in checkpoints. Where several processes train it, what it recomputes
+(`torch.utils.checkpoint`) it recomputes with `use_reentrant=False`.
 
 A data function is called as `load(**arguments)` and returns a `CustomData`, or a mapping with its
 fields.

@@ -39,6 +39,15 @@ async def _ended(client: AsyncTrainerClient, name: str) -> tuple[pb.TrainingJob,
     return await client.get_job(name), epochs
 
 
+async def why_queued_again(client: AsyncTrainerClient, name: str) -> pb.JobError:
+    """Returns what the event tells that queued a job for the second time, after it ran."""
+    async for event in client.watch_job(name):
+        change = event.state_change
+        if (change.old_state, change.new_state) == (Job.STATE_RUNNING, Job.STATE_QUEUED):
+            return change.error
+    raise AssertionError("it ended without running again")
+
+
 async def lost_with_its_trainer(site: GatedSite) -> str:
     """Returns the name of a job whose trainer was killed in the middle, and then its process."""
     async with site.trainer() as trainer:
@@ -126,7 +135,11 @@ async def test_a_worker_lost_with_the_service_runs_again(site: GatedSite) -> Non
     async with site.trainer() as trainer:
         await site.open_gate()
         job, _ = await _ended(trainer.client, name)
+        why = await why_queued_again(trainer.client, name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 2)
+    assert why.reason == pb.JobError.REASON_PROCESS_DIED
+    assert why.message.startswith("its process was lost with the trainer")
+    assert not job.HasField("error")
     assert await site.versions() == [job.model_version]
 
 
@@ -202,7 +215,10 @@ async def test_sigterm_leaves_no_process_and_the_next_start_finishes_the_job(
     async with site.trainer() as trainer:
         await site.open_gate()
         job, _ = await _ended(trainer.client, name)
+        why = await why_queued_again(trainer.client, name)
     assert (job.state, job.attempt) == (Job.STATE_SUCCEEDED, 2)
+    assert why.reason == pb.JobError.REASON_PROCESS_DIED
+    assert why.message.startswith("the trainer was stopped")
     assert await site.versions() == [job.model_version]
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from tests.faults.scripted import ScriptedTrainer, scripted_trainer
+from tests.postgresql import unprivileged
 
 Job = pb.TrainingJob
 Error = pb.JobError
@@ -137,10 +141,37 @@ async def test_a_job_shows_the_layers_around_it_and_no_lies_about_them(tmp_path:
     assert not layers["NAME_MEMORY"].active
 
 
-async def test_a_job_that_forks_without_end_is_refused_more(tmp_path: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("the kernel does not count the processes of root (RLIMIT_NPROC)")
-    async with scripted_trainer(tmp_path, WORKER, max_job_processes=16) as served:
+def test_a_job_that_forks_without_end_is_refused_more() -> None:
+    user = unprivileged()  # the kernel does not count the processes of root (RLIMIT_NPROC)
+    # Not pytest's own folder: nobody may enter that.
+    with tempfile.TemporaryDirectory(prefix="forks-") as folder:
+        if user:
+            os.chown(folder, user["user"], user["group"])  # type: ignore[arg-type]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", REFUSE_FORKS, folder],
+                cwd=Path(__file__).parents[2],
+                stderr=subprocess.PIPE,
+                timeout=120,
+                check=False,
+                **user,  # type: ignore[call-overload]
+            )
+        except PermissionError as error:
+            pytest.skip(f"only root can run this Python, or read this repository: {error}")
+    assert done.returncode == 0, done.stderr.decode()
+
+
+REFUSE_FORKS = """
+import asyncio, sys
+from pathlib import Path
+from tests.faults.test_trainer_limits import refuse_forks
+asyncio.run(refuse_forks(Path(sys.argv[1])))
+"""
+
+
+async def refuse_forks(path: Path) -> None:
+    """Runs a trainer whose job forks without end, and then one that behaves."""
+    async with scripted_trainer(path, WORKER, max_job_processes=16) as served:
         job = await served.run("forks")
         assert (job.state, job.error.reason) == (Job.STATE_FAILED, Error.REASON_PROCESS_DIED)
         assert "--max-job-processes" in job.error.message

@@ -186,6 +186,7 @@ async def test_the_time_of_all_attempts_counts(house: House) -> None:
         job = await trainer.ended(created.name)
     assert job.state == Job.STATE_EXPIRED
     assert job.attempt == 1
+    assert job.error.message.endswith("max_run_duration is 3600 s")
 
 
 async def test_a_job_that_is_still_queued_at_its_expire_time_expires(

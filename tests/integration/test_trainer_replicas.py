@@ -200,6 +200,16 @@ def build(facts, width):
     return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, facts.outputs))
 
 
+class Spare(nn.Linear):
+    def __init__(self, facts):
+        super().__init__(2, facts.outputs)
+        self.unused = nn.Linear(2, 2)
+
+
+def spare(facts, width):
+    return Spare(facts)
+
+
 def breaks(facts, width):
     raise ValueError("no such width")
 
@@ -266,6 +276,13 @@ def test_processes_train_a_model_of_ones_own_and_go_on_from_its_checkpoints(tmp_
     told = [event.text for event in events_of(together) if isinstance(event, LogEvent)]
     assert any(text.startswith("goes on from the checkpoint after step") for text in told)
     assert not any(text.startswith("begins anew") for text in told)
+
+
+def test_processes_train_a_model_that_does_not_use_all_its_parameters(tmp_path: Path) -> None:
+    spec = of_ones_own(tmp_path, "net:spare")
+    together = losses(finished(spec, tmp_path / "two", 2))
+    assert together == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)
+    assert len(together) == 8
 
 
 def test_processes_import_a_model_together(tmp_path: Path) -> None:

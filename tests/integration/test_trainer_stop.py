@@ -107,4 +107,11 @@ async def test_a_job_that_somebody_else_stops_waits_for_its_turn_and_goes_on(
     job = await trainer.client.get_job(name)
     assert (job.attempt, job.HasField("error")) == (2, False)
     await trainer.client.cancel_job(name)
-    assert (await trainer.ended(name)).state == Job.STATE_CANCELLED
+    (why,) = (
+        event.state_change.error
+        for event in await trainer.events(name)
+        if event.state_change.new_state == Job.STATE_QUEUED and event.state_change.old_state
+    )
+    assert why.reason == pb.JobError.REASON_PROCESS_DIED
+    assert why.message.startswith("its process was told to stop")
+    assert (await trainer.client.get_job(name)).state == Job.STATE_CANCELLED

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from modelrail.trainer.v1 import trainer_pb2
 from modelrail_trainer.handover import journal
 
 QUIET = "waits"
-KINDS = ("computes on every processor", "forks without end", "prints without end")
+KINDS = (
+    "computes on every processor",
+    "forks without end",
+    "prints without end",
+    "takes memory without end",
+)
 _PROCESSES = 64
+_BYTES = 1 << 20
 
 
 def main() -> None:
@@ -38,8 +45,19 @@ def main() -> None:
     if kind == "prints without end":
         while True:
             print("x" * 10_000)
+    if kind == "takes memory without end":
+        # All that its limit allows, and then from the beginning: it is not to end.
+        while True:
+            _take_memory()
     while True:
         time.sleep(60)  # nothing to wait for
+
+
+def _take_memory() -> None:
+    held = []
+    with suppress(MemoryError):
+        while True:
+            held.append(b"x" * _BYTES)
 
 
 def _child() -> int:

@@ -3,8 +3,8 @@
     python -m tests.load.neighbours
 
 A job of each bad kind runs in turn with one that only waits. Meanwhile a caller asks for the job,
-over and over; its p99 with the bad job stands beside that with the quiet
-one, which was measured just before.
+over and over; its p99 with the bad job stands beside that with the quiet one, which was measured
+just before. The one that takes memory runs into its limit again and again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.load.trainer import TrainerHost, digits, trainer, when
 
 _COMMAND = (sys.executable, "-m", "tests.load.scripted_trainer", "tests.load.bad_job")
 _BETWEEN_CALLS_SECONDS = 0.005
+_MEMORY_BYTES = 256 << 20
 
 Figures = dict[str, list[list[float]]]
 
@@ -58,7 +59,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> tuple[Figures, F
     bad: Figures = defaultdict(list)
     quiet: Figures = defaultdict(list)
     # Output is not to end the job while it is measured.
-    flags = ("--max-job-log-bytes", "0")
+    flags = ("--max-job-log-bytes", "0", "--max-job-memory-bytes", str(_MEMORY_BYTES))
     async with trainer(folder, *flags, command=_COMMAND) as host:
         for _ in range(options.rounds):
             for kind in KINDS:

@@ -140,12 +140,27 @@ def test_a_lost_job_is_queued_by_whoever_misses_its_trainer(pair: Pair) -> None:
     assert [change.new for change in changes] == [
         *(JobState.RUNNING, JobState.LOST, JobState.QUEUED)
     ]
-    assert changes[1].error == JobError(Reason.NODE_LOST, "trainer first has not been heard of")
+    missing = "trainer first has not been heard of"
+    assert changes[1].error == JobError(Reason.NODE_LOST, missing)
+    assert changes[2].error == taken.error
+    assert taken.error == JobError(Reason.NODE_LOST, f"{missing}; the job runs again")
     with pytest.raises(StaleLease):
         pair.first.record(job.lease, [LogLine("late")], journal_offset=99)
     again = pair.second.start_next()
     assert again is not None
     assert (again.name, again.trainer, again.attempt) == (job.name, "second", 2)
+
+
+def test_a_job_that_waited_for_its_restart_is_queued_as_its_trainer_would_have(pair: Pair) -> None:
+    job = pair.running()
+    pair.first.move(
+        job.lease, JobState.RESTARTING, error=JobError(Reason.STALLED, "retry 1 of 2 follows: no")
+    )
+    taken = pair.taken_over(job)
+    assert (taken.state, taken.losses) == (JobState.QUEUED, 0)
+    assert taken.error is not None
+    assert taken.error.reason is Reason.STALLED
+    assert taken.error.message.startswith("retry 1 of ")
 
 
 def test_a_job_that_is_lost_too_often_fails(pair: Pair) -> None:

@@ -91,8 +91,8 @@ def _record(
     return store.record(store.get(name).lease, happenings, **more)
 
 
-def _running(store: JobStore) -> TrainingJobName:
-    name = store.create(NEW).name
+def _running(store: JobStore, new: NewJob = NEW) -> TrainingJobName:
+    name = store.create(new).name
     _start(store, name)
     _record(store, name, [StateChange(None, JobState.RUNNING)], journal_offset=10)
     return name
@@ -408,12 +408,13 @@ def test_a_paused_job_comes_back_only_where_there_is_room(store: JobStore) -> No
 
 
 def test_a_job_that_restarts_counts_its_retries_and_is_queued_again(store: JobStore) -> None:
-    name = _running(store)
+    name = _running(store, replace(NEW, policy=RunPolicy(max_retries=3)))
     died = JobError(Reason.PROCESS_DIED, "killed")
     job = store.move(store.get(name).lease, JobState.RESTARTING, error=died)
     assert (job.retries, job.error) == (1, died)
     job = store.restart(store.get(name).lease)
-    assert (job.state, job.retries, job.error) == (JobState.QUEUED, 1, None)
+    assert (job.state, job.retries) == (JobState.QUEUED, 1)
+    assert job.error == JobError(Reason.PROCESS_DIED, "retry 1 of 3")
 
 
 def test_retries_are_counted_for_each_reason(store: JobStore) -> None:

@@ -27,6 +27,9 @@ from modelrail_trainer.worker.learning import loop
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints, Position
 from modelrail_trainer.worker.learning.evaluate import Predict, torch_predict
 from modelrail_trainer.worker.learning.loop import Epoch, Trained, fit
+from modelrail_trainer.worker.learning.progress import Progress
+from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
+from modelrail_trainer.worker.learning.selection import BestEpoch
 from modelrail_trainer.worker.learning.stop import Stopped, StopRequest
 from modelrail_trainer.worker.network import Network
 from modelrail_trainer.worker.part import Inputs
@@ -280,6 +283,88 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert found.position.step == 3
     hurt(min(folder.iterdir()))
     assert Checkpoints(folder, IDENTITY).newest() is None
+
+
+def save(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        position = Position(
+            epoch=1, rows=step, step=step, loss_sum=0.0, best_epoch=0, best_figure=0.0
+        )
+        checkpoints.save(position, {"network.weight": torch.full((100,), float(step))})
+
+
+def steps_in(folder: Path) -> list[int]:
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.iterdir())
+
+
+def test_a_job_that_begins_anew_keeps_its_own_checkpoints_and_not_the_others(
+    tmp_path: Path,
+) -> None:
+    save(Checkpoints(tmp_path, {"processors": "2"}), 90, 100)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is None
+    assert steps_in(tmp_path) == [90, 100]  # of use until there is one of its own
+    for step, kept in ((10, [10]), (20, [10, 20]), (30, [20, 30])):
+        save(own, step)
+        assert steps_in(tmp_path) == kept
+        found = Checkpoints(tmp_path, IDENTITY).newest()
+        assert found is not None
+        assert found.position.step == step
+
+
+def test_damaged_checkpoints_make_way_for_whole_ones(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 90, 100)
+    for path in tmp_path.iterdir():
+        flipped_in_a_tensor(path)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is None
+    save(own, 10, 50)
+    assert steps_in(tmp_path) == [10, 50]
+
+
+def test_beside_a_damaged_checkpoint_two_whole_ones_are_kept(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 90, 100)
+    flipped_in_a_tensor(max(tmp_path.iterdir()))
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is not None
+    save(own, 95)
+    assert steps_in(tmp_path) == [90, 95]
+    save(own, 100)  # in the place of the damaged one
+    assert steps_in(tmp_path) == [95, 100]
+
+
+def test_a_checkpoint_after_the_same_step_counts_once(tmp_path: Path) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 3, 5)
+    own = Checkpoints(tmp_path, IDENTITY)
+    assert own.newest() is not None
+    save(own, 5, 7)
+    assert steps_in(tmp_path) == [5, 7]
+
+
+def test_what_a_process_left_that_was_killed_while_it_wrote_is_removed_by_the_next_first_one(
+    tmp_path: Path,
+) -> None:
+    save(Checkpoints(tmp_path, IDENTITY), 1)
+    (whole,) = tmp_path.iterdir()
+    partial = whole.with_name("step-000000000005.partial")
+    partial.write_bytes(b"half of it")
+    network = torch.nn.Linear(1, 1)
+
+    def begun_by(replicas: Replicas) -> set[Path]:
+        checkpoints = Checkpoints(tmp_path, {**IDENTITY, "data": "other"})
+        Progress(
+            network,
+            torch.optim.SGD(network.parameters()),
+            BestEpoch(DIGITS.selection),
+            seed=0,
+            checkpoints=checkpoints,
+            log=lambda text: None,
+            replicas=replicas,
+        )
+        return set(tmp_path.iterdir())
+
+    assert begun_by(Replicas(1, 2)) == {whole, partial}  # the first one may be writing it
+    assert begun_by(ALONE) == {whole}
 
 
 def test_a_checkpoint_of_a_version_that_wrote_no_digest_is_passed_over(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from modelrail_trainer.execution.patience import Backoff, Patience, passes
 from modelrail_trainer.execution.processes.directory import JobDirectories
 from modelrail_trainer.execution.processes.executor import Execution, ProcessExit
 from modelrail_trainer.execution.processes.transcript import Transcript
-from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.settlement import PROCESS_STOPPED, TRAINER_STOPPED, Settlement
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.isolation.limits import JobLimits
 from modelrail_trainer.jobs.book import JobBook
@@ -114,9 +114,11 @@ class Follower:
         await self._patience.until_done(lambda: transcript.catch_up(ended=True))
         if stopwatch.is_limited:
             await self._patience.until_done(lambda: self._note_time(job, stopwatch))
+        requeue = TRAINER_STOPPED if self._stopping.is_set() else None
         # Nobody here asked a process to stop that was neither unwanted nor took too much: whoever
         # cleared the machine did, and the job goes on from its checkpoint.
-        requeue = self._stopping.is_set() or (transcript.stopped and excess is None)
+        if requeue is None and transcript.stopped and excess is None:
+            requeue = PROCESS_STOPPED
         await self._settlement.settle(job.lease, ended, requeue=requeue, excess=excess)
 
     async def _ended(self, process: Execution, excess: Excess | None) -> ProcessExit:

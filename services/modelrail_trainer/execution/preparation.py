@@ -18,7 +18,7 @@ from modelrail_trainer.execution.limits.excess import Excess
 from modelrail_trainer.execution.limits.stopwatch import NOTE_SECONDS, Stopwatch
 from modelrail_trainer.execution.patience import Patience, passes
 from modelrail_trainer.execution.processes.executor import ProcessExit
-from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.settlement import TRAINER_STOPPED, Settlement
 from modelrail_trainer.execution.wishes import Wishes
 from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.jobs.book import JobBook
@@ -120,7 +120,7 @@ class Preparation:
         await self._settlement.settle(
             job.lease,
             ProcessExit(None),
-            requeue=self._stopping.is_set(),
+            requeue=TRAINER_STOPPED if self._stopping.is_set() else None,
             excess=excess,
             failure=failure,
         )

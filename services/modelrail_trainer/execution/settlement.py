@@ -38,6 +38,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
+TRAINER_STOPPED = JobError(
+    Reason.PROCESS_DIED,
+    "the trainer was stopped; the job runs again, from its last checkpoint if there is one",
+)
+"""Why a job is queued again whose trainer stops."""
+PROCESS_STOPPED = JobError(
+    Reason.PROCESS_DIED,
+    "its process was told to stop by SIGTERM; the job runs again, from its last checkpoint",
+)
+"""Why one is whose process was stopped by somebody else."""
+
 
 def ran_too_long(job: Job) -> JobError:
     """Returns why a job ends whose time is up."""
@@ -46,7 +57,8 @@ def ran_too_long(job: Job) -> JobError:
     message = (
         f"it ran for {job.run_seconds:.1f} s without a result; max_run_duration is {allowed:g} s"
     )
-    if job.error is not None and job.said is None:
+    # Of a queued job it says what brought it there.
+    if job.error is not None and job.said is None and job.state is not JobState.QUEUED:
         message += f"; it waited because {job.error.message}"
     return JobError(Reason.TIMEOUT, message)
 
@@ -131,7 +143,7 @@ class Settlement:
         lease: Lease,
         ended: ProcessExit,
         *,
-        requeue: bool,
+        requeue: JobError | None,
         excess: Excess | None = None,
         failure: JobError | None = None,
     ) -> None:
@@ -140,7 +152,7 @@ class Settlement:
         Args:
             lease: The job, held by this trainer.
             ended: How the process ended.
-            requeue: Whether the process was stopped for no fault of the job.
+            requeue: Why the job is queued again, where its process was stopped for no fault of it.
             excess: What it was stopped for, when nobody wished that.
             failure: Why there was no process.
         """
@@ -160,8 +172,8 @@ class Settlement:
         elif job.said is None and excess is not None and excess.silent_seconds:
             tail = await self.read(self._directories.log_tail, lease.name)
             await self._fail(lease, job, stalled(excess.silent_seconds, tail))
-        elif job.said is None and requeue:
-            await self.end(lease, JobState.QUEUED, None)
+        elif job.said is None and requeue is not None:
+            await self.end(lease, JobState.QUEUED, requeue)
         elif failure is not None:
             await self._fail(lease, job, failure)
         else:

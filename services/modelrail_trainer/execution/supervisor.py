@@ -30,7 +30,7 @@ from modelrail_trainer.execution.processes.executor import Execution, Executor, 
 from modelrail_trainer.execution.processes.strays import end_strays
 from modelrail_trainer.execution.processes.transcript import Transcript
 from modelrail_trainer.execution.publication.publisher import Publisher
-from modelrail_trainer.execution.settlement import Settlement
+from modelrail_trainer.execution.settlement import PROCESS_STOPPED, Settlement
 from modelrail_trainer.execution.wishes import Wishes, Wishing
 from modelrail_trainer.failure.trace import told
 from modelrail_trainer.handover.artifact import ArtifactError
@@ -55,6 +55,11 @@ _log = structlog.get_logger(__name__)
 _QUEUE_RETRY_SECONDS = 5.0
 _FIRST_RESTART_SECONDS = 1.0
 _MAX_RESTART_SECONDS = 60.0
+_LOST = JobError(
+    Reason.PROCESS_DIED,
+    "its process was lost with the trainer; the job runs again, from its last checkpoint if there "
+    "is one",
+)
 
 
 class Supervisor:
@@ -372,14 +377,14 @@ class Supervisor:
             complete = await self._settlement.read(self._directories.has_result, name)
             is_over = job.said is not None or complete or transcript.stopped
         if job.state in STOPPING or is_over:
-            await self._settlement.settle(lease, ProcessExit(None), requeue=True)
+            await self._settlement.settle(lease, ProcessExit(None), requeue=PROCESS_STOPPED)
         elif job.losses + 1 >= MAX_LOSSES:
             tail = await self._settlement.read(self._directories.log_tail, name)
             await self._settlement.end(
                 lease, JobState.FAILED, lost_too_often(MAX_LOSSES, tail), lost=True
             )
         else:
-            await self._settlement.end(lease, JobState.QUEUED, None, lost=True)
+            await self._settlement.end(lease, JobState.QUEUED, _LOST, lost=True)
 
 
 def _defect(error: Exception) -> JobError:

@@ -148,7 +148,7 @@ class RunStore(JobReader):
                 change.move(STOPPING[job.state], job.error)
                 change.set(process="")
             elif job.state is JobState.RESTARTING:
-                change.move(JobState.QUEUED)
+                _retry(change)
             elif job.state is not JobState.REGISTERING:
                 _lose(change)
             return change.apply()
@@ -308,8 +308,7 @@ class RunStore(JobReader):
         """Queues a RESTARTING job; one that was paused or cancelled meanwhile is left alone."""
         with self._hold(lease) as change:
             if change.state is JobState.RESTARTING:
-                change.move(JobState.QUEUED)
-                change.set(**progress_columns(None))
+                _retry(change)
             return change.apply()
 
     def note(self, lease: Lease, error: JobError) -> Job:
@@ -358,6 +357,14 @@ def _tell(change: JobChange, happening: Happening) -> None:
             change.tell(happening)
 
 
+def _retry(change: JobChange) -> None:
+    job = change.job
+    reason = Reason.PROCESS_DIED if job.error is None else job.error.reason
+    which = f"retry {job.retries} of {job.policy.max_retries}"
+    change.move(JobState.QUEUED, JobError(reason, which))
+    change.set(**progress_columns(None))
+
+
 def _lose(change: JobChange) -> None:
     losses = change.job.losses + 1
     error = JobError(Reason.NODE_LOST, f"trainer {change.job.trainer} has not been heard of")
@@ -371,5 +378,5 @@ def _lose(change: JobChange) -> None:
         )
         change.move(JobState.FAILED, JobError(Reason.NODE_LOST, message))
     else:
-        change.move(JobState.QUEUED)
+        change.move(JobState.QUEUED, JobError(error.reason, f"{error.message}; the job runs again"))
         change.set(process="", **progress_columns(None))

@@ -5,6 +5,9 @@ numbers and texts in its header. It is written beside its place and moved there 
 it, so what is there is whole. The format has no checksum, so the header holds the SHA-256 of the
 file as it is with zeros in the place of the digest: what is found damaged all the same is passed
 over for the one before.
+
+Of use are those that this training has read or written; the two newest of them are kept. All
+others, damaged or of something else, stay until there is a new one.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 _KEPT = 2
 _SUFFIX = ".safetensors"
+_PARTIAL = ".partial"
 _HEADER = "modelrail"
 _DIGEST = "sha256"
 _NO_DIGEST = "0" * 64
@@ -130,9 +134,15 @@ class Checkpoints:
         self._every_seconds = every_seconds
         self._on_saved = on_saved
         self._since = 0
+        self._kept: list[Path] = []  # newest last
         self._written = time.monotonic()
         self.passed_over: tuple[str, ...] = ()
         """In what a whole checkpoint differs that belongs to something else; empty if none does."""
+
+    def remove_partial(self) -> None:
+        """Removes what a process left that was killed while it wrote a checkpoint."""
+        for path in self._folder.glob(f"step-*{_PARTIAL}"):
+            path.unlink()
 
     def is_due(self, step: int) -> bool:
         """Whether it is time for one after so many steps."""
@@ -141,7 +151,7 @@ class Checkpoints:
         return time.monotonic() - self._written >= self._every_seconds
 
     def save(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
-        """Writes a checkpoint and removes the oldest ones.
+        """Writes a checkpoint; of those before it the newest that is of use stays, and no other.
 
         Raises:
             OSError: The disk does not take it; the ones before are as they were.
@@ -149,7 +159,7 @@ class Checkpoints:
         self._written = time.monotonic()
         header = json.dumps({"identity": self._identity, "position": asdict(position)})
         path = self._folder / f"step-{position.step:012d}{_SUFFIX}"
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(_PARTIAL)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         try:
             content = memoryview(
@@ -167,8 +177,10 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
             raise
         _sync(self._folder)
-        for old in list(self._newest_first())[_KEPT:]:
-            old.unlink()
+        self._keep(path)
+        for other in self._newest_first():
+            if other not in self._kept:
+                other.unlink()
         self._on_saved(position.step, self._since)
 
     def newest(self) -> Checkpoint | None:
@@ -182,8 +194,12 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
                 continue
             self._since = found.position.step
+            self._keep(path)
             return found
         return None
+
+    def _keep(self, path: Path) -> None:
+        self._kept = [*(kept for kept in self._kept if kept != path), path][-_KEPT:]
 
     def _newest_first(self) -> Iterator[Path]:
         yield from sorted(self._folder.glob(f"step-*{_SUFFIX}"), reverse=True)

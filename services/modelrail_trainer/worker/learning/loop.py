@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from modelrail_trainer.failure import NanLoss
-from modelrail_trainer.spec import Task, TrainingJobSpec
+from modelrail_trainer.spec import CustomModel, Task, TrainingJobSpec
 from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.evaluate import evaluate, torch_predict
 from modelrail_trainer.worker.learning.initialization import initial_network, takes_all_rows
@@ -145,7 +145,8 @@ def fit(  # noqa: PLR0915  # a loop that reads from top to bottom
     has_padding = data.tokens > 0 and data.task is not Task.LANGUAGE
     batch_size = rows if takes_all_rows(spec) else spec.batch_size
 
-    model = replicas.replicate(network)
+    # Nobody knows what a model of the owner's leaves out.
+    model = replicas.replicate(network, uses_all=not isinstance(spec.model, CustomModel))
     replicas.part_ways(spec.seed)
     loss_of = loss_function(spec.loss)
     if data.task is Task.LANGUAGE:

@@ -65,6 +65,8 @@ class Progress:
         self._log = log
         self._replicas = replicas
         self._stop = stop or StopRequest()
+        if checkpoints is not None and replicas.is_first:
+            checkpoints.remove_partial()
         if checkpoints is not None and (found := checkpoints.newest()) is not None:
             restore_training_state(found.tensors, network, optimiser)
             replicas.restore_random(found.tensors, seed=seed + found.position.step)

@@ -91,11 +91,17 @@ class Replicas:
 
     # Steps
 
-    def replicate(self, network: nn.Module) -> nn.Module:
-        """Returns what is called in training: the network, with its gradients averaged."""
+    def replicate(self, network: nn.Module, *, uses_all: bool) -> nn.Module:
+        """Returns what is called in training: the network, with its gradients averaged.
+
+        Args:
+            network: It has the same weights in all processes.
+            uses_all: Whether every step uses all parameters; if not, those that it does not use
+                are looked for, which takes time in each.
+        """
         if self.count == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network)
+        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=not uses_all)
 
     def share(
         self,
