@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +16,13 @@ import modelrail
 from modelrail.cli.commands.train import wait_until_ready
 from modelrail.cli.specification import read_specification
 from modelrail.cli.stack.stack import Stack, StackPlan
-from modelrail.client.trainer import TERMINAL_STATES
 from modelrail.examples import efficientnet_lite0, minilm
 from modelrail.names import ModelVersionName
 from modelrail.registry.v1 import registry_pb2
-from modelrail.trainer.v1 import trainer_pb2 as pb
 
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 PALACE, DAISY = 698, 985
+_SECONDS = 150
 
 
 def requires(package: str, requirements: str) -> None:
@@ -29,30 +30,41 @@ def requires(package: str, requirements: str) -> None:
         pytest.skip(f"{package} is not installed: pip install --no-deps -r {requirements}")
 
 
+def train(name: str, folder: Path) -> str:
+    """Runs the command that the example says, and returns the name of the model."""
+    module, code = EXAMPLES / f"{name}.py", folder / "code"
+    code.mkdir()
+    shutil.copy(module, code)
+    (said,) = [line for line in module.read_text().splitlines() if "modelrail train" in line]
+    (_, command, file, option, _) = said.split()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "modelrail.cli", command, str(EXAMPLES.parent / file)),
+            *(option, str(code), "--data-dir", str(folder / "data")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    model = read_specification(module.with_suffix(".yaml")).publication.model
+    assert f"{model}@production is now version 1" in done.stdout
+    return model
+
+
 async def imported(
     name: str, inputs: dict[str, np.ndarray], folder: Path
 ) -> tuple[dict[str, np.ndarray], registry_pb2.ModelVersion]:
     """Runs the example, and returns what its served version answers, and the version."""
-    code = folder / "code"
-    code.mkdir()
-    shutil.copy(EXAMPLES / f"{name}.py", code)
-    spec = read_specification(EXAMPLES / f"{name}.yaml")
-    plan = StackPlan(
-        data_dir=folder / "data", serve=[f"{spec.publication.model}@production"], user_code=[code]
-    )
+    model = train(name, folder)
+    plan = StackPlan(data_dir=folder / "data", serve=[f"{model}@production"])
     async with Stack(plan) as stack:
-        async with stack.session.trainer() as trainer:
-            job = await trainer.create_job(spec)
-            async for event in trainer.watch_job(job.name):
-                if event.state_change.new_state in TERMINAL_STATES:
-                    break
-            job = await trainer.get_job(job.name)
-        assert job.state == pb.TrainingJob.STATE_SUCCEEDED, job.error
         async with stack.session.registry() as registry:
-            version = await registry.get_model_version(job.model_version)
+            version = await registry.get_model_version(f"models/{model}/versions/1")
         async with stack.session.inference() as inference:
-            await wait_until_ready(inference, ModelVersionName.parse(job.model_version))
-            result = await inference.infer(spec.publication.model, inputs, version="1")
+            await wait_until_ready(inference, ModelVersionName.parse(version.name))
+            result = await inference.infer(model, inputs, version="1")
     return dict(result.outputs), version
 
 
