@@ -201,6 +201,8 @@ def test_a_provider_that_the_instance_group_does_not_ask_for_is_refused(
     [
         ("padding", "{", "expected JSON"),
         ("padding", "[]", "expected an object"),
+        ("padding", "[" * 60_000, "expected JSON of a few levels"),
+        ("batch_buckets", '{"a":' * 60_000, "expected JSON of a few levels"),
         ("padding", '{"edges": [4], "inputs": {}}', "expected at least one input"),
         ("padding", '{"edges": [4, 2], "inputs": {"x": {}}}', "edges: expected ascending"),
         ("padding", '{"edges": [true], "inputs": {"x": {}}}', "edges: expected ascending"),

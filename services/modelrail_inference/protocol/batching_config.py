@@ -225,6 +225,8 @@ def _json(field: str, text: str) -> Any:
         return json.loads(text, parse_float=_number)
     except ValueError as error:
         raise _wrong(field, f"expected JSON: {error}") from None
+    except RecursionError:
+        raise _wrong(field, "expected JSON of a few levels, got countless ones") from None
 
 
 def _number(text: str) -> float:
