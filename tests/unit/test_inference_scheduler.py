@@ -762,6 +762,43 @@ async def test_admission_counts_the_batch_that_a_request_joins(houses: Houses) -
     await asyncio.gather(first, patient)
 
 
+async def test_an_urgent_request_is_not_refused_for_what_waits_behind_it(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, settings=declared(priority_levels=2))
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        lane = serving_lane(house)
+        for _ in range(100):  # a second, whatever the size
+            lane.run_time.add(1, 1.0)
+            lane.run_time.add(MAX_BATCH, 1.0)
+        backlog = [house.ask(1.0, parameters={"priority": 2}) for _ in range(10 * MAX_BATCH)]
+        await queued(house, len(backlog))
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(2.0, seconds=5.0, parameters={"priority": 2})
+        assert refused.value.retry_after_seconds == pytest.approx(12, abs=0.5)
+        tasks.append(house.ask(3.0, seconds=5.0, parameters={"priority": 1}))
+        await queued(house, len(backlog) + 1)
+    await asyncio.gather(*tasks, *backlog)
+    assert session.batches[1][0] == 3.0
+
+
+async def test_admission_knows_that_another_model_has_every_thread(houses: Houses) -> None:
+    sessions = {"m": Session(), "long": Session()}
+    house = await houses.make(sessions)
+    with held(sessions["long"]):
+        running = house.ask(0.0, model="long")
+        await began(sessions["long"])
+        serving_lane(house, "long").run_time.add(1, 10.0)
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(1.0, seconds=5.0)
+        assert refused.value.reason == "DEADLINE_UNREACHABLE"
+        assert refused.value.retry_after_seconds == pytest.approx(10, abs=0.5)
+        patient = house.ask(2.0, seconds=100.0)
+        await queued(house, 1)
+    await asyncio.gather(running, patient)
+
+
 async def test_a_run_that_was_stopped_teaches_how_long_it_took_at_least(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session})

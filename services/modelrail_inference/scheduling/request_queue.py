@@ -20,11 +20,12 @@ middle when their callers do, and thousands may leave while a session is busy.""
 class _Level:
     """The requests of one priority, grouped by what fits together."""
 
-    __slots__ = ("count", "groups")
+    __slots__ = ("count", "groups", "rows")
 
     def __init__(self) -> None:
         self.groups: OrderedDict[object, _Group] = OrderedDict()
         self.count = 0
+        self.rows = 0
 
     def push(self, request: QueuedRequest) -> None:
         group = self.groups.get(request.feed.key)
@@ -32,6 +33,7 @@ class _Level:
             group = self.groups[request.feed.key] = OrderedDict()
         group[request] = None
         self.count += 1
+        self.rows += request.feed.batch_size
 
     def discard(self, request: QueuedRequest) -> bool:
         group = self.groups.get(request.feed.key)
@@ -41,6 +43,7 @@ class _Level:
         if not group:
             del self.groups[request.feed.key]
         self.count -= 1
+        self.rows -= request.feed.batch_size
         return True
 
     def oldest(self) -> QueuedRequest | None:
@@ -81,6 +84,10 @@ class RequestQueue:
     def count_of(self, level: int) -> int:
         """Returns how many requests of a priority level wait."""
         return self._levels[level - 1].count
+
+    def rows_before(self, level: int) -> int:
+        """Returns the items that run before a request that comes now to a priority level."""
+        return sum(one.rows for one in self._levels[:level])
 
     def push(self, request: QueuedRequest) -> None:
         """Puts a request behind those of its level."""

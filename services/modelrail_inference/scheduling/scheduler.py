@@ -237,7 +237,7 @@ class Scheduler:
             self._held_bytes + request.size_bytes > limits.max_bytes
             or queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
-            raise self._full(lane, now, "QUEUE_BYTES_FULL")
+            raise self._full(request, now, "QUEUE_BYTES_FULL")
         if self._takes_at_once(lane):
             return  # no bound on waiting concerns what does not wait
         max_level_items = queue.batching.policy_of(request.level).max_items
@@ -246,20 +246,20 @@ class Scheduler:
             or queue.count >= limits.max_model_items
             or (max_level_items and queue.count_of(request.level) >= max_level_items)
         ):
-            raise self._full(lane, now, "QUEUE_FULL")
+            raise self._full(request, now, "QUEUE_FULL")
         if request.deadline is None:
             return
         # It runs together with what is there already, up to a whole batch.
         rows = min(lane.max_rows, queue.rows + request.feed.batch_size)
-        predicted = self._wait_seconds(lane, now) + lane.run_time.seconds(rows)
+        predicted = self._wait_seconds(request, now) + lane.run_time.seconds(rows)
         if now + predicted > request.deadline:
             raise unreachable(predicted, request.deadline - now)
 
-    def _full(self, lane: Lane, now: float, reason: str) -> Unavailable:
+    def _full(self, request: QueuedRequest, now: float, reason: str) -> Unavailable:
         return Unavailable(
             "Exceeds maximum queue size",
             reason=reason,
-            retry_after_seconds=max(_LEAST_RETRY_SECONDS, self._wait_seconds(lane, now)),
+            retry_after_seconds=max(_LEAST_RETRY_SECONDS, self._wait_seconds(request, now)),
         )
 
     def _takes_at_once(self, lane: Lane) -> bool:
@@ -267,22 +267,27 @@ class Scheduler:
         free = self._thread_count - self._running_count
         return free > self._items and lane.in_flight < lane.instances
 
-    def _wait_seconds(self, lane: Lane, now: float) -> float:
+    def _wait_seconds(self, request: QueuedRequest, now: float) -> float:
         """Predicts how long a request that comes now waits: the batches of its model before it.
 
         The threads are shared fairly: each of the model's batches waits for one of every other
         model that has work.
         """
-        batches = lane.queue.rows // lane.max_rows
-        running = 0.0
-        for batch in self._running.get(lane, ()):
-            rest = batch.started_at + lane.run_time.seconds(batch.items) - now
-            running += max(0.0, rest)
+        lane = request.lane
+        batches = lane.queue.rows_before(request.level) // lane.max_rows
+        running = sum(_rest_seconds(batch, now) for batch in self._running.get(lane, ()))
         own = (running + batches * lane.batch_seconds()) / lane.instances
-        others = len(self._active | self._running.keys()) - 1
-        if others <= 0:
+        others = (self._active | self._running.keys()) - {lane}
+        if not others:
             return own
-        return own + (batches + 1) * others * self._mean_batch_seconds / self._thread_count
+        theirs = (batches + 1) * len(others) * self._mean_batch_seconds / self._thread_count
+        return max(own + theirs, self._busy_seconds(now))
+
+    def _busy_seconds(self, now: float) -> float:
+        """Predicts how long no thread will be free, whoever has them."""
+        if self._running_count < self._thread_count:
+            return 0.0
+        return min(_rest_seconds(batch, now) for lane in self._running.values() for batch in lane)
 
     def _push(self, request: QueuedRequest) -> None:
         lane = request.lane
@@ -532,6 +537,11 @@ def _too_late(request: QueuedRequest, now: float) -> ServiceError:
     if request.deadline is None or is_late(request, now):
         return expired()
     return unreachable(request.lane.batch_seconds(), request.deadline - now)
+
+
+def _rest_seconds(batch: Batch, now: float) -> float:
+    """Returns how long a batch that runs is expected to run on."""
+    return max(0.0, batch.started_at + batch.lane.run_time.seconds(batch.items) - now)
 
 
 def _exiting() -> Unavailable:
