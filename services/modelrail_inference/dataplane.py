@@ -147,7 +147,7 @@ class DataPlane:
             feed,
             self._loop.create_future(),
             serving.release,
-            size_bytes=request.size_bytes,
+            size_bytes=max(request.size_bytes, feed.padded_bytes),
             deadline=call.deadline,
         )
         _apply_queue_policy(queued, lane, request.parameters)

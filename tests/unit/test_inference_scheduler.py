@@ -20,7 +20,13 @@ import pytest
 from numpy.typing import NDArray
 
 from modelrail_inference.dataplane import DataPlane
-from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
+from modelrail_inference.repository.batching import (
+    DynamicBatching,
+    PaddedInput,
+    Padding,
+    QueuePolicy,
+    TimeoutAction,
+)
 from modelrail_inference.repository.definition import (
     LoadedModel,
     ModelSettings,
@@ -573,6 +579,17 @@ async def test_requests_hold_no_more_bytes_than_they_may(houses: Houses) -> None
             await house.ask(1.0, 1.0, 1.0)
     await running
     await house.ask(1.0, 1.0, 1.0)
+    assert house.scheduler.held_bytes == 0
+
+
+async def test_a_request_holds_what_it_becomes_by_padding(houses: Houses) -> None:
+    padding = Padding(edges=(64,), inputs={"x": PaddedInput(1)}, outputs={"y": 1})
+    settings = ModelSettings(max_batch_size=MAX_BATCH, padding=padding)
+    house = await houses.make({"m": Session()}, settings=settings, max_bytes=300, width=-1)
+    assert numbers(await house.ask(1.0)) == [2.0]  # 256 bytes
+    with pytest.raises(ResourceExhausted, match="512 bytes") as refused:
+        await house.ask(1.0, 2.0)
+    assert refused.value.reason == "REQUEST_TOO_LARGE"
     assert house.scheduler.held_bytes == 0
 
 

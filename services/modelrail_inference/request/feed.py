@@ -57,6 +57,7 @@ class Feed:
         "length",
         "max_reply_bytes",
         "outputs",
+        "padded_bytes",
     )
 
     def __init__(
@@ -81,6 +82,8 @@ class Feed:
         self.edge = edge
         self.max_reply_bytes = 0
         """Largest reply that the transport carries, without the caller's own texts."""
+        self.padded_bytes = 0
+        """What the padded inputs take in a batch; 0 without padding."""
         self._decoded: dict[int, NDArray[Any]] = {}
 
     def decode(self) -> None:
