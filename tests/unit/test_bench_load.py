@@ -176,9 +176,17 @@ def test_a_load_that_cannot_be_is_refused() -> None:
         lambda: OpenLoop(0.0),
         lambda: OpenLoop(float("inf")),
         lambda: OpenLoop(1.0, max_outstanding=0),
+        lambda: OpenLoop(1_000_001.0),
+        lambda: OpenLoop(1.0).of_value(1e308),
         lambda: ClosedLoop(1).of_value(1.5),
         lambda: ClosedLoop(1).of_value(float("inf")),
         lambda: ClosedLoop(1).of_value(float("nan")),
     ):
         with pytest.raises(PlanError):
             make()
+
+
+def test_a_rate_that_no_client_sends_is_refused_by_field() -> None:
+    assert OpenLoop(1e6).rate == 1e6
+    with pytest.raises(PlanError, match=r"^rate: expected at most 1000000, got 5000000\.0$"):
+        OpenLoop(5e6)

@@ -17,6 +17,8 @@ _CALLS_PER_CHANNEL = 32
 _CHANNELS = 16
 _MOST_CALLS_PER_CHANNEL = 100
 _STREAMS = 8
+_MOST_RATE = 1_000_000
+"""Many times what a client process sends: a higher rate would measure only the client."""
 
 
 class PlanError(ValueError):
@@ -66,12 +68,14 @@ class OpenLoop:
     """
 
     rate: float
-    """Requests due in a second on average, over all client processes."""
+    """Requests due in a second on average, over all client processes; at most a million."""
     max_outstanding: int = 1024
     """Most requests in flight, over all client processes."""
 
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
+        if self.rate > _MOST_RATE:
+            raise PlanError(f"rate: expected at most {_MOST_RATE}, got {self.rate}")
         _at_least("max_outstanding", self.max_outstanding, 1)
 
     @property
