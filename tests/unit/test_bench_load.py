@@ -15,6 +15,8 @@ from modelrail.bench import BenchPlan, ClosedLoop, OpenLoop, PlanError
 from modelrail.bench.inputs.request import Payload
 from modelrail.bench.load.arrivals import poisson_arrivals
 from modelrail.bench.load.assignment import Assignment
+from modelrail.bench.load.open import OpenLoopSender
+from modelrail.bench.load.sender import Send
 from modelrail.bench.load.timer import PreciseTimer
 from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.bench.measurement.tally import Tally
@@ -190,3 +192,99 @@ def test_a_rate_that_no_client_sends_is_refused_by_field() -> None:
     assert OpenLoop(1e6).rate == 1e6
     with pytest.raises(PlanError, match=r"^rate: expected at most 1000000, got 5000000\.0$"):
         OpenLoop(5e6)
+
+
+class Sending:
+    """Takes requests, and answers all of them at once or none."""
+
+    def __init__(self, *, answers: bool) -> None:
+        self.answers = answers
+        self.sent = 0
+
+    async def __call__(self, slot: int, payload: Payload, timeout_seconds: float) -> None:
+        self.sent += 1
+        if not self.answers:
+            await asyncio.Event().wait()
+
+
+def behind(
+    send: Send, tally: Tally, *, duration_seconds: float | None, requests: int | None = None
+) -> tuple[OpenLoopSender, Window]:
+    """Returns a sender whose schedule began 1000 s ago: a thousand million requests are due."""
+    plan = BenchPlan(
+        connection=HERE,
+        model="m",
+        load=OpenLoop(1e6, max_outstanding=3),
+        duration_seconds=duration_seconds,
+        requests=requests,
+    )
+    begin_ns = time.monotonic_ns() - 1000 * 10**9
+    window = Window(
+        tally,
+        start_ns=begin_ns,
+        duration_ns=None if duration_seconds is None else round(duration_seconds * 1e9),
+        requests=requests,
+    )
+    (assignment,) = Assignment.of(plan, [Payload(b"", 1)])
+    return OpenLoopSender(assignment, send, window, tally, begin_ns=begin_ns), window
+
+
+async def test_an_open_loop_that_is_behind_gives_the_event_loop_a_turn() -> None:
+    send, tally = Sending(answers=True), Tally()
+    sender, _ = behind(send, tally, duration_seconds=None, requests=20_000)
+    running = asyncio.create_task(sender.run())
+    unsent_at: list[int] = []
+    # It stands in line behind the first step of `run`.
+    asyncio.get_running_loop().call_soon(lambda: unsent_at.append(tally.unsent))
+    await running
+    await sender.aclose()
+    assert 0 < unsent_at[0] < 1_000
+    assert send.sent > 3, "answers have their turn, too"
+    assert send.sent + tally.unsent == 20_000
+
+
+async def test_an_open_loop_that_is_behind_can_be_cancelled_and_counts_what_was_due() -> None:
+    send, tally = Sending(answers=False), Tally()
+    sender, window = behind(send, tally, duration_seconds=1e6)
+    running = asyncio.create_task(sender.run())
+    asyncio.get_running_loop().call_soon(running.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert tally.unsent < 10_000, "far from all that is due"
+    window.cut()
+    await sender.aclose()
+    window.settle()
+    # A Poisson count strays by its root; six times that is rarer than rare.
+    expected = 1e6 * tally.window_seconds
+    assert tally.unsent + send.sent == pytest.approx(expected, abs=6 * expected**0.5)
+    assert tally.unfinished == send.sent == 3
+
+
+async def test_an_open_loop_ends_with_its_window_however_much_was_due_in_it() -> None:
+    send, tally = Sending(answers=True), Tally()
+    sender, _ = behind(send, tally, duration_seconds=900.0)
+    await sender.run()
+    await sender.aclose()
+    assert send.sent == 3, "what was due in the window is sent after it, where there is room"
+    assert tally.unsent == pytest.approx(900e6, abs=6 * 900e6**0.5)
+
+
+async def test_a_window_that_ended_a_little_ago_counts_unsent_by_the_schedule() -> None:
+    send, tally = Sending(answers=True), Tally()
+    sender, _ = behind(send, tally, duration_seconds=200e-6)
+    await sender.run()
+    await sender.aclose()
+    due = sum(at < 200_000 for at in itertools.islice(poisson_arrivals(1e6, seed=(0, 1, 0)), 500))
+    assert (send.sent, tally.unsent) == (3, due - 3)
+
+
+async def test_an_open_loop_stopped_in_its_warm_up_counts_nothing_unsent() -> None:
+    send, tally = Sending(answers=False), Tally()
+    sender, window = behind(send, tally, duration_seconds=1e6)
+    window.start_ns = time.monotonic_ns() + 10**12
+    running = asyncio.create_task(sender.run())
+    asyncio.get_running_loop().call_soon(running.cancel)
+    await asyncio.wait({running})
+    window.cut()
+    await sender.aclose()
+    assert tally.unsent == 0

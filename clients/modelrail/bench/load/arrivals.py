@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-__all__ = ["poisson_arrivals"]
+__all__ = ["count_arrivals", "poisson_arrivals"]
 
 _CHUNK = 1024
 
@@ -26,3 +26,14 @@ def poisson_arrivals(rate: float, *, seed: tuple[int, ...]) -> Iterator[int]:
         times = now + np.cumsum(generator.exponential(1e9 / rate, _CHUNK))
         now = float(times[-1])
         yield from times.astype(np.int64).tolist()
+
+
+def count_arrivals(rate: float, seconds: float, *, seed: tuple[int, ...]) -> int:
+    """Returns how many arrivals of a Poisson process come in a time, without making each of them.
+
+    Args:
+        rate: Arrivals in a second on average.
+        seconds: How long the time is.
+        seed: The same seed yields the same count.
+    """
+    return int(np.random.default_rng(seed).poisson(rate * seconds))

@@ -44,6 +44,14 @@ class Window:
             self._left -= 1
         return True
 
+    def admits_of(self, count: int) -> int:
+        """How many of `count` that were due in the window are still of the run; counts these."""
+        if self._left is None:
+            return count
+        admitted = min(count, self._left)
+        self._left -= admitted
+        return admitted
+
     def measures(self, due_ns: int) -> bool:
         """Whether a request of the run counts: it was due when the window had opened."""
         return due_ns >= self.start_ns
