@@ -173,6 +173,7 @@ def test_a_sweep_prints_a_row_for_each_load_and_saves_a_plot(address: str, tmp_p
         (["--rate", "0"], "--rate: expected more than 0"),
         (["--rate", "5", "--concurrency", "5"], "expected one of --concurrency, --rate and"),
         (["--sweep", "speed:1,2"], "expected concurrency:N1,N2,… or rate:R1,R2,…"),
+        (["--rate", "1e308"], "--rate: expected at most 1000000, got 1e+308"),
         (["--sweep", "concurrency:1.5"], "--concurrency: expected a whole number, got 1.5"),
         (["--sweep", "concurrency:1,nan"], "--concurrency: expected a whole number, got nan"),
         (["--plot", "x.png"], "--plot: expected only together with --sweep"),
@@ -181,7 +182,7 @@ def test_a_sweep_prints_a_row_for_each_load_and_saves_a_plot(address: str, tmp_p
         (["--shape", "x"], "--shape x: expected NAME:D1,D2"),
         (["--shape", "x:3"], "--shape: x: expected sizes that fit [4]"),
         (["--range", "x:1"], "--range x: expected LOW,HIGH, got 1 numbers"),
-        (["--duration", "1", "--requests", "1"], "expected one of the two"),
+        (["--duration", "1", "--requests", "1"], "--duration, --requests: expected one of the two"),
         (["--processes", "2"], "--processes: expected at most one for each of the 1 requests"),
     ],
 )

@@ -283,6 +283,9 @@ async def _measure(plan: BenchPlan, values: Sequence[float], output: _Output) ->
 
 
 def _with_flag(message: str) -> str:
-    """Returns a message about a field of the plan, about the option that sets it."""
-    name, colon, rest = message.partition(":")
-    return f"{_FLAGS[name]}:{rest}" if colon and name in _FLAGS else message
+    """Returns a message about fields of the plan, about the options that set them."""
+    names, colon, rest = message.partition(":")
+    fields = names.split(", ")
+    if not colon or not _FLAGS.keys() >= set(fields):
+        return message
+    return f"{', '.join(_FLAGS[name] for name in fields)}:{rest}"
