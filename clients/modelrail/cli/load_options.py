@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from modelrail.bench import ClosedLoop, Load, Objective, ObjectiveError, OpenLoop
+from modelrail.bench import ClosedLoop, Load, Objective, ObjectiveError, OpenLoop, PlanError
 from modelrail.cli.session import UsageError
 
 __all__ = ["read_load", "read_objectives", "read_ranges", "read_shapes"]
@@ -25,8 +25,9 @@ def read_load(
         sweep: `concurrency:1,2,4` or `rate:100,200`.
 
     Raises:
-        UsageError: More than one of them is given, or the sweep has another form.
-        PlanError: A value is out of range.
+        UsageError: More than one of them is given, or the sweep has another form or a value that
+            is out of range.
+        PlanError: Another value is out of range.
     """
     given = [
         flag
@@ -45,9 +46,12 @@ def read_load(
         raise UsageError(
             f"--sweep {sweep}: expected concurrency:N1,N2,… or rate:R1,R2,… with numbers"
         )
-    if kind == "rate":
-        return OpenLoop(values[0], max_outstanding), values
-    return ClosedLoop(1).of_value(values[0]), values
+    load = OpenLoop(1.0, max_outstanding) if kind == "rate" else ClosedLoop(1)
+    try:
+        loads = [load.of_value(value) for value in values]
+    except PlanError as error:
+        raise UsageError(f"--sweep {error}") from error
+    return loads[0], values
 
 
 def read_objectives(texts: Sequence[str]) -> list[Objective]:
