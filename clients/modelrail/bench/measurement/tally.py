@@ -37,7 +37,8 @@ class Tally:
     items: int = 0
     """Batch items of those answers."""
     unsent: int = 0
-    """Requests that were due and did not leave, because as many as allowed were in flight."""
+    """Requests that were due and did not leave: as many as allowed were in flight, or the run ended
+    while the client was behind."""
     unfinished: int = 0
     """Requests that were broken off when the run was stopped."""
     cpu_seconds: float = 0.0
