@@ -63,6 +63,13 @@ def test_a_seed_repeats_its_arrivals_and_another_does_not() -> None:
     assert not (arrivals((3, 1)) == arrivals((3, 2))).any()
 
 
+@pytest.mark.parametrize("rate", [1e-12, 1e-300])
+def test_arrivals_of_the_least_rates_lie_far_ahead(rate: float) -> None:
+    times = list(itertools.islice(poisson_arrivals(rate, seed=(0,)), 2_000))
+    assert times[0] > 10**18, "some thirty years"
+    assert times == sorted(times)
+
+
 async def test_the_timer_fires_at_its_time_and_not_before() -> None:
     fired = asyncio.Event()
     timer = PreciseTimer(fired.set)

@@ -9,6 +9,8 @@ import numpy as np
 __all__ = ["count_arrivals", "poisson_arrivals"]
 
 _CHUNK = 1024
+_FOREVER_NS = 1 << 62
+"""Later times would not fit 64 bits, and come out as times long gone."""
 
 
 def poisson_arrivals(rate: float, *, seed: tuple[int, ...]) -> Iterator[int]:
@@ -25,7 +27,7 @@ def poisson_arrivals(rate: float, *, seed: tuple[int, ...]) -> Iterator[int]:
     while True:
         times = now + np.cumsum(generator.exponential(1e9 / rate, _CHUNK))
         now = float(times[-1])
-        yield from times.astype(np.int64).tolist()
+        yield from np.minimum(times, _FOREVER_NS).astype(np.int64).tolist()
 
 
 def count_arrivals(rate: float, seconds: float, *, seed: tuple[int, ...]) -> int:
