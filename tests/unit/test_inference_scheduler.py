@@ -237,6 +237,13 @@ def taught(lane: Lane, cpu_seconds: float) -> None:
         lane.quickness.learn(1, cpu_seconds)
 
 
+def learned(lane: Lane, seconds: Mapping[int, float]) -> None:
+    """Makes a model's runs of so many rows take so long, as many runs would have shown."""
+    for _ in range(100):
+        for rows, taken in seconds.items():
+            lane.run_time.add(rows, taken)
+
+
 def request_of(lane: Lane) -> QueuedRequest:
     """Returns a request of one row that nobody sent."""
     rows = np.zeros((1, 2), "<f4")
@@ -749,9 +756,7 @@ async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
         long = house.ask(2.0, seconds=1000.0)
         await queued(house, 2)
         lane = serving_lane(house)
-        for _ in range(100):  # only now it shows that a run takes a minute, whatever its size
-            lane.run_time.add(1, 60.0)
-            lane.run_time.add(2, 60.0)
+        learned(lane, {1: 60.0, 2: 60.0})  # only now: a run takes a minute, whatever its size
         for request in lane.queue.requests():
             request.queued_at -= 7.0  # they have waited for a while
     with pytest.raises(ResourceExhausted) as refused:
@@ -768,9 +773,7 @@ async def test_admission_counts_the_batch_that_a_request_joins(houses: Houses) -
         first = house.ask(0.0)
         await began(session)
         lane = serving_lane(house)
-        for _ in range(100):  # a second for each item
-            lane.run_time.add(1, 1.0)
-            lane.run_time.add(4, 4.0)
+        learned(lane, {1: 1.0, 4: 4.0})  # a second for each item
         patient = house.ask(*[1.0] * 7, seconds=1000.0)
         await queued(house, 1)
         with pytest.raises(ResourceExhausted) as refused:
@@ -786,9 +789,7 @@ async def test_an_urgent_request_is_not_refused_for_what_waits_behind_it(houses:
         tasks = [house.ask(0.0)]
         await began(session)
         lane = serving_lane(house)
-        for _ in range(100):  # a second, whatever the size
-            lane.run_time.add(1, 1.0)
-            lane.run_time.add(MAX_BATCH, 1.0)
+        learned(lane, {1: 1.0, MAX_BATCH: 1.0})
         backlog = [house.ask(1.0, parameters={"priority": 2}) for _ in range(10 * MAX_BATCH)]
         await queued(house, len(backlog))
         with pytest.raises(ResourceExhausted) as refused:

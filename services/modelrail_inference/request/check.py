@@ -116,7 +116,7 @@ def _padded_feed(
     """
     wrong = Violations()
     length = -1
-    padded_bytes = 0
+    row_bytes = 0  # of the padded inputs, for each place up to the edge
     key: list[tuple[int, ...]] = []
     for index, (tensor, spec) in enumerate(inputs):
         padded = padding.inputs.get(spec.name)
@@ -126,8 +126,7 @@ def _padded_feed(
         axis = padded.axis
         others = (*tensor.shape[1:axis], *tensor.shape[axis + 1 :])
         key.append(others)
-        row_bytes = math.prod(others) * NUMPY_TYPES[spec.datatype].itemsize
-        padded_bytes += batch_size * row_bytes * (padding.edge_of(tensor.shape[axis]) or 0)
+        row_bytes += math.prod(others) * NUMPY_TYPES[spec.datatype].itemsize
         if length not in (-1, tensor.shape[axis]):
             wrong.add(
                 f"inputs[{index}].shape",
@@ -142,9 +141,16 @@ def _padded_feed(
             f"expected a length of at most {padding.edges[-1]}, got {length}",
         )
     wrong.check()
-    feed = Feed(inputs, outputs, batch_size, (edge, *key), length=length, edge=edge or 0)
-    feed.padded_bytes = padded_bytes
-    return feed
+    edge = edge or 0
+    return Feed(
+        inputs,
+        outputs,
+        batch_size,
+        (edge, *key),
+        length=length,
+        edge=edge,
+        padded_bytes=batch_size * row_bytes * edge,
+    )
 
 
 def _check_input_names(request: InferenceRequest, model: LoadedModel, wrong: Violations) -> None:

@@ -42,6 +42,7 @@ class Feed:
         key: Requests with equal keys fit into one batch.
         length: Length of the padded inputs; 0 without padding.
         edge: Length that they are padded to.
+        padded_bytes: What they take in a batch then; 0 without padding.
         is_exact: Every input is raw numbers of exactly the right size, as was checked.
         has_flags: An input is BOOL, whose bytes have to be looked at: some are no value of it.
     """
@@ -69,6 +70,7 @@ class Feed:
         *,
         length: int = 0,
         edge: int = 0,
+        padded_bytes: int = 0,
         is_exact: bool = False,
         has_flags: bool = False,
     ) -> None:
@@ -80,10 +82,9 @@ class Feed:
         self.key = key
         self.length = length
         self.edge = edge
+        self.padded_bytes = padded_bytes
         self.max_reply_bytes = 0
         """Largest reply that the transport carries, without the caller's own texts."""
-        self.padded_bytes = 0
-        """What the padded inputs take in a batch; 0 without padding."""
         self._decoded: dict[int, NDArray[Any]] = {}
 
     def decode(self) -> None:

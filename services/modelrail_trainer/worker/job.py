@@ -48,13 +48,7 @@ from modelrail_trainer.worker.learning.checkpoint import Checkpoints
 from modelrail_trainer.worker.learning.device import described
 from modelrail_trainer.worker.learning.evaluate import Predict, as_metrics, evaluate, torch_predict
 from modelrail_trainer.worker.learning.initialization import initial_network
-from modelrail_trainer.worker.learning.loop import (
-    Epoch,
-    Interim,
-    Trained,
-    fit,
-    untrained,
-)
+from modelrail_trainer.worker.learning.loop import Epoch, Interim, Trained, fit, untrained
 from modelrail_trainer.worker.learning.replicas import ALONE, Replicas
 from modelrail_trainer.worker.learning.stop import StopRequest
 from modelrail_trainer.worker.progress import made_progress
