@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -26,6 +26,29 @@ class Threads:
         """Returns what `function` returns in a thread. Cancelling does not stop the function."""
         call = partial(function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def finish(
+        self,
+        function: Callable[[], T],
+        *,
+        dispose: Callable[[T], Awaitable[object]] | None = None,
+    ) -> T:
+        """Returns what `function` returns. Cancelling waits until the function has ended.
+
+        So whoever cancels may remove next what the function works on.
+
+        Args:
+            function: Called in a thread, once.
+            dispose: Takes what it returned after the caller was cancelled, as nobody else does.
+        """
+        call = asyncio.ensure_future(self.run(function))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait([call])
+            if dispose is not None and call.exception() is None:
+                await dispose(call.result())
+            raise
 
     def close(self) -> None:
         """Waits for calls that run and ends the threads."""

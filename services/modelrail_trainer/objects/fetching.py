@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from modelrail_trainer.data_roots import DataPathError
 from modelrail_trainer.failure.full_disk import is_full_disk
@@ -31,9 +32,6 @@ from modelrail_trainer.threads import Threads
 
 if TYPE_CHECKING:  # the library behind it is imported only where objects are read
     from modelrail_trainer.objects.store import ObjectReader
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 # What a job writes beside its data.
 _ROOM_BYTES = 64 << 20
@@ -161,7 +159,7 @@ class ObjectFetcher:
         size_bytes = await self._check_room(copies, directory)
         for field, content in contents.items():
             place = copy_path(directory, named.folders[field].path)
-            await self._on_disk(_make_folders, place, content.folders)
+            await self._threads.finish(partial(_make_folders, place, content.folders))
         await self._copy_all(reader, copies)
         for field, content in contents.items():
             await self._check_unchanged(reader, field, named.folders[field], content)
@@ -238,11 +236,11 @@ class ObjectFetcher:
     async def _copy(self, reader: ObjectReader, copy: _Copy) -> None:
         mode = "xb"
         async for part in reader.parts(copy.version):
-            await self._on_disk(_write, copy, part, mode)
+            await self._threads.finish(partial(_write, copy, part, mode))
             self._count(len(part))
             mode = "ab"
         if not copy.version.size_bytes:
-            await self._on_disk(_write, copy, b"", mode)
+            await self._threads.finish(partial(_write, copy, b"", mode))
 
     async def _check_unchanged(
         self, reader: ObjectReader, field: str, folder: ImageFolder, before: FolderContent
@@ -261,18 +259,6 @@ class ObjectFetcher:
                     "it came, went or was replaced while the folder was copied; clone the job "
                     "when nobody writes there any more"
                 )
-
-    async def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what a function returns in a thread, and never leaves it at work there.
-
-        Whoever cancels the copying may remove the directory next.
-        """
-        work = asyncio.ensure_future(self._threads.run(function, *args, **kwargs))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.gather(work, return_exceptions=True)
-            raise
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -20,7 +21,7 @@ from modelrail_server.errors import ResourceExhausted, Unavailable
 from modelrail_trainer.execution.patience import passes
 from modelrail_trainer.execution.processes.diagnosis import diagnose
 from modelrail_trainer.execution.processes.directory import JobDirectories
-from modelrail_trainer.execution.processes.executor import Executor, ProcessExit
+from modelrail_trainer.execution.processes.executor import Execution, Executor, ProcessExit
 from modelrail_trainer.execution.processes.strays import end_strays
 from modelrail_trainer.failure.full_disk import is_full_disk
 from modelrail_trainer.handover.journal import JOURNAL_NAME, FailedEvent, JournalError, read_events
@@ -161,7 +162,10 @@ class Errands:
     ) -> T | JobError | None:
         name = TrainingJobName(f"{self._kind.replace(' ', '-')}-{secrets.token_hex(8)}")
         try:
-            directory = await self._threads.run(self._directories.prepare, name, specification)
+            # A caller who leaves meanwhile must not have it removed while it is filled.
+            directory = await self._threads.finish(
+                partial(self._directories.prepare, name, specification)
+            )
             try:
                 async with asyncio.timeout(self.limit_seconds):
                     objects = self._fetcher.objects_of(specification)
@@ -175,9 +179,10 @@ class Errands:
                     f"or have the trainer's --{self._kind.replace(' ', '-')}-seconds raised",
                 )
             if furnish is not None:
-                await self._threads.run(furnish, directory)
-            process = await self._threads.run(
-                self._executor.submit, directory, options, processes=processes
+                await self._threads.finish(partial(furnish, directory))
+            process = await self._threads.finish(
+                partial(self._executor.submit, directory, options, processes=processes),
+                dispose=_end,
             )
             async with process:
                 try:
@@ -224,6 +229,11 @@ class Errands:
             self._directories.remove(name)
         except OSError:
             _log.exception("directory of an errand could not be removed", directory=str(name))
+
+
+async def _end(process: Execution) -> None:
+    async with process:
+        await process.stop(0)
 
 
 def _empty(root: Path) -> None:

@@ -16,6 +16,8 @@ import hashlib
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from io import BufferedReader
 
 import structlog
 
@@ -174,6 +176,9 @@ class Publisher:
             await wait_first(cancelled, stopping, timeout_seconds=backoff.next_seconds())
         return None
 
+    async def _close(self, content: BufferedReader) -> None:
+        await self._threads.run(content.close)
+
     async def _note(self, lease: Lease, error: JobError) -> None:
         """Tells clients why the job waits, if the storage takes it."""
         try:
@@ -216,7 +221,9 @@ class Publisher:
         directory = self._directories.path(job.name)
         for file in result.files:
             # What is sent comes from the file that is opened here, whatever its name leads to then.
-            with await self._threads.run(open_result_file, directory, file) as content:
+            with await self._threads.finish(
+                partial(open_result_file, directory, file), dispose=self._close
+            ) as content:
                 await self._registry.upload(content, file)
         # From here on a trainer that takes the job over asks for the version before it makes one.
         await self._book.change(self._store.begin_commit, job.lease)
