@@ -170,6 +170,8 @@ def test_two_stacks_do_not_share_a_data_directory(
     assert first.finish() == 143
 
 
+@pytest.mark.usefixtures("usual_addresses")
+@pytest.mark.timeout(300, func_only=True)  # waiting for the addresses is not this test's
 def test_training_a_line_finds_its_weight_and_bias(
     start: Callable[..., Run], tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ from modelrail.registry.v1 import registry_pb2
 EXAMPLES = Path(modelrail.__file__).parent / "examples"
 PALACE, DAISY = 698, 985
 _SECONDS = 150
+# Waiting for the addresses takes as long as others have them.
+pytestmark = [pytest.mark.usefixtures("usual_addresses"), pytest.mark.timeout(300, func_only=True)]
 
 
 def requires(package: str, requirements: str) -> None:

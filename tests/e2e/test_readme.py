@@ -150,7 +150,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
+def terminal(tmp_path: Path, usual_addresses: None) -> Iterator[Terminal]:
     for port in _README_PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -182,7 +182,7 @@ def test_every_set_up_command_is_one_that_ci_runs() -> None:
                 assert essence in MAKEFILE, command
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(400, func_only=True)
 def test_every_other_command_works_as_written(terminal: Terminal) -> None:
     if importlib.util.find_spec("palmerpenguins") is None:
         pytest.skip("the data that README.md learns from is not installed: make data")

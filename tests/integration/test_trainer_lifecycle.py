@@ -257,6 +257,20 @@ async def test_the_command_line_submits_with_priority_and_limits(
     assert "retries  2 at most" in output
 
 
+async def test_the_command_line_says_which_options_a_trainer_that_runs_does_not_heed(
+    house: House, trainer: TrainerUnderTest
+) -> None:
+    job = ("train", "examples/linear.yaml", "--detach")
+    folder = str(house.tmp_path)
+    _, output = await cli(house, *job, "--user-code", folder, "--data-root", folder)
+    [told] = [line for line in output.splitlines() if line.startswith("a trainer runs at unix:")]
+    assert "takes the job: --data-root and --user-code would count only" in told
+    _, output = await cli(house, *job, "--user-code", folder)
+    assert "takes the job: --user-code would count only" in output
+    _, output = await cli(house, *job)
+    assert "would count only" not in output
+
+
 # Pausing
 
 

@@ -87,7 +87,9 @@ async def inspect(
     paths = [*paths, *(validation or []), *(test or [])]
     async with AsyncExitStack() as cleanup:
         roots: list[str] = []
-        if await needs_own_services(session, "trainer", purpose="look"):
+        if await needs_own_services(
+            session, "trainer", purpose="look", shaping={"--data-root": data_root}
+        ):
             note("no trainer is running: starting the services for this look only")
             if data_root:
                 roots = data_root

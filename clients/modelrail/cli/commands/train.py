@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -123,7 +124,12 @@ async def train(
     async with AsyncExitStack() as cleanup:
         stack: Stack | None = None
         if await needs_own_services(
-            session, "trainer", "inference", purpose="job", because=["--detach"] if detach else []
+            session,
+            "trainer",
+            "inference",
+            purpose="job",
+            because=["--detach"] if detach else [],
+            shaping={"--data-root": data_root, "--user-code": user_code},
         ):
             alias = spec.publication.alias
             note("no trainer is running: starting the services for this job only")
@@ -166,20 +172,33 @@ async def train(
 
 
 async def needs_own_services(
-    session: Session, *services: str, purpose: str, because: Sequence[str] = ()
+    session: Session,
+    *services: str,
+    purpose: str,
+    because: Sequence[str] = (),
+    shaping: Mapping[str, object] = MappingProxyType({}),
 ) -> bool:
     """Whether no trainer answers, so that the services are to be started for one command.
+
+    Where one answers, it says which options so have no effect.
 
     Args:
         session: Where the trainer may be.
         services: Services that the command talks to; one that was named is never replaced.
         purpose: What they would be started for, for the message.
         because: Other options that ask for a trainer which runs already.
+        shaping: What was given, by option, for services that are started.
 
     Raises:
         Failure: No trainer answers, and services must not be started.
     """
     if await _is_running(session):
+        if idle := [option for option, value in shaping.items() if value]:
+            note(
+                f"a trainer runs at {session.address('trainer')} and takes the {purpose}:"
+                f" {' and '.join(idle)} would count only for services that are started for it",
+                style="yellow",
+            )
         return False
     named = [f"--{name}/MODELRAIL_{name.upper()}" for name in services if session.is_named(name)]
     if options := [*named, *because]:
