@@ -356,6 +356,23 @@ async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
         lane.queue.discard(request)
 
 
+async def test_no_more_callers_are_waited_for_than_were_answered(houses: Houses) -> None:
+    house = await houses.make({"m": Session()}, threads=2)
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.run_time.add(2, 0.08)
+    lane.running_rows = 6  # of the other session
+    lane.answered(2, now=100.0)
+    lane.queue.push(request_of(lane))
+    assert lane.ready_at(100.0) == pytest.approx(100.004)
+    lane.queue.push(request_of(lane))
+    assert lane.ready_at(100.0) == 0.0  # of an even share of four, two run elsewhere
+    for request in list(lane.queue.requests()):
+        lane.queue.discard(request)
+    lane.running_rows = 0
+
+
 async def test_a_model_whose_configuration_does_not_batch_runs_each_request_alone(
     houses: Houses,
 ) -> None:

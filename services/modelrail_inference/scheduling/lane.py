@@ -140,7 +140,8 @@ class Lane:
         """
         linger = self._linger_seconds(items)
         if self.max_rows > 1 and items > 1 and linger >= _LINGER_SECONDS[0]:
-            self._expected_rows = self.share(items)
+            # No more come back than were answered: the rest of an even share may run elsewhere.
+            self._expected_rows = min(self.share(items), self.queue.rows + items)
             self._expected_until = now + linger
 
     def _linger_seconds(self, items: int) -> float:
