@@ -116,11 +116,15 @@ async def build_trainer(
         (data_dir / "jobs").mkdir(mode=0o700, exist_ok=True)
         threads = Threads()
         stack.callback(threads.close)
-        database = await threads.run(open_database, config.database_place())
+        own_id = await threads.run(trainer_id, data_dir)
+        database = await threads.finish(
+            partial(open_database, config.database_place()),
+            dispose=lambda database: threads.run(database.close),
+        )
         store = JobStore(
             database,
             max_queued_jobs=config.max_queued_jobs,
-            trainer=await threads.run(trainer_id, data_dir),
+            trainer=own_id,
             lease_seconds=config.lease_seconds,
         )
         stack.callback(store.close)

@@ -8,8 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+import structlog
+
+from modelrail_trainer.waiting import to_the_end
+
 P = ParamSpec("P")
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
 
 
 class Threads:
@@ -33,23 +38,29 @@ class Threads:
         *,
         dispose: Callable[[T], Awaitable[object]] | None = None,
     ) -> T:
-        """Returns what `function` returns. Cancelling waits until the function has ended.
+        """Returns what `function` returns. Cancelling takes effect when it has ended.
 
-        So whoever cancels may remove next what the function works on.
+        So whoever cancels may remove next what it works on.
 
         Args:
             function: Called in a thread, once.
             dispose: Takes what it returned after the caller was cancelled, as nobody else does.
         """
-        call = asyncio.ensure_future(self.run(function))
+        call = asyncio.get_running_loop().run_in_executor(self._executor, function)
         try:
-            return await asyncio.shield(call)
+            return await to_the_end(call)
         except asyncio.CancelledError:
-            await asyncio.wait([call])
             if dispose is not None and call.exception() is None:
-                await dispose(call.result())
+                await _disposed(dispose(call.result()))
             raise
 
     def close(self) -> None:
         """Waits for calls that run and ends the threads."""
         self._executor.shutdown(wait=True, cancel_futures=False)
+
+
+async def _disposed(disposal: Awaitable[object]) -> None:
+    try:
+        await to_the_end(disposal)
+    except Exception:  # noqa: BLE001 - it must not stand in for the cancellation
+        _log.exception("what a cancelled caller left could not be disposed of")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 from modelrail.names import TrainingJobName
@@ -20,6 +20,7 @@ from modelrail_trainer.jobs.job import Job, JobError, JobEvent, JobPage, NewJob
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.roots import ObjectRoots
 from modelrail_trainer.objects.uri import is_uri
+from modelrail_trainer.waiting import to_the_end
 
 _CANCELLED = JobError(Reason.CANCELLED_BY_USER, "a client cancelled the job")
 
@@ -85,9 +86,10 @@ class Trainer:
         if known is not None:
             return known
         await self.check(new, dry_run=dry_run)
-        job = await self._book.read(self._store.create, new, request_id=request_id, actor=actor)
-        self._supervisor.queue_changed()
-        return job
+        return await _then(
+            self._book.read(self._store.create, new, request_id=request_id, actor=actor),
+            lambda _: self._supervisor.queue_changed(),
+        )
 
     async def check(self, new: NewJob, *, dry_run: bool = False) -> None:
         """Returns when a job could be queued, and queues nothing.
@@ -181,9 +183,10 @@ class Trainer:
             NotFound: There is none of that name.
             FailedPrecondition: It has ended, or is being published.
         """
-        job = await self._book.change(self._store.cancel, name, _CANCELLED, actor=actor)
-        self._supervisor.changed(job)
-        return job
+        return await _then(
+            self._book.change(self._store.cancel, name, _CANCELLED, actor=actor),
+            self._supervisor.changed,
+        )
 
     async def pause(self, name: TrainingJobName, actor: str) -> Job:
         """Takes a job out of the queue, or stops its process, for the client `actor`.
@@ -192,9 +195,10 @@ class Trainer:
             NotFound: There is none of that name.
             FailedPrecondition: It has ended, is being cancelled or is being published.
         """
-        job = await self._book.change(self._store.pause, name, actor=actor)
-        self._supervisor.changed(job)
-        return job
+        return await _then(
+            self._book.change(self._store.pause, name, actor=actor),
+            self._supervisor.changed,
+        )
 
     async def resume(self, name: TrainingJobName, processes: int, actor: str) -> Job:
         """Queues a paused job again for the client `actor`.
@@ -209,9 +213,10 @@ class Trainer:
             FailedPrecondition: It has ended, or its process is being stopped.
             ResourceExhausted: Too many jobs wait.
         """
-        job = await self._book.change(self._store.resume, name, processes=processes, actor=actor)
-        self._supervisor.changed(job)
-        return job
+        return await _then(
+            self._book.change(self._store.resume, name, processes=processes, actor=actor),
+            self._supervisor.changed,
+        )
 
     async def clone(self, name: TrainingJobName, request_id: str, actor: str) -> Job:
         """Queues a new job like another for the client `actor`.
@@ -221,9 +226,10 @@ class Trainer:
             AlreadyExists: The request id made another job.
             ResourceExhausted: Too many jobs wait.
         """
-        job = await self._book.read(self._store.clone, name, request_id=request_id, actor=actor)
-        self._supervisor.queue_changed()
-        return job
+        return await _then(
+            self._book.read(self._store.clone, name, request_id=request_id, actor=actor),
+            lambda _: self._supervisor.queue_changed(),
+        )
 
     async def delete(self, name: TrainingJobName, actor: str) -> None:
         """Deletes a job that has ended for the client `actor`; its version stays.
@@ -232,8 +238,10 @@ class Trainer:
             NotFound: There is none of that name.
             FailedPrecondition: It has not ended.
         """
-        job = await self._book.change(self._store.delete, name)
-        self._retention.deleted(job.name, actor)
+        await _then(
+            self._book.change(self._store.delete, name),
+            lambda job: self._retention.deleted(job.name, actor),
+        )
 
     def watch(self, name: TrainingJobName, after_sequence: int) -> AsyncGenerator[JobEvent, None]:
         """Yields the job's events after a position, up to its last or until the service stops.
@@ -243,3 +251,14 @@ class Trainer:
             OutOfRange: The job has no event of that number.
         """
         return self._book.watch(name, after_sequence, self._stopping)
+
+
+async def _then(stored: Awaitable[Job], act: Callable[[Job], None]) -> Job:
+    """Acts on what is stored, although the caller leaves meanwhile."""
+
+    async def work() -> Job:
+        job = await stored
+        act(job)
+        return job
+
+    return await to_the_end(work())

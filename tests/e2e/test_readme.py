@@ -260,7 +260,7 @@ def on_test_rows(printed: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3600, func_only=True)
 def test_spam_is_told_from_ham_as_well_as_the_readme_says(terminal: Terminal) -> None:
     terminal.serve(server_above("spam"))
     f1 = on_test_rows(learn(terminal, "spam", seconds=3000))["class1_f1"]
@@ -269,7 +269,7 @@ def test_spam_is_told_from_ham_as_well_as_the_readme_says(terminal: Terminal) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(3600, func_only=True)
 def test_the_new_testament_is_gone_on_with_as_well_as_the_readme_says(terminal: Terminal) -> None:
     terminal.serve(server_above("bible"))
     printed = learn(terminal, "bible", seconds=3000)
@@ -290,7 +290,7 @@ def test_the_new_testament_is_gone_on_with_as_well_as_the_readme_says(terminal: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(7200, func_only=True)
 def test_clothes_are_told_apart_as_well_as_the_readme_says(terminal: Terminal) -> None:
     # No server: the folder that the command names is read by services of its own.
     accuracy = on_test_rows(learn(terminal, "fashion-mnist", seconds=6000))["accuracy"]

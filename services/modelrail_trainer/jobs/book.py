@@ -59,9 +59,9 @@ class JobBook:
         """
         name = subject.name if isinstance(subject, Lease) else subject
         try:
-            return await self._threads.run(method, subject, *args, **kwargs)
+            return await self._threads.finish(lambda: method(subject, *args, **kwargs))
         finally:
-            # Also after a cancellation: the thread may have written all the same.
+            # Also after a cancellation: the thread has written all the same.
             self.stir(name)
 
     def stir(self, name: TrainingJobName) -> None:

@@ -30,7 +30,7 @@ from modelrail_trainer.jobs.job import JobError
 from modelrail_trainer.jobs.state import Reason
 from modelrail_trainer.objects.fetching import FetchFailed, ObjectFetcher
 from modelrail_trainer.threads import Threads
-from modelrail_trainer.waiting import wait_first
+from modelrail_trainer.waiting import to_the_end, wait_first
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -192,14 +192,14 @@ class Errands:
                     )
                     in_time = process.exited
                 finally:
-                    ended = await (process.wait() if process.exited else process.stop(0))
+                    ended = await to_the_end(process.wait() if process.exited else process.stop(0))
             if self._stopping.is_set():
                 raise Unavailable("the trainer is stopping", reason="STOPPING")
             if not in_time:
                 return JobError(Reason.TIMEOUT, "")
             return await self._threads.run(self._outcome, name, ended, read)
         finally:
-            await self._threads.run(self._remove, name)
+            await self._threads.finish(partial(self._remove, name))
 
     def _outcome(
         self, name: TrainingJobName, ended: ProcessExit, read: Callable[[Path], T | None]
