@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from modelrail_trainer.isolation.kernel import landlock_version
+from modelrail_trainer.threads import Threads
 from tests.azurite import Azurite, azurite_server
 from tests.postgresql import PostgresqlServer, postgresql_server
 
@@ -34,6 +35,14 @@ def landlock() -> None:
         landlock_version()
     except OSError as error:
         pytest.skip(f"the kernel has no Landlock: {error.strerror}")
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    """The threads of a trainer."""
+    threads = Threads()
+    yield threads
+    threads.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

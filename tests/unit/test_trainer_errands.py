@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -43,13 +43,6 @@ class HeldExecutor(LocalExecutor):
         self.started.append(super().submit(directory, options, processes=processes))
         self._gate.wait()
         return self.started[-1]
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    threads = Threads()
-    yield threads
-    threads.close()
 
 
 def errands(root: Path, executor: LocalExecutor, threads: Threads) -> Errands:

@@ -6,7 +6,7 @@ import asyncio
 import io
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,13 +127,6 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 @pytest.fixture
 def folder(store: ObjectStore) -> str:
     return store.uri("photos/")
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    threads = Threads()
-    yield threads
-    threads.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import asyncio
 import io
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,13 +129,6 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def uri(store: ObjectStore) -> str:
     """The object that the store has."""
     return store.uri(KEY)
-
-
-@pytest.fixture
-async def threads() -> AsyncIterator[Threads]:
-    threads = Threads()
-    yield threads
-    threads.close()
 
 
 def fetcher(threads: Threads, *, max_objects: int = 100, max_bytes: int = 1 << 20) -> ObjectFetcher:
