@@ -21,7 +21,7 @@ from modelrail_inference.fleet.single import SingleProcess
 from modelrail_inference.fleet.workers import Workers
 from modelrail_inference.metrics import InferenceCollector
 from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.protocol.policy import POLICY, SERVICE
+from modelrail_inference.protocol.policy import POLICY, RAW_METHODS, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
 from modelrail_inference.repository.definition import LoadError
@@ -132,6 +132,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             services=(SERVICE,),
             policy=POLICY,
             descriptors=(pb.DESCRIPTOR,),
+            raw_methods=RAW_METHODS,
         )
 
 

@@ -188,6 +188,16 @@ async def test_a_model_answers_with_its_version_and_the_callers_id(server: Harne
     assert (await server.infer(request_for("affine", x=ROW)))["y"].tolist() == [[2.0] * 4]
 
 
+async def test_a_good_answer_carries_a_request_id_only_for_who_sent_one(server: Harness) -> None:
+    request = request_for("affine", x=ROW)
+    call = server.stub.ModelInfer(request)
+    await call
+    assert "x-request-id" not in dict(await call.trailing_metadata())
+    call = server.stub.ModelInfer(request, metadata=(("x-request-id", "job-7"),))
+    await call
+    assert dict(await call.trailing_metadata())["x-request-id"] == "job-7"
+
+
 async def test_typed_contents_give_the_same_answer_as_raw_bytes(server: Harness) -> None:
     request = pb.ModelInferRequest(model_name="affine")
     request.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend(

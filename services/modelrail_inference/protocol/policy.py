@@ -40,3 +40,6 @@ POLICY: Final[Policy] = {
     }.items()
     for method in methods
 }
+
+RAW_METHODS: Final = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
+"""The hot path: their messages are read and written by `protocol/wire.py`."""
