@@ -14,6 +14,7 @@ ECHO = "bare grpc.aio echo"
 HANDLER = "handler by hand"
 BATCHED = "server"
 SINGLE = "server, batching off"
+GRAPHS = "server, CUDA graphs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,15 @@ def ratios(model: str, rounds: Rounds) -> list[Ratio]:
                         f"batching on / off, {_where(cell)}: requests/s",
                         _over(rounds, cell, single, _rate),
                         "" if tiny else "never slower",
+                    )
+                )
+            recorded = Cell(GRAPHS, cell.streaming, concurrency)
+            if recorded in rounds.served:
+                found.append(
+                    Ratio(
+                        f"CUDA graphs / none, {_where(cell)}: requests/s",
+                        _over(rounds, recorded, cell, _rate),
+                        "",
                     )
                 )
     return found

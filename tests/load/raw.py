@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from modelrail_inference.runtime.provider import ONNX_NAMES, Provider, load_libraries
 from tests.load.models import FOLDER, MODELS, BenchmarkModel, Inputs
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+PROVIDERS = (Provider.CPU.value, Provider.CUDA.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,24 @@ class RawFigures:
     run_seconds: float
 
 
-def layouts() -> list[Layout]:
-    """Returns one session on all processors, and a session for each processor."""
+def layouts(provider: str) -> list[Layout]:
+    """Returns one session on all processors, and a session for each processor.
+
+    On a GPU they are one session that nobody shares, and two that share the device.
+    """
+    if provider == Provider.CUDA.value:
+        return [Layout(1, 1), Layout(2, 1)]
     cpus = len(os.sched_getaffinity(0))
     return [Layout(1, cpus), Layout(cpus, 1)] if cpus > 1 else [Layout(1, 1)]
 
 
 def measure(
-    model: BenchmarkModel, path: Path, *, batch_sizes: Sequence[int], seconds: float
+    model: BenchmarkModel, path: Path, provider: str, *, batch_sizes: Sequence[int], seconds: float
 ) -> list[RawFigures]:
     """Runs the model in this process, each batch size with each layout for so many seconds."""
     figures = []
-    for layout in layouts():
-        sessions = [_session(path, layout.threads) for _ in range(layout.sessions)]
+    for layout in layouts(provider):
+        sessions = [_session(path, provider, layout.threads) for _ in range(layout.sessions)]
         for batch_size in batch_sizes:
             inputs = model.inputs(batch_size, np.random.default_rng(0))
             for session in sessions:
@@ -80,13 +87,19 @@ def measure(
     return figures
 
 
-def _session(path: Path, threads: int) -> Any:
+def _session(path: Path, provider: str, threads: int) -> Any:
     import onnxruntime
 
+    name = ONNX_NAMES[Provider(provider)]
+    if Provider(provider) is Provider.CUDA:
+        load_libraries()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=[name], enable_fallback=0)
+    if name not in session.get_providers():
+        raise SystemExit(f"--provider {provider}: {name} does not load on this machine")
+    return session
 
 
 def _measure(
@@ -117,13 +130,14 @@ def _measure(
 
 
 def measure_apart(
-    name: str, folder: Path, *, batch_sizes: Sequence[int], seconds: float
+    name: str, folder: Path, provider: str, *, batch_sizes: Sequence[int], seconds: float
 ) -> list[RawFigures]:
     """Measures in a process of its own, whose processor time nothing else adds to."""
     result = subprocess.run(
         [
             sys.executable, "-m", "tests.load.raw", name, "--folder", str(folder),
-            "--seconds", str(seconds), "--json", "--batch-sizes", *map(str, batch_sizes),
+            "--provider", provider, "--seconds", str(seconds), "--json",
+            "--batch-sizes", *map(str, batch_sizes),
         ],
         capture_output=True,
         text=True,
@@ -144,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="ONNX Runtime alone.")
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"default: {FOLDER}")
+    parser.add_argument("--provider", choices=PROVIDERS, default=PROVIDERS[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each batch size and layout")
     parser.add_argument("--json", action="store_true", help="write JSON in place of a table")
@@ -152,6 +167,7 @@ def main() -> None:
     figures = measure(
         model,
         model.file(options.folder),
+        options.provider,
         batch_sizes=options.batch_sizes,
         seconds=options.seconds,
     )

@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.load.raw import BATCH_SIZES
 
-def add_model(repository: Path, name: str, file: Path, *, batching: bool) -> None:
+
+def add_model(
+    repository: Path, name: str, file: Path, *, batching: bool, graphs: bool = False
+) -> None:
     """Adds a model of one version.
 
     Args:
@@ -15,6 +19,7 @@ def add_model(repository: Path, name: str, file: Path, *, batching: bool) -> Non
         name: Name of the model.
         file: The ONNX file. It is linked, not copied: a thousand models are one file on disk.
         batching: Whether requests of several callers are run together.
+        graphs: Whether runs are recorded on a GPU as CUDA graphs, for batches of fixed sizes.
     """
     version = repository / name / "1"
     version.mkdir(parents=True)
@@ -22,9 +27,13 @@ def add_model(repository: Path, name: str, file: Path, *, batching: bool) -> Non
         os.link(file, version / "model.onnx")
     except OSError:  # another file system
         (version / "model.onnx").symlink_to(file.absolute())
-    config = ['platform: "onnxruntime_onnx"', "max_batch_size: 32"]
+    config = ['platform: "onnxruntime_onnx"', f"max_batch_size: {BATCH_SIZES[-1]}"]
     if batching:
         config.append("dynamic_batching { }")
+    if graphs:
+        config.append("instance_group { kind: KIND_GPU }\noptimization { cuda { graphs: true } }")
+        sizes = f'value {{ string_value: "{list(BATCH_SIZES)}" }}'
+        config.append(f'parameters {{ key: "batch_buckets" {sizes} }}')
     (version.parent / "config.pbtxt").write_text("\n".join(config) + "\n")
 
 

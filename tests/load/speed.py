@@ -26,8 +26,8 @@ from tests.load import echo, handler
 from tests.load.generator import Generator, LoadFigures, Target, is_available, send
 from tests.load.models import FOLDER, MODELS, BenchmarkModel, ModelMissing
 from tests.load.process import inference_command, running
-from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE, Cell, Rounds, ratios
-from tests.load.raw import BATCH_SIZES, RawFigures, best, measure_apart
+from tests.load.ratios import BATCHED, ECHO, GRAPHS, HANDLER, SINGLE, Cell, Rounds, ratios
+from tests.load.raw import BATCH_SIZES, PROVIDERS, RawFigures, best, measure_apart
 from tests.load.repository import add_model
 from tests.load.request import encode
 from tests.load.table import Table, milliseconds, publish, spread
@@ -36,22 +36,31 @@ CONCURRENCIES = (1, 8, 32)
 
 
 async def hosts(
-    model: BenchmarkModel, file: Path, work: Path, flags: Sequence[str], stack: AsyncExitStack
+    model: BenchmarkModel,
+    file: Path,
+    work: Path,
+    stack: AsyncExitStack,
+    *,
+    provider: str,
+    flags: Sequence[str],
 ) -> dict[str, Target]:
     """Starts the server with batching, without it, and an echo of its bytes; they then wait.
 
-    Beside the tiny model there is a handler by hand too: it runs on the event loop, which a larger
-    model would hold.
+    On a GPU there is one more server, which replays recorded runs. Beside the tiny model on the CPU
+    there is a handler by hand: it runs on the event loop, which a larger model would hold.
 
     Raises:
         HostFailed: One of them does not start.
     """
     body = encode(model.name, model.inputs(1, np.random.default_rng(0)))
     targets = {}
-    for name, batching in ((BATCHED, True), (SINGLE, False)):
+    servers = [BATCHED, SINGLE] if provider == "cpu" else [BATCHED, SINGLE, GRAPHS]
+    for name in servers:
         repository = work / name.replace(" ", "-")
-        add_model(repository, model.name, file, batching=batching)
-        command = inference_command("--model-repository", str(repository), *flags)
+        add_model(repository, model.name, file, batching=name != SINGLE, graphs=name == GRAPHS)
+        command = inference_command(
+            "--model-repository", str(repository), "--provider", provider, *flags
+        )
         host = await stack.enter_async_context(running(command))
         targets[name] = Target(host, model.name, body, model.ranges)
     replies = work / "replies"
@@ -59,7 +68,7 @@ async def hosts(
     await echo.record(targets[BATCHED].host.address, model.name, body, replies)
     bare = await stack.enter_async_context(running(echo.command(replies), wait_ready=False))
     targets[ECHO] = Target(bare, model.name, body, model.ranges)
-    if model.name == "mlp":
+    if model.name == "mlp" and provider == "cpu":
         written = handler.command(replies, file)
         by_hand = await stack.enter_async_context(running(written, wait_ready=False))
         targets[HANDLER] = Target(by_hand, model.name, body, model.ranges)
@@ -90,7 +99,11 @@ async def measure(
     """
     file = model.file(options.folder)
     sweep = measure_apart(
-        model.name, options.folder, batch_sizes=options.batch_sizes, seconds=options.seconds
+        model.name,
+        options.folder,
+        options.provider,
+        batch_sizes=options.batch_sizes,
+        seconds=options.seconds,
     )
     rounds = Rounds(sweep=sweep)
     fastest = best(sweep)
@@ -98,7 +111,9 @@ async def measure(
     with tempfile.TemporaryDirectory(prefix="modelrail-load-", dir=options.folder) as work:
         async with AsyncExitStack() as stack:
             flags = shlex.split(options.server_flags)
-            targets = await hosts(model, file, Path(work), flags, stack)
+            targets = await hosts(
+                model, file, Path(work), stack, provider=options.provider, flags=flags
+            )
             order = cells(options.generator, options.concurrency, targets)
             for number in range(options.rounds):
                 rounds.raw.append(_raw_again(model.name, fastest, options))
@@ -121,7 +136,11 @@ def _raw_again(name: str, fastest: RawFigures, options: argparse.Namespace) -> R
     (again,) = [
         figures
         for figures in measure_apart(
-            name, options.folder, batch_sizes=[fastest.batch_size], seconds=options.seconds
+            name,
+            options.folder,
+            options.provider,
+            batch_sizes=[fastest.batch_size],
+            seconds=options.seconds,
         )
         if figures.layout == fastest.layout
     ]
@@ -186,6 +205,7 @@ def main() -> None:
     )
     parser.add_argument("models", nargs="+", choices=MODELS)
     parser.add_argument("--folder", type=Path, default=FOLDER, help=f"default: {FOLDER}")
+    parser.add_argument("--provider", choices=PROVIDERS, default=PROVIDERS[0])
     parser.add_argument("--generator", type=Generator, choices=Generator, default="modelrail")
     parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCIES)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, help="of raw")

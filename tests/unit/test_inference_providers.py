@@ -18,7 +18,15 @@ from modelrail_inference.repository.definition import (
 )
 from modelrail_inference.runtime.cuda import provider_chain, why_idle
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import ONNX_NAMES, Provider, ProviderError, loads, resolve
+from modelrail_inference.runtime.provider import (
+    ONNX_NAMES,
+    Provider,
+    ProviderError,
+    load_libraries,
+    loads,
+    obstacle,
+    resolve,
+)
 from modelrail_inference.runtime.session import ModelFileError, Session, SessionOptions
 from modelrail_inference.runtime.session_settings import (
     CudaSettings,
@@ -33,9 +41,11 @@ CPU, CUDA, TENSORRT = (
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    loads.cache_clear()
+    obstacle.cache_clear()
+    load_libraries.cache_clear()
     yield
-    loads.cache_clear()
+    obstacle.cache_clear()
+    load_libraries.cache_clear()
 
 
 @pytest.fixture
@@ -78,6 +88,50 @@ def test_a_provider_whose_session_fails_does_not_load(monkeypatch: pytest.Monkey
         resolve(Provider.TENSORRT)
 
 
+def test_libraries_that_are_missing_are_named_and_nothing_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def preload() -> None:
+        print("Failed to load /opt/site/nvidia/libcudart.so.13: no such file")
+        print("Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file")
+        print("Please follow the documentation")
+
+    build_with(monkeypatch)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    with pytest.raises(ProviderError) as raised:
+        resolve(Provider.CUDA)
+    assert "machine: libcudart.so.13, libcublas.so.13 cannot be loaded (" in str(raised.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_libraries_are_loaded_before_the_provider_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    build_with(monkeypatch)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: loaded.append("preloaded"))
+    session = onnxruntime.InferenceSession
+
+    def start(*arguments: Any, **named: Any) -> Any:
+        loaded.append("session")
+        return session(*arguments, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    assert not loads(Provider.CUDA)
+    assert loaded == ["preloaded", "session"]
+
+
+def test_what_onnx_runtime_says_of_a_provider_is_told_without_folders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("/onnxruntime_src/core/cuda_call.cc:12\nCUDA failure 35: driver too old")
+
+    build_with(monkeypatch)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(ProviderError, match=r": cuda_call.cc:12 CUDA failure 35: driver too old"):
+        resolve(Provider.CUDA)
+
+
 def test_auto_takes_cuda_where_it_loads_and_never_tensorrt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,7 +145,9 @@ def test_auto_takes_cuda_where_it_loads_and_never_tensorrt(
 def test_a_session_that_fell_back_to_the_cpu_is_refused(model: Path, provider: Provider) -> None:
     if loads(provider):
         pytest.skip(f"{provider.value} loads on this machine")
-    with pytest.raises(ModelFileError, match=rf"'{provider.value}' was requested, .* without"):
+    # A build that names the provider fails in its own words.
+    refused = rf"'{provider.value}' was requested, .* without|install TensorRT libraries"
+    with pytest.raises(ModelFileError, match=refused):
         Session(model, SessionOptions(provider))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
+import io
+import re
 
 
 class Provider(enum.Enum):
@@ -26,29 +29,60 @@ class ProviderError(Exception):
     """The requested execution provider does not load on this machine."""
 
 
-@functools.cache
 def loads(provider: Provider) -> bool:
-    """Whether a provider really loads: the library is there and so is the device.
+    """Whether a provider really loads: the library is there and so is the device."""
+    return not obstacle(provider)
+
+
+@functools.cache
+def obstacle(provider: Provider) -> str:
+    """Returns why a provider does not load; empty when it does.
 
     A build of ONNX Runtime names CUDA and TensorRT among its providers whether or not the libraries
     and a GPU exist. Only a session shows the truth, so the smallest model there is is loaded on it.
     """
     if provider is Provider.CPU:  # every build of ONNX Runtime has it
-        return True
+        return ""
     import onnxruntime
 
     name = ONNX_NAMES[provider]
     if name not in onnxruntime.get_available_providers():
-        return False
+        return "this build of ONNX Runtime is without it"
+    missing = load_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the answer is the result; a missing library is no news
     try:
         session = onnxruntime.InferenceSession(
             _IDENTITY, options, providers=[name], enable_fallback=0
         )
-    except Exception:  # noqa: BLE001 - whatever is wrong with it, the answer is that it does not load
-        return False
-    return name in session.get_providers()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it does not load
+        return missing or _in_one_line(str(error)) or type(error).__name__
+    if name in session.get_providers():
+        return ""
+    return missing or "ONNX Runtime left it out and did not say why"
+
+
+@functools.cache
+def load_libraries() -> str:
+    """Loads NVIDIA's libraries from their packages beside ONNX Runtime's; returns what is missing.
+
+    The dynamic linker does not look into Python packages. Libraries of the system are found too.
+    """
+    import onnxruntime
+
+    # It prints what it does not find, and standard output is not its place.
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            onnxruntime.preload_dlls()
+        except Exception as error:  # noqa: BLE001 - the session shows whether it was needed
+            return _in_one_line(str(error))
+    found = re.findall(r"Failed to load (?:\S*/)?([^\s:]+)", printed.getvalue())
+    return f"{', '.join(dict.fromkeys(found))} cannot be loaded" if found else ""
+
+
+def _in_one_line(text: str) -> str:
+    """Leaves out folders and line breaks, for messages that travel."""
+    return " ".join(re.sub(r"(?:[\w.+-]*/){2,}", "", text).split())[:300]
 
 
 def loadable_providers() -> frozenset[Provider]:
@@ -69,9 +103,9 @@ def resolve(requested: Provider) -> Provider:
     if not loads(requested):
         names = ", ".join(sorted(provider.value for provider in loadable_providers()))
         raise ProviderError(
-            f"execution provider '{requested.value}' does not load on this machine "
-            f"(what loads: {names}). Choose --provider cpu or auto, or install the libraries of "
-            "the provider and onnxruntime-gpu"
+            f"execution provider '{requested.value}' does not load on this machine: "
+            f"{obstacle(requested)} (what loads: {names}). Choose --provider cpu or auto, or "
+            "install modelrail[inference], which brings onnxruntime-gpu and CUDA's libraries"
         )
     return requested
 
