@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.protocol.convert import config_to_pb
+from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
 from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionDefinition
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
@@ -128,12 +131,8 @@ def test_a_run_that_was_stopped_while_it_waited_is_not_replayed() -> None:
 
 
 def test_a_model_that_draws_at_random_is_not_recorded() -> None:
-    nodes = [
-        helper.make_node("RandomNormalLike", ["x"], ["y"]),
-        helper.make_node("Exp", ["x"], ["z"]),
-    ]
     with pytest.raises(GraphError, match="output 'y' of a replay differs"):
-        recorded(on_cpu(model(nodes)), 2)
+        recorded(on_cpu(model(RANDOM)), 2)
 
 
 def test_operators_are_counted_by_the_provider_that_took_them() -> None:
@@ -245,6 +244,105 @@ def test_a_model_that_cannot_be_recorded_is_not_served(tmp_path: Path) -> None:
     )
     with pytest.raises(LoadError, match=r"optimization.cuda.graphs: expected .* batch_buckets"):
         load(tmp_path / "m.onnx", model(), settings)
+
+
+RANDOM = [
+    helper.make_node("RandomNormalLike", ["x"], ["y"]),
+    helper.make_node("Exp", ["x"], ["z"]),
+]
+
+
+@pytest.fixture
+def _dear_changes(monkeypatch: pytest.MonkeyPatch, _cpu_for_gpu: None) -> None:
+    """Has another batch size than the last cost 70 ms, as far as the loader can tell."""
+    monkeypatch.setattr(loader_module, "change_seconds", lambda *_: 0.07)
+
+
+@pytest.mark.usefixtures("_dear_changes")
+def test_where_a_change_of_the_batch_size_is_dear_few_sizes_are_recorded(tmp_path: Path) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), ModelSettings())
+    assert loaded.settings.batch_buckets == (1, 2, 4, 8, 16, 32, 64)
+    assert loaded.batching() is not None
+    config = config_to_pb(loaded, instances=1).config
+    assert config.optimization.cuda.graphs
+    assert config.parameters["batch_buckets"].string_value == "[1, 2, 4, 8, 16, 32, 64]"
+    for count in (1, 4, 64):
+        (y,) = loaded.session.run(rows(count, 2.0), ["y"], Run())
+        assert np.all(y == 4.0)
+    # What the reply says can be used as a configuration, and asks for the same.
+    (tmp_path / "config.pbtxt").write_text(text_format.MessageToString(config))
+    again = load(tmp_path / "m.onnx", model(), read_settings(tmp_path / "config.pbtxt", "m"))
+    assert again.settings.batch_buckets == loaded.settings.batch_buckets
+    assert again.settings.session.cuda == loaded.settings.session.cuda
+
+
+@pytest.mark.usefixtures("_dear_changes")
+@pytest.mark.parametrize(
+    "settings", [ModelSettings(), ModelSettings(max_batch_size=4, batching=DynamicBatching())]
+)
+def test_where_it_is_dear_and_nothing_can_be_recorded_requests_run_alone(
+    tmp_path: Path, settings: ModelSettings
+) -> None:
+    loaded = load(tmp_path / "m.onnx", model(RANDOM), settings)
+    assert loaded.batching() is None
+    assert "another size than the last takes 70 ms more" in loaded.batching_reason
+    assert "output 'y' of a replay differs" in loaded.batching_reason
+    assert loaded.settings == settings
+    shown = config_to_pb(loaded, instances=1).config
+    assert shown.parameters["batching_off"].string_value == loaded.batching_reason
+    (z,) = loaded.session.run(rows(3, 0.0), ["z"], Run())
+    assert np.all(z == 1.0)
+
+
+@pytest.mark.usefixtures("_dear_changes")
+@pytest.mark.parametrize(
+    "settings",
+    [ModelSettings(max_batch_size=4, batch_buckets=(4,)), ModelSettings(max_batch_size=1)],
+)
+def test_a_model_with_one_batch_size_stays_as_it_is(
+    tmp_path: Path, settings: ModelSettings
+) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), settings)
+    assert loaded.settings == settings
+    assert not loaded.batching_reason
+
+
+def convolutions() -> bytes:
+    """Four convolutions one after the other, of images of 32 x 32 with 16 channels."""
+    random = np.random.default_rng(0)
+    names = ["x", "a", "b", "c", "y"]
+    weights = [
+        numpy_helper.from_array(random.normal(0, 0.08, (16, 16, 3, 3)).astype(np.float32), f"w{i}")
+        for i in range(4)
+    ]
+    nodes = [
+        helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1])
+        for i in range(4)
+    ]
+    values = [helper.make_tensor_value_info(n, FLOAT, ["n", 16, 32, 32]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], initializer=weights)
+    opset = [helper.make_opsetid("", 18)]
+    content: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return content
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_convolutions_are_recorded_on_the_gpu_and_compute_what_the_cpu_does(
+    tmp_path: Path,
+) -> None:
+    settings = ModelSettings(max_batch_size=6, batching=DynamicBatching())
+    loaded = load(tmp_path / "m.onnx", convolutions(), settings)
+    assert loaded.settings.batch_buckets == (1, 2, 4, 6)
+    assert loaded.batching() == settings.batching
+    random = np.random.default_rng(1)
+    plain = on_cpu(convolutions())
+    for count in (1, 6, 2, 1, 4, 3):
+        inputs = {"x": random.normal(size=(count, 16, 32, 32)).astype(np.float32)}
+        (expected,) = plain.run(["y"], inputs)
+        (found,) = loaded.session.run(inputs, ["y"], Run())
+        # A GPU multiplies in TF32.
+        assert np.allclose(found, expected, rtol=1e-2, atol=2e-2)
 
 
 @pytest.mark.gpu

@@ -145,7 +145,7 @@ class LoadedModel:
         signature: Served inputs and outputs, with the batch dimension.
         max_batch_size: Largest batch; 0 when the model has no batch dimension.
         provider: Execution provider that runs it.
-        settings: What the configuration said.
+        settings: What the configuration said, and which runs are recorded without its saying so.
         session: The loaded file; None once the version is unloaded.
         load_seconds: What loading and warming up took.
         file_bytes: Size of the version's files: the graph, and weights beside it.
@@ -154,7 +154,7 @@ class LoadedModel:
         mask: The input that the server fills and callers do not see; None without one.
         is_bounded: Whether the sizes of its inputs bound the time of a run, whatever their values.
         batching_reason: Why requests are not put together although nobody has forbidden it; empty
-            when they are, or when the configuration decides.
+            when they are, or when the configuration forbids it.
     """
 
     model: str
@@ -174,11 +174,11 @@ class LoadedModel:
 
     def batching(self) -> DynamicBatching | None:
         """Returns how requests are put together; None when each runs alone."""
-        if self.max_batch_size == 0:
+        if self.max_batch_size == 0 or self.batching_reason:
             return None
         if self.settings.max_batch_size is not None:
             return self.settings.batching
-        return None if self.batching_reason else DynamicBatching()
+        return DynamicBatching()
 
     def close(self) -> None:
         """Frees the memory of the file; nothing may run any more."""

@@ -14,6 +14,7 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime.batch_sizes import change_seconds, recorded_sizes
 from modelrail_inference.runtime.cuda import GraphError, graph_shapes
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
@@ -89,12 +90,16 @@ class SessionLoader:
             # Waking a second thread takes longer than such a run, and more processor time than it.
             session = self._session(definition, 1)
             self._warm_up(session, declared, settings, max_batch_size)
+        batching_reason = ""
         if settings.session.cuda is not None and settings.session.cuda.records_graphs:
             _record(session, declared, settings, max_batch_size)
+        elif session.provider is Provider.CUDA and max_batch_size > 1:
+            session, settings, batching_reason = self._with_steady_sizes(
+                session, definition, declared, max_batch_size
+            )
         if session.operators:
             _log.info("operators placed", model=definition.model, operators=dict(session.operators))
-        batching_reason = ""
-        if settings.max_batch_size is None and max_batch_size > 1:
+        if settings.max_batch_size is None and max_batch_size > 1 and not batching_reason:
             batching_reason = why_rows_may_mix(session, declared)
             if batching_reason:
                 _log.warning(
@@ -131,6 +136,38 @@ class SessionLoader:
             raise LoadError(str(error)) from error
         except OutOfMemory as error:
             raise TransientLoadError(str(error)) from error
+
+    def _with_steady_sizes(
+        self,
+        session: Session,
+        definition: VersionDefinition,
+        signature: Signature,
+        max_batch_size: int,
+    ) -> tuple[Session, ModelSettings, str]:
+        """Records the runs of few batch sizes if another size than the last run's costs much.
+
+        Returns:
+            The session and the settings to serve with, and why requests cannot be put together.
+        """
+        settings = definition.settings
+        if len(settings.batch_buckets) == 1:
+            return session, settings, ""
+        seconds = change_seconds(session, signature, settings.padding)
+        if not seconds:
+            return session, settings, ""
+        cost = f"a batch of another size than the last takes {seconds * 1000:.0f} ms more"
+        recorded = recorded_sizes(settings, max_batch_size)
+        try:
+            other = self._session(replace(definition, settings=recorded), self.intra_op_threads)
+            self._warm_up(other, signature, recorded, max_batch_size)
+            _record(other, signature, recorded, max_batch_size)
+        except LoadError as error:
+            reason = f"{cost}, and runs cannot be recorded: {error}"
+            _log.warning("requests are not put together", model=definition.model, reason=reason)
+            return session, settings, reason
+        sizes = list(recorded.batch_buckets)
+        _log.info("runs recorded", model=definition.model, batch_sizes=sizes, reason=cost)
+        return other, recorded, ""
 
     def _warm_up(
         self, session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int

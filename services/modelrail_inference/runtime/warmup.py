@@ -147,8 +147,21 @@ def _first_runs(
     sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
     guessed = any(DYNAMIC in shape for shape in sizes)
     for rows in settings.batch_buckets or (1,):
-        inputs = {spec.name: _smallest(spec, rows, settings.padding) for spec in signature.inputs}
+        inputs = smallest_inputs(signature, rows, settings.padding)
         yield _FirstRun("the warm-up run", inputs, guessed=guessed)
+
+
+def smallest_inputs(
+    signature: Signature, rows: int, padding: Padding | None
+) -> dict[str, NDArray[Any]]:
+    """Returns zeros of the smallest sizes that a model may take, by input.
+
+    Args:
+        signature: Its inputs, and the mask that the server fills.
+        rows: Size of a dynamic first dimension.
+        padding: Which inputs have the length of an edge; None when none has.
+    """
+    return {spec.name: _smallest(spec, rows, padding) for spec in signature.inputs}
 
 
 def _smallest(spec: TensorSpec, rows: int, padding: Padding | None) -> NDArray[Any]:

@@ -1,0 +1,122 @@
+"""A change of the batch size that costs much is found, and answered by few recorded sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.repository.definition import ModelSettings
+from modelrail_inference.runtime import batch_sizes
+from modelrail_inference.runtime.batch_sizes import change_seconds, recorded_sizes
+from modelrail_inference.runtime.session import RunError
+from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "FP32", (DYNAMIC, 3)),), (TensorSpec("y", "FP32", (DYNAMIC, 3)),)
+)
+RUN, CHANGE = 0.002, 0.070
+
+
+class ScriptedSession:
+    """Takes the time that it is told for each run, on a clock that stands still otherwise."""
+
+    def __init__(self, cost: Callable[[int, int], float]) -> None:
+        self.now = 0.0
+        self.last = 0
+        self.seen: list[tuple[int, ...]] = []
+        self._cost = cost
+
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Any
+    ) -> list[NDArray[Any]]:
+        rows = len(inputs["x"])
+        self.now += self._cost(self.last, rows)
+        self.last = rows
+        self.seen.append(inputs["x"].shape)
+        return [np.zeros((rows, 3), np.float32) for _ in outputs]
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch,
+    cost: Callable[[int, int], float],
+    signature: Signature = SIGNATURE,
+    padding: Padding | None = None,
+) -> tuple[float, ScriptedSession]:
+    session = ScriptedSession(cost)
+    monkeypatch.setattr(batch_sizes, "perf_counter", lambda: session.now)
+    return change_seconds(session, signature, padding), session  # type: ignore[arg-type]
+
+
+def test_a_change_that_is_prepared_anew_each_time_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = measured(monkeypatch, lambda last, rows: RUN + (CHANGE if last != rows else 0.0))
+    assert found == pytest.approx(CHANGE)
+
+
+def test_what_is_paid_once_for_each_size_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    paid: set[int] = set()
+
+    def cost(_: int, rows: int) -> float:
+        first = rows not in paid
+        paid.add(rows)
+        return RUN + (CHANGE if first else 0.0)
+
+    assert measured(monkeypatch, cost)[0] == 0.0
+
+
+def test_runs_that_take_longer_for_more_rows_are_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert measured(monkeypatch, lambda _, rows: RUN * rows)[0] == 0.0
+
+
+def test_a_change_that_costs_less_than_two_runs_is_not_worth_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found, _ = measured(monkeypatch, lambda last, rows: 0.1 + (CHANGE if last != rows else 0.0))
+    assert found == 0.0
+
+
+def test_disturbances_of_single_runs_are_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+
+    def cost(_: int, rows: int) -> float:
+        runs.append(rows)
+        return RUN + (CHANGE if len(runs) == 8 else 0.0)
+
+    assert measured(monkeypatch, cost)[0] == 0.0
+
+
+def test_sizes_that_the_model_refuses_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> float:
+        raise RunError("an even number is wanted")
+
+    assert measured(monkeypatch, refuse)[0] == 0.0
+
+
+def test_padded_inputs_have_the_first_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = Signature((TensorSpec("x", "FP32", (DYNAMIC, DYNAMIC)),), SIGNATURE.outputs)
+    padding = Padding(edges=(8, 16), inputs={"x": PaddedInput(axis=1)}, mask=None)
+    _, session = measured(monkeypatch, lambda *_: RUN, signature, padding)
+    assert set(session.seen) == {(1, 8), (2, 8)}
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(2, (1, 2)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))]
+)
+def test_recorded_are_powers_of_two_and_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
+    recorded = recorded_sizes(ModelSettings(), largest)
+    assert recorded.batch_buckets == sizes
+    assert recorded.session.cuda == CudaSettings(records_graphs=True)
+
+
+def test_sizes_of_the_configuration_stay_and_so_does_the_rest() -> None:
+    settings = ModelSettings(
+        batch_buckets=(3, 5), session=SessionSettings(cuda=CudaSettings(device=1))
+    )
+    recorded = recorded_sizes(settings, 64)
+    assert recorded.batch_buckets == (3, 5)
+    assert recorded.session.cuda == CudaSettings(device=1, records_graphs=True)
