@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tests.load.generator import LoadFigures
@@ -78,10 +78,18 @@ class Ratio:
     digits: int = 2
 
 
-def ratios(model: str, rounds: Rounds) -> list[Ratio]:
-    """Returns the comparisons whose two sides were both measured."""
-    tiny = model == "mlp"
-    found = [*_to_echo(rounds)] if tiny else [*_to_raw(rounds)]
+def ratios(model: str, rounds: Rounds, *, on_gpu: bool = False) -> list[Ratio]:
+    """Returns the comparisons whose two sides were both measured.
+
+    On a GPU all models are compared with the transport too: beside such a device it is the limit,
+    and the aims, which were set for processors, say nothing.
+    """
+    tiny = model == "mlp" and not on_gpu
+    found = [*_to_echo(rounds)] if tiny or on_gpu else []
+    if not tiny:
+        found += _to_raw(rounds)
+    if on_gpu:
+        found = [replace(ratio, aim="") for ratio in found]
     for concurrency in sorted({cell.concurrency for cell in rounds.served}):
         streams, unary = Cell(BATCHED, True, concurrency), Cell(BATCHED, False, concurrency)
         if streams in rounds.served:
@@ -99,7 +107,7 @@ def ratios(model: str, rounds: Rounds) -> list[Ratio]:
                     Ratio(
                         f"batching on / off, {_where(cell)}: requests/s",
                         _over(rounds, cell, single, _rate),
-                        "" if tiny else "never slower",
+                        "" if model == "mlp" else "never slower",
                     )
                 )
             recorded = Cell(GRAPHS, cell.streaming, concurrency)

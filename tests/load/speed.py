@@ -147,7 +147,9 @@ def _raw_again(name: str, fastest: RawFigures, options: argparse.Namespace) -> R
     return again
 
 
-def tables(model: BenchmarkModel, rounds: Rounds, generator: Generator) -> list[Table]:
+def tables(
+    model: BenchmarkModel, rounds: Rounds, generator: Generator, *, on_gpu: bool
+) -> list[Table]:
     """Returns the tables of one model."""
     raw = Table(
         f"{model.name}: InferenceSession.run alone",
@@ -183,7 +185,7 @@ def tables(model: BenchmarkModel, rounds: Rounds, generator: Generator) -> list[
             _batch(figures),
         )
     compared = Table(f"{model.name}: ratios", ("ratio", "median (least to greatest)", "aim"))
-    for ratio in ratios(model.name, rounds):
+    for ratio in ratios(model.name, rounds, on_gpu=on_gpu):
         compared.add(ratio.name, spread(ratio.values, ratio.digits), ratio.aim)
     return [raw, hosts, compared]
 
@@ -231,7 +233,8 @@ def main() -> None:
         except ModelMissing as error:
             print(f"skipped: {error}")
             continue
-        found += tables(MODELS[name], rounds, options.generator)
+        on_gpu = options.provider != "cpu"
+        found += tables(MODELS[name], rounds, options.generator, on_gpu=on_gpu)
         raw[name] = rounds.to_json()
     publish(found, raw, options.json)
 

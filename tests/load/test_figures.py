@@ -64,6 +64,9 @@ def test_ratios_are_made_within_a_round() -> None:
         [2.0, 1.0],
         "never slower",
     )
+    on_gpu = {ratio.name: ratio for ratio in ratios("minilm", rounds, on_gpu=True)}
+    assert on_gpu["server / raw, unary, 32 in flight: items/s"].values == [0.8, 0.7]
+    assert on_gpu["server / echo, unary, 32 in flight: requests/s"].aim == ""
 
 
 def test_the_best_raw_figure_has_the_most_items_in_a_second() -> None:

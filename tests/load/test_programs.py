@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from modelrail_inference.runtime.provider import Provider, loads
 from tests.load.bad_job import KINDS
 from tests.load.generator import Generator, is_available
 from tests.load.models import MODELS, TOKENS
 from tests.load.process import inference_flags
 from tests.load.profile import profiler
-from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE
+from tests.load.ratios import BATCHED, ECHO, GRAPHS, HANDLER, SINGLE
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = re.compile(r"^    python -m (tests\.load\..*)$", re.MULTILINE)
@@ -66,6 +67,8 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
     program, *arguments = shlex.split(command, comments=True)
     if "h2load" in arguments and not is_available(Generator.H2LOAD):
         pytest.skip("needs h2load, which is in Debian's package nghttp2-client")
+    if "cuda" in arguments and not loads(Provider.CUDA):
+        pytest.skip("CUDA does not load here")
     if program == "tests.load.profile" and profiler() is None:
         pytest.skip("needs py-spy: pip install --no-deps -r deploy/load.txt")
     if program == "tests.load.speed":
@@ -74,7 +77,11 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
         arguments = ["mlp" if word in MODELS else word for word in arguments]
     document = run([program, *arguments], models, tmp_path / "figures.json")
     if program == "tests.load.speed":
-        check_speed(document, streaming="h2load" not in arguments)
+        check_speed(
+            document,
+            streaming="h2load" not in arguments,
+            beside=GRAPHS if "cuda" in arguments else HANDLER,
+        )
     elif program == "tests.load.memory":
         check_memory(document)
     elif program == "tests.load.scale":
@@ -87,10 +94,11 @@ def test_a_command_of_the_readme_works(command: str, models: Path, tmp_path: Pat
         TRAINER_CHECKS[program.rpartition(".")[2]](document["figures"])
 
 
-def check_speed(document: Mapping[str, Any], *, streaming: bool) -> None:
+def check_speed(document: Mapping[str, Any], *, streaming: bool, beside: str) -> None:
+    """Looks at every host; `beside` is the one that only processors, or only GPUs have."""
     served = document["figures"]["mlp"]["served"]
-    unary = {(host, False) for host in (ECHO, HANDLER, BATCHED, SINGLE)}
-    streams = {(host, True) for host in (BATCHED, SINGLE)}
+    unary = {(host, False) for host in (ECHO, beside, BATCHED, SINGLE)}
+    streams = {(host, True) for host in (BATCHED, SINGLE, beside) if host != HANDLER}
     assert {(cell["host"], cell["streaming"]) for cell in served} == (
         unary | streams if streaming else unary
     )
