@@ -46,7 +46,8 @@ class InferenceConfig(ServerConfig):
     model_name: str | None = setting(None, "Name of --model; without it the file's.")
 
     provider: Provider = setting(
-        Provider.AUTO, "Execution provider; auto takes CUDA where it really loads."
+        Provider.AUTO,
+        "Execution provider; auto takes CUDA where it loads and runs anything of the model.",
     )
     default_max_batch_size: int = setting(
         64,

@@ -7,6 +7,7 @@ the GPU does with them is tested where there is one.
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,40 @@ def test_a_model_that_cannot_be_recorded_is_not_served(tmp_path: Path) -> None:
     )
     with pytest.raises(LoadError, match=r"optimization.cuda.graphs: expected .* batch_buckets"):
         load(tmp_path / "m.onnx", model(), settings)
+
+
+@pytest.fixture
+def _idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that loads and runs no operator of any model."""
+    monkeypatch.setattr(
+        loader_module,
+        "resolve",
+        lambda wanted: Provider.CUDA if wanted is Provider.AUTO else wanted,
+    )
+    monkeypatch.setattr(
+        session_module, "provider_chain", lambda *_: provider_chain(Provider.CPU, None)
+    )
+
+
+@pytest.mark.usefixtures("_idle_gpu")
+def test_a_model_that_the_gpu_runs_nothing_of_runs_on_the_cpu_where_the_choice_is_open(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(model())
+    definition = VersionDefinition("m", 1, tmp_path / "m.onnx", "1")
+    loaded = SessionLoader(Provider.AUTO, 1, 64, 60.0).load(definition)
+    assert loaded.provider is Provider.CPU
+    with pytest.raises(LoadError, match="'cuda' takes no operator of the model"):
+        SessionLoader(Provider.CUDA, 1, 64, 60.0).load(definition)
+
+
+@pytest.mark.usefixtures("_cpu_for_gpu")
+def test_the_recordings_of_an_unloaded_model_are_freed_at_once(tmp_path: Path) -> None:
+    loaded = load(tmp_path / "m.onnx", model(), with_graphs(1, 4))
+    graphs = weakref.ref(loaded.session._graphs)
+    assert graphs() is not None
+    loaded.close()
+    assert graphs() is None
 
 
 RANDOM = [

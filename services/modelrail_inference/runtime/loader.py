@@ -23,6 +23,7 @@ from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.session import (
     ModelFileError,
     OutOfMemory,
+    ProviderIdle,
     RunError,
     Session,
     SessionOptions,
@@ -122,20 +123,18 @@ class SessionLoader:
         )
 
     def _session(self, definition: VersionDefinition, intra_op_threads: int) -> Session:
-        settings = definition.settings
+        wanted = definition.settings.provider or self.provider
         try:
-            provider = resolve(settings.provider or self.provider)
-            options = SessionOptions(provider, intra_op_threads, settings.session)
-        except ValueError as error:
-            raise LoadError(f"parameters: {error}") from error
+            provider = resolve(wanted)
+            return _session_on(provider, definition, intra_op_threads)
         except ProviderError as error:
             raise LoadError(str(error)) from error
-        try:
-            return Session(definition.path, options)
-        except ModelFileError as error:
-            raise LoadError(str(error)) from error
-        except OutOfMemory as error:
-            raise TransientLoadError(str(error)) from error
+        except ProviderIdle as error:
+            if wanted is not Provider.AUTO:
+                raise LoadError(str(error)) from error
+            # Whoever leaves the choice open wants the model served: trees and texts have no GPU.
+            _log.info("runs on the CPU", model=definition.model, reason=str(error))
+            return _session_on(Provider.CPU, definition, intra_op_threads)
 
     def _with_steady_sizes(
         self,
@@ -204,6 +203,30 @@ class SessionLoader:
             threads=(settings.session.intra_op_threads or self.intra_op_threads)
             + settings.session.inter_op_threads,
         )
+
+
+def _session_on(
+    provider: Provider, definition: VersionDefinition, intra_op_threads: int
+) -> Session:
+    """Loads on a provider that is there.
+
+    Raises:
+        ProviderIdle: It runs nothing of the model.
+        LoadError: The model or its settings cannot be loaded.
+        TransientLoadError: There is too little memory.
+    """
+    try:
+        options = SessionOptions(provider, intra_op_threads, definition.settings.session)
+    except ValueError as error:
+        raise LoadError(f"parameters: {error}") from error
+    try:
+        return Session(definition.path, options)
+    except ProviderIdle:
+        raise
+    except ModelFileError as error:
+        raise LoadError(str(error)) from error
+    except OutOfMemory as error:
+        raise TransientLoadError(str(error)) from error
 
 
 def _record(

@@ -67,6 +67,10 @@ class ModelFileError(Exception):
     """The file cannot be served; the message says why and shows no path."""
 
 
+class ProviderIdle(ModelFileError):
+    """The provider loads, and none of the model's operators is one of its own."""
+
+
 class RunError(Exception):
     """The model could not compute these inputs; the message shows no path of this machine."""
 
@@ -134,8 +138,9 @@ class Session:
         options: Run parameters.
 
     Raises:
-        ModelFileError: The file is no ONNX model, the model is not valid, an input or output is
-            no tensor that the protocol can carry, or the provider runs nothing of it.
+        ModelFileError: The file is no ONNX model, the model is not valid, or an input or output
+            is no tensor that the protocol can carry.
+        ProviderIdle: The provider runs nothing of it.
         OutOfMemory: There is too little memory for the model, or no thread for its operators.
     """
 
@@ -171,7 +176,7 @@ class Session:
         if options.provider is not Provider.CPU:
             self.operators = operators_by_provider(self._session)
             if reason := why_idle(self.operators, options.provider):
-                raise ModelFileError(reason)
+                raise ProviderIdle(reason)
         self._graphs = (
             CudaGraphs(self._session, device_id=cuda.device or 0)
             if cuda is not None and cuda.records_graphs
