@@ -70,7 +70,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     )
     files = FileWork()
     try:
-        provider = await files.run(resolve, config.provider)
+        await files.run(resolve, config.provider)
     except ProviderError as error:
         files.close()
         raise ConfigError("provider", str(error)) from error
@@ -82,7 +82,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         workers=config.workers,
     )
     loader = SessionLoader(
-        provider=provider,
+        provider=config.provider,
         intra_op_threads=threads.intra_op_threads,
         default_max_batch_size=config.default_max_batch_size,
         warmup_timeout_seconds=config.warmup_timeout_seconds,

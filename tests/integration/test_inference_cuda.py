@@ -6,6 +6,7 @@ the GPU does with them is tested where there is one.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import weakref
 from pathlib import Path
@@ -20,7 +21,12 @@ from onnx import TensorProto, helper, numpy_helper
 from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
-from modelrail_inference.repository.definition import LoadError, ModelSettings, VersionDefinition
+from modelrail_inference.repository.definition import (
+    LoadedModel,
+    LoadError,
+    ModelSettings,
+    VersionDefinition,
+)
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import (
@@ -35,6 +41,8 @@ from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import Provider, loads
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError
 from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 FLOAT = TensorProto.FLOAT
@@ -247,31 +255,6 @@ def test_a_model_that_cannot_be_recorded_is_not_served(tmp_path: Path) -> None:
         load(tmp_path / "m.onnx", model(), settings)
 
 
-@pytest.fixture
-def _idle_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU that loads and runs no operator of any model."""
-    monkeypatch.setattr(
-        loader_module,
-        "resolve",
-        lambda wanted: Provider.CUDA if wanted is Provider.AUTO else wanted,
-    )
-    monkeypatch.setattr(
-        session_module, "provider_chain", lambda *_: provider_chain(Provider.CPU, None)
-    )
-
-
-@pytest.mark.usefixtures("_idle_gpu")
-def test_a_model_that_the_gpu_runs_nothing_of_runs_on_the_cpu_where_the_choice_is_open(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "m.onnx").write_bytes(model())
-    definition = VersionDefinition("m", 1, tmp_path / "m.onnx", "1")
-    loaded = SessionLoader(Provider.AUTO, 1, 64, 60.0).load(definition)
-    assert loaded.provider is Provider.CPU
-    with pytest.raises(LoadError, match="'cuda' takes no operator of the model"):
-        SessionLoader(Provider.CUDA, 1, 64, 60.0).load(definition)
-
-
 @pytest.mark.usefixtures("_cpu_for_gpu")
 def test_the_recordings_of_an_unloaded_model_are_freed_at_once(tmp_path: Path) -> None:
     loaded = load(tmp_path / "m.onnx", model(), with_graphs(1, 4))
@@ -293,6 +276,19 @@ def _dear_changes(monkeypatch: pytest.MonkeyPatch, _cpu_for_gpu: None) -> None:
     monkeypatch.setattr(loader_module, "change_seconds", lambda *_: 0.07)
 
 
+@pytest.fixture
+def _no_graphs(monkeypatch: pytest.MonkeyPatch, _dear_changes: None) -> None:
+    """Has the GPU refuse to record anything."""
+
+    class Refusing(CudaGraphs):
+        def record(self, *_: Any) -> None:
+            raise RuntimeError("graph capture is not supported")
+
+    monkeypatch.setattr(
+        session_module, "CudaGraphs", lambda session, device_id: Refusing(session, device="cpu")
+    )
+
+
 @pytest.mark.usefixtures("_dear_changes")
 def test_where_a_change_of_the_batch_size_is_dear_few_sizes_are_recorded(tmp_path: Path) -> None:
     loaded = load(tmp_path / "m.onnx", model(), ModelSettings())
@@ -311,22 +307,70 @@ def test_where_a_change_of_the_batch_size_is_dear_few_sizes_are_recorded(tmp_pat
     assert again.settings.session.cuda == loaded.settings.session.cuda
 
 
-@pytest.mark.usefixtures("_dear_changes")
+@pytest.mark.usefixtures("_no_graphs")
 @pytest.mark.parametrize(
-    "settings", [ModelSettings(), ModelSettings(max_batch_size=4, batching=DynamicBatching())]
+    "batching", [None, DynamicBatching(preserve_ordering=True, max_queue_delay_seconds=0.1)]
 )
 def test_where_it_is_dear_and_nothing_can_be_recorded_requests_run_alone(
-    tmp_path: Path, settings: ModelSettings
+    tmp_path: Path, batching: DynamicBatching | None
 ) -> None:
-    loaded = load(tmp_path / "m.onnx", model(RANDOM), settings)
-    assert loaded.batching() is None
+    settings = ModelSettings(max_batch_size=4 if batching else None, batching=batching)
+    loaded = load(tmp_path / "m.onnx", model(), settings)
+    lane = Lane(loaded, instances=1)
+    assert lane.max_rows == 1
+    assert lane.queue.delay_seconds == 0.0
+    assert (lane.ordering is not None) is (batching is not None)
     assert "another size than the last takes 70 ms more" in loaded.batching_reason
-    assert "output 'y' of a replay differs" in loaded.batching_reason
+    assert "graph capture is not supported" in loaded.batching_reason
     assert loaded.settings == settings
     shown = config_to_pb(loaded, instances=1).config
     assert shown.parameters["batching_off"].string_value == loaded.batching_reason
+    assert shown.HasField("dynamic_batching") is (batching is not None)
     (z,) = loaded.session.run(rows(3, 0.0), ["z"], Run())
     assert np.all(z == 1.0)
+
+
+MIXED = [
+    helper.make_node("ReduceMean", ["x", "axis"], ["mean"], keepdims=1),
+    helper.make_node("Sub", ["x", "mean"], ["y"]),
+    helper.make_node("Exp", ["x"], ["z"]),
+]
+
+
+@pytest.mark.usefixtures("_dear_changes")
+@pytest.mark.parametrize("max_batch_size", [None, 8])
+def test_nothing_is_recorded_of_a_model_whose_rows_may_not_be_filled_up(
+    tmp_path: Path, max_batch_size: int | None
+) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0]))),
+        *MIXED,
+    ]
+    settings = ModelSettings(max_batch_size=max_batch_size)
+    loaded = load(tmp_path / "m.onnx", model(nodes), settings)
+    assert loaded.settings == settings
+    assert loaded.rows_together() == 1
+
+
+@pytest.mark.usefixtures("_dear_changes")
+def test_nothing_is_recorded_where_items_have_sizes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ModelSettings(max_batch_size=4, batching=DynamicBatching())
+    monkeypatch.setattr(loader_module, "has_fixed_items", lambda *_: False)
+    loaded = load(tmp_path / "m.onnx", model(), settings)
+    assert loaded.settings == settings
+    assert loaded.rows_together() == 4
+
+
+async def test_recorded_runs_have_one_thread_at_a_time(tmp_path: Path) -> None:
+    limits = QueueLimits(max_items=9, max_bytes=9, max_model_items=9, max_model_bytes=9)
+    scheduler = Scheduler(threads=4, limits=limits)
+    plain = LoadedModel("m", 1, SIGNATURE, 4, Provider.CUDA, None)
+    assert scheduler.instances_of(plain) == 4
+    recorded = dataclasses.replace(plain, settings=with_graphs(1, 4))
+    assert scheduler.instances_of(recorded) == 1
+    scheduler.close()
 
 
 @pytest.mark.usefixtures("_dear_changes")

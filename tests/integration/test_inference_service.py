@@ -23,9 +23,13 @@ from prometheus_client import generate_latest
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
+from modelrail_inference import service as service_module
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.protocol.policy import POLICY, SERVICE
 from modelrail_inference.request import encode, feed
+from modelrail_inference.runtime import loader as loader_module
+from modelrail_inference.runtime import session as session_module
+from modelrail_inference.runtime.cuda import provider_chain
 from modelrail_inference.runtime.provider import Provider, loadable_providers
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource
@@ -703,6 +707,28 @@ async def test_cuda_runs_the_model_and_says_so(tmp_path: Path) -> None:
         assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[2.0] * 4]
         found = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
         assert found.parameters["execution_provider"].string_value == "cuda"
+
+
+async def test_auto_serves_on_the_processor_what_a_gpu_runs_nothing_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU that loads and takes no operator: the sessions for it are the processor's."""
+    for module in (service_module, loader_module):
+        monkeypatch.setattr(
+            module, "resolve", lambda wanted: Provider.CUDA if wanted is Provider.AUTO else wanted
+        )
+    on_cpu = provider_chain(Provider.CPU, None)
+    monkeypatch.setattr(session_module, "provider_chain", lambda *_: on_cpu)
+    affine(tmp_path / "m.onnx")
+    config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.AUTO)
+    async with serving(config, tmp_path) as server:
+        assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[2.0] * 4]
+        found = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+        assert found.parameters["execution_provider"].string_value == "cpu"
+    config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.CUDA)
+    with pytest.raises(ConfigError, match="'cuda' takes no operator of the model"):
+        async with build(config, Runtime("inference")):
+            pass
 
 
 async def test_a_full_queue_refuses_with_a_hint(tmp_path: Path) -> None:

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
 from modelrail_inference.repository.definition import ModelSettings
 from modelrail_inference.runtime import batch_sizes
-from modelrail_inference.runtime.batch_sizes import change_seconds, recorded_sizes
+from modelrail_inference.runtime.batch_sizes import (
+    change_seconds,
+    has_fixed_items,
+    with_recorded_sizes,
+)
+from modelrail_inference.runtime.cuda import GraphError
 from modelrail_inference.runtime.session import RunError
 from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
@@ -104,11 +109,50 @@ def test_padded_inputs_have_the_first_length(monkeypatch: pytest.MonkeyPatch) ->
     assert set(session.seen) == {(1, 8), (2, 8)}
 
 
+def test_a_model_that_takes_long_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, session = measured(monkeypatch, lambda last, rows: 0.6 if last == rows else 5.0)
+    assert found == 0.0
+    assert len(session.seen) == 3
+
+
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(2, (1, 2)), (8, (1, 2, 4, 8)), (12, (1, 2, 4, 8, 12))]
+    ("shapes", "fixed"),
+    [
+        ([(DYNAMIC, 3)], True),
+        ([(DYNAMIC, 3), (DYNAMIC, DYNAMIC)], False),
+        ([(DYNAMIC, 3, DYNAMIC)], False),
+    ],
 )
-def test_recorded_are_powers_of_two_and_the_largest(largest: int, sizes: tuple[int, ...]) -> None:
-    recorded = recorded_sizes(ModelSettings(), largest)
+def test_items_are_fixed_where_only_the_batch_is_open(
+    shapes: list[tuple[int, ...]], fixed: bool
+) -> None:
+    specs = tuple(TensorSpec(f"x{i}", "FP32", shape) for i, shape in enumerate(shapes))
+    assert has_fixed_items(Signature(specs, SIGNATURE.outputs), None) is fixed
+
+
+def test_padded_axes_and_the_mask_are_fixed_too() -> None:
+    specs = tuple(TensorSpec(name, "FP32", (DYNAMIC, DYNAMIC)) for name in ("ids", "mask"))
+    signature = Signature(specs, SIGNATURE.outputs)
+    padding = Padding(edges=(8,), inputs={"ids": PaddedInput(axis=1)}, mask="mask")
+    assert has_fixed_items(signature, padding)
+    assert not has_fixed_items(signature, Padding((8,), {"ids": PaddedInput(axis=1)}, mask=None))
+
+
+@pytest.mark.parametrize(
+    ("largest", "preferred", "sizes"),
+    [
+        (2, (), (1, 2)),
+        (8, (), (1, 2, 4, 8)),
+        (12, (), (1, 2, 4, 8, 12)),
+        (8, (6,), (1, 2, 4, 6, 8)),
+    ],
+)
+def test_recorded_are_powers_of_two_and_the_largest_and_preferred_ones(
+    largest: int, preferred: tuple[int, ...], sizes: tuple[int, ...]
+) -> None:
+    batching = DynamicBatching(preferred_sizes=preferred)
+    settings = ModelSettings(max_batch_size=largest, batching=batching)
+    recorded = with_recorded_sizes(settings, SIGNATURE, largest)
     assert recorded.batch_buckets == sizes
     assert recorded.session.cuda == CudaSettings(records_graphs=True)
 
@@ -117,6 +161,30 @@ def test_sizes_of_the_configuration_stay_and_so_does_the_rest() -> None:
     settings = ModelSettings(
         batch_buckets=(3, 5), session=SessionSettings(cuda=CudaSettings(device=1))
     )
-    recorded = recorded_sizes(settings, 64)
+    recorded = with_recorded_sizes(settings, SIGNATURE, 64)
     assert recorded.batch_buckets == (3, 5)
     assert recorded.session.cuda == CudaSettings(device=1, records_graphs=True)
+
+
+def test_operators_that_run_in_parallel_have_no_order_to_record() -> None:
+    settings = ModelSettings(session=SessionSettings(runs_parallel=True, inter_op_threads=4))
+    session = with_recorded_sizes(settings, SIGNATURE, 4).session
+    assert not session.runs_parallel
+    assert session.inter_op_threads == 1
+
+
+@pytest.mark.parametrize(
+    ("edges", "sizes"), [(10, (1, 4, 16, 64)), (40, (64,)), (21, (4, 32, 64)[-2:])]
+)
+def test_fewer_sizes_are_recorded_of_many_lengths(edges: int, sizes: tuple[int, ...]) -> None:
+    signature = Signature((TensorSpec("x", "FP32", (DYNAMIC, DYNAMIC)),), SIGNATURE.outputs)
+    padding = Padding(tuple(range(1, edges + 1)), {"x": PaddedInput(axis=1)}, mask=None)
+    recorded = with_recorded_sizes(ModelSettings(padding=padding), signature, 64)
+    assert recorded.batch_buckets[-1] == 64
+    assert len(recorded.batch_buckets) * edges <= 64
+    assert len(recorded.batch_buckets) == len(sizes)
+
+
+def test_very_large_batches_are_recorded_only_if_somebody_asks() -> None:
+    with pytest.raises(GraphError, match="batches of 33554432 take more than 256 MiB"):
+        with_recorded_sizes(ModelSettings(), SIGNATURE, 1 << 25)

@@ -154,7 +154,7 @@ class LoadedModel:
         mask: The input that the server fills and callers do not see; None without one.
         is_bounded: Whether the sizes of its inputs bound the time of a run, whatever their values.
         batching_reason: Why requests are not put together although nobody has forbidden it; empty
-            when they are, or when the configuration forbids it.
+            when they are, or when the configuration decides.
     """
 
     model: str
@@ -174,11 +174,18 @@ class LoadedModel:
 
     def batching(self) -> DynamicBatching | None:
         """Returns how requests are put together; None when each runs alone."""
-        if self.max_batch_size == 0 or self.batching_reason:
+        if self.max_batch_size == 0:
             return None
         if self.settings.max_batch_size is not None:
             return self.settings.batching
-        return DynamicBatching()
+        return None if self.batching_reason else DynamicBatching()
+
+    def rows_together(self) -> int:
+        """Returns the items of several requests that may run together; 1 when each runs alone.
+
+        What a configuration says about queues holds also where each runs alone.
+        """
+        return 1 if self.batching() is None or self.batching_reason else self.max_batch_size
 
     def close(self) -> None:
         """Frees the memory of the file; nothing may run any more."""

@@ -14,15 +14,38 @@ from time import perf_counter
 
 from modelrail_inference.repository.batching import Padding
 from modelrail_inference.repository.definition import ModelSettings
+from modelrail_inference.runtime.cuda import MAX_GRAPHS, GraphError
 from modelrail_inference.runtime.session import Run, RunError, Session
 from modelrail_inference.runtime.session_settings import CudaSettings
 from modelrail_inference.runtime.warmup import smallest_inputs
-from modelrail_inference.signature import Signature
+from modelrail_inference.signature import DYNAMIC, Signature
 
 _TURNS = 3
 _LEAST_SECONDS = 0.001
 _LEAST_RUNS = 2.0
 """A change that costs less than this many runs is no reason to record them."""
+_LONG_SECONDS = 0.5
+"""A run that takes longer is not worth a measurement: no change of the size costs two of them."""
+_MAX_BYTES = 256 << 20
+"""Largest inputs of a batch that is recorded although nobody has asked for it."""
+
+
+def has_fixed_items(signature: Signature, padding: Padding | None) -> bool:
+    """Whether batches of one size are all alike: no item has sizes of its own but padded ones.
+
+    Args:
+        signature: Inputs and outputs, each with a batch axis of any size.
+        padding: Which inputs have the length of an edge; None when none has.
+    """
+    for spec in signature.inputs:
+        own = {axis for axis, size in enumerate(spec.shape) if size == DYNAMIC and axis}
+        if padding is not None and spec.name == padding.mask:
+            own.discard(1)
+        elif padding is not None and spec.name in padding.inputs:
+            own.discard(padding.inputs[spec.name].axis)
+        if own:
+            return False
+    return True
 
 
 def change_seconds(session: Session, signature: Signature, padding: Padding | None) -> float:
@@ -43,8 +66,10 @@ def change_seconds(session: Session, signature: Signature, padding: Padding | No
 
     try:
         for rows in (1, 2, 2):  # what is paid once for a size is no change
-            seconds(rows)
-        steady = min(seconds(2) for _ in range(_TURNS))
+            steady = seconds(rows)
+        if steady > _LONG_SECONDS:
+            return 0.0
+        steady = min(steady, *(seconds(2) for _ in range(_TURNS)))
         changed = min(seconds(1) + seconds(2) for _ in range(_TURNS)) / 2
     except RunError:  # the sizes were a guess
         return 0.0
@@ -52,11 +77,36 @@ def change_seconds(session: Session, signature: Signature, padding: Padding | No
     return cost if cost > max(_LEAST_SECONDS, _LEAST_RUNS * steady) else 0.0
 
 
-def recorded_sizes(settings: ModelSettings, max_batch_size: int) -> ModelSettings:
-    """Returns the settings with runs of few batch sizes recorded: their own, or powers of two."""
+def with_recorded_sizes(
+    settings: ModelSettings, signature: Signature, max_batch_size: int
+) -> ModelSettings:
+    """Returns the settings of a model whose runs of few batch sizes are recorded.
+
+    Those of its `batch_buckets`; without them the powers of two, the preferred sizes and the
+    largest, or fewer of these where each is recorded with many lengths.
+
+    Raises:
+        GraphError: The largest batch is too large to be recorded unasked.
+    """
+    largest = smallest_inputs(signature, 1, settings.padding).values()
+    if max_batch_size * sum(array.nbytes for array in largest) > _MAX_BYTES:
+        raise GraphError(
+            f"batches of {max_batch_size} take more than {_MAX_BYTES >> 20} MiB: expected "
+            "batch_buckets and optimization.cuda.graphs"
+        )
     sizes = settings.batch_buckets
     if not sizes:
         powers = (1 << power for power in range(max_batch_size.bit_length()))
-        sizes = tuple(sorted({*powers, max_batch_size}))
-    cuda = replace(settings.session.cuda or CudaSettings(), records_graphs=True)
-    return replace(settings, batch_buckets=sizes, session=replace(settings.session, cuda=cuda))
+        preferred = settings.batching.preferred_sizes if settings.batching else ()
+        sizes = tuple(sorted({*powers, *preferred, max_batch_size}))
+        lengths = len(settings.padding.edges) if settings.padding else 1
+        while len(sizes) > 1 and len(sizes) * lengths > MAX_GRAPHS:
+            sizes = sizes[len(sizes) % 2 ^ 1 :: 2]  # every other one, the largest among them
+    session = replace(
+        settings.session,
+        # What is recorded has one order.
+        runs_parallel=False,
+        inter_op_threads=1,
+        cuda=replace(settings.session.cuda or CudaSettings(), records_graphs=True),
+    )
+    return replace(settings, batch_buckets=sizes, session=session)

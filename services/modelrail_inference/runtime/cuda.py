@@ -27,7 +27,8 @@ from modelrail_inference.signature import DYNAMIC, Signature
 PLACEMENT_ENTRY = "session.record_ep_graph_assignment_info"
 """Entry of a session's options that makes `operators_by_provider` possible."""
 
-_MAX_GRAPHS = 64
+MAX_GRAPHS = 64
+"""Most recordings that a GPU should hold of one session."""
 _GRAPH_ID = "gpu_graph_id"
 _NOT_RECORDED = "-1"
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
@@ -109,9 +110,9 @@ def graph_shapes(
         raise GraphError("expected the parameter batch_buckets: a graph holds one batch size")
     sizes = buckets if batched else (0,)
     edges = padding.edges if padding is not None else (0,)
-    if len(sizes) * len(edges) > _MAX_GRAPHS:
+    if len(sizes) * len(edges) > MAX_GRAPHS:
         raise GraphError(
-            f"expected at most {_MAX_GRAPHS} shapes, got {len(sizes)} batch sizes of "
+            f"expected at most {MAX_GRAPHS} shapes, got {len(sizes)} batch sizes of "
             f"{len(edges)} lengths"
         )
     return [

@@ -14,12 +14,17 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
-from modelrail_inference.runtime.batch_sizes import change_seconds, recorded_sizes
+from modelrail_inference.runtime.batch_sizes import (
+    change_seconds,
+    has_fixed_items,
+    with_recorded_sizes,
+)
 from modelrail_inference.runtime.cuda import GraphError, graph_shapes
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
 from modelrail_inference.runtime.row_independence import why_rows_may_mix
+from modelrail_inference.runtime.served_signature import served_signature
 from modelrail_inference.runtime.session import (
     ModelFileError,
     OutOfMemory,
@@ -30,7 +35,7 @@ from modelrail_inference.runtime.session import (
 )
 from modelrail_inference.runtime.trials import Trials
 from modelrail_inference.runtime.warmup import is_tiny, warm_up
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.signature import Signature
 
 _log = structlog.get_logger(__name__)
 
@@ -78,34 +83,42 @@ class SessionLoader:
             raise LoadError(f"model file '{definition.path.name}' is empty")
         if self.trials is not None and not definition.vouched:
             self._try_in_child(definition, self.trials)
-        session = self._session(definition, self.intra_op_threads)
+        threads = self.intra_op_threads
+        session = self._session(definition, threads)
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
             max_batch_size = self.default_max_batch_size if session.signature.batchable() else 0
-        declared = _served_signature(session.signature, settings, max_batch_size)
+        declared = served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
         self._warm_up(session, declared, settings, max_batch_size)
         if self._is_free(settings) and is_tiny(
             session, declared, settings, max_batch_size=max_batch_size
         ):
             # Waking a second thread takes longer than such a run, and more processor time than it.
-            session = self._session(definition, 1)
+            threads = 1
+            session = _session_on(session.provider, definition, threads)
             self._warm_up(session, declared, settings, max_batch_size)
         batching_reason = ""
+        if settings.max_batch_size is None and max_batch_size > 1:
+            batching_reason = why_rows_may_mix(session, declared)
         if settings.session.cuda is not None and settings.session.cuda.records_graphs:
-            _record(session, declared, settings, max_batch_size)
-        elif session.provider is Provider.CUDA and max_batch_size > 1:
-            session, settings, batching_reason = self._with_steady_sizes(
-                session, definition, declared, max_batch_size
+            self._record(session, declared, settings, max_batch_size)
+        elif (
+            max_batch_size > 1
+            and not batching_reason
+            and _needs_steady_sizes(settings, session, declared)
+            and (cost := change_seconds(session, declared, settings.padding))
+        ):
+            del session  # two at a time might not find the memory
+            session, settings, batching_reason = self._with_recorded_sizes(
+                definition, declared, max_batch_size, threads, cost
+            )
+        if batching_reason:
+            _log.warning(
+                "requests are not put together", model=definition.model, reason=batching_reason
             )
         if session.operators:
             _log.info("operators placed", model=definition.model, operators=dict(session.operators))
-        if settings.max_batch_size is None and max_batch_size > 1 and not batching_reason:
-            batching_reason = why_rows_may_mix(session, declared)
-            if batching_reason:
-                _log.warning(
-                    "requests are not put together", model=definition.model, reason=batching_reason
-                )
         return LoadedModel(
             model=definition.model,
             number=definition.number,
@@ -130,43 +143,70 @@ class SessionLoader:
         except ProviderError as error:
             raise LoadError(str(error)) from error
         except ProviderIdle as error:
-            if wanted is not Provider.AUTO:
+            if wanted is not Provider.AUTO or definition.settings.session.cuda is not None:
                 raise LoadError(str(error)) from error
             # Whoever leaves the choice open wants the model served: trees and texts have no GPU.
             _log.info("runs on the CPU", model=definition.model, reason=str(error))
             return _session_on(Provider.CPU, definition, intra_op_threads)
 
-    def _with_steady_sizes(
+    def _with_recorded_sizes(
         self,
-        session: Session,
         definition: VersionDefinition,
         signature: Signature,
         max_batch_size: int,
+        threads: int,
+        cost: float,
     ) -> tuple[Session, ModelSettings, str]:
-        """Records the runs of few batch sizes if another size than the last run's costs much.
+        """Loads once more, with the runs of few batch sizes recorded.
+
+        Args:
+            definition: What is loaded.
+            signature: Its inputs and outputs, and the mask that the server fills.
+            max_batch_size: Largest batch.
+            threads: Threads that share one operator.
+            cost: What a batch of another size than the last costs, in seconds.
 
         Returns:
-            The session and the settings to serve with, and why requests cannot be put together.
+            The session, the settings to serve it with, and why requests are not put together.
         """
-        settings = definition.settings
-        if len(settings.batch_buckets) == 1:
-            return session, settings, ""
-        seconds = change_seconds(session, signature, settings.padding)
-        if not seconds:
-            return session, settings, ""
-        cost = f"a batch of another size than the last takes {seconds * 1000:.0f} ms more"
-        recorded = recorded_sizes(settings, max_batch_size)
+        why = f"a batch of another size than the last takes {cost * 1000:.0f} ms more"
         try:
-            other = self._session(replace(definition, settings=recorded), self.intra_op_threads)
-            self._warm_up(other, signature, recorded, max_batch_size)
-            _record(other, signature, recorded, max_batch_size)
-        except LoadError as error:
-            reason = f"{cost}, and runs cannot be recorded: {error}"
-            _log.warning("requests are not put together", model=definition.model, reason=reason)
-            return session, settings, reason
-        sizes = list(recorded.batch_buckets)
-        _log.info("runs recorded", model=definition.model, batch_sizes=sizes, reason=cost)
-        return other, recorded, ""
+            settings = with_recorded_sizes(definition.settings, signature, max_batch_size)
+            recorded = replace(definition, settings=settings)
+            session = _session_on(Provider.CUDA, recorded, threads)
+            self._record(session, signature, settings, max_batch_size)
+        except (GraphError, LoadError) as error:
+            session = _session_on(Provider.CUDA, definition, threads)
+            self._warm_up(session, signature, definition.settings, max_batch_size)
+            return session, definition.settings, f"{why}, and runs cannot be recorded: {error}"
+        sizes = list(settings.batch_buckets)
+        _log.info("runs recorded", model=definition.model, batch_sizes=sizes, reason=why)
+        return session, settings, ""
+
+    def _record(
+        self, session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
+    ) -> None:
+        """Records the runs of all batch buckets.
+
+        Raises:
+            LoadError: The shapes are not few and fixed, or the model cannot be recorded.
+            TransientLoadError: It takes too long, or there is too little memory.
+        """
+        latest = time.monotonic() + self.warmup_timeout_seconds
+        try:
+            for shapes in graph_shapes(
+                signature, settings.batch_buckets, settings.padding, batched=max_batch_size > 0
+            ):
+                if time.monotonic() > latest:
+                    raise TransientLoadError(
+                        "optimization.cuda.graphs: the recording took longer than "
+                        f"{self.warmup_timeout_seconds:g} s"
+                    )
+                session.record(shapes, signature)
+        except OutOfMemory as error:
+            raise TransientLoadError(f"optimization.cuda.graphs: {error}") from error
+        except (GraphError, RunError) as error:
+            raise LoadError(f"optimization.cuda.graphs: {error}") from error
 
     def _warm_up(
         self, session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
@@ -229,88 +269,15 @@ def _session_on(
         raise TransientLoadError(str(error)) from error
 
 
-def _record(
-    session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
-) -> None:
-    """Records the runs of all batch buckets.
+def _needs_steady_sizes(settings: ModelSettings, session: Session, signature: Signature) -> bool:
+    """Whether batches could all have few sizes, but come in any.
 
-    Raises:
-        LoadError: The shapes are not few and fixed, or the model cannot be recorded.
-        TransientLoadError: There is too little memory for the recordings.
+    Not where nobody said, nor the loader found, that rows do not influence one another: filling up
+    a batch adds some.
     """
-    try:
-        shapes = graph_shapes(
-            signature, settings.batch_buckets, settings.padding, batched=max_batch_size > 0
-        )
-        session.record(shapes, signature)
-    except OutOfMemory as error:
-        raise TransientLoadError(f"optimization.cuda.graphs: {error}") from error
-    except (GraphError, RunError) as error:
-        raise LoadError(f"optimization.cuda.graphs: {error}") from error
-
-
-def _served_signature(graph: Signature, settings: ModelSettings, max_batch_size: int) -> Signature:
-    """Returns what is served, after comparing the graph with the configuration.
-
-    Raises:
-        LoadError: The configuration says something that the graph does not hold.
-    """
-    if max_batch_size > 0 and not graph.batchable():
-        fixed = next(
-            (
-                spec
-                for spec in (*graph.inputs, *graph.outputs)
-                if not spec.shape or spec.shape[0] != DYNAMIC
-            ),
-            None,
-        )
-        raise LoadError(
-            f"max_batch_size is {max_batch_size}, but "
-            + (
-                f"'{fixed.name}' has shape {list(fixed.shape)} without a dynamic first dimension"
-                if fixed
-                else "the model has no inputs"
-            )
-        )
-    inputs = _with_mask(settings, graph)
-    return Signature(
-        inputs=_declared("input", graph.inputs, inputs, complete=True),
-        outputs=_declared("output", graph.outputs, settings.outputs, complete=False),
+    return (
+        session.provider is Provider.CUDA
+        and (settings.max_batch_size is None or settings.batching is not None)
+        and len(settings.batch_buckets) != 1
+        and has_fixed_items(signature, settings.padding)
     )
-
-
-def _with_mask(settings: ModelSettings, graph: Signature) -> tuple[TensorSpec, ...]:
-    """Returns the declared inputs; the mask, which callers do not see, can be left out there."""
-    mask = settings.padding.mask if settings.padding else None
-    if not settings.inputs or any(spec.name == mask for spec in settings.inputs):
-        return settings.inputs
-    return (*settings.inputs, *(spec for spec in graph.inputs if spec.name == mask))
-
-
-def _declared(
-    kind: str, graph: tuple[TensorSpec, ...], declared: tuple[TensorSpec, ...], *, complete: bool
-) -> tuple[TensorSpec, ...]:
-    if not declared:
-        return graph
-    found = {spec.name: spec for spec in graph}
-    names = [spec.name for spec in declared]
-    unknown = [name for name in names if name not in found]
-    if unknown or (complete and len(set(names)) != len(found)) or len(set(names)) != len(names):
-        raise LoadError(
-            f"the configuration declares the {kind}s {names}, but the graph has {list(found)}"
-        )
-    for spec in declared:
-        actual = found[spec.name]
-        if spec.datatype != actual.datatype:
-            raise LoadError(
-                f"the configuration declares {kind} '{spec.name}' as {spec.datatype}, but the "
-                f"graph has {actual.datatype}"
-            )
-        if len(spec.shape) != len(actual.shape) or any(
-            DYNAMIC not in (a, b) and a != b for a, b in zip(spec.shape, actual.shape, strict=True)
-        ):
-            raise LoadError(
-                f"the configuration declares {kind} '{spec.name}' with shape {list(spec.shape)}, "
-                f"but the graph has {list(actual.shape)}"
-            )
-    return declared

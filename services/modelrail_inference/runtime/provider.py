@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import enum
 import functools
 import io
 import re
+import threading
+
+from modelrail_inference.runtime.messages import without_places
 
 
 class Provider(enum.Enum):
@@ -23,6 +27,11 @@ ONNX_NAMES = {
     Provider.CUDA: "CUDAExecutionProvider",
     Provider.TENSORRT: "TensorrtExecutionProvider",
 }
+
+
+_DRIVER = "libcuda.so.1"
+_TENSORRT_MISSING = "install TensorRT libraries"
+_PRINTING = threading.Lock()
 
 
 class ProviderError(Exception):
@@ -47,7 +56,7 @@ def obstacle(provider: Provider) -> str:
 
     name = ONNX_NAMES[provider]
     if name not in onnxruntime.get_available_providers():
-        return "this build of ONNX Runtime is without it"
+        return "this build of ONNX Runtime is without it; modelrail[inference] brings another"
     missing = load_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the answer is the result; a missing library is no news
@@ -56,7 +65,9 @@ def obstacle(provider: Provider) -> str:
             _IDENTITY, options, providers=[name], enable_fallback=0
         )
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, it does not load
-        return missing or _in_one_line(str(error)) or type(error).__name__
+        if _TENSORRT_MISSING in str(error):
+            return missing or "TensorRT's libraries cannot be loaded"
+        return missing or without_places(str(error)) or type(error).__name__
     if name in session.get_providers():
         return ""
     return missing or "ONNX Runtime left it out and did not say why"
@@ -70,19 +81,24 @@ def load_libraries() -> str:
     """
     import onnxruntime
 
-    # It prints what it does not find, and standard output is not its place.
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    # It prints what it does not find, and standard output is not its place. One at a time: each
+    # puts back what it found there.
+    with _PRINTING, contextlib.redirect_stdout(io.StringIO()) as printed:
         try:
             onnxruntime.preload_dlls()
         except Exception as error:  # noqa: BLE001 - the session shows whether it was needed
-            return _in_one_line(str(error))
+            return without_places(str(error))
     found = re.findall(r"Failed to load (?:\S*/)?([^\s:]+)", printed.getvalue())
-    return f"{', '.join(dict.fromkeys(found))} cannot be loaded" if found else ""
-
-
-def _in_one_line(text: str) -> str:
-    """Leaves out folders and line breaks, for messages that travel."""
-    return " ".join(re.sub(r"(?:[\w.+-]*/){2,}", "", text).split())[:300]
+    if found:
+        return (
+            f"{', '.join(dict.fromkeys(found))} cannot be loaded; modelrail[inference] brings "
+            "CUDA's libraries"
+        )
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError:
+        return f"NVIDIA's driver ({_DRIVER}) cannot be loaded"
+    return ""
 
 
 def loadable_providers() -> frozenset[Provider]:
@@ -104,8 +120,7 @@ def resolve(requested: Provider) -> Provider:
         names = ", ".join(sorted(provider.value for provider in loadable_providers()))
         raise ProviderError(
             f"execution provider '{requested.value}' does not load on this machine: "
-            f"{obstacle(requested)} (what loads: {names}). Choose --provider cpu or auto, or "
-            "install modelrail[inference], which brings onnxruntime-gpu and CUDA's libraries"
+            f"{obstacle(requested)} (what loads: {names}; --provider auto takes the best of it)"
         )
     return requested
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from modelrail_inference.runtime.cuda import (
     provider_chain,
     why_idle,
 )
+from modelrail_inference.runtime.messages import without_places
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session_settings import GraphLevel, SessionSettings
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
@@ -232,25 +232,24 @@ class Session:
                 raise
             raise _run_error(error) from error
 
-    def record(self, shapes: Sequence[Shapes], signature: Signature) -> None:
-        """Records runs of these shapes as CUDA graphs, which later runs of the same replay.
+    def record(self, shapes: Shapes, signature: Signature) -> None:
+        """Records a run of these shapes as a CUDA graph, which later runs of the same replay.
 
         Raises:
             RunError: The model cannot be run with these shapes, or not be recorded.
         """
         if self._graphs is None:
             raise RunError("the session was not made to record runs")
-        for one in shapes:
-            try:
-                self._graphs.record(one, signature)
-            except GraphError as error:
-                raise RunError(str(error)) from error
-            except MemoryError as error:
-                raise OutOfMemory("a recording needs more memory than there is") from error
-            except Exception as error:
-                if not _from_onnxruntime(error):
-                    raise
-                raise _run_error(error) from error
+        try:
+            self._graphs.record(shapes, signature)
+        except GraphError as error:
+            raise RunError(str(error)) from error
+        except MemoryError as error:
+            raise OutOfMemory("a recording needs more memory than there is") from error
+        except Exception as error:
+            if not _from_onnxruntime(error):
+                raise
+            raise _run_error(error) from error
 
     def _run_values(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Run
@@ -322,7 +321,7 @@ def _load_error(error: Exception, path: Path) -> ModelFileError | OutOfMemory:
         return OutOfMemory("the model needs more memory than there is")
     if _NO_THREAD in text:
         return OutOfMemory("no thread could be started: the limit of this system is reached")
-    text = _clean(text.replace(str(path), "the file"))
+    text = without_places(text.replace(str(path), "the file"))
     return ModelFileError(f"not a model that ONNX Runtime can load: {text}")
 
 
@@ -331,11 +330,4 @@ def _run_error(error: Exception) -> RunError:
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory("the run needs more memory than there is")
     _, found, reason = text.partition("Status Message: ")
-    return RunError(_clean(reason if found else text))
-
-
-def _clean(text: str) -> str:
-    """Cuts source paths, file paths and code positions out of a message of ONNX Runtime."""
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : ", "", text)
-    text = re.sub(r"(?:[\w.+-]*/){2,}[\w.+-]+(?::\d+)?", "…", text)
-    return " ".join(text.split())[:500]
+    return RunError(without_places(reason if found else text))

@@ -55,13 +55,13 @@ class Lane:
         self.instances = instances
         self.layout = _layout(model)
         self.checker = RequestChecker(model)
-        self.queue = RequestQueue(batching, model.max_batch_size)
+        self.queue = RequestQueue(batching, model.rows_together())
         self.run_time = RunTime()
         self.in_flight = 0
         self.running_rows = 0
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
-        self.max_rows = model.max_batch_size if batching is not None else 1
+        self.max_rows = model.rows_together()
         self.ordering = Ordering() if _keeps_order(batching) else None
         self._expected_rows = 0
         self._expected_until = 0.0

@@ -113,7 +113,13 @@ class Scheduler:
         return Lane(model, instances=self.instances_of(model))
 
     def instances_of(self, model: LoadedModel) -> int:
-        """Returns how many runs of a model there are at a time: never more than threads."""
+        """Returns how many runs of a model there are at a time: never more than threads.
+
+        Recorded runs wait for each other, and would hold a thread meanwhile.
+        """
+        cuda = model.settings.session.cuda
+        if cuda is not None and cuda.records_graphs:
+            return 1
         return min(model.settings.instances or self._thread_count, self._thread_count)
 
     def run_at_once(self, lane: Lane, feed: Feed, deadline: float | None) -> Answer | None:
