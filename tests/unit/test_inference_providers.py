@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +121,24 @@ def test_threads_that_look_at_once_leave_standard_output_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     build_with(monkeypatch)
-    both, before = threading.Barrier(2), sys.stdout
-    entered: list[object] = []
+    before = sys.stdout
+    entered: list[int] = []
+    second_is_in, first_is_out = threading.Event(), threading.Event()
 
     def preload() -> None:
-        entered.append(sys.stdout)
-        with suppress(threading.BrokenBarrierError):
-            both.wait(0.2)  # without a lock both come here
+        entered.append(threading.get_ident())
+        if len(entered) == 1:
+            second_is_in.wait(0.2)  # with the lock it does not come in
+        else:
+            second_is_in.set()
+            first_is_out.wait(0.2)
+
+    def look() -> None:
+        load_libraries()
+        first_is_out.set()
 
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
-    threads = [threading.Thread(target=load_libraries) for _ in range(2)]
+    threads = [threading.Thread(target=look) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
