@@ -107,14 +107,17 @@ class BatchRunner:
     Args:
         batch: What to run.
         buffers: Where it is put together.
+        singly: In place of halves, each request is run again: where none of many is good, those are
+            half as many runs.
 
     Attributes:
         outcomes: Each request with what came of it, in the end.
         executions: The runs that gave answers.
     """
 
-    def __init__(self, batch: Batch, buffers: BatchBuffers) -> None:
+    def __init__(self, batch: Batch, buffers: BatchBuffers, *, singly: bool = False) -> None:
         self._batch = batch
+        self._singly = singly
         self._model = batch.lane.model
         self._layout = batch.lane.layout
         self._buffers = buffers
@@ -149,8 +152,9 @@ class BatchRunner:
                 self.outcomes.append((requests[0], Outcome(error=error)))
                 return
             middle = len(requests) // 2
-            self._run(requests[:middle])
-            self._run(requests[middle:])
+            halves = [requests[:middle], requests[middle:]]
+            for again in [[one] for one in requests] if self._singly else halves:
+                self._run(again)
         except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
             self.outcomes.extend((request, Outcome(error=error)) for request in requests)
         else:

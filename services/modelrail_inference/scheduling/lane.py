@@ -8,12 +8,15 @@ from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
+from modelrail_inference.scheduling.crowd import Crowd
 from modelrail_inference.scheduling.ordering import Ordering
 from modelrail_inference.scheduling.quickness import Quickness
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.batch import Execution
 
@@ -35,7 +38,9 @@ class Lane:
         "_buffers",
         "_expected_rows",
         "_expected_until",
+        "_may_gather",
         "checker",
+        "crowd",
         "in_flight",
         "instances",
         "layout",
@@ -73,6 +78,13 @@ class Lane:
             and not self.queue.delay_seconds
             and not self.queue.batching.priority_levels
         )
+        # Batches form on the event loop as they come: where sizes are preferred, they would not.
+        self._may_gather = (
+            self.quickness.is_possible
+            and self.max_rows > 1
+            and not self.queue.batching.preferred_sizes
+        )
+        self.crowd = Crowd()
         self._buffers: list[BatchBuffers] = []
 
     def lend_buffers(self) -> BatchBuffers:
@@ -108,6 +120,41 @@ class Lane:
         """
         self.learn(execution)
         self.quickness.ran(execution.seconds, now)
+
+    def gathers(self, feed: Feed) -> bool:
+        """Whether a request that comes now can run on the event loop together with others like it.
+
+        Where no other like it fits, nor any other is expected, there is nothing to wait for.
+        """
+        return (
+            self.crowd.wanted > 1
+            and self._may_gather
+            and feed.is_exact
+            and self.in_flight == 0
+            and self.queue.count == 0
+            and self.fits(2 * feed.batch_size)
+        )
+
+    def fits(self, rows: int) -> bool:
+        """Whether so many rows may run on the event loop together."""
+        return rows <= self.max_rows and self.quickness.is_quick(rows)
+
+    def came_alone(self) -> None:
+        """Counts a run of one request on a saturated event loop that was to wait for no others."""
+        if self._may_gather and self.crowd.wanted == 1:
+            self.crowd.came(1)
+
+    def ran_together(self, executions: Sequence[Execution], seconds: float, now: float) -> None:
+        """Learns from runs on the event loop, as `ran_at_once` does.
+
+        Args:
+            executions: Those that gave answers.
+            seconds: Time of all runs.
+            now: When they ended: a moment of `time.monotonic()`.
+        """
+        for execution in executions:
+            self.learn(execution)
+        self.quickness.ran(seconds, now)
 
     def share(self, answered: int = 0) -> int:
         """Returns the items of one batch when all that are under way are shared evenly.

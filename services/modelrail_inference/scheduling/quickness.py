@@ -49,6 +49,14 @@ class Quickness:
         seconds = self._time.seconds(items)
         return seconds < _TINY_SECONDS or (seconds < _QUICK_SECONDS and now >= self._free_at)
 
+    def is_quick(self, items: int) -> bool:
+        """Whether the event loop may do a run of so many items, be it not right now."""
+        return (
+            self.is_possible
+            and self._time.runs >= _TRIALS
+            and self._time.seconds(items) < _QUICK_SECONDS
+        )
+
     def ran(self, seconds: float, now: float) -> None:
         """Notes a run of so many seconds that the event loop has done until now."""
         self._free_at = now + seconds

@@ -3,14 +3,16 @@
     event loop                          threads
     ──────────                          ───────
     submit ▸ admission ▸ RequestQueue ◀─ take: the model that had least time, the batch as it is now
-                                         assemble ▸ session.run ▸ take apart
+       ▾                                 assemble ▸ session.run ▸ take apart
+    Gathering ▸ assemble ▸ session.run ▸ take apart
     answers  ◀── one call for each batch ──
 
 Threads take batches by themselves: the queue is looked at in the very moment in which a session is
 free, so batches grow until then, and between two batches no thread waits for the event loop.
-The requests of quick models do not wait at all: they run on the event loop as they come, because
-the way to a thread and back would cost more (`run_at_once`). One lock guards the queues; it is held
-for the length of a few list operations.
+The requests of quick models do not wait for threads: they run on the event loop as they come,
+because the way to a thread and back would cost more (`run_at_once`); on a saturated loop they wait
+some milliseconds for others like them and run there together (`Gathering`). One lock guards the
+queues; it is held for the length of a few list operations.
 
 Promises: the queues are bounded in items and bytes, for each model and for all together. What
 cannot be answered before its deadline is refused at once. What is late or left by its caller does
@@ -37,7 +39,9 @@ from modelrail_inference.scheduling.batch import (
     Outcome,
     compute_alone,
 )
+from modelrail_inference.scheduling.gathering import Gathering, Patience
 from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.loop_load import LoopLoad
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.request_queue import is_late
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
@@ -75,9 +79,18 @@ class Scheduler:
     Args:
         threads: Runs at a time, of all models together.
         limits: What may wait.
+        load: Tells whether the event loop is saturated.
+        patience: How long requests of quick models then wait for each other.
     """
 
-    def __init__(self, *, threads: int, limits: QueueLimits) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        limits: QueueLimits,
+        load: LoopLoad | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._thread_count = threads
@@ -97,15 +110,17 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
+        self._load = load or LoopLoad()
+        self._gathering = Gathering(self._loop, self._run_gathered, patience)
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a session."""
+        """Requests that wait for a session on a thread."""
         return self._items
 
     @property
     def held_bytes(self) -> int:
-        """Memory of the requests that wait or run, in bytes."""
+        """Memory of the requests that wait for a thread or run on one, in bytes."""
         return self._held_bytes
 
     def open_lane(self, model: LoadedModel) -> Lane:
@@ -129,7 +144,8 @@ class Scheduler:
         about its time.
 
         Returns:
-            The outputs as they travel, and the run; None for a request that has to be submitted.
+            The outputs as they travel, and the run; None for a request that has to be submitted,
+            as it waits: for a thread or, on a saturated event loop, for others to run with.
 
         Raises:
             Unavailable: The deadline has passed, or the server ends.
@@ -137,6 +153,9 @@ class Scheduler:
             RunError: The model cannot compute these inputs.
         """
         now = time.monotonic()
+        is_saturated = self._load.came(now)
+        if is_saturated and self._gathers(lane, feed, deadline, now):
+            return None
         with self._changed:
             if not lane.runs_at_once(feed, now):
                 return None
@@ -147,6 +166,8 @@ class Scheduler:
         outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
         with self._changed:
             lane.ran_at_once(execution, time.monotonic())
+        if is_saturated:
+            lane.came_alone()
         lane.model.statistics.executed(
             execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
         )
@@ -155,7 +176,7 @@ class Scheduler:
         return outputs, execution
 
     def submit(self, request: QueuedRequest) -> None:
-        """Lets a request wait for a session; its future gets the outcome.
+        """Lets a request wait, for a session or for others; its future gets the outcome.
 
         Raises:
             Unavailable: The queue is full, the deadline has passed, the server ends, or the system
@@ -167,23 +188,25 @@ class Scheduler:
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
         request.queued_at = now
+        if self._load.is_saturated and self._stays(request, now):
+            return
+        # On a thread and on the event loop, a model's requests keep out of each other's way.
+        self._gathering.end(lane)
         if len(self._threads) < self._thread_count and not self._closed:
             self._start_thread()
         with self._changed:
             self._admit(request, now)
             self._push(request)
-        self._look_soon()
         if lane.ordering is not None:
             request.sequence = lane.ordering.ticket()
-        if (timeout := request.next_timeout()) is not None:
-            self._timed.add(request)
-            self._arm(timeout)
+        self._waits(request)
 
     def abandon(self, request: QueuedRequest) -> None:
         """The caller has gone: a request that waits never runs, and a lonely run is stopped."""
         self._timed.discard(request)
+        gathered = self._gathering.discard(request)
         with self._changed:
-            waited = self._drop(request)
+            waited = gathered or self._drop(request)
             # Whoever was answered, as at a deadline, and is cancelled then, has left before.
             if request.batch is not None and request.future.cancelled():
                 request.batch.leave()
@@ -198,13 +221,101 @@ class Scheduler:
             for request in waiting:
                 self._drop(request)
             self._changed.notify_all()
-        for request in waiting:
+        for request in (*self._gathering.clear(), *waiting):
             self._fail(request, _exiting())
         if self._timer is not None:
             self._timer.cancel()
         latest = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
+
+    # --- on the event loop alone ------------------------------------------------------------------
+
+    def _gathers(self, lane: Lane, feed: Feed, timeout: float | None, now: float) -> bool:
+        """Whether a request waits for others on the event loop, which is saturated."""
+        if not self._gathering.patience.allows(timeout, now):
+            return False
+        if not self._gathering.fits(lane, feed):
+            # What came before it shall not wait for it, nor find the loop's time used up by it.
+            self._gathering.end(lane)
+        with self._changed:
+            return lane.gathers(feed)
+
+    def _stays(self, request: QueuedRequest, now: float) -> bool:
+        """Whether a request stays on the event loop; then it is held there, or has run.
+
+        No limit of the queue concerns it: what is held is few, and takes no thread.
+
+        Raises:
+            Unavailable: The deadline has passed, or the server ends.
+        """
+        lane, feed = request.lane, request.feed
+        gathers = self._gathers(lane, feed, request.next_timeout(), now)
+        if not gathers:
+            if request.wait_until is None:
+                return False  # `run_at_once` has seen everything
+            with self._changed:
+                if not lane.runs_at_once(feed, now):
+                    return False
+        if self._closed:
+            raise _exiting()
+        if request.deadline is not None and request.deadline <= now:
+            raise expired()
+        if gathers:
+            self._gathering.add(request, now)
+        else:
+            self._run_here(lane, [request], now)
+        return True
+
+    def _run_gathered(self, lane: Lane, requests: list[QueuedRequest]) -> None:
+        """Runs the requests of a model that have waited for each other; all fit into one batch.
+
+        If the event loop may not run them after all, they are left to the threads.
+        """
+        now = time.monotonic()
+        late = [r for r in requests if r.deadline is not None and r.deadline <= now]
+        for request in late:
+            self._fail(request, expired())
+            requests.remove(request)
+        if lane.quickness.allows(sum(request.feed.batch_size for request in requests), now):
+            lane.crowd.came(len(requests) + len(late))
+            if requests:
+                self._run_here(lane, requests, now)
+            return
+        lane.crowd.was_in_vain()
+        if len(self._threads) < self._thread_count:
+            self._start_thread()
+        with self._changed:
+            for request in requests:
+                self._push(request)
+        for request in requests:
+            self._waits(request)
+
+    def _run_here(self, lane: Lane, requests: list[QueuedRequest], now: float) -> None:
+        """Runs requests of a quick model as one batch, here on the event loop."""
+        batch = Batch(lane, requests, now)
+        for request in requests:
+            request.batch = batch
+        with self._changed:
+            buffers = lane.lend_buffers()
+        runner = BatchRunner(batch, buffers, singly=True)
+        try:
+            runner.run()
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
+            runner.outcomes = [(request, Outcome(error=error)) for request in requests]
+        ended = time.monotonic()
+        with self._changed:
+            lane.return_buffers(buffers)
+            # No thread was busy, so neither `virtual_seconds` nor the mean of batches change.
+            lane.ran_together(runner.executions, ended - now, ended)
+        self._deliver(batch, runner)
+
+    def _waits(self, request: QueuedRequest) -> None:
+        """Has a request looked after that was put into the queue."""
+        self._look_soon()
+        if (timeout := request.next_timeout()) is not None:
+            self._timed.add(request)
+            self._arm(timeout)
 
     def _look_soon(self) -> None:
         """Has the queues looked at in the next step of the event loop.

@@ -1,0 +1,185 @@
+"""Requests of quick models that wait a moment for others like them, on a saturated event loop.
+
+The loop accepts calls one after the other. Between two runs of a tiny model it does so much else
+that neither weights nor code are in the caches any more, and a run takes ten times as long as by
+itself; a batch of thirty takes hardly longer. So the first requests wait until those right behind
+them are accepted, and all run together, on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelrail_inference.scheduling.crowd import MOST_REQUESTS
+
+if TYPE_CHECKING:
+    from modelrail_inference.request.feed import Feed
+    from modelrail_inference.scheduling.lane import Lane
+    from modelrail_inference.scheduling.queued import QueuedRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long requests wait for others.
+
+    Attributes:
+        busy_seconds: A turn of the event loop longer than that has accepted something.
+        idle_seconds: When nothing was accepted for so long, nobody else comes.
+        most_seconds: Longest wait.
+        least_left_seconds: A request that times out sooner than that does not wait.
+    """
+
+    busy_seconds: float = 0.000_03
+    idle_seconds: float = 0.000_15
+    most_seconds: float = 0.005
+    least_left_seconds: float = 0.02
+
+    def allows(self, timeout: float | None, now: float) -> bool:
+        """Whether a request that times out at a moment of `time.monotonic()` may wait."""
+        return timeout is None or timeout - now >= self.least_left_seconds
+
+
+class _Held:
+    """The requests of one model that wait for others; all fit into one batch."""
+
+    __slots__ = ("key", "requests", "rows", "since", "wanted")
+
+    def __init__(self, first: QueuedRequest, now: float) -> None:
+        self.key = first.feed.key
+        self.requests: list[QueuedRequest] = []
+        self.rows = 0
+        self.since = now
+        self.wanted = 0
+
+
+class Gathering:
+    """Holds requests of several models, each until its model's batch is complete.
+
+    A model's batch is complete when as many came as are expected, when another request like the
+    last does not fit, when the event loop has turned idle, or when the longest wait is over. Then
+    it runs as soon as the loop may run it; what it may not run when the longest wait is over is
+    handed on all the same.
+
+    No thread knows of what is held: it belongs to the event loop alone. As long as a model's
+    requests are held here, none of its requests may wait for a thread or run on one.
+
+    Args:
+        loop: The event loop.
+        hand_on: Gets a model's requests when they have waited.
+        patience: How long they wait.
+        clock: Returns moments of `time.monotonic()`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hand_on: Callable[[Lane, list[QueuedRequest]], None],
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.patience = patience or Patience()
+        self.count = 0
+        """Requests that are held, of all models: never more than `MOST_REQUESTS`."""
+        self._loop = loop
+        self._hand_on = hand_on
+        self._clock = clock
+        self._held: dict[Lane, _Held] = {}
+        self._watcher: asyncio.Handle | None = None
+        self._turned_at = 0.0
+        self._busy_at = 0.0
+
+    def __contains__(self, lane: Lane) -> bool:
+        return lane in self._held
+
+    def fits(self, lane: Lane, feed: Feed) -> bool:
+        """Whether a request of a model fits beside what is held of it."""
+        held = self._held.get(lane)
+        return held is None or (held.key == feed.key and lane.fits(held.rows + feed.batch_size))
+
+    def add(self, request: QueuedRequest, now: float) -> None:
+        """Holds a request that fits; hands its model's on at once if they are complete.
+
+        Args:
+            request: The request.
+            now: Moment of `time.monotonic()`.
+        """
+        lane = request.lane
+        held = self._held.get(lane)
+        if held is None:
+            held = self._held[lane] = _Held(request, now)
+            if self._watcher is None:
+                self._turned_at = self._busy_at = now
+                self._watcher = self._loop.call_soon(self._watch)
+        held.requests.append(request)
+        held.rows += request.feed.batch_size
+        self.count += 1
+        held.wanted = lane.crowd.wanted
+        if not lane.fits(held.rows + request.feed.batch_size):
+            held.wanted = 0
+        if self.count >= MOST_REQUESTS:
+            self._hand_on_all([self._taken(lane) for lane in list(self._held)])
+        elif len(held.requests) >= held.wanted and lane.quickness.allows(held.rows, now):
+            self.end(lane)
+
+    def end(self, lane: Lane) -> None:
+        """Hands a model's requests on now, if any are held."""
+        if lane in self._held:
+            self._hand_on(*self._taken(lane))
+
+    def discard(self, request: QueuedRequest) -> bool:
+        """Takes out a request whose caller has gone; returns whether it was held."""
+        held = self._held.get(request.lane)
+        if held is None or request not in held.requests:
+            return False
+        held.requests.remove(request)
+        held.rows -= request.feed.batch_size
+        self.count -= 1
+        if not held.requests:
+            del self._held[request.lane]
+        return True
+
+    def clear(self) -> list[QueuedRequest]:
+        """Takes everything out and returns it."""
+        taken = [request for lane in list(self._held) for request in self._taken(lane)[1]]
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+        return taken
+
+    def _taken(self, lane: Lane) -> tuple[Lane, list[QueuedRequest]]:
+        held = self._held.pop(lane)
+        self.count -= len(held.requests)
+        return lane, held.requests
+
+    def _watch(self) -> None:
+        """Looks in every turn of the event loop whether what is held is complete."""
+        now = self._clock()
+        # Between two calls the loop asks for news without waiting for any, which takes no time.
+        if now - self._turned_at > self.patience.busy_seconds:
+            self._busy_at = now
+        self._turned_at = now
+        is_idle = now - self._busy_at >= self.patience.idle_seconds
+        complete = [
+            self._taken(lane)
+            for lane, held in list(self._held.items())
+            if now - held.since >= self.patience.most_seconds
+            or (
+                (is_idle or len(held.requests) >= held.wanted)
+                and lane.quickness.allows(held.rows, now)
+            )
+        ]
+        self._watcher = self._loop.call_soon(self._watch) if self._held else None
+        self._hand_on_all(complete)
+
+    def _hand_on_all(self, taken: list[tuple[Lane, list[QueuedRequest]]]) -> None:
+        """Hands on what was taken; a failure with one model's is none of the others'."""
+        if taken:
+            first, *rest = taken
+            try:
+                self._hand_on(*first)
+            finally:
+                self._hand_on_all(rest)
