@@ -38,8 +38,11 @@ class Crowd:
             # Half of the way down, and soon another trial: it may have been a hiccup.
             self._expected -= (self._expected - count + 1) // 2
             self._batches_left = min(self._batches_left, _PAUSES[0])
-        self._batches_left = self._pause if tried else self._batches_left - 1
-        self.wanted = MOST_REQUESTS if self._batches_left <= 0 else self._expected
+        if tried or self._expected == MOST_REQUESTS:
+            self._batches_left = self._pause
+        else:
+            self._batches_left -= 1
+        self.wanted = self._expected if self._batches_left else MOST_REQUESTS
 
     def was_in_vain(self) -> None:
         """Learns that requests were left to the threads although they had waited."""
