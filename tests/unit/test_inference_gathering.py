@@ -421,6 +421,11 @@ async def test_a_run_that_the_loop_may_never_do_is_handed_on_after_five_millisec
     assert yard.sizes() == [2]
 
 
+@pytest.mark.parametrize(("max_rows", "waits"), [(0, False), (1, False), (2, True)])
+async def test_only_models_that_take_batches_wait_for_others(max_rows: int, waits: bool) -> None:
+    assert lane_of(max_rows=max_rows).gathers(Feed((), (), 1, is_exact=True)) is waits
+
+
 async def test_everything_can_be_taken_out() -> None:
     yard, lanes = Yard(), [lane_of("a"), lane_of("b")]
     held = [yard.add(lane) for lane in lanes]

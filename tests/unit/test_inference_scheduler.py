@@ -40,14 +40,19 @@ from modelrail_inference.request.message import (
     InferenceRequest,
     InputTensor,
     Parameter,
+    TypedContents,
 )
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling import scheduler
-from modelrail_inference.scheduling.batch import Execution, Outcome
+from modelrail_inference.scheduling.batch import BatchRunner, Execution, Outcome
+from modelrail_inference.scheduling.crowd import MOST_REQUESTS
+from modelrail_inference.scheduling.gathering import Patience
 from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.loop_load import LoopLoad
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.quickness import Quickness
+from modelrail_inference.scheduling.run_time import RunTime
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
@@ -176,10 +181,14 @@ class Houses:
         is_bounded: bool = False,
         datatype: str = "FP32",
         width: int = 2,
+        load: LoopLoad | None = None,
+        patience: Patience | None = None,
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
+            load=load,
+            patience=patience,
         )
         repository = Repository(
             Loader(sessions, is_bounded=is_bounded, datatype=datatype, width=width)
@@ -1166,15 +1175,440 @@ async def test_after_the_end_nothing_runs_on_the_event_loop(houses: Houses) -> N
     assert statistics_of(house).refusals[Refusal.SHUTTING_DOWN] == 1
 
 
-@pytest.mark.parametrize("is_bounded", [False, True])
+class Saturated(LoopLoad):
+    """An event loop that never has time to spare."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: 0)
+        self.is_saturated = True
+
+    def came(self, now: float) -> bool:
+        return True
+
+
+PATIENT = Patience(busy_seconds=3600, idle_seconds=3600, most_seconds=3600)
+"""Ends no wait: only the number of requests does."""
+UNTIL_IDLE = Patience(busy_seconds=3600, idle_seconds=0, most_seconds=3600)
+"""The first turn of the event loop without a request ends every wait."""
+
+
+@pytest.fixture
+def constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on a busy machine teach nothing about how quick a model is."""
+    monkeypatch.setattr(Quickness, "learn", lambda *arguments: None)
+
+
+async def quick_house(
+    houses: Houses,
+    sessions: Mapping[str, Session],
+    *,
+    patience: Patience = PATIENT,
+    row_seconds: float = 0.000_01,
+    wanted: int = 4,
+    **how: Any,
+) -> House:
+    """Makes a saturated server of models that have shown how quick they are, on a thread."""
+    house = await houses.make(sessions, is_bounded=True, load=Saturated(), patience=patience, **how)
+    for name, session in sessions.items():
+        await house.ask(0.0, model=name)
+        lane = serving_lane(house, name)
+        shown(lane, row_seconds)
+        lane.crowd.wanted = wanted
+        session.batches.clear()
+        if isinstance(session, Watched):
+            session.threads.clear()
+    return house
+
+
+def shown(lane: Lane, row_seconds: float) -> None:
+    """Makes a model as quick as its runs would have, also where they teach nothing any more."""
+    lane.quickness._time = RunTime()
+    for _ in range(100):
+        lane.quickness._time.add(1, row_seconds)
+
+
+def gathered_count(house: House) -> int:
+    return house.scheduler._gathering.count
+
+
+async def gathered(house: House, count: int) -> None:
+    """Lets requests come that wait for others."""
+    for _ in range(100):
+        if gathered_count(house) == count:
+            return
+        await asyncio.sleep(0)
+    assert gathered_count(house) == count
+
+
+def here() -> str:
+    return threading.current_thread().name
+
+
+@pytest.mark.usefixtures("constant")
+async def test_on_a_saturated_loop_requests_of_a_quick_model_run_there_together(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    before = (statistics_of(house).success_count, statistics_of(house).execution_count)
+    tasks = [house.ask(float(i)) for i in range(3)]
+    await gathered(house, 3)
+    assert session.batches == []
+    tasks.append(house.ask(3.0))
+    assert [numbers(await task) for task in tasks] == [[i + 1.0] for i in range(4)]
+    assert session.batches == [[0.0, 1.0, 2.0, 3.0]]
+    assert session.threads == [here()]
+    statistics = statistics_of(house)
+    assert (statistics.success_count, statistics.execution_count) == (before[0] + 4, before[1] + 1)
+    assert statistics.pending == 0
+    assert gathered_count(house) == 0
+
+
+@pytest.mark.usefixtures("constant")
+async def test_requests_that_wait_for_others_run_when_the_loop_turns_idle(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, patience=UNTIL_IDLE)
+    replies = await asyncio.gather(*[house.ask(float(i)) for i in range(3)])
+    assert [numbers(reply) for reply in replies] == [[1.0], [2.0], [3.0]]
+    assert session.batches == [[0.0, 1.0, 2.0]]
+    assert session.threads == [here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_crowd_is_found_and_then_waited_for(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, patience=UNTIL_IDLE, wanted=1)
+    for _ in range(4):
+        await asyncio.gather(*[house.ask(float(i)) for i in range(4)])
+    assert [len(batch) for batch in session.batches] == [1, 1, 1, 1, 4, 4, 4]
+    assert set(session.threads) == {here()}
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_loop_with_time_to_spare_is_asked_before_anything_else_and_runs_at_once(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    house.scheduler._load = LoopLoad(lambda: 0)
+    monkeypatch.delattr(Lane, "gathers")  # whoever asks for it fails
+    monkeypatch.delattr(Lane, "came_alone")
+    assert numbers(await house.ask(1.0)) == [2.0]
+    assert session.threads == [here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_the_limits_of_the_queue_concern_nothing_that_waits_for_others(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, threads=2)
+
+    def start_no_thread(thread: threading.Thread) -> None:
+        raise AssertionError("a thread was started")
+
+    monkeypatch.setattr(scheduler, "start_thread", start_no_thread)
+    house.scheduler._limits = QueueLimits(0, 0, 0, 0)
+    learned(serving_lane(house), {1: 1000.0, 2: 1000.0})  # no deadline could be met on a thread
+    tasks = [house.ask(float(i), seconds=60.0) for i in range(3)]
+    await gathered(house, 3)
+    tasks.append(house.ask(3.0, seconds=60.0))
+    assert [numbers(await task) for task in tasks] == [[i + 1.0] for i in range(4)]
+    assert session.batches == [[0.0, 1.0, 2.0, 3.0]]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_threads_know_nothing_of_what_waits_for_others(houses: Houses) -> None:
+    session, other = Watched(), Session()
+    house = await quick_house(houses, {"m": session, "other": other}, threads=2)
+    lane = serving_lane(house)
+    tasks = [house.ask(float(i)) for i in range(3)]
+    await gathered(house, 3)
+    assert (house.scheduler.waiting, house.scheduler.held_bytes) == (0, 0)
+    assert (lane.queue.count, lane.in_flight) == (0, 0)
+    assert not house.scheduler._active
+    assert not house.scheduler._looks  # no thread is woken
+    assert house.scheduler._takes_at_once(serving_lane(house, "other"))
+    house.scheduler._look()
+    assert house.scheduler._choose(time.monotonic()) == (None, None)
+    tasks.append(house.ask(3.0))
+    await asyncio.gather(*tasks)
+    assert session.threads == [here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_the_threads(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await quick_house(houses, {"m": Session()})
+    lane = serving_lane(house)
+    mean, virtual = house.scheduler._mean_batch_seconds, lane.virtual_seconds
+    taught_with, ran = list[int](), list[float]()
+    monkeypatch.setattr(Quickness, "learn", lambda _, items, cpu: taught_with.append(items))
+    monkeypatch.setattr(Quickness, "ran", lambda _, seconds, now: ran.append(seconds))
+    runs = lane.run_time.runs
+    await asyncio.gather(*[house.ask(float(i), float(i)) for i in range(4)])
+    assert taught_with == [8]
+    assert lane.run_time.runs == runs + 1
+    assert len(ran) == 1
+    assert ran[0] > 0
+    assert house.scheduler._mean_batch_seconds == mean
+    assert lane.virtual_seconds == virtual
+    assert (lane.in_flight, lane.running_rows, house.scheduler._running_count) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_batch_that_is_full_waits_for_nobody(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, wanted=MOST_REQUESTS)
+    replies = await asyncio.gather(*[house.ask(*[float(i)] * 3) for i in range(6)])
+    assert [numbers(reply) for reply in replies] == [[i + 1.0] * 3 for i in range(6)]
+    assert [len(batch) for batch in session.batches] == [6, 6, 6]
+    assert set(session.threads) == {here()}
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_request_that_does_not_fit_beside_the_others_lets_them_run_first(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(float(i)) for i in range(2)]
+    await gathered(house, 2)
+    tasks.append(house.ask(*[2.0] * 7))
+    await asyncio.gather(*tasks)
+    assert session.batches == [[0.0, 1.0], [2.0] * 7]
+    assert set(session.threads) == {here()}
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_request_that_takes_a_thread_lets_those_run_first_that_wait_for_others(
+    houses: Houses,
+) -> None:
+    """It is one of typed contents, which have to be decoded."""
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(float(i)) for i in range(2)]
+    await gathered(house, 2)
+    contents = TypedContents("fp32_contents", (2.0, 2.0), size_bytes=8)
+    typed = InferenceRequest("m", inputs=(InputTensor("x", "FP32", (1, 2), contents),))
+    tasks.append(asyncio.create_task(house.plane.infer(typed, Call.within(None))))
+    await asyncio.gather(*tasks)
+    assert session.batches == [[0.0, 1.0], [2.0]]
+    assert session.threads == [here(), "session-0"]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_model_whose_run_the_loop_may_not_do_yet_does_not_spill_to_the_threads(
+    houses: Houses,
+) -> None:
+    """Runs of more than a tenth of a millisecond leave the loop half of its time."""
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
+    lane = serving_lane(house)
+    lane.quickness.ran(3600.0, time.monotonic())
+    tasks = [house.ask(float(i)) for i in range(4)]
+    await gathered(house, 4)
+    lane.quickness.ran(0.0, 0.0)
+    await asyncio.gather(*tasks)
+    assert session.batches == [[0.0, 1.0, 2.0, 3.0]]
+    assert session.threads == [here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do_not_wait(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    patience = Patience(busy_seconds=3600, idle_seconds=3600, most_seconds=0.01)
+    house = await quick_house(
+        houses, {"m": session}, patience=patience, row_seconds=0.0002, wanted=MOST_REQUESTS
+    )
+    lane = serving_lane(house)
+    house.scheduler._limits = QueueLimits(0, 0, 0, 0)  # they were let in already
+    tasks = [house.ask(float(i), seconds=60.0) for i in range(2)]
+    await gathered(house, 2)
+    lane.quickness.ran(3600.0, time.monotonic())
+    assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
+    assert session.batches == [[0.0, 1.0]]
+    assert session.threads == ["session-0"]
+    assert (lane.crowd.wanted, gathered_count(house)) == (1, 0)
+    assert house.scheduler.held_bytes == 0
+    assert not house.scheduler._timed
+    lane.quickness.ran(0.0, 0.0)
+    assert numbers(await house.ask(2.0)) == [3.0]
+    assert session.threads == ["session-0", here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_request_that_soon_times_out_runs_at_once(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    waits = house.ask(0.0)
+    await gathered(house, 1)
+    assert numbers(await house.ask(1.0, seconds=0.015)) == [2.0]
+    assert session.batches == [[1.0]]
+    with pytest.raises(Unavailable, match="Request timeout expired"):
+        await house.ask(2.0, seconds=-1.0)
+    house.scheduler._gathering.end(serving_lane(house))
+    assert numbers(await waits) == [1.0]
+    assert set(session.threads) == {here()}
+
+
+@pytest.mark.parametrize(("microseconds", "waits"), [(15_000, False), (3_600_000_000, True)])
+@pytest.mark.usefixtures("constant")
+async def test_a_request_whose_queue_policy_soon_loses_patience_runs_at_once(
+    houses: Houses, microseconds: int, waits: bool
+) -> None:
+    session = Watched()
+    settings = declared(policy=QueuePolicy(allow_timeout_override=True))
+    house = await quick_house(houses, {"m": session}, settings=settings)
+    task = house.ask(1.0, parameters={"timeout": microseconds})
+    if waits:
+        await gathered(house, 1)
+        assert session.batches == []
+        house.scheduler._gathering.end(serving_lane(house))
+    assert numbers(await task) == [2.0]
+    assert session.threads == [here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_what_waited_for_others_past_its_deadline_does_not_run(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(0.0), house.ask(1.0, seconds=60.0)]
+    await gathered(house, 2)
+    (held,) = house.scheduler._gathering._held.values()
+    held.requests[1].deadline = time.monotonic()  # as if the loop had been held for a minute
+    house.scheduler._gathering.end(serving_lane(house))
+    assert numbers(await tasks[0]) == [1.0]
+    with pytest.raises(Unavailable, match="Request timeout expired"):
+        await tasks[1]
+    assert session.batches == [[0.0]]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_request_that_waits_for_others_is_gone_as_soon_as_its_caller(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(float(i)) for i in range(3)]
+    await gathered(house, 3)
+    tasks[1].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+    assert gathered_count(house) == 2
+    assert statistics_of(house).failures[Failure.CANCELED] == 1
+    more = [house.ask(3.0), house.ask(4.0)]
+    await asyncio.gather(tasks[0], tasks[2], *more)
+    assert session.batches == [[0.0, 2.0, 3.0, 4.0]]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_closing_answers_what_waits_for_others(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(float(i)) for i in range(2)]
+    await gathered(house, 2)
+    house.scheduler.close()
+    for task in (*tasks, house.ask(2.0)):
+        with pytest.raises(Unavailable, match="Server exiting"):
+            await task
+    assert session.batches == []
+    assert gathered_count(house) == 0
+    assert statistics_of(house).refusals[Refusal.SHUTTING_DOWN] == 3
+
+
+@pytest.mark.usefixtures("constant")
+async def test_of_many_broken_requests_that_run_together_each_runs_again_once(
+    houses: Houses,
+) -> None:
+    """Halves of halves would be twice as many runs, and hold the event loop as long."""
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, wanted=8)
+    tasks = [house.ask(NAN) for _ in range(8)]
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        assert isinstance(outcome, InvalidArgument)
+        assert outcome.reason == "MODEL_RUN_FAILED"
+    assert [len(batch) for batch in session.batches] == [8] + [1] * 8
+    assert set(session.threads) == {here()}
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_broken_request_that_runs_together_with_others_fails_alone(
+    houses: Houses,
+) -> None:
+    house = await quick_house(houses, {"m": Session()})
+    tasks = [house.ask(NAN if i == 2 else float(i)) for i in range(4)]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(outcomes.pop(2), InvalidArgument)
+    assert [numbers(reply) for reply in outcomes if isinstance(reply, InferenceReply)] == [
+        [1.0],
+        [2.0],
+        [4.0],
+    ]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_defect_in_the_run_of_one_model_strands_no_request_of_any(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await quick_house(houses, {"a": Session(), "b": Session()}, patience=UNTIL_IDLE)
+    run = BatchRunner.run
+
+    def breaking(runner: BatchRunner) -> None:
+        if runner._model.model == "a":
+            raise ZeroDivisionError
+        run(runner)
+
+    monkeypatch.setattr(BatchRunner, "run", breaking)
+    tasks = [house.ask(float(i), model=name) for i in range(2) for name in "ab"]
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, InferenceReply] * 2
+    assert gathered_count(house) == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ModelSettings(max_batch_size=MAX_BATCH),
+        declared(preserve_ordering=True),
+        declared(priority_levels=2, default_priority=1),
+        declared(max_queue_delay_seconds=0.001),
+        declared(preferred_sizes=(4,)),
+        ModelSettings(max_batch_size=MAX_BATCH, batching=DynamicBatching(), batch_buckets=(1, 8)),
+    ],
+    ids=["batching off", "ordering", "priorities", "delay", "preferred sizes", "buckets"],
+)
+@pytest.mark.usefixtures("constant")
+async def test_models_that_say_how_they_batch_or_that_they_do_not_wait_for_no_others(
+    houses: Houses, settings: ModelSettings
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, settings=settings)
+    assert numbers(await house.ask(1.0)) == [2.0]  # although nothing but the number ends a wait
+    assert serving_lane(house).crowd.wanted == 4
+
+
+@pytest.mark.parametrize(
+    ("is_bounded", "load"),
+    [(False, None), (True, None), (True, LoopLoad(lambda: 1))],
+    ids=["on threads", "at once", "together on a loop that never waits"],
+)
 async def test_ten_thousand_requests_with_cancels_and_bad_inputs_hurt_nobody(
-    houses: Houses, is_bounded: bool
+    houses: Houses, is_bounded: bool, load: LoopLoad | None
 ) -> None:
     """Marker values: whoever gets an answer gets its own, whatever the neighbours do."""
     chance = random.Random(20261125)  # noqa: S311
     sessions = {name: Session() for name in ("a", "b", "c")}
     house = await houses.make(
-        sessions, threads=2, max_items=100_000, max_model_items=100_000, is_bounded=is_bounded
+        sessions,
+        threads=2,
+        max_items=100_000,
+        max_model_items=100_000,
+        is_bounded=is_bounded,
+        load=load,
     )
     tasks: list[tuple[str, float, asyncio.Task[InferenceReply]]] = []
     for marker in range(10_000):
