@@ -1240,6 +1240,13 @@ async def gathered(house: House, count: int) -> None:
     assert gathered_count(house) == count
 
 
+def ask_typed(house: House, value: float) -> asyncio.Task[InferenceReply]:
+    """Sends one row of typed contents, which have to be decoded on a thread."""
+    contents = TypedContents("fp32_contents", (value, value), size_bytes=8)
+    request = InferenceRequest("m", inputs=(InputTensor("x", "FP32", (1, 2), contents),))
+    return asyncio.create_task(house.plane.infer(request, Call.within(None)))
+
+
 def here() -> str:
     return threading.current_thread().name
 
@@ -1385,17 +1392,32 @@ async def test_a_request_that_does_not_fit_beside_the_others_lets_them_run_first
 async def test_a_request_that_takes_a_thread_lets_those_run_first_that_wait_for_others(
     houses: Houses,
 ) -> None:
-    """It is one of typed contents, which have to be decoded."""
     session = Watched()
     house = await quick_house(houses, {"m": session})
     tasks = [house.ask(float(i)) for i in range(2)]
     await gathered(house, 2)
-    contents = TypedContents("fp32_contents", (2.0, 2.0), size_bytes=8)
-    typed = InferenceRequest("m", inputs=(InputTensor("x", "FP32", (1, 2), contents),))
-    tasks.append(asyncio.create_task(house.plane.infer(typed, Call.within(None))))
+    tasks.append(ask_typed(house, 2.0))
     await asyncio.gather(*tasks)
     assert session.batches == [[0.0, 1.0], [2.0]]
     assert session.threads == [here(), "session-0"]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_what_comes_while_a_thread_runs_the_model_waits_for_the_thread(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    await began(session)
+    with held(session):
+        tasks = [ask_typed(house, 0.0)]
+        await began(session)
+        tasks += [house.ask(1.0), house.ask(2.0)]
+        await queued(house, 2)
+        assert gathered_count(house) == 0
+    await asyncio.gather(*tasks)
+    assert session.batches == [[0.0], [1.0, 2.0]]
+    assert set(session.threads) == {"session-0"}
 
 
 @pytest.mark.usefixtures("constant")

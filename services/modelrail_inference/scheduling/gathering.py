@@ -144,11 +144,7 @@ class Gathering:
 
     def clear(self) -> list[QueuedRequest]:
         """Takes everything out and returns it."""
-        taken = [request for lane in list(self._held) for request in self._taken(lane)[1]]
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
-        return taken
+        return [request for lane in list(self._held) for request in self._taken(lane)[1]]
 
     def _taken(self, lane: Lane) -> tuple[Lane, list[QueuedRequest]]:
         held = self._held.pop(lane)

@@ -79,11 +79,7 @@ class Lane:
             and not self.queue.batching.priority_levels
         )
         # Batches form on the event loop as they come: where sizes are preferred, they would not.
-        self._may_gather = (
-            self.quickness.is_possible
-            and self.max_rows > 1
-            and not self.queue.batching.preferred_sizes
-        )
+        self._may_gather = self.max_rows > 1 and not self.queue.batching.preferred_sizes
         self.crowd = Crowd()
         self._buffers: list[BatchBuffers] = []
 
