@@ -9,7 +9,8 @@ In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an er
   text) happens on a thread of the scheduler, after its queue has taken the request in by the memory
   that it will hold. Before that, only names, shapes and sizes are looked at.
 - **Where it runs.** On a thread of the scheduler; but a request for a quick model, whose time the
-  sizes of its inputs bound, runs on the caller's event loop, and `infer` returns without waiting.
+  sizes of its inputs bound, runs on the caller's event loop, and `infer` returns without waiting,
+  or on a saturated loop after some milliseconds in which others came to run with it.
 - **Deadline.** `Call.deadline` bounds waiting and running together. Work that cannot be done until
   then is refused at once; work whose deadline has passed does not run; a run for which nobody waits
   any more is told to stop.

@@ -137,8 +137,16 @@ def test_trials_that_find_nobody_else_become_seldom_but_never_stop() -> None:
 def test_callers_that_come_later_are_found_however_seldom_trials_have_become() -> None:
     crowd = Crowd()
     gathered(crowd, 3, 3000)
-    gathered(crowd, 20, 257)
-    assert crowd.wanted == 20
+    assert 20 in gathered(crowd, 20, 258)
+
+
+def test_where_more_came_still_more_are_soon_tried() -> None:
+    crowd = Crowd()
+    gathered(crowd, 3, 3000)
+    while crowd.wanted != 20:
+        crowd.came(min(crowd.wanted, 20))
+    gathered(crowd, 30, 5)
+    assert crowd.wanted == 30
 
 
 def test_callers_that_leave_are_not_waited_for_for_long() -> None:

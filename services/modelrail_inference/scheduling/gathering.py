@@ -1,9 +1,9 @@
 """Requests of quick models that wait a moment for others like them, on a saturated event loop.
 
 The loop accepts calls one after the other. Between two runs of a tiny model it does so much else
-that neither weights nor code are in the caches any more, and a run takes ten times as long as by
-itself; a batch of thirty takes hardly longer. So the first requests wait until those right behind
-them are accepted, and all run together, on the loop.
+that neither weights nor code are in the caches any more, and a run takes ten times as long as right
+behind another; a batch of thirty takes hardly longer. So the first requests wait until those right
+behind them are accepted, and all run together, on the loop.
 """
 
 from __future__ import annotations
