@@ -109,13 +109,20 @@ def gathered(crowd: Crowd, callers: int, batches: int) -> list[int]:
     return wanted
 
 
-@pytest.mark.parametrize("callers", [1, 2, 8, 31, 32])
+@pytest.mark.parametrize("callers", [3, 8, 31, 32])
 def test_a_crowd_of_callers_is_found_by_trying(callers: int) -> None:
     crowd = Crowd()
     assert gathered(crowd, callers, 4) == [1, 1, 1, 1]
     assert crowd.wanted == MOST_REQUESTS
     gathered(crowd, callers, 1)
     assert crowd.wanted == callers
+
+
+def test_two_callers_are_not_worth_it_to_wait_for_each_other() -> None:
+    crowd = Crowd()
+    wanted = gathered(crowd, 2, 3000)
+    assert set(wanted) == {1, MOST_REQUESTS}
+    assert wanted.count(MOST_REQUESTS) < 20
 
 
 def test_more_callers_than_are_waited_for_do_no_harm() -> None:

@@ -1368,9 +1368,9 @@ async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_
 async def test_a_batch_that_is_full_waits_for_nobody(houses: Houses) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session}, wanted=MOST_REQUESTS)
-    replies = await asyncio.gather(*[house.ask(*[float(i)] * 3) for i in range(6)])
-    assert [numbers(reply) for reply in replies] == [[i + 1.0] * 3 for i in range(6)]
-    assert [len(batch) for batch in session.batches] == [6, 6, 6]
+    replies = await asyncio.gather(*[house.ask(*[float(i)] * 2) for i in range(8)])
+    assert [numbers(reply) for reply in replies] == [[i + 1.0] * 2 for i in range(8)]
+    assert [len(batch) for batch in session.batches] == [8, 8]
     assert set(session.threads) == {here()}
 
 

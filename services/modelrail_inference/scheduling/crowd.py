@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MOST_REQUESTS = 32
 """Requests that are waited for at most."""
+_FEWEST_REQUESTS = 3
+"""Two together save less than it costs to wait for the second, as was measured."""
 _PAUSES = (4, 256)
 """Fewest batches from one trial to the next, and most."""
 
@@ -29,6 +31,8 @@ class Crowd:
     def came(self, count: int) -> None:
         """Learns from so many requests that came until they ran, of those that were wanted."""
         tried = self.wanted > self._expected
+        if count < _FEWEST_REQUESTS:
+            count = 1
         if count > self._expected:
             self._expected = min(count, MOST_REQUESTS)
             self._pause = _PAUSES[0]
@@ -38,6 +42,8 @@ class Crowd:
             # Half of the way down, and soon another trial: it may have been a hiccup.
             self._expected -= (self._expected - count + 1) // 2
             self._batches_left = min(self._batches_left, _PAUSES[0])
+        if self._expected < _FEWEST_REQUESTS:
+            self._expected = 1
         if tried or self._expected == MOST_REQUESTS:
             self._batches_left = self._pause
         else:
