@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context, ContextVar
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -190,18 +191,18 @@ class Turns:
 
     def __init__(self) -> None:
         self.seconds = 100.0
-        self.soon: list[Callable[[], None]] = []
+        self.soon: list[tuple[Callable[[], None], Context]] = []
 
-    def call_soon(self, callback: Callable[[], None]) -> object:
-        self.soon.append(callback)
+    def call_soon(self, callback: Callable[[], None], *, context: Context) -> object:
+        self.soon.append((callback, context))
         return callback
 
     def turn(self, seconds: float) -> None:
         """Lets a turn take so long, and the next begin."""
         self.seconds += seconds
         due, self.soon = self.soon, []
-        for callback in due:
-            callback()
+        for callback, context in due:
+            context.run(callback)
 
 
 class Yard:
@@ -406,8 +407,11 @@ async def test_a_run_that_the_loop_may_not_do_yet_waits_and_grows() -> None:
     yard.loop.turn(0.001)
     assert yard.batches == []
     yard.add(lane)
-    yard.loop.turn(0.0011)
-    assert yard.sizes() == [3]
+    yard.add(lane_of("another"))
+    yard.loop.turn(0.0009)
+    assert yard.batches == []
+    yard.loop.turn(0.0002)
+    assert [(name, len(requests)) for name, requests in yard.batches] == [("m", 3)]
 
 
 async def test_a_run_that_the_loop_may_never_do_is_handed_on_after_five_milliseconds() -> None:
@@ -436,6 +440,19 @@ def test_only_models_that_take_batches_wait_for_others(max_rows: int, waits: boo
 @pytest.mark.parametrize(("rows", "waits"), [(4, True), (5, False)])
 def test_only_requests_of_which_two_fit_wait_for_others(rows: int, waits: bool) -> None:
     assert lane_of(max_rows=8).gathers(Feed((), (), rows, is_exact=True)) is waits
+
+
+async def test_what_waited_runs_in_the_context_of_no_request() -> None:
+    yard, lane = Yard(), lane_of()
+    caller = ContextVar("caller", default="nobody")
+    seen: list[str] = []
+    yard.gathering._hand_on = lambda *taken: seen.append(caller.get())
+    caller.set("the first request")
+    for turns in ([0.006], [0.001, 0.006]):
+        yard.add(lane)
+        for seconds in turns:
+            yard.loop.turn(seconds)
+    assert seen == ["nobody"] * 2
 
 
 async def test_everything_can_be_taken_out() -> None:

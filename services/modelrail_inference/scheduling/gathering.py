@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,12 @@ class Gathering:
         self._clock = clock
         self._held: dict[Lane, _Held] = {}
         self._watcher: asyncio.Handle | None = None
+        # Not the context of the request that happens to come first.
+        self._context = Context()
         self._turned_at = 0.0
         self._busy_at = 0.0
+        self._due_at = 0.0
+        """When something may have to be handed on though the loop is busy."""
 
     def __contains__(self, lane: Lane) -> bool:
         return lane in self._held
@@ -113,7 +118,8 @@ class Gathering:
             held = self._held[lane] = _Held(request, now)
             if self._watcher is None:
                 self._turned_at = self._busy_at = now
-                self._watcher = self._loop.call_soon(self._watch)
+                self._due_at = now + self.patience.most_seconds
+                self._watcher = self._loop.call_soon(self._watch, context=self._context)
         held.requests.append(request)
         held.rows += request.feed.batch_size
         self.count += 1
@@ -122,8 +128,11 @@ class Gathering:
             held.wanted = 0
         if self.count >= MOST_REQUESTS:
             self._hand_on_all([self._taken(lane) for lane in list(self._held)])
-        elif len(held.requests) >= held.wanted and lane.quickness.allows(held.rows, now):
-            self.end(lane)
+        elif len(held.requests) >= held.wanted:
+            if lane.quickness.allows(held.rows, now):
+                self.end(lane)
+            else:
+                self._due_at = now
 
     def end(self, lane: Lane) -> None:
         """Hands a model's requests on now, if any are held."""
@@ -159,17 +168,27 @@ class Gathering:
             self._busy_at = now
         self._turned_at = now
         is_idle = now - self._busy_at >= self.patience.idle_seconds
-        complete = [
-            self._taken(lane)
-            for lane, held in list(self._held.items())
-            if now - held.since >= self.patience.most_seconds
-            or (
-                (is_idle or len(held.requests) >= held.wanted)
-                and lane.quickness.allows(held.rows, now)
-            )
-        ]
-        self._watcher = self._loop.call_soon(self._watch) if self._held else None
+        complete = []
+        if is_idle or now >= self._due_at:
+            complete = self._complete(now, is_idle=is_idle)
+        if self._held:
+            self._watcher = self._loop.call_soon(self._watch, context=self._context)
+        else:
+            self._watcher = None
         self._hand_on_all(complete)
+
+    def _complete(self, now: float, *, is_idle: bool) -> list[tuple[Lane, list[QueuedRequest]]]:
+        """Takes out what waits for nobody any more, and notes when to look again."""
+        complete = []
+        self._due_at = float("inf")
+        for lane, held in list(self._held.items()):
+            latest = held.since + self.patience.most_seconds
+            is_complete = is_idle or len(held.requests) >= held.wanted
+            if now >= latest or (is_complete and lane.quickness.allows(held.rows, now)):
+                complete.append(self._taken(lane))
+            else:
+                self._due_at = min(self._due_at, now if is_complete else latest)
+        return complete
 
     def _hand_on_all(self, taken: list[tuple[Lane, list[QueuedRequest]]]) -> None:
         """Hands on what was taken; a failure with one model's is none of the others'."""
