@@ -48,3 +48,12 @@ def test_slow_models_and_those_that_nothing_bounds_are_left_to_threads() -> None
 def test_a_model_that_becomes_quick_again_is_found_out() -> None:
     quickness = taught(*[(1, 2e-3)] * 3, *[(1, 1e-5)] * 50)
     assert quickness.allows(1, now=0.0)
+
+
+def test_a_quick_run_is_quick_also_while_the_event_loop_may_not_do_it() -> None:
+    quickness = taught(*[(1, 5e-4)] * 3)
+    quickness.ran(0.002, now=10.0)
+    assert quickness.is_quick(1)
+    assert not quickness.is_quick(2)
+    assert not taught(*[(1, 5e-4)] * 2).is_quick(1)
+    assert not taught(*[(1, 5e-4)] * 3, is_possible=False).is_quick(1)
