@@ -14,9 +14,10 @@ because the way to a thread and back would cost more (`run_at_once`); on a satur
 some milliseconds for others like them and run there together (`Gathering`). One lock guards the
 queues; it is held for the length of a few list operations.
 
-Promises: the queues are bounded in items and bytes, for each model and for all together. What
-cannot be answered before its deadline is refused at once. What is late or left by its caller does
-not run; a run for which nobody waits is stopped. No model waits for ever because of another.
+Promises: the queues are bounded in items and bytes, for each model and for all together, and what
+waits on the event loop is bounded in number. What cannot be answered before its deadline is refused
+at once. What is late or left by its caller does not run; a run for which nobody waits is stopped.
+No model waits for ever because of another.
 """
 
 from __future__ import annotations
@@ -252,8 +253,7 @@ class Scheduler:
         lane, feed = request.lane, request.feed
         gathers = self._gathers(lane, feed, request.next_timeout(), now)
         if not gathers:
-            if request.wait_until is None:
-                return False  # `run_at_once` has seen everything
+            # Perhaps it would have waited, had its timeout not come near or been near all the time.
             with self._changed:
                 if not lane.runs_at_once(feed, now):
                     return False
@@ -283,8 +283,7 @@ class Scheduler:
                 self._run_here(lane, requests, now)
             return
         lane.crowd.was_in_vain()
-        if len(self._threads) < self._thread_count:
-            self._start_thread()
+        # There is a thread: on one the model has shown how quick it is.
         with self._changed:
             for request in requests:
                 self._push(request)
