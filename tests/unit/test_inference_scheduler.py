@@ -1285,8 +1285,11 @@ async def test_requests_that_wait_for_others_run_when_the_loop_turns_idle(houses
 async def test_a_crowd_is_found_and_then_waited_for(houses: Houses) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session}, patience=UNTIL_IDLE, wanted=1)
-    for _ in range(4):
+    await asyncio.gather(*[house.ask(float(i)) for i in range(4)])
+    assert serving_lane(house).crowd.wanted == MOST_REQUESTS
+    for _ in range(3):
         await asyncio.gather(*[house.ask(float(i)) for i in range(4)])
+        assert serving_lane(house).crowd.wanted == 4
     assert [len(batch) for batch in session.batches] == [1, 1, 1, 1, 4, 4, 4]
     assert set(session.threads) == {here()}
 
@@ -1448,9 +1451,9 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
     )
     lane = serving_lane(house)
     house.scheduler._limits = QueueLimits(0, 0, 0, 0)  # they were let in already
+    lane.quickness.ran(3600.0, time.monotonic())
     tasks = [house.ask(float(i), seconds=60.0) for i in range(2)]
     await gathered(house, 2)
-    lane.quickness.ran(3600.0, time.monotonic())
     assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
     assert session.batches == [[0.0, 1.0]]
     assert session.threads == ["session-0"]
@@ -1460,6 +1463,50 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
     lane.quickness.ran(0.0, 0.0)
     assert numbers(await house.ask(2.0)) == [3.0]
     assert session.threads == ["session-0", here()]
+
+
+@pytest.mark.usefixtures("constant")
+async def test_what_is_left_to_a_thread_is_told_of_its_deadline_there(
+    houses: Houses,
+) -> None:
+    session = Watched()
+    patience = Patience(busy_seconds=3600, idle_seconds=3600, most_seconds=0.0)
+    house = await quick_house(houses, {"m": session}, patience=patience, row_seconds=0.0002)
+    serving_lane(house).quickness.ran(3600.0, time.monotonic())
+    with held(session), pytest.raises(Unavailable, match="Request timeout expired"):
+        async with asyncio.timeout(20):
+            await house.ask(1.0, seconds=0.1)
+    assert here() not in session.threads
+
+
+@pytest.mark.usefixtures("constant")
+async def test_a_crowd_that_a_misfit_sends_to_a_thread_is_not_forgotten(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
+    lane = serving_lane(house)
+    lane.quickness.ran(3600.0, time.monotonic())
+    tasks = [house.ask(float(i)) for i in range(2)]
+    await gathered(house, 2)
+    house.scheduler._gathering.end(lane)
+    assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
+    assert session.threads == ["session-0"]
+    assert lane.crowd.wanted == 4
+
+
+@pytest.mark.usefixtures("constant")
+async def test_whose_caller_went_in_this_very_step_does_not_run(houses: Houses) -> None:
+    session = Watched()
+    house = await quick_house(houses, {"m": session})
+    tasks = [house.ask(float(i)) for i in range(3)]
+    await gathered(house, 3)
+    tasks[1].cancel()
+    house.scheduler._gathering.end(serving_lane(house))
+    assert session.batches == [[0.0, 2.0]]
+    assert numbers(await tasks[0]) == [1.0]
+    assert numbers(await tasks[2]) == [3.0]
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[1]
+    assert house.scheduler.held_bytes == 0
 
 
 @pytest.mark.usefixtures("constant")

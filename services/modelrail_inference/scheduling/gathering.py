@@ -62,8 +62,9 @@ class Gathering:
 
     A model's batch is complete when as many came as are expected, when another request like the
     last does not fit, when the event loop has turned idle, or when the longest wait is over. Then
-    it runs as soon as the loop may run it; what it may not run when the longest wait is over is
-    handed on all the same.
+    it is handed on as soon as the loop may run it. What the loop may not run yet is handed on all
+    the same when the longest wait is over, when a request comes that does not fit, or when as many
+    requests are held as there may be.
 
     No thread knows of what is held: it belongs to the event loop alone. As long as a model's
     requests are held here, none of its requests may wait for a thread or run on one.
@@ -71,7 +72,8 @@ class Gathering:
     Args:
         loop: The event loop.
         hand_on: Gets a model's requests when they have waited.
-        patience: How long they wait.
+        on_idle: Is told when a wait ends because the event loop is idle: it would have slept.
+        patience: How long requests wait.
         clock: Returns moments of `time.monotonic()`.
     """
 
@@ -79,6 +81,7 @@ class Gathering:
         self,
         loop: asyncio.AbstractEventLoop,
         hand_on: Callable[[Lane, list[QueuedRequest]], None],
+        on_idle: Callable[[], None] = lambda: None,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -87,6 +90,7 @@ class Gathering:
         """Requests that are held, of all models: never more than `MOST_REQUESTS`."""
         self._loop = loop
         self._hand_on = hand_on
+        self._on_idle = on_idle
         self._clock = clock
         self._held: dict[Lane, _Held] = {}
         self._watcher: asyncio.Handle | None = None
@@ -127,7 +131,7 @@ class Gathering:
         if not lane.fits(held.rows + request.feed.batch_size):
             held.wanted = 0
         if self.count >= MOST_REQUESTS:
-            self._hand_on_all([self._taken(lane) for lane in list(self._held)])
+            self.end(max(self._held, key=lambda lane: len(self._held[lane].requests)))
         elif len(held.requests) >= held.wanted:
             if lane.quickness.allows(held.rows, now):
                 self.end(lane)
@@ -168,33 +172,32 @@ class Gathering:
             self._busy_at = now
         self._turned_at = now
         is_idle = now - self._busy_at >= self.patience.idle_seconds
-        complete = []
+        complete = None
         if is_idle or now >= self._due_at:
             complete = self._complete(now, is_idle=is_idle)
         if self._held:
             self._watcher = self._loop.call_soon(self._watch, context=self._context)
         else:
             self._watcher = None
-        self._hand_on_all(complete)
+        if complete is not None:
+            if is_idle:
+                self._on_idle()
+            self._hand_on(*complete)
 
-    def _complete(self, now: float, *, is_idle: bool) -> list[tuple[Lane, list[QueuedRequest]]]:
-        """Takes out what waits for nobody any more, and notes when to look again."""
-        complete = []
+    def _complete(self, now: float, *, is_idle: bool) -> tuple[Lane, list[QueuedRequest]] | None:
+        """Takes out a model's that wait for nobody any more, and notes when to look again.
+
+        Those of one model in a turn: between two runs the loop shall send answers and see news.
+        """
+        complete = None
         self._due_at = float("inf")
-        for lane, held in list(self._held.items()):
+        for lane, held in self._held.items():
             latest = held.since + self.patience.most_seconds
             is_complete = is_idle or len(held.requests) >= held.wanted
-            if now >= latest or (is_complete and lane.quickness.allows(held.rows, now)):
-                complete.append(self._taken(lane))
+            if complete is None and (
+                now >= latest or (is_complete and lane.quickness.allows(held.rows, now))
+            ):
+                complete = lane
             else:
                 self._due_at = min(self._due_at, now if is_complete else latest)
-        return complete
-
-    def _hand_on_all(self, taken: list[tuple[Lane, list[QueuedRequest]]]) -> None:
-        """Hands on what was taken; a failure with one model's is none of the others'."""
-        if taken:
-            first, *rest = taken
-            try:
-                self._hand_on(*first)
-            finally:
-                self._hand_on_all(rest)
+        return None if complete is None else self._taken(complete)

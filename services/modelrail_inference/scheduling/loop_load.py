@@ -13,9 +13,16 @@ _WINDOW_SECONDS = 0.1
 """Longest time in which they came, and for which what they showed holds, in seconds."""
 
 
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)
+"""Linux has it."""
+
+
 def voluntary_switches() -> int:
-    """Returns how often the calling thread has given its processor away because it waited."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    """Returns how often the calling thread has given its processor away because it waited.
+
+    0 where the system does not count them.
+    """
+    return 0 if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
 
 
 class LoopLoad:
@@ -27,6 +34,10 @@ class LoopLoad:
     shares it with threads passes for one that has time to spare. Where the kernel counts no
     switches at all, as in some sandboxes, nothing is known, and no loop is saturated.
 
+    While requests wait for each other the loop looks for the next one all the time and does not
+    sleep. Whoever has it do so tells when that ended because none came; shorter pauses are not
+    seen, so that bursts can pass for saturation once requests wait.
+
     Belongs to the thread of the event loop.
 
     Args:
@@ -36,11 +47,12 @@ class LoopLoad:
         is_saturated: Whether the loop has no time to spare, as of the request that came last.
     """
 
-    __slots__ = ("_left", "_looked_at", "_switches", "_switches_before", "is_saturated")
+    __slots__ = ("_idle", "_left", "_looked_at", "_switches", "_switches_before", "is_saturated")
 
     def __init__(self, switches: Callable[[], int] = voluntary_switches) -> None:
         self._switches = switches
         self._switches_before = 0
+        self._idle = 0
         self._looked_at = float("-inf")
         self._left = _REQUESTS
         self.is_saturated = False
@@ -54,8 +66,13 @@ class LoopLoad:
             self.is_saturated = False
         return self.is_saturated
 
+    def would_have_waited(self) -> None:
+        """Counts a moment in which the loop had nothing to do, and did not sleep."""
+        self._idle += 1
+
     def _look(self, now: float) -> None:
-        switches = self._switches()
+        counted = self._switches()
+        switches = counted + self._idle if counted else 0
         self.is_saturated = (
             switches > 0
             and now - self._looked_at <= _WINDOW_SECONDS

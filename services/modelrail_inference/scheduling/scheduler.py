@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from modelrail_inference.repository.batching import TimeoutAction
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.runtime.session import Run
@@ -112,7 +113,9 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
         self._load = load or LoopLoad()
-        self._gathering = Gathering(self._loop, self._run_gathered, patience)
+        self._gathering = Gathering(
+            self._loop, self._run_gathered, self._load.would_have_waited, patience
+        )
 
     @property
     def waiting(self) -> int:
@@ -273,16 +276,18 @@ class Scheduler:
         If the event loop may not run them after all, they are left to the threads.
         """
         now = time.monotonic()
-        late = [r for r in requests if r.deadline is not None and r.deadline <= now]
-        for request in late:
+        # Of a caller who has gone the future tells before `abandon` does.
+        gone = [request for request in requests if request.future.done() or is_out(request, now)]
+        for request in gone:
             self._fail(request, expired())
             requests.remove(request)
         if lane.quickness.allows(sum(request.feed.batch_size for request in requests), now):
-            lane.crowd.came(len(requests) + len(late))
+            lane.crowd.came(len(requests) + len(gone))
             if requests:
                 self._run_here(lane, requests, now)
             return
-        lane.crowd.was_in_vain()
+        if requests and now - requests[0].queued_at >= self._gathering.patience.most_seconds:
+            lane.crowd.was_in_vain()
         # There is a thread: on one the model has shown how quick it is.
         with self._changed:
             for request in requests:
@@ -646,6 +651,14 @@ def unreachable(predicted_seconds: float, remaining_seconds: float) -> ResourceE
         reason="DEADLINE_UNREACHABLE",
         retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted_seconds),
     )
+
+
+def is_out(request: QueuedRequest, now: float) -> bool:
+    """Whether a request that waits shall not run any more: its time, or its policy's, is over."""
+    if request.deadline is not None and request.deadline <= now:
+        return True
+    policy = request.lane.queue.batching.policy_of(request.level)
+    return policy.on_timeout is TimeoutAction.REJECT and is_late(request, now)
 
 
 def _too_late(request: QueuedRequest, now: float) -> ServiceError:
