@@ -42,7 +42,8 @@ from modelrail_inference.runtime.session import OutOfMemory, RunError, RunTermin
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.scheduler import Scheduler, expired
+from modelrail_inference.scheduling.refusals import expired
+from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (
     InvalidArgument,

@@ -18,13 +18,13 @@ from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy
 from modelrail_inference.repository.definition import LoadedModel, ModelSettings
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.scheduling import loop_load
-from modelrail_inference.scheduling.crowd import MOST_REQUESTS, Crowd
-from modelrail_inference.scheduling.gathering import Gathering, Patience
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.loop_load import LoopLoad, voluntary_switches
+from modelrail_inference.scheduling.on_loop import loop_load
+from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS, Crowd
+from modelrail_inference.scheduling.on_loop.gathering import Gathering, Patience
+from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad, voluntary_switches
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.scheduler import is_out
+from modelrail_inference.scheduling.refusals import is_out
 from modelrail_inference.signature import Signature, TensorSpec
 
 # --- the load of the event loop -------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelrail_inference.scheduling.quickness import Quickness
+from modelrail_inference.scheduling.on_loop.quickness import Quickness
 
 
 def taught(*runs: tuple[int, float], is_possible: bool = True) -> Quickness:

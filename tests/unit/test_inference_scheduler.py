@@ -46,12 +46,12 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling import scheduler
 from modelrail_inference.scheduling.batch import BatchRunner, Execution, Outcome
-from modelrail_inference.scheduling.crowd import MOST_REQUESTS
-from modelrail_inference.scheduling.gathering import Patience
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.loop_load import LoopLoad
+from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
+from modelrail_inference.scheduling.on_loop.gathering import Patience
+from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
+from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.quickness import Quickness
 from modelrail_inference.scheduling.run_time import RunTime
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
@@ -1228,7 +1228,7 @@ def shown(lane: Lane, row_seconds: float) -> None:
 
 
 def gathered_count(house: House) -> int:
-    return house.scheduler._gathering.count
+    return house.scheduler._on_loop.gathering.count
 
 
 async def gathered(house: House, count: int) -> None:
@@ -1300,7 +1300,7 @@ async def test_a_loop_with_time_to_spare_is_asked_before_anything_else_and_runs_
 ) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    house.scheduler._load = LoopLoad(lambda: 0)
+    house.scheduler._on_loop._load = LoopLoad(lambda: 0)
     monkeypatch.delattr(Lane, "gathers")  # whoever asks for it fails
     monkeypatch.delattr(Lane, "came_alone")
     assert numbers(await house.ask(1.0)) == [2.0]
@@ -1487,7 +1487,7 @@ async def test_a_crowd_that_a_misfit_sends_to_a_thread_is_not_forgotten(houses: 
     lane.quickness.ran(3600.0, time.monotonic())
     tasks = [house.ask(float(i)) for i in range(2)]
     await gathered(house, 2)
-    house.scheduler._gathering.end(lane)
+    house.scheduler._on_loop.gathering.end(lane)
     assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
     assert session.threads == ["session-0"]
     assert lane.crowd.wanted == 4
@@ -1500,7 +1500,7 @@ async def test_whose_caller_went_in_this_very_step_does_not_run(houses: Houses) 
     tasks = [house.ask(float(i)) for i in range(3)]
     await gathered(house, 3)
     tasks[1].cancel()
-    house.scheduler._gathering.end(serving_lane(house))
+    house.scheduler._on_loop.gathering.end(serving_lane(house))
     assert session.batches == [[0.0, 2.0]]
     assert numbers(await tasks[0]) == [1.0]
     assert numbers(await tasks[2]) == [3.0]
@@ -1519,7 +1519,7 @@ async def test_a_request_that_soon_times_out_runs_at_once(houses: Houses) -> Non
     assert session.batches == [[1.0]]
     with pytest.raises(Unavailable, match="Request timeout expired"):
         await house.ask(2.0, seconds=-1.0)
-    house.scheduler._gathering.end(serving_lane(house))
+    house.scheduler._on_loop.gathering.end(serving_lane(house))
     assert numbers(await waits) == [1.0]
     assert set(session.threads) == {here()}
 
@@ -1536,7 +1536,7 @@ async def test_a_request_whose_queue_policy_soon_loses_patience_runs_at_once(
     if waits:
         await gathered(house, 1)
         assert session.batches == []
-        house.scheduler._gathering.end(serving_lane(house))
+        house.scheduler._on_loop.gathering.end(serving_lane(house))
     assert numbers(await task) == [2.0]
     assert session.threads == [here()]
 
@@ -1547,9 +1547,9 @@ async def test_what_waited_for_others_past_its_deadline_does_not_run(houses: Hou
     house = await quick_house(houses, {"m": session})
     tasks = [house.ask(0.0), house.ask(1.0, seconds=60.0)]
     await gathered(house, 2)
-    (held,) = house.scheduler._gathering._held.values()
+    (held,) = house.scheduler._on_loop.gathering._held.values()
     held.requests[1].deadline = time.monotonic()  # as if the loop had been held for a minute
-    house.scheduler._gathering.end(serving_lane(house))
+    house.scheduler._on_loop.gathering.end(serving_lane(house))
     assert numbers(await tasks[0]) == [1.0]
     with pytest.raises(Unavailable, match="Request timeout expired"):
         await tasks[1]

@@ -8,9 +8,9 @@ from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
-from modelrail_inference.scheduling.crowd import Crowd
+from modelrail_inference.scheduling.on_loop.crowd import Crowd
+from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.ordering import Ordering
-from modelrail_inference.scheduling.quickness import Quickness
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 

@@ -4,14 +4,14 @@
     ──────────                          ───────
     submit ▸ admission ▸ RequestQueue ◀─ take: the model that had least time, the batch as it is now
        ▾                                 assemble ▸ session.run ▸ take apart
-    Gathering ▸ assemble ▸ session.run ▸ take apart
+    LoopRuns ▸ assemble ▸ session.run ▸ take apart
     answers  ◀── one call for each batch ──
 
 Threads take batches by themselves: the queue is looked at in the very moment in which a session is
 free, so batches grow until then, and between two batches no thread waits for the event loop.
 The requests of quick models do not wait for threads: they run on the event loop as they come,
 because the way to a thread and back would cost more (`run_at_once`); on a saturated loop they wait
-some milliseconds for others like them and run there together (`Gathering`). One lock guards the
+some milliseconds for others like them and run there together (`LoopRuns`). One lock guards the
 queues; it is held for the length of a few list operations.
 
 Promises: the queues are bounded in items and bytes, for each model and for all together, and what
@@ -30,28 +30,27 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from modelrail_inference.repository.batching import TimeoutAction
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.runtime.session import Run
-from modelrail_inference.scheduling.batch import (
-    Answer,
-    Batch,
-    BatchRunner,
-    Outcome,
-    compute_alone,
-)
-from modelrail_inference.scheduling.gathering import Gathering, Patience
+from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.loop_load import LoopLoad
+from modelrail_inference.scheduling.on_loop.gathering import Patience
+from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
+from modelrail_inference.scheduling.on_loop.loop_runs import LoopRuns
 from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.refusals import (
+    LEAST_RETRY_SECONDS,
+    exiting,
+    expired,
+    too_late,
+    unreachable,
+)
 from modelrail_inference.scheduling.request_queue import is_late
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 THREAD_NAME = "session"
 
-_LEAST_RETRY_SECONDS = 0.01
 _JOIN_SECONDS = 0.2
 _MEAN_WEIGHT = 0.1
 
@@ -112,9 +111,14 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
-        self._load = load or LoopLoad()
-        self._gathering = Gathering(
-            self._loop, self._run_gathered, self._load.would_have_waited, patience
+        self._on_loop = LoopRuns(
+            self._loop,
+            self._changed,
+            load=load or LoopLoad(),
+            patience=patience,
+            deliver=self._deliver,
+            fail=self._fail,
+            leave_to_threads=self._leave_to_threads,
         )
 
     @property
@@ -142,42 +146,8 @@ class Scheduler:
         return min(model.settings.instances or self._thread_count, self._thread_count)
 
     def run_at_once(self, lane: Lane, feed: Feed, deadline: float | None) -> Answer | None:
-        """Runs a request of a quick model, here on the event loop.
-
-        It must be certain that such a run ends soon: nothing but the sizes of the inputs decides
-        about its time.
-
-        Returns:
-            The outputs as they travel, and the run; None for a request that has to be submitted,
-            as it waits: for a thread or, on a saturated event loop, for others to run with.
-
-        Raises:
-            Unavailable: The deadline has passed, or the server ends.
-            ResourceExhausted: The outputs are larger than a reply may be.
-            RunError: The model cannot compute these inputs.
-        """
-        now = time.monotonic()
-        is_saturated = self._load.came(now)
-        if is_saturated and self._gathers(lane, feed, deadline, now):
-            return None
-        with self._changed:
-            if not lane.runs_at_once(feed, now):
-                return None
-        if self._closed:
-            raise _exiting()
-        if deadline is not None and deadline <= now:
-            raise expired()
-        outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
-        with self._changed:
-            lane.ran_at_once(execution, time.monotonic())
-        if is_saturated:
-            lane.came_alone()
-        lane.model.statistics.executed(
-            execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
-        )
-        if isinstance(outputs, ServiceError):
-            raise outputs
-        return outputs, execution
+        """Runs a request of a quick model, here on the event loop; see `LoopRuns.run_at_once`."""
+        return self._on_loop.run_at_once(lane, feed, deadline)
 
     def submit(self, request: QueuedRequest) -> None:
         """Lets a request wait, for a session or for others; its future gets the outcome.
@@ -192,10 +162,8 @@ class Scheduler:
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
         request.queued_at = now
-        if self._load.is_saturated and self._stays(request, now):
+        if self._on_loop.takes(request, now):
             return
-        # On a thread and on the event loop, a model's requests keep out of each other's way.
-        self._gathering.end(lane)
         if len(self._threads) < self._thread_count and not self._closed:
             self._start_thread()
         with self._changed:
@@ -208,7 +176,7 @@ class Scheduler:
     def abandon(self, request: QueuedRequest) -> None:
         """The caller has gone: a request that waits never runs, and a lonely run is stopped."""
         self._timed.discard(request)
-        gathered = self._gathering.discard(request)
+        gathered = self._on_loop.discard(request)
         with self._changed:
             waited = gathered or self._drop(request)
             # Whoever was answered, as at a deadline, and is cancelled then, has left before.
@@ -225,94 +193,24 @@ class Scheduler:
             for request in waiting:
                 self._drop(request)
             self._changed.notify_all()
-        for request in (*self._gathering.clear(), *waiting):
-            self._fail(request, _exiting())
+        for request in (*self._on_loop.close(), *waiting):
+            self._fail(request, exiting())
         if self._timer is not None:
             self._timer.cancel()
         latest = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
 
-    # --- on the event loop alone ------------------------------------------------------------------
+    def _leave_to_threads(self, requests: list[QueuedRequest]) -> None:
+        """Has requests of a quick model wait for a thread: they were let in before.
 
-    def _gathers(self, lane: Lane, feed: Feed, timeout: float | None, now: float) -> bool:
-        """Whether a request waits for others on the event loop, which is saturated."""
-        if not self._gathering.patience.allows(timeout, now):
-            return False
-        if not self._gathering.fits(lane, feed):
-            # What came before it shall not wait for it, nor find the loop's time used up by it.
-            self._gathering.end(lane)
-        with self._changed:
-            return lane.gathers(feed)
-
-    def _stays(self, request: QueuedRequest, now: float) -> bool:
-        """Whether a request stays on the event loop; then it is held there, or has run.
-
-        No limit of the queue concerns it: what is held is few, and takes no thread.
-
-        Raises:
-            Unavailable: The deadline has passed, or the server ends.
+        There is a thread: on one the model has shown how quick it is.
         """
-        lane, feed = request.lane, request.feed
-        gathers = self._gathers(lane, feed, request.next_timeout(), now)
-        if not gathers:
-            # Perhaps it would have waited, had its timeout not come near or been near all the time.
-            with self._changed:
-                if not lane.runs_at_once(feed, now):
-                    return False
-        if self._closed:
-            raise _exiting()
-        if request.deadline is not None and request.deadline <= now:
-            raise expired()
-        if gathers:
-            self._gathering.add(request, now)
-        else:
-            self._run_here(lane, [request], now)
-        return True
-
-    def _run_gathered(self, lane: Lane, requests: list[QueuedRequest]) -> None:
-        """Runs the requests of a model that have waited for each other; all fit into one batch.
-
-        If the event loop may not run them after all, they are left to the threads.
-        """
-        now = time.monotonic()
-        # Of a caller who has gone the future tells before `abandon` does.
-        gone = [request for request in requests if request.future.done() or is_out(request, now)]
-        for request in gone:
-            self._fail(request, expired())
-            requests.remove(request)
-        if lane.quickness.allows(sum(request.feed.batch_size for request in requests), now):
-            lane.crowd.came(len(requests) + len(gone))
-            if requests:
-                self._run_here(lane, requests, now)
-            return
-        if requests and now - requests[0].queued_at >= self._gathering.patience.most_seconds:
-            lane.crowd.was_in_vain()
-        # There is a thread: on one the model has shown how quick it is.
         with self._changed:
             for request in requests:
                 self._push(request)
         for request in requests:
             self._waits(request)
-
-    def _run_here(self, lane: Lane, requests: list[QueuedRequest], now: float) -> None:
-        """Runs requests of a quick model as one batch, here on the event loop."""
-        batch = Batch(lane, requests, now)
-        for request in requests:
-            request.batch = batch
-        with self._changed:
-            buffers = lane.lend_buffers()
-        runner = BatchRunner(batch, buffers, singly=True)
-        try:
-            runner.run()
-        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
-            runner.outcomes = [(request, Outcome(error=error)) for request in requests]
-        ended = time.monotonic()
-        with self._changed:
-            lane.return_buffers(buffers)
-            # No thread was busy, so neither `virtual_seconds` nor the mean of batches change.
-            lane.ran_together(runner.executions, ended - now, ended)
-        self._deliver(batch, runner)
 
     def _waits(self, request: QueuedRequest) -> None:
         """Has a request looked after that was put into the queue."""
@@ -344,7 +242,7 @@ class Scheduler:
         limits, lane = self._limits, request.lane
         queue = lane.queue
         if self._closed:
-            raise _exiting()
+            raise exiting()
         if request.deadline is not None and request.deadline <= now:
             raise expired()
         largest = min(limits.max_bytes, limits.max_model_bytes)
@@ -380,7 +278,7 @@ class Scheduler:
         return Unavailable(
             "Exceeds maximum queue size",
             reason=reason,
-            retry_after_seconds=max(_LEAST_RETRY_SECONDS, self._wait_seconds(request, now)),
+            retry_after_seconds=max(LEAST_RETRY_SECONDS, self._wait_seconds(request, now)),
         )
 
     def _takes_at_once(self, lane: Lane) -> bool:
@@ -531,7 +429,7 @@ class Scheduler:
         requests, late = lane.queue.take(now, lane.run_time, lane.share() if alone else None)
         for request in late:
             self._left_queue(request)
-            self._call(self._fail, request, _too_late(request, now))
+            self._call(self._fail, request, too_late(request, now))
         self._items -= len(requests)
         if lane.queue.count == 0:
             self._active.discard(lane)
@@ -638,40 +536,6 @@ def _nothing() -> None:
     """Is what an abandoned place sends."""
 
 
-def expired() -> Unavailable:
-    """Returns the error for a request whose time has run out, in Triton's words."""
-    return Unavailable("Request timeout expired", reason="REQUEST_TIMEOUT")
-
-
-def unreachable(predicted_seconds: float, remaining_seconds: float) -> ResourceExhausted:
-    """Returns the error for a request that could not be answered before its deadline."""
-    return ResourceExhausted(
-        f"expected an answer in {predicted_seconds * 1000:.0f} ms, and the deadline is in "
-        f"{remaining_seconds * 1000:.0f} ms",
-        reason="DEADLINE_UNREACHABLE",
-        retry_after_seconds=max(_LEAST_RETRY_SECONDS, predicted_seconds),
-    )
-
-
-def is_out(request: QueuedRequest, now: float) -> bool:
-    """Whether a request that waits shall not run any more: its time, or its policy's, is over."""
-    if request.deadline is not None and request.deadline <= now:
-        return True
-    policy = request.lane.queue.batching.policy_of(request.level)
-    return policy.on_timeout is TimeoutAction.REJECT and is_late(request, now)
-
-
-def _too_late(request: QueuedRequest, now: float) -> ServiceError:
-    """Returns the error for a request that was taken out of the queue and does not run."""
-    if request.deadline is None or is_late(request, now):
-        return expired()
-    return unreachable(request.lane.batch_seconds(), request.deadline - now)
-
-
 def _rest_seconds(batch: Batch, now: float) -> float:
     """Returns how long a batch that runs is expected to run on."""
     return max(0.0, batch.started_at + batch.lane.run_time.seconds(batch.items) - now)
-
-
-def _exiting() -> Unavailable:
-    return Unavailable("Server exiting", reason="SERVER_EXITING")

@@ -15,7 +15,7 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelrail_inference.scheduling.crowd import MOST_REQUESTS
+from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
 
 if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed

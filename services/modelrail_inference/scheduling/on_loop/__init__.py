@@ -1,0 +1,1 @@
+"""Runs of quick models on the event loop itself, without a thread."""
