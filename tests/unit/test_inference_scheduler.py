@@ -1240,6 +1240,13 @@ async def gathered(house: House, count: int) -> None:
     assert gathered_count(house) == count
 
 
+async def kept_waiting(house: House, count: int) -> list[asyncio.Task[InferenceReply]]:
+    """Sends so many requests, of 0, 1, 2 and so on; returns when all wait for others."""
+    tasks = [house.ask(float(i)) for i in range(count)]
+    await gathered(house, count)
+    return tasks
+
+
 def ask_typed(house: House, value: float) -> asyncio.Task[InferenceReply]:
     """Sends one row of typed contents, which have to be decoded on a thread."""
     contents = TypedContents("fp32_contents", (value, value), size_bytes=8)
@@ -1258,8 +1265,7 @@ async def test_on_a_saturated_loop_requests_of_a_quick_model_run_there_together(
     session = Watched()
     house = await quick_house(houses, {"m": session})
     before = (statistics_of(house).success_count, statistics_of(house).execution_count)
-    tasks = [house.ask(float(i)) for i in range(3)]
-    await gathered(house, 3)
+    tasks = await kept_waiting(house, 3)
     assert session.batches == []
     tasks.append(house.ask(3.0))
     assert [numbers(await task) for task in tasks] == [[i + 1.0] for i in range(4)]
@@ -1332,8 +1338,7 @@ async def test_threads_know_nothing_of_what_waits_for_others(houses: Houses) -> 
     session, other = Watched(), Session()
     house = await quick_house(houses, {"m": session, "other": other}, threads=2)
     lane = serving_lane(house)
-    tasks = [house.ask(float(i)) for i in range(3)]
-    await gathered(house, 3)
+    tasks = await kept_waiting(house, 3)
     assert (house.scheduler.waiting, house.scheduler.held_bytes) == (0, 0)
     assert (lane.queue.count, lane.in_flight) == (0, 0)
     assert not house.scheduler._active
@@ -1383,8 +1388,7 @@ async def test_a_request_that_does_not_fit_beside_the_others_lets_them_run_first
 ) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    tasks = [house.ask(float(i)) for i in range(2)]
-    await gathered(house, 2)
+    tasks = await kept_waiting(house, 2)
     tasks.append(house.ask(*[2.0] * 7))
     await asyncio.gather(*tasks)
     assert session.batches == [[0.0, 1.0], [2.0] * 7]
@@ -1397,8 +1401,7 @@ async def test_a_request_that_takes_a_thread_lets_those_run_first_that_wait_for_
 ) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    tasks = [house.ask(float(i)) for i in range(2)]
-    await gathered(house, 2)
+    tasks = await kept_waiting(house, 2)
     tasks.append(ask_typed(house, 2.0))
     await asyncio.gather(*tasks)
     assert session.batches == [[0.0, 1.0], [2.0]]
@@ -1432,8 +1435,7 @@ async def test_a_model_whose_run_the_loop_may_not_do_yet_does_not_spill_to_the_t
     house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
     lane = serving_lane(house)
     lane.quickness.ran(3600.0, time.monotonic())
-    tasks = [house.ask(float(i)) for i in range(4)]
-    await gathered(house, 4)
+    tasks = await kept_waiting(house, 4)
     lane.quickness.ran(0.0, 0.0)
     await asyncio.gather(*tasks)
     assert session.batches == [[0.0, 1.0, 2.0, 3.0]]
@@ -1485,8 +1487,7 @@ async def test_a_crowd_that_a_misfit_sends_to_a_thread_is_not_forgotten(houses: 
     house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
     lane = serving_lane(house)
     lane.quickness.ran(3600.0, time.monotonic())
-    tasks = [house.ask(float(i)) for i in range(2)]
-    await gathered(house, 2)
+    tasks = await kept_waiting(house, 2)
     house.scheduler._on_loop.gathering.end(lane)
     assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
     assert session.threads == ["session-0"]
@@ -1497,8 +1498,7 @@ async def test_a_crowd_that_a_misfit_sends_to_a_thread_is_not_forgotten(houses: 
 async def test_whose_caller_went_in_this_very_step_does_not_run(houses: Houses) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    tasks = [house.ask(float(i)) for i in range(3)]
-    await gathered(house, 3)
+    tasks = await kept_waiting(house, 3)
     tasks[1].cancel()
     house.scheduler._on_loop.gathering.end(serving_lane(house))
     assert session.batches == [[0.0, 2.0]]
@@ -1562,8 +1562,7 @@ async def test_a_request_that_waits_for_others_is_gone_as_soon_as_its_caller(
 ) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    tasks = [house.ask(float(i)) for i in range(3)]
-    await gathered(house, 3)
+    tasks = await kept_waiting(house, 3)
     tasks[1].cancel()
     with pytest.raises(asyncio.CancelledError):
         await tasks[1]
@@ -1578,8 +1577,7 @@ async def test_a_request_that_waits_for_others_is_gone_as_soon_as_its_caller(
 async def test_closing_answers_what_waits_for_others(houses: Houses) -> None:
     session = Watched()
     house = await quick_house(houses, {"m": session})
-    tasks = [house.ask(float(i)) for i in range(2)]
-    await gathered(house, 2)
+    tasks = await kept_waiting(house, 2)
     house.scheduler.close()
     for task in (*tasks, house.ask(2.0)):
         with pytest.raises(Unavailable, match="Server exiting"):
