@@ -65,10 +65,11 @@ def change_seconds(session: Session, signature: Signature, padding: Padding | No
         return perf_counter() - started
 
     try:
-        for rows in (1, 2, 2):  # what is paid once for a size is no change
-            steady = seconds(rows)
+        seconds(2)
+        steady = seconds(2)
         if steady > _LONG_SECONDS:
             return 0.0
+        # The least of several: what is paid once for a size, or a disturbance, is no change.
         steady = min(steady, *(seconds(2) for _ in range(_TURNS)))
         changed = min(seconds(1) + seconds(2) for _ in range(_TURNS)) / 2
     except RunError:  # the sizes were a guess
