@@ -698,15 +698,19 @@ async def test_a_provider_that_does_not_load_stops_the_start(tmp_path: Path) -> 
             pass
 
 
+async def provider_that_answers(server: Harness) -> str:
+    assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[2.0] * 4]
+    found = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
+    return str(found.parameters["execution_provider"].string_value)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(Provider.CUDA not in loadable_providers(), reason="CUDA does not load here")
 async def test_cuda_runs_the_model_and_says_so(tmp_path: Path) -> None:
     affine(tmp_path / "m.onnx")
     config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.AUTO)
     async with serving(config, tmp_path) as server:
-        assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[2.0] * 4]
-        found = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
-        assert found.parameters["execution_provider"].string_value == "cuda"
+        assert await provider_that_answers(server) == "cuda"
 
 
 async def test_auto_serves_on_the_processor_what_a_gpu_runs_nothing_of(
@@ -722,9 +726,7 @@ async def test_auto_serves_on_the_processor_what_a_gpu_runs_nothing_of(
     affine(tmp_path / "m.onnx")
     config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.AUTO)
     async with serving(config, tmp_path) as server:
-        assert (await server.infer(request_for("m", x=ROW)))["y"].tolist() == [[2.0] * 4]
-        found = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="m"))).config
-        assert found.parameters["execution_provider"].string_value == "cpu"
+        assert await provider_that_answers(server) == "cpu"
     config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.CUDA)
     with pytest.raises(ConfigError, match="'cuda' takes no operator of the model"):
         async with build(config, Runtime("inference")):
