@@ -172,6 +172,15 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(encoder._heads) <= 1024
 
 
+def test_a_reply_names_the_datatype_that_it_has() -> None:
+    """A file may be replaced in place: name and shape stay, and the numbers become others."""
+    encoder = ReplyEncoder()
+    for datatype in ("FP32", "INT32"):
+        output = OutputTensor("y", datatype, (1,), b"\0" * 4)
+        data = encoder.encode(InferenceReply("m", 1, "", (output,)))
+        assert pb.ModelInferResponse.FromString(data).outputs[0].datatype == datatype
+
+
 outputs = st.lists(
     st.builds(
         OutputTensor,

@@ -204,7 +204,7 @@ def _varint_at(data: bytes, position: int, most: int = 10) -> tuple[int, int]:
 
 
 class ReplyEncoder:
-    """Writes replies; what depends only on model and shapes is kept, for a bounded number."""
+    """Writes replies; what depends only on model, names and shapes is kept, a bounded number."""
 
     def __init__(self) -> None:
         self._heads: dict[tuple[object, ...], bytes] = {}
@@ -222,7 +222,7 @@ class ReplyEncoder:
 
     def _parts(self, reply: InferenceReply) -> list[bytes | memoryview]:
         outputs = reply.outputs
-        key = (reply.model, reply.version, *[(o.name, o.shape) for o in outputs])
+        key = (reply.model, reply.version, *[(o.name, o.datatype, o.shape) for o in outputs])
         head = self._heads.get(key)
         if head is None:
             head = _head(reply)
