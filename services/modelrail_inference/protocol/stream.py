@@ -113,7 +113,6 @@ async def answer_stream(
                     return
                 task = asyncio.create_task(one(request))
                 tasks.add(task)
-                task.add_done_callback(tasks.discard)
                 # Unbounded as an object, bounded by the semaphore: a put never waits.
                 answers.put_nowait(task)
         finally:
@@ -123,7 +122,9 @@ async def answer_stream(
     stopper = asyncio.create_task(_cancel_when(stopping, reader))
     try:
         while (task := await answers.get()) is not None:
-            yield await task
+            reply = await task
+            tasks.discard(task)  # not before: what was never awaited is reported as a defect
+            yield reply
             room.release()
         if stopping.is_set():
             raise Unavailable("Server exiting", reason="SERVER_EXITING")
@@ -133,6 +134,7 @@ async def answer_stream(
         # What reading or answering raised holds this frame: with its task still in it, both would
         # stay until the garbage collector comes by, and the messages with them.
         task = None
+        tasks.clear()
         del reader, stopper
 
 
