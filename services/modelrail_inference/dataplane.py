@@ -93,7 +93,7 @@ class DataPlane:
         except ServiceError as error:
             raise named(error, request.id) from None
         statistics = serving.model.statistics
-        statistics.pending += 1
+        statistics.in_flight += 1
         queued = None
         try:
             lane, feed = self._checked(request, serving)
@@ -112,7 +112,9 @@ class DataPlane:
                 raise named(error, request.id) from error.__cause__
             raise
         finally:
-            statistics.pending -= 1
+            statistics.in_flight -= 1
+            if queued is not None and queued.batch is not None:
+                statistics.taken_and_left_count += 1
             if queued is None:
                 serving.release()  # otherwise the scheduler does, once nothing runs for it any more
         statistics.answered(

@@ -124,7 +124,7 @@ class InferenceCollector(Collector):
         )
         yield _numbers(
             "nv_inference_pending_request_count",
-            "Requests that came in and have no answer yet",
+            "Requests that wait for a session",
             "gauge",
             models,
             lambda s: s.pending,
@@ -161,6 +161,13 @@ class InferenceCollector(Collector):
             text, latency = _LATENCIES[triton_part]
             yield _latencies(name, text, asked, latency, _SECONDS)
         yield _batch_sizes(asked)
+        yield _numbers(
+            "modelrail_inference_in_flight",
+            "Requests that came in and have no answer yet",
+            "gauge",
+            models,
+            lambda s: s.in_flight,
+        )
         yield _by_reason(
             "modelrail_inference_refused_total",
             "Requests that were not let in, or whose replies were too large, by reason",

@@ -124,7 +124,9 @@ class Statistics:
         inference_count: Answered batch items.
         execution_count: Runs of the session that gave an answer.
         last_inference_ms: Time of the last run, in milliseconds since 1970; 0 when there was none.
-        pending: Requests that came in and have no answer yet.
+        in_flight: Requests that came in and have no answer yet.
+        taken_count: Requests that a session has taken. Threads count here, one at a time.
+        taken_and_left_count: Those of them that have their answer, or whose callers have gone.
         success_count: Answered requests.
         fail_count: Requests that were not answered.
         fail_ns: Time until those failed, in nanoseconds.
@@ -145,7 +147,9 @@ class Statistics:
     inference_count: int = 0
     execution_count: int = 0
     last_inference_ms: int = 0
-    pending: int = 0
+    in_flight: int = 0
+    taken_count: int = 0
+    taken_and_left_count: int = 0
     success_count: int = 0
     fail_count: int = 0
     fail_ns: int = 0
@@ -224,6 +228,13 @@ class Statistics:
     def cancelled(self, elapsed_ns: int = 0) -> None:
         """Counts a request whose caller went away."""
         self.failed(Failure.CANCELED, elapsed_ns)
+
+    @property
+    def pending(self) -> int:
+        """Requests that no session has taken yet: what Triton calls pending."""
+        left = self.taken_and_left_count
+        # Read in this order: what is taken or leaves meanwhile makes it no less than it was.
+        return max(0, self.in_flight - (self.taken_count - left))
 
     @property
     def success(self) -> Duration:

@@ -229,7 +229,7 @@ async def test_whoever_reads_a_kilobyte_a_second_is_read_no_faster(start: Start)
             stream.cancel()
     assert carried < 4 * 8 * size * 4
     assert service.peak_bytes - before < 128 * MIB
-    await eventually(lambda: service.metric("nv_inference_pending_request_count") == 0)
+    await eventually(lambda: service.metric("modelrail_inference_in_flight") == 0)
 
 
 # --- row 23: connections that say nothing ---------------------------------------------------------

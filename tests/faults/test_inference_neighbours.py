@@ -66,9 +66,9 @@ class Server:
             if sample.name == name
         }
 
-    async def until_nothing_is_pending(self) -> None:
+    async def until_nothing_is_in_flight(self) -> None:
         async with asyncio.timeout(30):
-            while any(self.counters("nv_inference_pending_request_count").values()):  # noqa: ASYNC110
+            while any(self.counters("modelrail_inference_in_flight").values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 
@@ -175,7 +175,7 @@ async def test_ten_thousand_callers_get_their_own_answer_beside_bad_and_leaving_
     assert outcomes["good: right"] > 6_000, outcomes
     assert outcomes["bad: INVALID_ARGUMENT"] > 1_500, outcomes
     assert outcomes["leaves: left"] > 100, outcomes
-    await server.until_nothing_is_pending()
+    await server.until_nothing_is_in_flight()
     executed = server.counters("nv_inference_exec_count")
     answered = server.counters("nv_inference_request_success")
     assert sum(executed.values()) < sum(answered.values()), "nothing was put together"
@@ -214,7 +214,7 @@ async def test_callers_who_leave_in_any_phase_leave_nothing_behind(
         async with asyncio.TaskGroup() as tasks:
             for _ in range(200):
                 tasks.create_task(leave())
-        await server.until_nothing_is_pending()
+        await server.until_nothing_is_in_flight()
         if not left["answered"]:
             longest *= 2  # a busy machine: they left before anything happened to them
         memory.append(process.memory_info().rss)
@@ -297,7 +297,7 @@ async def test_whoever_is_late_is_told_and_does_not_hold_up_the_others(
         async with asyncio.TaskGroup() as tasks:
             for _ in range(40):
                 tasks.create_task(one(chance.choice(deadlines)))
-        await server.until_nothing_is_pending()
+        await server.until_nothing_is_in_flight()
     for key, count in sorted(outcomes.items()):
         print(*key, count)
     assert {code for _, code in outcomes} <= {"OK", *late}, outcomes

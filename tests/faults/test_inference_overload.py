@@ -203,5 +203,5 @@ async def test_under_overload_what_can_be_answered_in_time_is_and_the_rest_is_to
     assert waited(service, "+Inf") - waited(service, "500000") == late_before
     assert service.peak_bytes - before < 64 * MIB
     assert len(operator.seconds) > seconds
-    await eventually(lambda: service.metric("nv_inference_pending_request_count") == 0)
+    await eventually(lambda: service.metric("modelrail_inference_in_flight") == 0)
     assert service.stop() == 0

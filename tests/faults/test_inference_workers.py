@@ -173,13 +173,13 @@ async def test_a_drain_answers_every_accepted_call(start: Start, models: Path) -
         await ready(stubs[0])
         slow = request_for("counting", np.int64(100_000))
         calls = [stub.ModelInfer(slow, timeout=SECONDS) for stub in stubs]
-        pending = "nv_inference_pending_request_count"
+        in_flight = "modelrail_inference_in_flight"
         success = "nv_inference_request_success"
         async with asyncio.timeout(SECONDS):
             while True:
                 metrics = await server.metrics()
                 done = counted(metrics, success, "counting")
-                if counted(metrics, pending, "counting") + done == len(stubs):
+                if counted(metrics, in_flight, "counting") + done == len(stubs):
                     break
         assert done < len(stubs), "nothing was in flight"
         server.process.send_signal(signal.SIGTERM)
@@ -198,9 +198,7 @@ async def test_a_second_signal_ends_everything_at_once(start: Start, models: Pat
         endless = request_for("counting", np.int64(10**12))
         call = stubs[0].ModelInfer(endless, timeout=SECONDS)
         async with asyncio.timeout(SECONDS):
-            while not counted(
-                await server.metrics(), "nv_inference_pending_request_count", "counting"
-            ):
+            while not counted(await server.metrics(), "modelrail_inference_in_flight", "counting"):
                 pass
         workers = server.processes()
         server.process.send_signal(signal.SIGTERM)

@@ -363,7 +363,7 @@ LONG = request_for("endless", steps=np.array(2**40), x=np.zeros(1, np.float32))
 async def test_a_caller_who_leaves_frees_the_thread(server: Harness) -> None:
     call = server.stub.ModelInfer(LONG)
     async with asyncio.timeout(20):
-        while server_pending(server, "endless") == 0:  # noqa: ASYNC110
+        while server_in_flight(server, "endless") == 0:  # noqa: ASYNC110
             await asyncio.sleep(0)
         call.cancel()
         assert (await server.infer(request_for("affine", x=ROW)))["y"].shape == (1, 4)
@@ -382,8 +382,8 @@ def metric(server: Harness, start: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start))
 
 
-def server_pending(server: Harness, model: str) -> float:
-    return metric(server, f'nv_inference_pending_request_count{{model="{model}"')
+def server_in_flight(server: Harness, model: str) -> float:
+    return metric(server, f'modelrail_inference_in_flight{{model="{model}"')
 
 
 def failures(server: Harness, model: str, reason: str) -> float:
@@ -739,7 +739,7 @@ async def test_a_full_queue_refuses_with_a_hint(tmp_path: Path) -> None:
     long = request_for("m", steps=np.array(2**40), x=np.zeros(1, np.float32))
     async with serving(config, tmp_path) as server, asyncio.timeout(20):
         first = server.stub.ModelInfer(long)
-        while server_pending(server, "m") == 0:  # noqa: ASYNC110
+        while server_in_flight(server, "m") == 0:  # noqa: ASYNC110
             await asyncio.sleep(0)
         error = await refusal(server.stub.ModelInfer(long))
         assert error.code() is grpc.StatusCode.UNAVAILABLE

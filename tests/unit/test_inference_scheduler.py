@@ -1142,7 +1142,7 @@ async def test_a_quick_model_runs_on_the_event_loop_without_a_queue(
     statistics = statistics_of(house)
     assert (statistics.success_count, statistics.execution_count) == (13, 13)
     assert statistics.failures[Failure.BACKEND] == 1
-    assert statistics.pending == 0
+    assert statistics.in_flight == 0
 
 
 async def test_a_quick_model_that_becomes_slow_leaves_the_event_loop(houses: Houses) -> None:
@@ -1273,7 +1273,7 @@ async def test_on_a_saturated_loop_requests_of_a_quick_model_run_there_together(
     assert session.threads == [here()]
     statistics = statistics_of(house)
     assert (statistics.success_count, statistics.execution_count) == (before[0] + 4, before[1] + 1)
-    assert statistics.pending == 0
+    assert statistics.in_flight == 0
     assert gathered_count(house) == 0
 
 
@@ -1703,7 +1703,7 @@ async def test_ten_thousand_requests_with_cancels_and_bad_inputs_hurt_nobody(
     assert answered >= sum(kind == "good" for kind, _, _ in tasks)
     assert house.scheduler.waiting == 0
     assert house.scheduler.held_bytes == 0
-    assert [model.statistics.pending for model in house.repository.serving()] == [0, 0, 0]
+    assert [model.statistics.in_flight for model in house.repository.serving()] == [0, 0, 0]
 
 
 def counted(house: House) -> Statistics:
@@ -1843,3 +1843,26 @@ def test_a_caller_whose_time_was_rounded_up_on_its_way_is_at_its_end_a_little_ea
 def test_a_call_without_a_deadline_never_expires() -> None:
     assert not Call.within(None).expired()
     assert not Call.within(3600.0).expired()
+
+
+async def test_pending_is_what_no_session_has_taken(houses: Houses) -> None:
+    """As Triton counts: what runs is not pending. A run that is given up is not either."""
+    session = Session()
+    house = await houses.make({"m": session})
+
+    def counts() -> tuple[int, int]:
+        return counted(house).pending, counted(house).in_flight
+
+    session.gate.clear()
+    runs = house.ask(1.0)
+    await began(session)
+    assert counts() == (0, 1)
+    waiting = [house.ask(2.0), house.ask(3.0)]
+    await queued(house, 2)
+    assert counts() == (2, 3)
+    for task in (waiting.pop(), runs):
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    session.gate.set()
+    await waiting[0]
+    assert counts() == (0, 0)

@@ -443,6 +443,7 @@ class Scheduler:
             request.batch = batch
         lane.in_flight += 1
         lane.running_rows += batch.items
+        lane.model.statistics.taken_count += len(requests)
         self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
         self._running_count += 1
         self._running.setdefault(lane, []).append(batch)

@@ -178,6 +178,7 @@ class LoopRuns:
             request.batch = batch
         with self._lock:
             buffers = lane.lend_buffers()
+            lane.model.statistics.taken_count += len(requests)
         runner = BatchRunner(batch, buffers, singly=True)
         try:
             runner.run()
