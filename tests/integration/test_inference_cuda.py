@@ -42,6 +42,7 @@ from modelrail_inference.runtime.provider import Provider, loads
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError
 from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
 from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
@@ -316,7 +317,7 @@ def test_where_it_is_dear_and_nothing_can_be_recorded_requests_run_alone(
 ) -> None:
     settings = ModelSettings(max_batch_size=4 if batching else None, batching=batching)
     loaded = load(tmp_path / "m.onnx", model(), settings)
-    lane = Lane(loaded, instances=1)
+    lane = Lane(loaded, instances=1, budget=LoopBudget())
     assert lane.max_rows == 1
     assert lane.queue.delay_seconds == 0.0
     assert (lane.ordering is not None) is (batching is not None)

@@ -22,6 +22,7 @@ from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop import loop_load
 from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS, Crowd
 from modelrail_inference.scheduling.on_loop.gathering import Gathering, Patience
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad, voluntary_switches
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.refusals import is_out
@@ -306,7 +307,7 @@ def lane_of(
         settings=ModelSettings(max_batch_size=max_rows, batching=DynamicBatching()),
         is_bounded=True,
     )
-    lane = Lane(model, instances=1)
+    lane = Lane(model, instances=1, budget=LoopBudget())
     lane.crowd.wanted = wanted
     for rows in (1, 2, 64) * 50:
         lane.quickness.learn(rows, rows * row_seconds)
@@ -479,7 +480,7 @@ async def test_a_run_that_the_loop_may_not_do_yet_waits_and_grows() -> None:
     yard, lane = Yard(), lane_of(wanted=2)
     for _ in range(100):
         lane.quickness.learn(2, 0.0005)
-    lane.quickness.ran(0.002, yard.loop.seconds)
+    lane.quickness.budget.spent(0.002, yard.loop.seconds)
     for _ in range(2):
         yard.add(lane)
     yard.loop.turn(0.001)
@@ -496,7 +497,7 @@ async def test_a_run_that_the_loop_may_never_do_is_handed_on_after_five_millisec
     yard, lane = Yard(), lane_of(wanted=2)
     for _ in range(100):
         lane.quickness.learn(2, 0.0005)
-    lane.quickness.ran(3600.0, yard.loop.seconds)
+    lane.quickness.budget.spent(3600.0, yard.loop.seconds)
     for _ in range(2):
         yard.add(lane)
     yard.loop.turn(0.004)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
 
 
 def taught(*runs: tuple[int, float], is_possible: bool = True) -> Quickness:
-    quickness = Quickness(is_possible=is_possible)
+    quickness = Quickness(is_possible=is_possible, budget=LoopBudget())
     for items, cpu_seconds in runs:
         quickness.learn(items, cpu_seconds)
     return quickness
@@ -23,14 +24,14 @@ def test_a_model_has_to_show_how_quick_it_is() -> None:
 
 def test_tiny_runs_may_follow_each_other() -> None:
     quickness = taught(*[(1, 5e-5)] * 3)
-    quickness.ran(5e-5, now=10.0)
+    quickness.budget.spent(5e-5, now=10.0)
     assert quickness.allows(1, now=10.0)
 
 
 def test_quick_runs_leave_half_of_the_time() -> None:
     quickness = taught(*[(1, 5e-4)] * 3)
     assert quickness.allows(1, now=10.0)
-    quickness.ran(0.002, now=10.0)
+    quickness.budget.spent(0.002, now=10.0)
     assert not quickness.allows(1, now=10.001)
     assert quickness.allows(1, now=10.002)
 
@@ -52,7 +53,7 @@ def test_a_model_that_becomes_quick_again_is_found_out() -> None:
 
 def test_a_quick_run_is_quick_also_while_the_event_loop_may_not_do_it() -> None:
     quickness = taught(*[(1, 5e-4)] * 3)
-    quickness.ran(0.002, now=10.0)
+    quickness.budget.spent(0.002, now=10.0)
     assert quickness.is_quick(1)
     assert not quickness.is_quick(2)
     assert not taught(*[(1, 5e-4)] * 2).is_quick(1)

@@ -49,6 +49,7 @@ from modelrail_inference.scheduling.batch import BatchRunner, Execution, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
 from modelrail_inference.scheduling.on_loop.gathering import Patience
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.queued import QueuedRequest
@@ -1076,7 +1077,7 @@ async def test_runs_on_the_event_loop_take_nothing_from_a_models_share_of_the_th
     await house.ask(0.0, model="quick")
     lane = serving_lane(house, "quick")
     for _ in range(1000):
-        lane.ran_at_once(Execution(1, 0, 0, 3_000_000, 0, 3_000_000), now=clock.seconds)
+        lane.learn(Execution(1, 0, 0, 3_000_000, 0, 3_000_000))
     order.clear()
     with held(sessions["busy"]):
         tasks = [house.ask(0.0, model="busy")]
@@ -1173,6 +1174,34 @@ async def test_after_the_end_nothing_runs_on_the_event_loop(houses: Houses) -> N
     with pytest.raises(Unavailable, match="Server exiting"):
         await house.ask(2.0)
     assert statistics_of(house).refusals[Refusal.SHUTTING_DOWN] == 1
+
+
+async def test_quick_models_share_what_runs_may_take_of_the_event_loop(houses: Houses) -> None:
+    first, second = Watched(), Watched()
+    house = await houses.make({"a": first, "b": second}, is_bounded=True)
+    for name in "ab":
+        await house.ask(0.0, model=name)
+        taught(serving_lane(house, name), 0.0005)
+    serving_lane(house, "a").quickness.budget.spent(3600.0, time.monotonic())
+    await house.ask(1.0, model="b")
+    assert second.threads == ["session-0"] * 2
+    serving_lane(house, "a").quickness.budget.spent(0.0, 0.0)
+    await house.ask(2.0, model="b")
+    assert second.threads[2:] == [here()]
+
+
+async def test_runs_that_fail_take_of_the_event_loops_time_too(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await houses.make({"m": Session()}, is_bounded=True)
+    await house.ask(1.0)
+    taught(serving_lane(house), 0.00005)
+    spent: list[float] = []
+    monkeypatch.setattr(LoopBudget, "spent", lambda _, seconds, now: spent.append(seconds))
+    with pytest.raises(InvalidArgument):
+        await house.ask(NAN)
+    assert len(spent) == 1
+    assert spent[0] > 0
 
 
 class Saturated(LoopLoad):
@@ -1360,7 +1389,7 @@ async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_
     mean, virtual = house.scheduler._mean_batch_seconds, lane.virtual_seconds
     taught_with, ran = list[int](), list[float]()
     monkeypatch.setattr(Quickness, "learn", lambda _, items, cpu: taught_with.append(items))
-    monkeypatch.setattr(Quickness, "ran", lambda _, seconds, now: ran.append(seconds))
+    monkeypatch.setattr(LoopBudget, "spent", lambda _, seconds, now: ran.append(seconds))
     runs = lane.run_time.runs
     await asyncio.gather(*[house.ask(float(i), float(i)) for i in range(4)])
     assert taught_with == [8]
@@ -1434,9 +1463,9 @@ async def test_a_model_whose_run_the_loop_may_not_do_yet_does_not_spill_to_the_t
     session = Watched()
     house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
     lane = serving_lane(house)
-    lane.quickness.ran(3600.0, time.monotonic())
+    lane.quickness.budget.spent(3600.0, time.monotonic())
     tasks = await kept_waiting(house, 4)
-    lane.quickness.ran(0.0, 0.0)
+    lane.quickness.budget.spent(0.0, 0.0)
     await asyncio.gather(*tasks)
     assert session.batches == [[0.0, 1.0, 2.0, 3.0]]
     assert session.threads == [here()]
@@ -1453,7 +1482,7 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
     )
     lane = serving_lane(house)
     house.scheduler._limits = QueueLimits(0, 0, 0, 0)  # they were let in already
-    lane.quickness.ran(3600.0, time.monotonic())
+    lane.quickness.budget.spent(3600.0, time.monotonic())
     tasks = [house.ask(float(i), seconds=60.0) for i in range(2)]
     await gathered(house, 2)
     assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
@@ -1462,7 +1491,7 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
     assert (lane.crowd.wanted, gathered_count(house)) == (1, 0)
     assert house.scheduler.held_bytes == 0
     assert not house.scheduler._timed
-    lane.quickness.ran(0.0, 0.0)
+    lane.quickness.budget.spent(0.0, 0.0)
     assert numbers(await house.ask(2.0)) == [3.0]
     assert session.threads == ["session-0", here()]
 
@@ -1474,7 +1503,7 @@ async def test_what_is_left_to_a_thread_is_told_of_its_deadline_there(
     session = Watched()
     patience = Patience(busy_seconds=3600, idle_seconds=3600, most_seconds=0.0)
     house = await quick_house(houses, {"m": session}, patience=patience, row_seconds=0.0002)
-    serving_lane(house).quickness.ran(3600.0, time.monotonic())
+    serving_lane(house).quickness.budget.spent(3600.0, time.monotonic())
     with held(session), pytest.raises(Unavailable, match="Request timeout expired"):
         async with asyncio.timeout(20):
             await house.ask(1.0, seconds=0.1)
@@ -1486,7 +1515,7 @@ async def test_a_crowd_that_a_misfit_sends_to_a_thread_is_not_forgotten(houses: 
     session = Watched()
     house = await quick_house(houses, {"m": session}, row_seconds=0.0002)
     lane = serving_lane(house)
-    lane.quickness.ran(3600.0, time.monotonic())
+    lane.quickness.budget.spent(3600.0, time.monotonic())
     tasks = await kept_waiting(house, 2)
     house.scheduler._on_loop.gathering.end(lane)
     assert [numbers(await task) for task in tasks] == [[1.0], [2.0]]
@@ -1622,18 +1651,34 @@ async def test_a_defect_in_the_run_of_one_model_strands_no_request_of_any(
     houses: Houses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house = await quick_house(houses, {"a": Session(), "b": Session()}, patience=UNTIL_IDLE)
-    run = BatchRunner.run
-
-    def breaking(runner: BatchRunner) -> None:
-        if runner._model.model == "a":
-            raise ZeroDivisionError
-        run(runner)
-
-    monkeypatch.setattr(BatchRunner, "run", breaking)
+    break_runs_of(monkeypatch, "a")
     tasks = [house.ask(float(i), model=name) for i in range(2) for name in "ab"]
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, InferenceReply] * 2
     assert gathered_count(house) == 0
+
+
+async def test_a_defect_in_the_run_of_one_model_ends_no_thread(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = await houses.make({"a": Session(), "b": Session()})
+    break_runs_of(monkeypatch, "a")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            await house.ask(1.0, 2.0, model="a")
+    assert numbers(await house.ask(1.0, model="b")) == [2.0]
+    assert house.scheduler.held_bytes == 0
+
+
+def break_runs_of(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    run = BatchRunner._run
+
+    def breaking(runner: BatchRunner, requests: list[QueuedRequest]) -> None:
+        if runner._model.model == model:
+            raise ZeroDivisionError
+        run(runner, requests)
+
+    monkeypatch.setattr(BatchRunner, "_run", breaking)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ async def test_the_errors_behind_the_one_that_ends_a_stream_are_no_defects() -> 
     )
     with pytest.raises(InvalidArgument):
         await anext(stream)
-    await stream.aclose()
+    del stream
     gc.collect()
     assert failed == 3
     assert not reported

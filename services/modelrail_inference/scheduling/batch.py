@@ -127,10 +127,18 @@ class BatchRunner:
     def run(self) -> None:
         """Runs the batch; whatever goes wrong is in the outcomes."""
         requests = self._batch.requests
-        if len(requests) > 1 or not self._layout.is_whole(requests[0].feed):
-            requests = self._decoded(requests)
-        if requests:
-            self._run(requests)
+        try:
+            if len(requests) > 1 or not self._layout.is_whole(requests[0].feed):
+                requests = self._decoded(requests)
+            if requests:
+                self._run(requests)
+        except Exception as error:  # noqa: BLE001 - a defect here must not end the calling thread
+            answered = {request for request, _ in self.outcomes}
+            self.outcomes.extend(
+                (request, Outcome(error=error))
+                for request in self._batch.requests
+                if request not in answered
+            )
 
     def _decoded(self, requests: list[QueuedRequest]) -> list[QueuedRequest]:
         """Decodes what has to be decoded element by element; what cannot be is out."""

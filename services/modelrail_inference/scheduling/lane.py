@@ -9,14 +9,13 @@ from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
 from modelrail_inference.scheduling.on_loop.crowd import Crowd
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.ordering import Ordering
 from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.batch import Execution
 
@@ -32,6 +31,7 @@ class Lane:
     Args:
         model: The loaded model.
         instances: Runs of the model at a time.
+        budget: What runs may take of the event loop; all lanes of a scheduler share one.
     """
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Lane:
         "virtual_seconds",
     )
 
-    def __init__(self, model: LoadedModel, *, instances: int) -> None:
+    def __init__(self, model: LoadedModel, *, instances: int, budget: LoopBudget) -> None:
         batching = model.batching()
         self.model = model
         self.instances = instances
@@ -76,7 +76,8 @@ class Lane:
             and self.layout.padding is None
             and not self.layout.buckets
             and not self.queue.delay_seconds
-            and not self.queue.batching.priority_levels
+            and not self.queue.batching.priority_levels,
+            budget=budget,
         )
         # Batches form on the event loop as they come: where sizes are preferred, they would not.
         self._may_gather = self.max_rows > 1 and not self.queue.batching.preferred_sizes
@@ -108,15 +109,6 @@ class Lane:
             and self.quickness.allows(feed.batch_size, now)
         )
 
-    def ran_at_once(self, execution: Execution, now: float) -> None:
-        """Learns from a run on the event loop that ended at a moment of `time.monotonic()`.
-
-        It took no thread from anybody, so `virtual_seconds` stay: a model that paid for it would
-        wait as long again behind the others once its requests come to the queue.
-        """
-        self.learn(execution)
-        self.quickness.ran(execution.seconds, now)
-
     def gathers(self, feed: Feed) -> bool:
         """Whether a request that comes now can run on the event loop together with others like it.
 
@@ -139,18 +131,6 @@ class Lane:
         """Counts a run of one request on a saturated event loop that was to wait for no others."""
         if self._may_gather and self.crowd.wanted == 1:
             self.crowd.came(1)
-
-    def ran_together(self, executions: Sequence[Execution], seconds: float, now: float) -> None:
-        """Learns from runs on the event loop, as `ran_at_once` does.
-
-        Args:
-            executions: Those that gave answers.
-            seconds: Time of all runs.
-            now: When they ended: a moment of `time.monotonic()`.
-        """
-        for execution in executions:
-            self.learn(execution)
-        self.quickness.ran(seconds, now)
 
     def share(self, answered: int = 0) -> int:
         """Returns the items of one batch when all that are under way are shared evenly.

@@ -35,6 +35,7 @@ from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.gathering import Patience
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.loop_runs import LoopRuns
 from modelrail_inference.scheduling.queued import QueuedRequest
@@ -111,10 +112,12 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
+        self._budget = LoopBudget()
         self._on_loop = LoopRuns(
             self._loop,
             self._changed,
             load=load or LoopLoad(),
+            budget=self._budget,
             patience=patience,
             deliver=self._deliver,
             fail=self._fail,
@@ -133,7 +136,7 @@ class Scheduler:
 
     def open_lane(self, model: LoadedModel) -> Lane:
         """Returns the place of a model that was just loaded."""
-        return Lane(model, instances=self.instances_of(model))
+        return Lane(model, instances=self.instances_of(model), budget=self._budget)
 
     def instances_of(self, model: LoadedModel) -> int:
         """Returns how many runs of a model there are at a time: never more than threads.
@@ -162,7 +165,7 @@ class Scheduler:
         request.queued_ns = time.perf_counter_ns()
         now = time.monotonic()
         request.queued_at = now
-        if self._on_loop.takes(request, now):
+        if self._on_loop.hold_or_run(request, now):
             return
         if len(self._threads) < self._thread_count and not self._closed:
             self._start_thread()

@@ -17,11 +17,11 @@ from modelrail_inference.scheduling.batch import (
     Answer,
     Batch,
     BatchRunner,
-    Outcome,
     compute_alone,
 )
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.gathering import Gathering, Patience
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.refusals import exiting, expired, is_out
@@ -35,6 +35,7 @@ class LoopRuns:
         loop: The event loop.
         lock: Guards the lanes, which threads share.
         load: Tells whether the loop is saturated.
+        budget: What runs may take of the loop.
         patience: How long requests of quick models then wait for each other.
         deliver: Gets a batch that has run.
         fail: Answers a request that does not run.
@@ -50,6 +51,7 @@ class LoopRuns:
         lock: threading.Condition,
         *,
         load: LoopLoad,
+        budget: LoopBudget,
         patience: Patience | None,
         deliver: Callable[[Batch, BatchRunner], None],
         fail: Callable[[QueuedRequest, ServiceError], None],
@@ -58,6 +60,7 @@ class LoopRuns:
         self.gathering = Gathering(loop, self._run_gathered, load.would_have_waited, patience)
         self._lock = lock
         self._load = load
+        self._budget = budget
         self._deliver = deliver
         self._fail = fail
         self._leave_to_threads = leave_to_threads
@@ -80,8 +83,10 @@ class LoopRuns:
         """
         now = time.monotonic()
         is_saturated = self._load.came(now)
-        if is_saturated and self._gathers(lane, feed, deadline, now):
-            return None
+        if is_saturated:
+            self._make_room(lane, feed, deadline, now)
+            if self._gathers(lane, feed, deadline, now):
+                return None
         with self._lock:
             if not lane.runs_at_once(feed, now):
                 return None
@@ -89,9 +94,16 @@ class LoopRuns:
             raise exiting()
         if deadline is not None and deadline <= now:
             raise expired()
-        outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
+        # It takes no thread from anybody, so `virtual_seconds` stay: a model that paid for it would
+        # wait as long again behind the others once its requests come to the queue.
+        began = time.monotonic()
+        try:
+            outputs, execution = compute_alone(lane.model, feed, Run(), time.perf_counter_ns())
+        finally:
+            ended = time.monotonic()
+            self._budget.spent(ended - began, ended)
         with self._lock:
-            lane.ran_at_once(execution, time.monotonic())
+            lane.learn(execution)
         if is_saturated:
             lane.came_alone()
         lane.model.statistics.executed(
@@ -101,11 +113,14 @@ class LoopRuns:
             raise outputs
         return outputs, execution
 
-    def takes(self, request: QueuedRequest, now: float) -> bool:
-        """Whether a request is for the event loop; then it is held there, or has run.
+    def hold_or_run(self, request: QueuedRequest, now: float) -> bool:
+        """Holds a request here, or runs it, if the loop is saturated and may run it.
 
-        No limit of the queue concerns it: what is held is few, and takes no thread. If it is for a
-        thread, nothing of its model is held any more.
+        No limit of the queue concerns it: what is held is few, and takes no thread.
+
+        Returns:
+            Whether it was held or has run. Otherwise it is for a thread, and nothing of its model
+            is held any more.
 
         Raises:
             Unavailable: The deadline has passed, or the server ends.
@@ -114,6 +129,7 @@ class LoopRuns:
         if not self._load.is_saturated:
             self.gathering.end(lane)
             return False
+        self._make_room(lane, feed, request.next_timeout(), now)
         gathers = self._gathers(lane, feed, request.next_timeout(), now)
         if not gathers:
             # Perhaps it would have waited, had its timeout not come near or been near all the time.
@@ -141,13 +157,18 @@ class LoopRuns:
         self._closed = True
         return self.gathering.clear()
 
+    def _make_room(self, lane: Lane, feed: Feed, timeout: float | None, now: float) -> None:
+        """Runs what is held of a model, if a request that would wait does not fit beside it.
+
+        What came before it shall not wait for it, nor find the loop's time used up by it.
+        """
+        if self.gathering.patience.allows(timeout, now) and not self.gathering.fits(lane, feed):
+            self.gathering.end(lane)
+
     def _gathers(self, lane: Lane, feed: Feed, timeout: float | None, now: float) -> bool:
         """Whether a request waits for others on the event loop, which is saturated."""
         if not self.gathering.patience.allows(timeout, now):
             return False
-        if not self.gathering.fits(lane, feed):
-            # What came before it shall not wait for it, nor find the loop's time used up by it.
-            self.gathering.end(lane)
         with self._lock:
             return lane.gathers(feed)
 
@@ -180,13 +201,12 @@ class LoopRuns:
             buffers = lane.lend_buffers()
             lane.model.statistics.taken_count += len(requests)
         runner = BatchRunner(batch, buffers, singly=True)
-        try:
-            runner.run()
-        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
-            runner.outcomes = [(request, Outcome(error=error)) for request in requests]
+        runner.run()
         ended = time.monotonic()
+        self._budget.spent(ended - now, ended)
         with self._lock:
             lane.return_buffers(buffers)
             # No thread was busy, so neither `virtual_seconds` nor the mean of batches change.
-            lane.ran_together(runner.executions, ended - now, ended)
+            for execution in runner.executions:
+                lane.learn(execution)
         self._deliver(batch, runner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.run_time import RunTime
 
 _TINY_SECONDS = 0.0001
@@ -21,14 +22,15 @@ class Quickness:
 
     Args:
         is_possible: Whether the model's runs may happen on the event loop at all.
+        budget: What runs may take of the event loop; all of its models share one.
     """
 
-    __slots__ = ("_free_at", "_time", "is_possible")
+    __slots__ = ("_time", "budget", "is_possible")
 
-    def __init__(self, *, is_possible: bool) -> None:
+    def __init__(self, *, is_possible: bool, budget: LoopBudget) -> None:
         self.is_possible = is_possible
+        self.budget = budget
         self._time = RunTime()
-        self._free_at = 0.0
 
     def learn(self, items: int, cpu_seconds: float) -> None:
         """Learns from one run, wherever it was."""
@@ -37,8 +39,8 @@ class Quickness:
     def allows(self, items: int, now: float) -> bool:
         """Whether a run of so many items may happen on the event loop at a moment.
 
-        Those that take no longer than the way to a thread always; others while they leave the
-        event loop at least half of its time. What then waits for a thread gets into one batch.
+        Those that take no longer than the way to a thread always; others while all runs there leave
+        the event loop at least half of its time. What then waits for a thread gets into one batch.
 
         Args:
             items: Items of the run.
@@ -47,7 +49,7 @@ class Quickness:
         if not self.is_possible or self._time.runs < _TRIALS:
             return False
         seconds = self._time.seconds(items)
-        return seconds < _TINY_SECONDS or (seconds < _QUICK_SECONDS and now >= self._free_at)
+        return seconds < _TINY_SECONDS or (seconds < _QUICK_SECONDS and self.budget.has_room(now))
 
     def is_quick(self, items: int) -> bool:
         """Whether the event loop may do a run of so many items, be it not right now."""
@@ -56,7 +58,3 @@ class Quickness:
             and self._time.runs >= _TRIALS
             and self._time.seconds(items) < _QUICK_SECONDS
         )
-
-    def ran(self, seconds: float, now: float) -> None:
-        """Notes a run of so many seconds that the event loop has done until now."""
-        self._free_at = now + seconds
