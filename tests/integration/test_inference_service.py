@@ -358,6 +358,7 @@ async def test_many_callers_at_once_each_get_their_own_answer(server: Harness) -
 
 
 LONG = request_for("endless", steps=np.array(2**40), x=np.zeros(1, np.float32))
+SHORT = request_for("endless", steps=np.array(1), x=np.zeros(1, np.float32))
 
 
 async def test_a_caller_who_leaves_frees_the_thread(server: Harness) -> None:
@@ -366,7 +367,7 @@ async def test_a_caller_who_leaves_frees_the_thread(server: Harness) -> None:
         while server_in_flight(server, "endless") == 0:  # noqa: ASYNC110
             await asyncio.sleep(0)
         call.cancel()
-        assert (await server.infer(request_for("affine", x=ROW)))["y"].shape == (1, 4)
+        await server.infer(SHORT)
     assert failures(server, "endless", "CANCELED") >= 1
 
 
@@ -374,7 +375,18 @@ async def test_a_deadline_ends_the_run(server: Harness) -> None:
     error = await refusal(server.stub.ModelInfer(LONG, timeout=0.3))
     assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     async with asyncio.timeout(20):
-        assert (await server.infer(request_for("affine", x=ROW)))["y"].shape == (1, 4)
+        await server.infer(SHORT)
+
+
+async def test_an_endless_run_stops_no_other_model(server: Harness) -> None:
+    call = server.stub.ModelInfer(LONG)
+    async with asyncio.timeout(20):
+        while server_in_flight(server, "endless") == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        texts = np.array([[b"a", b"b"]], object)  # texts never run on the event loop
+        assert (await server.infer(request_for("strings", x=texts)))["y"].tolist() == texts.tolist()
+    assert not call.done()
+    call.cancel()
 
 
 def metric(server: Harness, start: str) -> float:

@@ -184,12 +184,14 @@ class Houses:
         width: int = 2,
         load: LoopLoad | None = None,
         patience: Patience | None = None,
+        long_run_seconds: float = 3600.0,
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
             load=load,
             patience=patience,
+            long_run_seconds=long_run_seconds,
         )
         repository = Repository(
             Loader(sessions, is_bounded=is_bounded, datatype=datatype, width=width)
@@ -1049,6 +1051,64 @@ async def test_no_model_starves_another(houses: Houses) -> None:
     counts = Counter(order[1:61])
     assert max(counts.values()) <= 20, counts
     assert len(counts) >= 8, counts
+
+
+async def test_a_run_that_takes_long_keeps_no_other_model_from_running(houses: Houses) -> None:
+    """Neither do two of them; but of the model itself there are no more runs than before."""
+    sessions = {name: Watched() for name in "abc"}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["a"]), held(sessions["b"]):
+        tasks = [house.ask(1.0, model="a")]
+        await began(sessions["a"])
+        tasks += [house.ask(value, model="a") for value in (2.0, 3.0)]
+        tasks.append(house.ask(1.0, model="b"))
+        await began(sessions["b"])
+        async with asyncio.timeout(20):
+            assert numbers(await house.ask(1.0, model="c")) == [2.0]
+            assert numbers(await house.ask(2.0, model="c")) == [3.0]
+        assert sessions["a"].batches == [[1.0]]
+    assert [numbers(await task) for task in tasks] == [[2.0], [3.0], [4.0], [2.0]]
+    assert set(sessions["a"].threads) == {"session-0"}
+    assert {*sessions["b"].threads, *sessions["c"].threads} == {"session-stand-in"}
+
+
+async def test_threads_that_stand_in_end_with_the_long_runs(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"long": session, "m": Session()}, long_run_seconds=0.01)
+    with held(session):
+        long = house.ask(1.0, model="long")
+        await began(session)
+        async with asyncio.timeout(20):
+            await house.ask(1.0)
+        (stand_in,) = stand_ins()
+    await long
+    await house.ask(2.0)
+    await asyncio.to_thread(stand_in.join, 20)
+    assert not stand_in.is_alive()
+    assert house.scheduler._stand_ins == 0
+
+
+async def test_the_threads_that_stand_in_are_bounded(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_MOST_STAND_INS", 1)
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["b"]), held(sessions["a"]):
+        tasks = [house.ask(1.0, model=name) for name in "a"]
+        await began(sessions["a"])
+        tasks.append(house.ask(1.0, model="b"))
+        await began(sessions["b"])
+        tasks.append(house.ask(1.0, model="c"))
+        for _ in range(3):  # as often as it is looked whether one more is needed
+            house.scheduler._relieve()
+        assert len(stand_ins()) == 1
+        assert not sessions["c"].batches
+    assert [numbers(await task) for task in tasks] == [[2.0]] * 3
+
+
+def stand_ins() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "session-stand-in"]
 
 
 async def test_runs_on_the_event_loop_take_nothing_from_a_models_share_of_the_threads(

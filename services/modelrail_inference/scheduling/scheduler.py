@@ -17,7 +17,8 @@ queues; it is held for the length of a few list operations.
 Promises: the queues are bounded in items and bytes, for each model and for all together, and what
 waits on the event loop is bounded in number. What cannot be answered before its deadline is refused
 at once. What is late or left by its caller does not run; a run for which nobody waits is stopped.
-No model waits for ever because of another.
+No model waits for ever because of another: while a run takes long, a further thread stands in for
+its own, for models of which nothing runs.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 THREAD_NAME = "session"
 
 _JOIN_SECONDS = 0.2
+_LONG_RUN_SECONDS = 0.25
+_MOST_STAND_INS = 16
+"""Threads that stand in for others at most: every one of them is one run more on the same CPUs."""
 _MEAN_WEIGHT = 0.1
 
 
@@ -83,6 +87,7 @@ class Scheduler:
         limits: What may wait.
         load: Tells whether the event loop is saturated.
         patience: How long requests of quick models then wait for each other.
+        long_run_seconds: A run that takes longer no longer keeps other models from running.
     """
 
     def __init__(
@@ -92,17 +97,20 @@ class Scheduler:
         limits: QueueLimits,
         load: LoopLoad | None = None,
         patience: Patience | None = None,
+        long_run_seconds: float = _LONG_RUN_SECONDS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._limits = limits
         self._thread_count = threads
         self._threads: list[threading.Thread] = []
+        self._long_run_seconds = long_run_seconds
         self._changed = threading.Condition(threading.Lock())
         # Guarded by the lock of `_changed`:
         self._active: set[Lane] = set()
         self._running: dict[Lane, list[Batch]] = {}
         self._running_count = 0
         self._idle = 0
+        self._stand_ins = 0
         self._items = 0
         self._held_bytes = 0
         self._virtual_now = 0.0
@@ -112,6 +120,7 @@ class Scheduler:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False
+        self._relief: asyncio.TimerHandle | None = None
         self._budget = LoopBudget()
         self._on_loop = LoopRuns(
             self._loop,
@@ -198,8 +207,9 @@ class Scheduler:
             self._changed.notify_all()
         for request in (*self._on_loop.close(), *waiting):
             self._fail(request, exiting())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._relief):
+            if timer is not None:
+                timer.cancel()
         latest = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
@@ -233,11 +243,31 @@ class Scheduler:
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        """Has a thread look after the queues."""
+        """Has a thread look after the queues, and looks again in case long runs have them all."""
         self._looks = False
         with self._changed:
-            if self._idle and self._active:
-                self._changed.notify()
+            if not self._active:
+                return
+            self._wake()
+        if self._relief is None and not self._closed:
+            self._relief = self._loop.call_later(self._long_run_seconds, self._relieve)
+
+    def _relieve(self) -> None:
+        """Starts a thread for models of which nothing runs, if long runs have all the others."""
+        self._relief = None
+        with self._changed:
+            if not self._active:
+                return
+            is_needed = (
+                any(not lane.in_flight for lane in self._active)
+                and not self._idle
+                and self._stand_ins < min(_MOST_STAND_INS, self._long_runs(time.monotonic()))
+            )
+            self._stand_ins += is_needed
+        if is_needed and not self._start_thread(stands_in=True):
+            with self._changed:
+                self._stand_ins -= 1
+        self._relief = self._loop.call_later(self._long_run_seconds, self._relieve)
 
     # --- with the lock held -----------------------------------------------------------------------
 
@@ -337,23 +367,34 @@ class Scheduler:
 
     # --- on the threads ---------------------------------------------------------------------------
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, *, stands_in: bool = False) -> bool:
+        """Starts one more thread; returns whether the system allows it.
+
+        Raises:
+            Unavailable: It does not, and there is no other.
+        """
         # Daemons, so that a run that is stuck in native code does not keep the process from ending.
-        name = f"{THREAD_NAME}-{len(self._threads)}"
-        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        thread = threading.Thread(target=self._serve, args=(stands_in,), daemon=True)
+        thread.name = f"{THREAD_NAME}-{'stand-in' if stands_in else len(self._threads)}"
         try:
             start_thread(thread)
         except ThreadLimitReached as error:
             if self._threads:
-                return  # those that there are do the work, only later
+                return False  # those that there are do the work, only later
             raise Unavailable(
                 str(error.strerror), reason="THREAD_LIMIT", retry_after_seconds=1.0
             ) from error
-        self._threads.append(thread)
+        if not stands_in:
+            self._threads.append(thread)
+        return True
 
-    def _serve(self) -> None:
-        """Takes one batch after the other and runs it, until the scheduler is closed."""
-        while (batch := self._take()) is not None:
+    def _serve(self, stands_in: bool) -> None:
+        """Takes one batch after the other and runs it, until the scheduler is closed.
+
+        Args:
+            stands_in: Whether it does so only while there are long runs, for other models.
+        """
+        while (batch := self._take(stands_in=stands_in)) is not None:
             self._call(self._deliver, batch, self._run(batch))
             # What the batch held must not live until the next comes.
             del batch
@@ -393,12 +434,17 @@ class Scheduler:
                 execution.seconds - self._mean_batch_seconds
             )
 
-    def _take(self) -> Batch | None:
-        """Waits for the next batch; None when the scheduler is closed."""
+    def _take(self, *, stands_in: bool = False) -> Batch | None:
+        """Waits for the next batch; None when the scheduler is closed or nobody's part is taken."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                lane, wake = self._choose(now)
+                if stands_in and self._long_runs(now) < self._stand_ins:
+                    self._stand_ins -= 1
+                    # Whoever woke this thread meant one that looks after the queues.
+                    self._wake()
+                    return None
+                lane, wake = self._choose(now, only_starved=stands_in)
                 if lane is not None:
                     if (batch := self._take_from(lane, now)) is not None:
                         return batch
@@ -408,12 +454,29 @@ class Scheduler:
                 self._idle -= 1
         return None
 
-    def _choose(self, now: float) -> tuple[Lane | None, float | None]:
-        """Returns the model whose turn it is; or None, and when one will have its turn."""
+    def _long_runs(self, now: float) -> int:
+        """Returns how many runs have taken so long that others may stand in for their threads."""
+        before = now - self._long_run_seconds
+        return sum(one.started_at <= before for runs in self._running.values() for one in runs)
+
+    def _wake(self) -> None:
+        """Wakes a thread that waits; all of them where not each takes every model's batches."""
+        if self._idle:
+            self._changed.notify(len(self._threads) + self._stand_ins if self._stand_ins else 1)
+
+    def _choose(
+        self, now: float, *, only_starved: bool = False
+    ) -> tuple[Lane | None, float | None]:
+        """Returns the model whose turn it is; or None, and when one will have its turn.
+
+        Args:
+            now: Moment of `time.monotonic()`.
+            only_starved: Whether it must be a model of which nothing runs.
+        """
         best: Lane | None = None
         wake: float | None = None
         for lane in self._active:
-            if lane.in_flight >= lane.instances:
+            if lane.in_flight >= (1 if only_starved else lane.instances):
                 continue
             if best is not None and lane.virtual_seconds >= best.virtual_seconds:
                 continue
@@ -439,8 +502,8 @@ class Scheduler:
         if not requests:
             return None
         # Another thread may sleep until a moment that this one kept an eye on.
-        if self._active and self._idle:
-            self._changed.notify()
+        if self._active:
+            self._wake()
         batch = Batch(lane, requests, now)
         for request in requests:
             request.batch = batch
