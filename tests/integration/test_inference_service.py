@@ -472,6 +472,7 @@ model_warmup { name: "s" batch_size: 2
   inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } } }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
 parameters { key: "batch_buckets" value { string_value: "[2, 8]" } }
+parameters { key: "reject_nonfinite" value { string_value: "true" } }
 parameters { key: "padding" value { string_value:
   '{"edges": [4, 8], "inputs": {"x": {"axis": 1, "value": 3}}, "outputs": {"y": 1}, "mask": "mask"}'
 } }
@@ -495,6 +496,7 @@ async def test_the_configuration_that_is_shown_can_be_used_as_one(
         assert shown.instance_group[0].count == 2
         if make is masked:
             assert shown.parameters["batch_buckets"].string_value == "[2, 8]"
+            assert shown.parameters["reject_nonfinite"].string_value == "true"
             assert '"value": 3' in shown.parameters["padding"].string_value
             assert [tensor.name for tensor in shown.input] == ["x"]
         (folder / "config.pbtxt").write_text(text_format.MessageToString(shown))

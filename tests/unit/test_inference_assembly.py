@@ -41,7 +41,9 @@ PADDING = Padding(
 )
 
 
-def model(*inputs: TensorSpec, padding: Padding | None = None) -> LoadedModel:
+def model(
+    *inputs: TensorSpec, padding: Padding | None = None, rejects_nonfinite: bool = False
+) -> LoadedModel:
     return LoadedModel(
         model="m",
         number=1,
@@ -49,7 +51,9 @@ def model(*inputs: TensorSpec, padding: Padding | None = None) -> LoadedModel:
         max_batch_size=16,
         provider=Provider.CPU,
         session=None,
-        settings=ModelSettings(max_batch_size=16, padding=padding),
+        settings=ModelSettings(
+            max_batch_size=16, padding=padding, rejects_nonfinite=rejects_nonfinite
+        ),
         mask=MASK if padding else None,
     )
 
@@ -306,3 +310,33 @@ def test_the_time_of_a_run_is_learned_as_linear_in_its_items() -> None:
         for items in (1, 2, 8):
             learned.add(items, 0.2 + 0.02 * items)
     assert learned.seconds(4) == pytest.approx(0.28, rel=0.01)
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rest", [(3,), (-1,)], ids=["fixed", "dynamic"])
+def test_numbers_that_are_not_finite_are_refused_where_the_model_says_so(
+    datatype: str, bad: float, rest: tuple[int, ...]
+) -> None:
+    x = TensorSpec("x", datatype, (-1, *rest))
+    array = np.arange(6).reshape(2, 3).astype(NUMPY_TYPES[datatype])
+    rejecting = model(x, rejects_nonfinite=True)
+    assert feed(rejecting, x=array).arrays()["x"].tolist() == array.tolist()
+    array[1, 1] = bad
+    with pytest.raises(InvalidArgument) as refused:
+        feed(rejecting, x=array).decode()
+    assert str(refused.value) == f"input 'x': expected finite numbers, got {bad} at element 4"
+    assert [violation.field for violation in refused.value.violations] == ["inputs[0].contents"]
+    feed(model(x), x=array).decode()
+
+
+def test_typed_and_padded_numbers_are_looked_at_too_and_whole_numbers_pass() -> None:
+    values = TypedContents("fp32_contents", [1.0, NAN, 3.0], size_bytes=12)
+    typed = InferenceRequest("m", inputs=(InputTensor("x", "FP32", (1, 3), values),))
+    with pytest.raises(InvalidArgument, match="got nan at element 1"):
+        RequestChecker(model(X, rejects_nonfinite=True)).check(typed).decode()
+    wide = TensorSpec("x", "FP32", (-1, -1))
+    padded = model(wide, padding=Padding((4,), {"x": PaddedInput(1)}), rejects_nonfinite=True)
+    with pytest.raises(InvalidArgument, match="got inf at element 0"):
+        feed(padded, x=np.full((1, 2), np.inf, np.float32)).decode()
+    assert feed(model(IDS, rejects_nonfinite=True), ids=np.ones((1, 2), np.int64)).arrays()

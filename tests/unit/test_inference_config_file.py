@@ -21,6 +21,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         version_policy { specific { versions: [3, 1] } }
         instance_group { kind: KIND_CPU count: 3 }
         parameters { key: "intra_op_thread_count" value { string_value: "2" } }
+        parameters { key: "reject_nonfinite" value { string_value: "true" } }
         model_transaction_policy { decoupled: false }
     """)
     settings = read_settings(path, "m")
@@ -29,6 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert settings.provider is Provider.CPU
     assert settings.instances == 3
     assert settings.session.intra_op_threads == 2
+    assert settings.rejects_nonfinite
     assert settings.version_policy.choose([1, 2, 3]) == [1, 3]
 
 
@@ -49,6 +51,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("instance_group { count: -1 }", r"instance_group\[0\].count"),
         ("parameters { key: 'optimized_model_filepath' value { string_value: '/x' } }", "optim"),
         ("parameters { key: 'intra_op_thread_count' value { string_value: 'x' } }", "intra_op"),
+        (
+            "parameters { key: 'reject_nonfinite' value { string_value: 'yes' } }",
+            "reject_nonfinite",
+        ),
         ("input { name: 'x' dims: [1] }", r"input\[0\].data_type"),
     ],
 )

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -958,6 +959,28 @@ class Negating(Session):
     def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
         super().run(inputs, outputs, run)
         return [~inputs["x"]]
+
+
+@pytest.mark.parametrize("is_bounded", [False, True], ids=["thread", "event loop"])
+async def test_numbers_that_are_not_finite_hurt_no_neighbour(
+    houses: Houses, is_bounded: bool
+) -> None:
+    session = Session()
+    settings = replace(declared(), rejects_nonfinite=True)
+    house = await houses.make({"m": session}, settings=settings, is_bounded=is_bounded)
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        tasks += [house.ask(value) for value in (1.0, NAN, 2.0)]
+        await queued(house, 3)
+    *good, wrong = [tasks[index] for index in (0, 1, 3, 2)]
+    assert [numbers(await task) for task in good] == [[1.0], [2.0], [3.0]]
+    taught(serving_lane(house), 0.00001)
+    for task in (wrong, house.ask(NAN)):
+        with pytest.raises(InvalidArgument, match="expected finite numbers, got nan at element 0"):
+            await task
+    assert not np.isnan(np.concatenate(session.batches)).any()
+    assert statistics_of(house).failures[Failure.OTHER] == 2
 
 
 async def test_a_flag_that_is_neither_0_nor_1_is_refused_without_its_neighbours(

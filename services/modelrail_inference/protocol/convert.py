@@ -14,6 +14,7 @@ from modelrail_inference.protocol.batching_config import (
     write_buckets,
     write_padding,
 )
+from modelrail_inference.protocol.checks_config import write_rejects_nonfinite
 from modelrail_inference.protocol.datatypes import DATA_TYPES
 from modelrail_inference.protocol.findings import (
     BATCHING_OFF,
@@ -206,6 +207,7 @@ def config_to_pb(model: LoadedModel, *, instances: int) -> pb.ModelConfigRespons
         config.parameters[PADDING].string_value = write_padding(model.settings.padding)
     if model.settings.batch_buckets:
         config.parameters[BATCH_BUCKETS].string_value = write_buckets(model.settings.batch_buckets)
+    write_rejects_nonfinite(model.settings.rejects_nonfinite, config)
     config.instance_group.add(name=model.model, count=instances)
     write_session(model.settings.session, config)
     write_warmup(model.settings.warmup, config)

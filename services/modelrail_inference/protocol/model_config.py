@@ -21,6 +21,10 @@ from modelrail_inference.protocol.batching_config import (
     read_buckets,
     read_padding,
 )
+from modelrail_inference.protocol.checks_config import (
+    REJECT_NONFINITE,
+    read_rejects_nonfinite,
+)
 from modelrail_inference.protocol.convert import BACKEND, PLATFORM
 from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
 from modelrail_inference.protocol.findings import read_findings
@@ -128,7 +132,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
             raise _wrong(name, "not supported by this server")
     _check_backend(config, model)
     parameters = config.parameters
-    others = (PADDING, BATCH_BUCKETS, *read_findings(config))
+    others = (PADDING, BATCH_BUCKETS, REJECT_NONFINITE, *read_findings(config))
     return ModelSettings(
         max_batch_size=_at_least_zero("max_batch_size", config.max_batch_size),
         inputs=_tensors("input", config.input, config.max_batch_size),
@@ -144,6 +148,7 @@ def read_settings(path: Path, model: str) -> ModelSettings:
         batch_buckets=read_buckets(parameters[BATCH_BUCKETS].string_value, config.max_batch_size)
         if BATCH_BUCKETS in parameters
         else (),
+        rejects_nonfinite=read_rejects_nonfinite(config),
         warmup=read_warmup(config, path.parent),
         session=read_gpu(config, read_session(config, others)),
     )

@@ -65,6 +65,7 @@ class ModelSettings:
         padding: How requests of different lengths get into one batch; None where they do not.
         batch_buckets: The only batch sizes that the session sees, ascending; empty for any.
         instances: Runs at a time, of as many as the server has threads; 0 for all of these.
+        rejects_nonfinite: Whether requests with NaN or infinities are refused.
         warmup: Sample requests that run before a version is ready; empty for a guess.
     """
 
@@ -79,6 +80,7 @@ class ModelSettings:
     padding: Padding | None = None
     batch_buckets: tuple[int, ...] = ()
     instances: int = 0
+    rejects_nonfinite: bool = False
     warmup: tuple[WarmupSample, ...] = ()
 
 

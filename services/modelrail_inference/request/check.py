@@ -1,7 +1,7 @@
 """From an untrusted request to the inputs of a session: every rule that a request can break.
 
-What the rules do not touch: NaN and infinities pass, and so do dimensions of size 0, except that a
-batch has at least one item.
+What the rules do not touch: NaN and infinities pass where the model's configuration does not reject
+them, and so do dimensions of size 0, except that a batch has at least one item.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RequestChecker:
         self._padding = model.settings.padding
         self._rows = tuple(_InputForm(spec, self._batches) for spec in self._specs)
         self._has_flags = any(spec.datatype == "BOOL" for spec in self._specs)
+        self._rejects_nonfinite = model.settings.rejects_nonfinite
         self._simple = self._padding is None and all(form.is_simple for form in self._rows)
 
     def check(self, request: InferenceRequest) -> Feed:
@@ -63,7 +64,14 @@ class RequestChecker:
         if items > self._model.max_batch_size:
             return None
         inputs = tuple(zip(request.inputs, self._specs, strict=True))
-        return Feed(inputs, self._outputs, items, is_exact=True, has_flags=self._has_flags)
+        return Feed(
+            inputs,
+            self._outputs,
+            items,
+            is_exact=True,
+            has_flags=self._has_flags,
+            rejects_nonfinite=self._rejects_nonfinite,
+        )
 
     def _check_all(self, request: InferenceRequest) -> Feed:
         model = self._model
@@ -81,8 +89,11 @@ class RequestChecker:
         wrong.check()
         if self._padding is None:
             key = () if self._simple else tuple(t.shape[int(self._batches) :] for t, _ in inputs)
-            return Feed(inputs, outputs, batch_size, key)
-        return _padded_feed(inputs, outputs, batch_size, self._padding)
+            feed = Feed(inputs, outputs, batch_size, key)
+        else:
+            feed = _padded_feed(inputs, outputs, batch_size, self._padding)
+        feed.rejects_nonfinite = self._rejects_nonfinite
+        return feed
 
 
 class _InputForm:

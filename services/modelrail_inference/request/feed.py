@@ -29,6 +29,7 @@ CONTENTS_FIELDS: Mapping[str, str] = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
 FeedInput = tuple[InputTensor, TensorSpec]
 
 
@@ -45,6 +46,7 @@ class Feed:
         padded_bytes: What they take in a batch then; 0 without padding.
         is_exact: Every input is raw numbers of exactly the right size, as was checked.
         has_flags: An input is BOOL, whose bytes have to be looked at: some are no value of it.
+        rejects_nonfinite: Numbers have to be looked at: NaN and infinities are refused.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Feed:
         "max_reply_bytes",
         "outputs",
         "padded_bytes",
+        "rejects_nonfinite",
     )
 
     def __init__(
@@ -73,8 +76,10 @@ class Feed:
         padded_bytes: int = 0,
         is_exact: bool = False,
         has_flags: bool = False,
+        rejects_nonfinite: bool = False,
     ) -> None:
         self.is_exact = is_exact
+        self.rejects_nonfinite = rejects_nonfinite
         self.has_flags = has_flags
         self.inputs = inputs
         self.outputs = outputs
@@ -88,21 +93,24 @@ class Feed:
         self._decoded: dict[int, NDArray[Any]] = {}
 
     def decode(self) -> None:
-        """Decodes strings and typed numbers and looks at flags, once.
+        """Decodes strings and typed numbers and looks at what has to be looked at, once.
 
         Takes seconds for millions, so on a thread.
 
         Raises:
             InvalidArgument: The content of an input is not what its shape and datatype promise.
         """
-        if self.is_exact and not self.has_flags:
+        if self._is_as_it_came():
             return
         wrong = Violations()
         for index, (tensor, spec) in enumerate(self.inputs):
-            if index in self._decoded or is_raw(tensor, spec):
+            if index in self._decoded or (is_raw(tensor, spec) and not self.rejects_nonfinite):
                 continue
             try:
-                self._decoded[index] = array_of(tensor, spec)
+                array = array_of(tensor, spec)
+                if self.rejects_nonfinite:
+                    _check_finite(array, spec)
+                self._decoded[index] = array
             except TensorError as error:
                 wrong.add(f"inputs[{index}].contents", f"input '{spec.name}': {error}")
         wrong.check()
@@ -118,7 +126,7 @@ class Feed:
         Raises:
             InvalidArgument: The content of an input is not what its shape and datatype promise.
         """
-        if self.is_exact and not self.has_flags:
+        if self._is_as_it_came():
             return {
                 spec.name: np.frombuffer(tensor.data, NUMPY_TYPES[spec.datatype]).reshape(  # type: ignore[arg-type]
                     tensor.shape
@@ -127,6 +135,10 @@ class Feed:
             }
         self.decode()
         return {spec.name: self.array(index) for index, (_, spec) in enumerate(self.inputs)}
+
+    def _is_as_it_came(self) -> bool:
+        """Whether the bytes of all inputs are their arrays, and nobody has to look at them."""
+        return self.is_exact and not (self.has_flags or self.rejects_nonfinite)
 
 
 def is_raw(tensor: InputTensor, spec: TensorSpec) -> bool:
@@ -187,6 +199,16 @@ def _check_flags(array: NDArray[Any]) -> None:
     if octets.max(initial=0) > 1:
         index = int(np.argmax(octets > 1))
         raise TensorError(f"expected 0 or 1 for BOOL, got {octets[index]} at element {index}")
+
+
+def _check_finite(array: NDArray[Any], spec: TensorSpec) -> None:
+    if spec.datatype not in _FLOATS:
+        return
+    finite = np.isfinite(array).reshape(-1)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        got = array.reshape(-1)[index]
+        raise TensorError(f"expected finite numbers, got {got} at element {index}")
 
 
 def _to_strings(array: NDArray[Any]) -> NDArray[Any]:
