@@ -36,7 +36,7 @@ data/fashion-mnist:
 
 test: install
 	$(VENV)/bin/python -m pytest -n logical --dist loadfile tests/unit tests/contract tests/integration
-	$(VENV)/bin/python -m pytest -n logical --dist loadfile tests/e2e tests/faults
+	$(VENV)/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder tests/faults tests/e2e
 	$(VENV)/bin/python -m pytest -n logical tests/load
 
 check: install

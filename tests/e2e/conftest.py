@@ -8,6 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the longest file run first, long before the others that want the usual addresses too.
+
+    They would wait for each other, and a worker with them.
+    """
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 @pytest.fixture(scope="module")
 def usual_addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The addresses where a command looks for services unasked, for one file of tests at a time.
