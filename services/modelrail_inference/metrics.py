@@ -15,6 +15,7 @@ from typing import NamedTuple
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from modelrail_inference.gpus import Gpus, GpuUsage
 from modelrail_inference.host import Host
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository
@@ -69,6 +70,17 @@ _TRITON_COUNTERS: dict[str, tuple[str, _Number]] = {
     ),
 }
 
+_GPU_GAUGES: dict[str, tuple[str, Callable[[GpuUsage], float | None]]] = {
+    "nv_gpu_utilization": (
+        "Share of the time in which the GPU computed anything, 0 to 1",
+        lambda gpu: gpu.utilization,
+    ),
+    "nv_gpu_memory_total_bytes": ("Memory of the GPU", lambda gpu: gpu.memory_total_bytes),
+    "nv_gpu_memory_used_bytes": ("Memory of the GPU in use", lambda gpu: gpu.memory_used_bytes),
+    "nv_gpu_power_usage": ("Power that the GPU takes, watts", lambda gpu: gpu.power_usage_watts),
+    "nv_gpu_power_limit": ("Most that the GPU may take, watts", lambda gpu: gpu.power_limit_watts),
+}
+
 _LATENCIES: dict[str, tuple[str, Callable[[Statistics], Latency]]] = {
     "request": ("from arrival to answer, of the answered requests", lambda s: s.request_latency),
     "queue": ("in the queue, of the answered requests", lambda s: s.queue_latency),
@@ -100,6 +112,7 @@ class InferenceCollector(Collector):
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._host = Host()
+        self._gpus = Gpus()
 
     def describe(self) -> Iterable[Metric]:
         """Names nothing in advance, so that registering does not scrape."""
@@ -138,6 +151,9 @@ class InferenceCollector(Collector):
         for part, (text, latency) in _LATENCIES.items():
             name = f"nv_inference_{part}_duration_histogram_us"
             yield _latencies(name, text, asked, latency, _MICROSECONDS)
+        yield from self._machine()
+
+    def _machine(self) -> Iterator[Metric]:
         if (usage := self._host.usage()) is not None:
             yield GaugeMetricFamily(
                 "nv_cpu_utilization",
@@ -154,6 +170,14 @@ class InferenceCollector(Collector):
                 "Memory of the machine that is not available for new work",
                 value=usage.memory_used_bytes,
             )
+        gpus = self._gpus.usage()
+        for name, (text, gpu_number) in _GPU_GAUGES.items():
+            family = GaugeMetricFamily(name, text, labels=("gpu_uuid",))
+            for gpu in gpus:
+                if (number := gpu_number(gpu)) is not None:
+                    family.add_metric((gpu.uuid,), number)
+            if family.samples:
+                yield family
 
     def _own(self, models: list[_Shown], asked: list[_Shown]) -> Iterator[Metric]:
         for part, triton_part in _OWN_LATENCIES.items():

@@ -18,7 +18,7 @@ from modelrail_server.observability.exposition import WrittenMetric, label
 __all__ = ["Family", "MergedMetrics", "read_families"]
 
 _OF_A_PROCESS = ("process_", "python_")
-_FACTS = re.compile(r"_info$|_duration_secs$|_loaded_versions$|_file_bytes$|^nv_cpu_")
+_FACTS = re.compile(r"_info$|_duration_secs$|_loaded_versions$|_file_bytes$|^nv_[cg]pu_")
 _ADDED = frozenset({"counter", "histogram", "summary"})
 _MAX_ENDED_SAMPLES = 200_000
 
