@@ -146,9 +146,9 @@ class InferenceConfig(ServerConfig):
         if self.model_name is not None and self.model is None:
             raise ConfigError("model_name", "expected --model as well")
         if self.model_repository is not None and not self.model_repository.is_dir():
-            raise ConfigError("model_repository", f"{self.model_repository} is no folder")
+            raise ConfigError("model_repository", f"{self.model_repository} is not a folder")
         if self.model is not None and not self.model.is_file():
-            raise ConfigError("model", f"{self.model} is no file")
+            raise ConfigError("model", f"{self.model} is not a file")
         if self.workers > 1 and Address.parse(self.grpc_address).path:
             raise ConfigError(
                 "workers",

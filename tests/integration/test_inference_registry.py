@@ -184,7 +184,7 @@ async def test_a_version_brings_its_configuration(tmp_path: Path) -> None:
             # One that is wrong is refused with its field, and the last good version serves on.
             await publish(client, tmp_path, 2, alias="production", config="max_batch_size: -1")
             reason = await until_reason(stub, "line")
-            assert "config.pbtxt: max_batch_size: expected a number from 0, got -1" in reason
+            assert "config.pbtxt: max_batch_size: expected a number of at least 0, got -1" in reason
             assert await answer(stub) == 1
 
 

@@ -147,7 +147,7 @@ def test_the_configuration_shows_samples_as_they_were_written(tmp_path: Path) ->
         ('"two"', '""', r"model_warmup\[0\].name"),
         ("batch_size: 2", "batch_size: 5", r"batch_size: expected at most 4, got 5"),
         ("count: 3", "count: 1001", r"count: expected at most 1000, got 1001"),
-        ("[3]", "[-1]", r"inputs\['x'\].dims: expected sizes from 0"),
+        ("[3]", "[-1]", r"inputs\['x'\].dims: expected sizes of at least 0"),
         ("[3]", "[1000000, 1000000]", r"dims: expected at most \d+ bytes"),
         ("zero_data: true", "input_data_file: '../x'", r"a plain file name, got '../x'"),
         ("zero_data: true", "", r"inputs\['x'\]: expected zero_data, random_data or"),

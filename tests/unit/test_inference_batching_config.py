@@ -74,7 +74,7 @@ def test_an_empty_dynamic_batching_turns_it_on(tmp_path: Path) -> None:
         ("dynamic_batching { }", "dynamic_batching: expected max_batch_size of at least 1, got 0"),
         (
             "max_batch_size: 4 dynamic_batching { preferred_batch_size: 5 }",
-            r"preferred_batch_size: expected sizes from 1 to max_batch_size 4, got \[5\]",
+            r"preferred_batch_size: expected sizes between 1 and max_batch_size 4, got \[5\]",
         ),
         (
             "max_batch_size: 4 dynamic_batching { priority_levels: 2 }",
@@ -86,7 +86,7 @@ def test_an_empty_dynamic_batching_turns_it_on(tmp_path: Path) -> None:
         ),
         (
             "max_batch_size: 4 dynamic_batching { priority_queue_policy { key: 1 value { } } }",
-            r"priority_queue_policy: expected levels from 1 to 0, got \[1\]",
+            r"priority_queue_policy: expected levels between 1 and 0, got \[1\]",
         ),
         (
             "max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 3600000001 }",
@@ -217,8 +217,8 @@ def test_a_provider_that_the_instance_group_does_not_ask_for_is_refused(
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "more": 1}', r"got \['more'\]"),
         ("padding", '{"edges": [4], "inputs": {"x": {}}, "mask": 1}', "mask: expected the name"),
         ("batch_buckets", "[1, 4]", "expected max_batch_size 8 as the last, got 4"),
-        ("batch_buckets", "[]", "expected ascending whole numbers from 1 to 8"),
-        ("batch_buckets", "[16]", "expected ascending whole numbers from 1 to 8"),
+        ("batch_buckets", "[]", "expected ascending whole numbers between 1 and 8"),
+        ("batch_buckets", "[16]", "expected ascending whole numbers between 1 and 8"),
     ],
 )
 def test_padding_and_buckets_that_make_no_sense_are_refused_by_field(

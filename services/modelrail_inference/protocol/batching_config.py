@@ -53,7 +53,7 @@ def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
     if any(not 1 <= size <= config.max_batch_size for size in sizes):
         raise _wrong(
             f"{where}.preferred_batch_size",
-            f"expected sizes from 1 to max_batch_size {config.max_batch_size}, got {sizes}",
+            f"expected sizes between 1 and max_batch_size {config.max_batch_size}, got {sizes}",
         )
     levels = given.priority_levels
     if levels > _MAX_LEVELS:
@@ -64,7 +64,8 @@ def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
     unknown = sorted(level for level in given.priority_queue_policy if not 1 <= level <= levels)
     if unknown:
         raise _wrong(
-            f"{where}.priority_queue_policy", f"expected levels from 1 to {levels}, got {unknown}"
+            f"{where}.priority_queue_policy",
+            f"expected levels between 1 and {levels}, got {unknown}",
         )
     batching = DynamicBatching(
         preferred_sizes=tuple(sorted(set(sizes))),
@@ -254,7 +255,7 @@ def _padded(field: str, value: object) -> PaddedInput:
 
 def _axis(field: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 64:
-        raise _wrong(field, "expected the number of an axis from 1; 0 is the batch axis")
+        raise _wrong(field, "expected the number of an axis, at least 1: 0 is the batch axis")
     return value
 
 
@@ -268,7 +269,7 @@ def _ascending(field: str, value: object, maximum: int) -> tuple[int, ...]:
         or not in_range
         or sorted(set(whole)) != whole
     ):
-        raise _wrong(field, f"expected ascending whole numbers from 1 to {maximum}")
+        raise _wrong(field, f"expected ascending whole numbers between 1 and {maximum}")
     return tuple(whole)
 
 

@@ -76,7 +76,7 @@ def read_gpu(config: pb.ModelConfig, settings: SessionSettings) -> SessionSettin
     """
     gpus = list(config.instance_group[0].gpus) if config.instance_group else []
     if len(gpus) > 1 or any(not 0 <= number <= _MAX_DEVICE for number in gpus):
-        raise _wrong("instance_group[0].gpus", f"expected one number from 0, got {gpus}")
+        raise _wrong("instance_group[0].gpus", f"expected one number of at least 0, got {gpus}")
     graphs = config.optimization.cuda.graphs
     tensorrt = _tensorrt(config.optimization.execution_accelerators)
     if not gpus and not graphs and tensorrt is None:

@@ -195,7 +195,8 @@ def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec,
             raise _wrong(f"{field}[{index}].data_type", "expected a data type, got TYPE_INVALID")
         if any(size < DYNAMIC for size in tensor.dims):
             raise _wrong(
-                f"{field}[{index}].dims", f"expected sizes from 0 or -1, got {tensor.dims}"
+                f"{field}[{index}].dims",
+                f"expected sizes of at least 0, or -1 for any, got {tensor.dims}",
             )
         leading = (DYNAMIC,) if max_batch_size else ()
         specs.append(TensorSpec(tensor.name, datatype, (*leading, *tensor.dims)))
@@ -217,7 +218,7 @@ def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
         case "specific":
             numbers = tuple(policy.specific.versions)
             if not numbers or min(numbers) < 0:
-                raise _wrong("version_policy.specific.versions", "expected numbers from 0")
+                raise _wrong("version_policy.specific.versions", "expected numbers of at least 0")
             return VersionPolicy(latest=0, specific=numbers)
         case _:
             return VersionPolicy(latest=policy.latest.num_versions or 1)
@@ -231,7 +232,7 @@ def _file_name(name: str) -> str:
 
 def _at_least_zero(field: str, value: int) -> int:
     if value < 0:
-        raise _wrong(field, f"expected a number from 0, got {value}")
+        raise _wrong(field, f"expected a number of at least 0, got {value}")
     return value
 
 

@@ -70,7 +70,7 @@ def _input(field: str, item: pb.ModelWarmup.Input, batch_size: int, folder: Path
     if datatype is None or datatype not in NUMPY_TYPES:
         raise _wrong(f"{field}.data_type", "expected a data type that this server has")
     if any(size < 0 for size in item.dims):
-        raise _wrong(f"{field}.dims", f"expected sizes from 0, got {list(item.dims)}")
+        raise _wrong(f"{field}.dims", f"expected sizes of at least 0, got {list(item.dims)}")
     size_bytes = batch_size * math.prod(item.dims) * NUMPY_TYPES[datatype].itemsize
     if size_bytes > _MAX_BYTES:
         raise _wrong(f"{field}.dims", f"expected at most {_MAX_BYTES} bytes, got {size_bytes}")

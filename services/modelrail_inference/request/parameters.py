@@ -54,7 +54,7 @@ def _parameter_error(key: str, value: Parameter) -> str | None:
     elif key in ("sequence_start", "sequence_end", "binary_data_output"):
         ok, expected = isinstance(value, bool), "a bool"
     elif key in ("priority", "timeout"):
-        ok, expected = is_int and int(value) >= 0, "an integer from 0"
+        ok, expected = is_int and int(value) >= 0, "an integer of at least 0"
     elif key == "triton_enable_empty_final_response":
         ok, expected = isinstance(value, bool), "a bool"
     elif key.startswith("triton_"):
