@@ -3,7 +3,8 @@
 How one ModelInfer travels, and where to read about each step:
 
 1. `modelrail_server.rpc.dispatcher`: identity, policy and request id, before the message is read.
-2. `protocol.servicer` hands the bytes to `protocol.wire`, which makes a `message.InferenceRequest`.
+2. `protocol.servicer` hands the bytes to `protocol.wire`, which makes an `InferenceRequest` of them
+   (`request.message`).
 3. `dataplane.DataPlane.infer`: the boundary. What is to the right of it knows no gRPC.
 4. `repository.repository` finds the version that answers, `request.check` compares the request with
    its signature, and a `request.feed.Feed` comes out.
@@ -14,7 +15,7 @@ How one ModelInfer travels, and where to read about each step:
    `scheduling.request_queue` until a thread is free and it is the model's turn.
 6. `scheduling.batch` runs it together with others: `scheduling.assembly` puts the inputs into one
    array, `runtime.session` calls ONNX Runtime, `scheduling.assembly` takes the outputs apart again,
-   `encode` makes bytes of them.
+   `request.encode` makes bytes of them.
 7. Back on the event loop the outcome wakes `DataPlane.infer`, which counts it (`statistics`), and
    `protocol.wire` writes the reply.
 

@@ -21,8 +21,9 @@ In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an er
   batch: whoever has a reply encodes it soon.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
-Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front
-that forms batches itself) drives the same boundary.
+Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front)
+drives the same boundary. A front that forms batches itself asks once for each batch: a request of
+as many items runs as it came, uncopied, where dynamic batching puts no other beside it.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class RegistryAdapter:
 def _changed(resource: str) -> ModelName | ModelAliasName:
     if "/aliases/" in resource:
         return ModelAliasName.parse(resource)
-    return ModelName("/".join(resource.split("/")[1:2]))
+    return ModelName(resource.partition("/")[2].partition("/")[0])
 
 
 def _manifest(version: ModelVersionName, found: pb.ModelVersion) -> Manifest:

@@ -117,13 +117,6 @@ class VersionDefinition:
         return sum(path.stat().st_size for path in files if path.is_file())
 
 
-class RunHandle(Protocol):
-    """A run that can be stopped from another thread."""
-
-    def terminate(self) -> None:
-        """Stops the run soon."""
-
-
 class Runnable(Protocol):
     """A loaded file."""
 
