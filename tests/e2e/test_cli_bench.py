@@ -117,7 +117,9 @@ def test_json_holds_the_report(address: str, arguments: list[str]) -> None:
     assert report["streaming"] is ("--streaming" in arguments)
     assert report["latency"]["p50_seconds"] <= report["latency"]["p999_seconds"]
     assert report["server_figures"]["items"] == 50
-    assert report["objectives"] == [{"objective": "error_rate<1%", "value": 0.0, "met": True}]
+    assert report["objectives"] == [
+        {"objective": "error_rate<1%", "value": 0.0, "met": True, "remark": None}
+    ]
 
 
 def test_recorded_inputs_are_sent(address: str, tmp_path: Path) -> None:

@@ -591,6 +591,28 @@ async def test_the_command_fails_when_no_request_succeeds(address: str) -> None:
     assert errors.decode() == "error: no request succeeded: RESOURCE_EXHAUSTED\n"
 
 
+async def test_the_command_misses_a_latency_that_most_requests_never_had(address: str) -> None:
+    async def answer(number: int) -> str:
+        return "" if number % 10 == 0 else "UNAVAILABLE: busy"
+
+    async with serving(Model(answer), address) as where:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "modelrail.cli", "bench", "m", "--inference", where,
+            "--requests", "100", "--warm-up", "0", "--slo", "p99<60s", "--json",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await command.communicate()
+    assert command.returncode == 3, errors.decode()
+    remark = "90 of 100 requests failed or unsent, counted as slower than any bound"
+    content = json.loads(output)
+    assert content["due_latency"]["p99_seconds"] is None
+    assert content["objectives"] == [
+        {"objective": "p99<60s", "value": None, "met": False, "remark": remark}
+    ]
+    assert f"p99<60s: unbounded, missed ({remark})" in errors.decode()
+
+
 class Unloaded(Model):
     """Has the model for the first two runs."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,18 @@ def test_a_report_is_json_with_every_figure_in_its_unit() -> None:
     assert set(content) == {
         "address", "server", "model", "version", "load", "streaming", "seed", "window_seconds",
         "succeeded", "failed", "errors", "error_examples", "error_rate", "unsent", "unfinished",
-        "requests_per_second", "items_per_second", "latency", "failure_latency", "client",
-        "server_figures", "interrupted", "warnings", "notes",
+        "requests_per_second", "items_per_second", "latency", "due_latency", "failure_latency",
+        "client", "server_figures", "interrupted", "warnings", "notes",
     }  # fmt: skip
     assert set(content["latency"]) == {
         "count", "mean_seconds", "least_seconds", "p50_seconds", "p90_seconds", "p99_seconds",
         "p999_seconds", "greatest_seconds",
     }  # fmt: skip
+    assert set(content["due_latency"]) == {
+        "mean_seconds", "p50_seconds", "p90_seconds", "p99_seconds", "p999_seconds"
+    }  # fmt: skip
+    assert content["due_latency"]["p50_seconds"] == pytest.approx(0.004, rel=1 / 256)
+    assert content["due_latency"]["p90_seconds"] is None, "half of what was due was lost"
     assert content["load"] == {"kind": "open", "rate": 8.0, "max_outstanding": 1024}
     assert content["requests_per_second"] == 4.0
     assert content["error_rate"] == 0.5
@@ -70,6 +76,7 @@ def test_a_report_is_json_with_every_figure_in_its_unit() -> None:
 def test_a_report_of_nothing_is_json_too() -> None:
     content = json.loads(json.dumps(report(Tally()).to_json(), allow_nan=False))
     assert content["latency"] is None
+    assert content["due_latency"] is None
     assert content["requests_per_second"] == 0.0
     assert content["error_rate"] == 0.0
 
@@ -153,21 +160,66 @@ def test_a_malformed_objective_says_what_was_expected(text: str, expected: str) 
 
 
 def test_objectives_are_met_or_missed_by_the_figures() -> None:
-    counts = tally(*[10.0] * 90, *[50.0] * 10, unsent=1)
+    counts = tally(*[10.0] * 90, *[50.0] * 10)
     found = report(counts)
     verdicts = {
         text: Objective.parse(text).is_met(found)
         for text in (
             "p50<11ms", "p50<9ms", "p90<11ms", "p99<49ms", "p99<51ms", "p99.9<=50ms", "mean<14.1ms",
-            "mean<14ms", "throughput>=100", "throughput>100", "error_rate<1%", "error_rate<0.9%",
+            "mean<14ms", "throughput>=100", "throughput>100", "error_rate<1%", "error_rate<0%",
         )
     }  # fmt: skip
     assert verdicts == {
         "p50<11ms": True, "p50<9ms": False, "p90<11ms": True, "p99<49ms": False, "p99<51ms": True,
         "p99.9<=50ms": True, "mean<14.1ms": True, "mean<14ms": False, "throughput>=100": True,
-        "throughput>100": False, "error_rate<1%": True, "error_rate<0.9%": False,
+        "throughput>100": False, "error_rate<1%": True, "error_rate<0%": False,
     }  # fmt: skip
     assert Objective.parse("p99<20ms").shown(found).startswith("p99<20ms: 49.9")
+
+
+@pytest.mark.parametrize("lost", ["failed", "unsent"])
+@pytest.mark.parametrize(
+    ("text", "most_lost"),
+    [("p50<20ms", 500), ("p90<20ms", 100), ("p99<20ms", 10), ("p99.9<20ms", 1), ("mean<20ms", 0)],
+)
+def test_a_request_without_an_answer_is_slower_than_any_bound(
+    text: str, most_lost: int, lost: str
+) -> None:
+    def verdict(count: int) -> bool:
+        counts = tally(*[10.0] * (1_000 - count))
+        if lost == "unsent":
+            counts.unsent = count
+        else:
+            for _ in range(count):
+                counts.failure_latency.record(MS)
+            counts.errors["UNAVAILABLE"] = count
+        return Objective.parse(text).is_met(report(counts))
+
+    assert verdict(most_lost)
+    assert not verdict(most_lost + 1)
+    assert not verdict(990)
+
+
+def test_requests_without_an_answer_push_the_quantiles_of_what_was_due_up() -> None:
+    counts = tally(*[10.0] * 985, *[50.0] * 10, unsent=5)
+    assert report(counts).latency.p99_seconds == pytest.approx(0.05, rel=1 / 256)  # type: ignore[union-attr]
+    counts = tally(*[10.0] * 986, *[50.0] * 9, unsent=5)
+    assert report(counts).latency.p99_seconds == pytest.approx(0.01, rel=1 / 256)  # type: ignore[union-attr]
+    assert not Objective.parse("p99<20ms").is_met(report(counts))
+
+
+def test_an_objective_says_how_requests_without_an_answer_count() -> None:
+    few = report(tally(*[10.0] * 999, unsent=1))
+    counted = "failed or unsent, counted as slower than any bound"
+    assert Objective.parse("p50<20ms").shown(few) == (
+        f"p50<20ms: 10.000 ms, met (1 of 1,000 requests {counted})"
+    )
+    many = report(tally(*[10.0] * 3, errors=Counter(UNAVAILABLE=297)))
+    assert Objective.parse("p99<20ms").shown(many) == (
+        f"p99<20ms: unbounded, missed (297 of 300 requests {counted})"
+    )
+    assert "counted" not in Objective.parse("throughput>1").shown(many)
+    assert "counted" not in Objective.parse("p99<20ms").shown(report(tally(10.0)))
 
 
 def test_a_latency_objective_is_missed_when_nothing_was_answered() -> None:

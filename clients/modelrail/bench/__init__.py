@@ -22,6 +22,7 @@ from modelrail.bench.plot import PlotError, check_plot, plot_sweep
 from modelrail.bench.report import (
     BenchReport,
     ClientFigures,
+    DueLatency,
     LatencySummary,
     ServerFigures,
     SweepReport,
@@ -34,6 +35,7 @@ __all__ = [
     "ClientFigures",
     "ClientProcessDied",
     "ClosedLoop",
+    "DueLatency",
     "LatencySummary",
     "Load",
     "Objective",

@@ -45,7 +45,11 @@ class ObjectiveError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A bound on one figure of a report."""
+    """A bound on one figure of a report.
+
+    In latencies, requests that failed or were not sent count as slower than any bound: p99 is
+    missed when they are more than 1 % of what was due, the mean as soon as there is one.
+    """
 
     metric: str
     """`p50`, `p90`, `p99`, `p99.9`, `mean`, `throughput` or `error_rate`."""
@@ -85,28 +89,41 @@ class Objective:
         return cls(metric, match["sign"], float(match["number"]) * units[unit], text.strip())
 
     def value(self, report: BenchReport) -> float | None:
-        """Returns the figure that is bounded; None when nothing was answered."""
+        """Returns the figure that is bounded; None when it is a latency that nothing bounds."""
         if self.metric == "throughput":
             return report.requests_per_second
         if self.metric == "error_rate":
             return report.error_rate
-        if report.latency is None:
-            return None
-        return float(getattr(report.latency, _LATENCIES[self.metric]))
+        latency = report.due_latency
+        return None if latency is None else getattr(latency, _LATENCIES[self.metric])
 
     def is_met(self, report: BenchReport) -> bool:
-        """Whether the report keeps to the bound; without any answer it does not."""
+        """Whether the report keeps to the bound; a latency that nothing bounds does not."""
         value = self.value(report)
         return value is not None and _COMPARE[self.sign](value, self.bound)
 
     def shown(self, report: BenchReport) -> str:
         """Returns what came of it, in one line: `p99<20ms: 12.3 ms, met`."""
-        value = self.value(report)
         verdict = "met" if self.is_met(report) else "missed"
+        remark = self.remark(report)
+        why = f" ({remark})" if remark else ""
+        return f"{self.text}: {self._figure(report)}, {verdict}{why}"
+
+    def remark(self, report: BenchReport) -> str | None:
+        """Returns how many requests count as slower than any bound; None where none does."""
+        if self.metric not in _LATENCIES or not report.lost:
+            return None
+        return (
+            f"{report.lost:,} of {report.due:,} requests failed or unsent,"
+            " counted as slower than any bound"
+        )
+
+    def _figure(self, report: BenchReport) -> str:
+        value = self.value(report)
         if value is None:
-            return f"{self.text}: no request succeeded, {verdict}"
+            return "unbounded" if report.succeeded else "no request succeeded"
         if self.metric == "throughput":
-            return f"{self.text}: {value:.1f}/s, {verdict}"
+            return f"{value:.1f}/s"
         if self.metric == "error_rate":
-            return f"{self.text}: {value:.2%}, {verdict}"
-        return f"{self.text}: {value * 1e3:.3f} ms, {verdict}"
+            return f"{value:.2%}"
+        return f"{value * 1e3:.3f} ms"

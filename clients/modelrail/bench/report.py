@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -10,7 +11,14 @@ from modelrail.bench.measurement.histogram import LatencyHistogram
 from modelrail.bench.measurement.tally import Tally
 from modelrail.bench.plan import BenchPlan, ClosedLoop
 
-__all__ = ["BenchReport", "ClientFigures", "LatencySummary", "ServerFigures", "SweepReport"]
+__all__ = [
+    "BenchReport",
+    "ClientFigures",
+    "DueLatency",
+    "LatencySummary",
+    "ServerFigures",
+    "SweepReport",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,39 @@ class LatencySummary:
             p99_seconds=p99,
             p999_seconds=p999,
             greatest_seconds=histogram.greatest / 1e9,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueLatency:
+    """Latencies in seconds of all requests that were due, which is what objectives bound.
+
+    Requests that failed or did not leave rank as slower than any answer: who drops what is slow
+    would else have the best quantiles. A field is None where it is one of those; the mean is None
+    as soon as there is one.
+    """
+
+    mean_seconds: float | None
+    p50_seconds: float | None
+    p90_seconds: float | None
+    p99_seconds: float | None
+    p999_seconds: float | None
+
+    @classmethod
+    def of(cls, answered: LatencyHistogram, *, lost: int) -> Self | None:
+        """Ranks `lost` requests above those that were answered; None when none was due."""
+        if not answered.count + lost:
+            return None
+        p50, p90, p99, p999 = (
+            None if math.isinf(value) else value / 1e9
+            for value in (answered.quantile(q, beyond=lost) for q in (0.5, 0.9, 0.99, 0.999))
+        )
+        return cls(
+            mean_seconds=None if lost else answered.mean / 1e9,
+            p50_seconds=p50,
+            p90_seconds=p90,
+            p99_seconds=p99,
+            p999_seconds=p999,
         )
 
 
@@ -119,6 +160,8 @@ class BenchReport:
     items_per_second: float
     latency: LatencySummary | None
     """Of requests that succeeded; None when none did."""
+    due_latency: DueLatency | None
+    """Of requests that succeeded, failed or did not leave; None when none was due."""
     failure_latency: LatencySummary | None
     """Of requests that failed."""
     client: ClientFigures
@@ -137,10 +180,19 @@ class BenchReport:
         return sum(self.errors.values())
 
     @property
+    def lost(self) -> int:
+        """Requests that failed or could not be sent."""
+        return self.failed + self.unsent
+
+    @property
+    def due(self) -> int:
+        """Requests that were due, less those that were broken off when the run was stopped."""
+        return self.succeeded + self.lost
+
+    @property
     def error_rate(self) -> float:
         """Part of the requests that failed or could not be sent; 0 when there were none."""
-        lost = self.failed + self.unsent
-        return lost / (self.succeeded + lost) if lost else 0.0
+        return self.lost / self.due if self.due else 0.0
 
     @property
     def load_value(self) -> float:
@@ -196,6 +248,7 @@ class BenchReport:
             requests_per_second=tally.answers / seconds if seconds else 0.0,
             items_per_second=tally.items / seconds if seconds else 0.0,
             latency=LatencySummary.of(tally.latency),
+            due_latency=DueLatency.of(tally.latency, lost=tally.failed + tally.unsent),
             failure_latency=LatencySummary.of(tally.failure_latency),
             client=client,
             server_figures=server_figures,
@@ -264,7 +317,7 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
         found.append(
             f"{tally.unsent} of {due} requests that were due could not be sent:"
             f" {plan.load.in_flight} were in flight already. They have no latency; the error rate"
-            " holds them"
+            " and the objectives count them"
         )
     if isinstance(plan.load, ClosedLoop) or not tally.window_seconds or tally.unfinished:
         return found

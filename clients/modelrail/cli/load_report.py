@@ -61,6 +61,8 @@ def show_sweep(sweep: SweepReport, objectives: Sequence[Objective]) -> None:
         table.add_row(*cells)
     stdout().print(table)
     _show_remarks(sweep.points)
+    if any(objective.remark(point) for objective in objectives for point in sweep.points):
+        note("note: objectives count failed and unsent requests as slower than any bound")
     good = [
         point.load_value
         for point in sweep.points
@@ -76,17 +78,21 @@ def summary_line(report: BenchReport) -> str:
     answered = f"{report.requests_per_second:,.1f} requests/s"
     if latency is not None:
         answered += f", p50 {_ms(latency.p50_seconds)} ms, p99 {_ms(latency.p99_seconds)} ms"
-    lost = report.failed + report.unsent
-    return f"{_load(report)}: {answered}" + (f", {lost:,} failed or unsent" if lost else "")
+    lost = f", {report.lost:,} failed or unsent" if report.lost else ""
+    return f"{_load(report)}: {answered}{lost}"
 
 
 def objectives_json(report: BenchReport, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Returns what came of the objectives as JSON; values in seconds, requests/s or parts of 1."""
+    """Returns what came of the objectives as JSON.
+
+    Values are in seconds, requests/s or parts of 1; None where a latency has no bound.
+    """
     return [
         {
             "objective": objective.text,
             "value": objective.value(report),
             "met": objective.is_met(report),
+            "remark": objective.remark(report),
         }
         for objective in objectives
     ]

@@ -53,19 +53,24 @@ class LatencyHistogram:
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
 
-    def quantile(self, q: float) -> float:
+    def quantile(self, q: float, *, beyond: int = 0) -> float:
         """Returns the value below or at which the part `q` of all values lies, in nanoseconds.
 
         That is the smallest value whose rank is at least `q` times the count, as
-        `numpy.quantile(…, method="inverted_cdf")`; NaN when nothing was counted.
+        `numpy.quantile(…, method="inverted_cdf")`; NaN when nothing was counted, infinity when the
+        quantile is one of the values `beyond`.
 
         Args:
             q: From 0 to 1.
+            beyond: So many values more rank above everything that was counted.
         """
-        if not self.count:
+        count = self.count + beyond
+        if not count:
             return math.nan
         # 0.999 * 1000 is a little more than 999 in floating point.
-        rank = max(math.ceil(round(q * self.count, 6)), 1)
+        rank = max(math.ceil(round(q * count, 6)), 1)
+        if rank > self.count:
+            return math.inf
         seen = 0
         for index, counted in enumerate(self._counts):
             seen += counted

@@ -150,8 +150,9 @@ async def bench(
         list[str] | None,
         typer.Option(
             metavar="OBJECTIVE",
-            help="For example p99<20ms, throughput>500, error_rate<1%; may be repeated. One that"
-            " is missed (in a sweep: by every load) makes the exit status 3.",
+            help="For example p99<20ms, throughput>500, error_rate<1%; may be repeated. Failed and"
+            " unsent requests count as slower than any bound. One that is missed (in a sweep: by"
+            " every load) makes the exit status 3.",
         ),
     ] = None,
     json: AsJson = False,
