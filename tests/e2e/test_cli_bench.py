@@ -166,6 +166,17 @@ def test_a_sweep_prints_a_row_for_each_load_and_saves_a_plot(address: str, tmp_p
     assert not any(point["objectives"][0]["met"] for point in content["points"])
 
 
+@pytest.mark.parametrize("loads", ["concurrency:1,2", "concurrency:2,1"])
+def test_a_sweep_says_how_many_processes_each_load_took(address: str, loads: str) -> None:
+    answer = bench(address, "--sweep", loads, "--processes", "3", *FEW)
+    assert answer.returncode == 0, answer.stderr
+    _, header, *rows = answer.stdout.splitlines()
+    column = header.split().index("processes") - len(header.split())
+    assert [(row.split()[0], row.split()[column]) for row in rows[:2]] == [
+        (load, load) for load in loads.removeprefix("concurrency:").split(",")
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -543,6 +543,14 @@ async def test_a_sweep_runs_every_load_in_turn(address: str) -> None:
             await anext(run_sweep(plan(where), [1, 2.5]))
 
 
+async def test_a_sweep_takes_no_more_processes_than_requests_in_flight(address: str) -> None:
+    async with serving(Model(well), address) as where:
+        plans = plan(where, load=ClosedLoop(4), processes=2, requests=20)
+        reports = [report async for report in run_sweep(plans, [1, 2, 4])]
+    assert [report.client.processes for report in reports] == [1, 2, 2]
+    assert [report.succeeded for report in reports] == [20, 20, 20]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_every_client_process_uses_tls_and_the_key(tmp_path: Path, processes: int) -> None:
     authority = trustme.CA()

@@ -93,9 +93,15 @@ def test_a_client_that_is_not_the_limit_is_not_called_one() -> None:
 
 
 def test_a_busy_event_loop_is_called_the_limit() -> None:
-    found = warnings(tally(5.0, busiest_loop_share=0.97))
+    found = warnings(tally(5.0, busiest_loop_share=0.97), ClosedLoop(2))
     assert "the client was the limit: its event loop was busy for 97%" in found
     assert "--processes" in found
+
+
+def test_more_processes_are_no_cure_where_each_request_in_flight_has_its_own() -> None:
+    (found,) = report(tally(5.0, busiest_loop_share=0.97), ClosedLoop(2), processes=2).warnings
+    assert "the client was the limit" in found
+    assert "--processes" not in found
 
 
 @pytest.mark.parametrize("measured", ["lateness", "loop_lag"])

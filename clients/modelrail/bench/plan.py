@@ -136,7 +136,7 @@ class BenchPlan:
     timeout_seconds: float = 10.0
     """Deadline of a request, from the moment at which it is due."""
     processes: int = 1
-    """Client processes; 1 sends from this process."""
+    """Client processes; 1 sends from this process. No more than requests in flight."""
     channels: int | None = None
     """Connections, over all processes; by default one for each 32 requests in flight, up
     to 16, and never fewer than one for each 100."""
@@ -167,6 +167,14 @@ class BenchPlan:
         for name, (low, high) in self.ranges.items():
             if not low <= high:
                 raise PlanError(f"ranges: {name}: expected LOW <= HIGH, got {low:g},{high:g}")
+
+    def under(self, load: Load) -> BenchPlan:
+        """Returns the same test under another load, by no more processes than it keeps busy.
+
+        Raises:
+            PlanError: A field contradicts the load.
+        """
+        return replace(self, load=load, processes=min(self.processes, load.in_flight))
 
     def _check_division(self) -> None:
         """Checks that each process gets a part of everything."""

@@ -118,6 +118,7 @@ class ClientFigures:
     """How hard the load was for the client itself."""
 
     processes: int
+    """How many sent; in a sweep no more than requests in flight."""
     cpu_cores: float
     """Processor seconds in a second, of all client processes."""
     busiest_loop_share: float
@@ -290,19 +291,26 @@ _OFFERED_PART = 0.95
 
 
 def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
+    return [*_client_warnings(plan, tally, client), *_load_warnings(plan, tally)]
+
+
+def _client_warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
     found = []
+    can_divide = plan.processes < plan.load.in_flight
     if client.busiest_loop_share > _BUSY_LOOP_SHARE:
+        more = "more --processes show" if can_divide else "a faster machine for the client shows"
         found.append(
             f"the client was the limit: its event loop was busy for"
-            f" {client.busiest_loop_share:.0%} of the time; more --processes show what the server"
-            " can do"
+            f" {client.busiest_loop_share:.0%} of the time; {more} what the server can do"
         )
     p99 = tally.latency.quantile(0.99) / 1e9
     waits = client.lateness or client.loop_lag
-    if client.busiest_loop_share > _WORKING_LOOP_SHARE:
+    if client.busiest_loop_share <= _WORKING_LOOP_SHARE:
+        cure = "other work kept it from the processor: a machine of its own sends in time"
+    elif can_divide:
         cure = "more --processes send in time"
     else:
-        cure = "other work kept it from the processor: a machine of its own sends in time"
+        cure = "a faster machine for the client sends in time"
     if client.lateness is not None:
         what = "of its requests left"
     else:
@@ -312,6 +320,11 @@ def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]
             f"the client is part of the latencies: one in 100 {what}"
             f" {waits.p99_seconds * 1e3:.2f} ms late or later (p99 {p99 * 1e3:.2f} ms); {cure}"
         )
+    return found
+
+
+def _load_warnings(plan: BenchPlan, tally: Tally) -> list[str]:
+    found = []
     due = tally.succeeded + tally.failed + tally.unsent
     if tally.unsent:
         found.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 from modelrail.bench.inputs.pool import make_payloads
 from modelrail.bench.load.assignment import Assignment
@@ -83,7 +82,8 @@ async def run_sweep(
     """Runs one load test for each value of the plan's load, and yields each report.
 
     Args:
-        plan: What to send; the value of its load (concurrency or rate) is not looked at.
+        plan: What to send; the value of its load (concurrency or rate) is not looked at. A load
+            with fewer requests in flight than the plan's processes takes one process for each.
         values: Concurrencies or rates, in the order in which to run them.
         stop: Set it to end the sweep with the run that goes on.
 
@@ -95,7 +95,7 @@ async def run_sweep(
     """
     stop = stop or asyncio.Event()
     # All values are tried before anything is sent.
-    for step in [replace(plan, load=plan.load.of_value(value)) for value in values]:
+    for step in [plan.under(plan.load.of_value(value)) for value in values]:
         if stop.is_set():
             return
         yield await run_bench(step, stop=stop)

@@ -18,6 +18,8 @@ def read_load(
 ) -> tuple[Load, list[float]]:
     """Returns the load, and the values of a sweep; none of them for a single run.
 
+    The load of a sweep is the one of its values that has most requests in flight.
+
     Args:
         concurrency: Requests in flight, for a closed loop.
         rate: Requests in a second, for an open loop.
@@ -51,7 +53,7 @@ def read_load(
         loads = [load.of_value(value) for value in values]
     except PlanError as error:
         raise UsageError(f"--sweep {error}") from error
-    return loads[0], values
+    return max(loads, key=lambda load: load.in_flight), values
 
 
 def read_objectives(texts: Sequence[str]) -> list[Objective]:

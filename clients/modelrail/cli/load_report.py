@@ -51,10 +51,15 @@ def show_sweep(sweep: SweepReport, objectives: Sequence[Objective]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right")
+    shows_processes = any(point.client.processes > 1 for point in sweep.points)
+    if shows_processes:
+        table.add_column("processes", justify="right")
     if objectives:
         table.add_column("objectives")
     for point in sweep.points:
-        cells = [*_cells(point)]
+        cells = _cells(point)
+        if shows_processes:
+            cells.append(f"{point.client.processes}")
         if objectives:
             missed = [objective.text for objective in objectives if not objective.is_met(point)]
             cells.append(f"missed {', '.join(missed)}" if missed else "met")

@@ -127,7 +127,13 @@ async def bench(
     timeout_seconds: Annotated[
         float, typer.Option("--timeout", help="Deadline of a request in seconds.")
     ] = 10.0,
-    processes: Annotated[int, typer.Option(help="Client processes that share the load.")] = 1,
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Client processes that share the load, at most one for each request in flight"
+            " (in a sweep, smaller loads take fewer)."
+        ),
+    ] = 1,
     channels: Annotated[
         int | None,
         typer.Option(
@@ -185,7 +191,8 @@ async def bench(
             duration_seconds=_SECONDS if duration is None and requests is None else duration,
             requests=requests,
             timeout_seconds=timeout_seconds,
-            processes=processes,
+            # A load of a sweep takes as many as it can keep busy.
+            processes=min(processes, load.in_flight) if values else processes,
             channels=channels,
             streams=streams,
         )
