@@ -66,6 +66,23 @@ def test_ranges_bound_the_numbers() -> None:
     assert -2 <= values["x"].min() < values["x"].max() <= -1
 
 
+@pytest.mark.parametrize("datatype", sorted(NUMPY_TYPES.keys() - {"BYTES", "BOOL"}))
+def test_every_datatype_takes_the_range_that_it_holds(datatype: str) -> None:
+    dtype = NUMPY_TYPES[datatype]
+    if dtype is np.dtype(np.float64):
+        low, high = -1e307, 1e307  # of a width that is finite too
+    elif dtype.kind in "iu":
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    else:
+        # numpy itself knows no BF16, which spans almost as much as FP32.
+        limits = np.finfo(dtype if dtype.kind == "f" else np.float32)
+        low, high = float(limits.min), float(limits.max)
+    model = target(InputSpec("x", datatype, (-1, 400)))
+    values = tensors(requests(plan(ranges={"x": (low, high)}), model)[0])["x"]
+    assert np.isfinite(values.astype(np.float64)).all()
+    assert len(set(values.flat)) > 100
+
+
 def test_open_sizes_come_from_the_plan_without_the_batch_axis() -> None:
     model = target(InputSpec("x", "FP32", (-1, -1, 3)))
     (first, *_) = requests(plan(shapes={"x": (7, 3)}, batch_size=2), model)
@@ -115,6 +132,36 @@ X = InputSpec("x", "FP32", (-1, 3))
             {"ranges": {"x": (0.0, 3.0)}},
             target(InputSpec("x", "BYTES", (-1, 3))),
             "ranges: x: expected an input of numbers, got BYTES",
+        ),
+        (
+            {"ranges": {"x": (0.0, 1e5)}},
+            target(InputSpec("x", "FP16", (-1, 3))),
+            "ranges: x: expected numbers from -65504 to 65504 for FP16, got 0,100000",
+        ),
+        (
+            {"ranges": {"x": (-1e300, 1.0)}},
+            target(X),
+            "ranges: x: expected numbers from -3.40282e+38 to 3.40282e+38 for FP32, got -1e+300,1",
+        ),
+        (
+            {"ranges": {"x": (0.0, 1e39)}},
+            target(InputSpec("x", "BF16", (-1, 3))),
+            "ranges: x: expected numbers from -3.40282e+38 to 3.40282e+38 for BF16, got 0,1e+39",
+        ),
+        (
+            {"ranges": {"x": (0, 2**63)}},
+            target(InputSpec("x", "INT64", (-1, 3))),
+            "to 9223372036854775807 for INT64, got 0,9223372036854775808",
+        ),
+        (
+            {"batch_size": 10**12},
+            target(X, max_batch_size=None),
+            "expected inputs of less than 2147483648 bytes, got 12000000000000",
+        ),
+        (
+            {"shapes": {"x": (10**9,)}},
+            target(InputSpec("x", "BYTES", (-1, -1))),
+            "expected inputs of less than 2147483648 bytes, got 20000000000",
         ),
         ({}, target(X, is_decoupled=True), "streaming: expected for m"),
     ],
@@ -187,6 +234,8 @@ def test_a_recording_brings_the_sizes_that_the_model_leaves_open(tmp_path: Path)
         ({"data": [{"x": [1, 2]}]}, "data[0].x: expected 3 values for the shape [3], got 2"),
         ({"data": [{"x": 7}]}, "data[0].x: expected a list, or b64 or content, got 7"),
         ({"data": [{"x": ["a", "b", "c"]}]}, "data[0].x: could not convert"),
+        ({"data": [{"x": [1, 2, 1e39]}]}, "data[0].x: expected FP32 values, got [1, 2, 1e+39]"),
+        ({"data": [{"x": [1, 2, None]}]}, "data[0].x: expected FP32 values, got [1, 2, None]"),
         ({"data": [{"x": {"b64": "AAAA"}}]}, "data[0].x: byte size mismatch"),
         ({"data": [{"x": {"b64": "?"}}]}, "data[0].x: "),
         (
@@ -208,6 +257,9 @@ def test_other_faults_of_a_recording_are_refused(tmp_path: Path) -> None:
         make_payloads(plan(recording=tmp_path / "none.json"), target(X))
     bad = tmp_path / "bad.json"
     bad.write_text("{")
+    with pytest.raises(PlanError, match="expected JSON"):
+        make_payloads(plan(recording=bad), target(X))
+    bad.write_text("[" * 100_000)
     with pytest.raises(PlanError, match="expected JSON"):
         make_payloads(plan(recording=bad), target(X))
     path = recorded(tmp_path, {"data": [{"x": [1]}, {"x": [2.5]}]})

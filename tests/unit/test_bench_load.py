@@ -25,6 +25,7 @@ from modelrail.client import Connection
 
 RATE = 500.0
 COUNT = 20_000
+INF = float("inf")
 HERE = Connection(address="unix:nowhere")
 
 
@@ -170,7 +171,20 @@ def test_no_connection_starts_with_more_calls_than_servers_take() -> None:
         ),
         ({"streams": 2}, "streams: expected only together with streaming"),
         ({"shapes": {"x": (-1,)}}, "shapes: x: expected sizes of 0 or more"),
+        ({"shapes": {"x": (0, 10**30)}}, "shapes: x: expected at most 2147483647, got 1000"),
         ({"ranges": {"x": (2.0, 1.0)}}, "ranges: x: expected LOW <= HIGH"),
+        ({"ranges": {"x": (0.0, INF)}}, "ranges: x: expected finite bounds, got 0,inf"),
+        ({"ranges": {"x": (-INF, 0.0)}}, "ranges: x: expected finite bounds, got -inf,0"),
+        ({"ranges": {"x": (float("nan"), 1.0)}}, "ranges: x: expected finite bounds, got nan,1"),
+        ({"ranges": {"x": (0, 10**400)}}, "ranges: x: expected finite bounds, got 0,1000"),
+        (
+            {"ranges": {"x": (-1e308, 1e308)}},
+            "ranges: x: expected bounds with a finite difference, got -1e+308,1e+308",
+        ),
+        ({"duration_seconds": INF}, "duration_seconds: expected at most 1000000000, got inf"),
+        ({"duration_seconds": 1e308}, "duration_seconds: expected at most 1000000000, got 1e+308"),
+        ({"warm_up_seconds": 1e308}, "warm_up_seconds: expected at most 1000000000, got 1e+308"),
+        ({"timeout_seconds": 1e308}, "timeout_seconds: expected at most 1000000000, got 1e+308"),
     ],
 )
 def test_a_plan_that_cannot_be_meant_is_refused(fields: dict[str, object], message: str) -> None:
@@ -187,6 +201,8 @@ def test_a_load_that_cannot_be_is_refused() -> None:
         lambda: OpenLoop(1.0, max_outstanding=0),
         lambda: OpenLoop(1_000_001.0),
         lambda: OpenLoop(1.0).of_value(1e308),
+        lambda: OpenLoop(1.0, max_outstanding=100_001),
+        lambda: ClosedLoop(100_001),
         lambda: ClosedLoop(1).of_value(1.5),
         lambda: ClosedLoop(1).of_value(float("inf")),
         lambda: ClosedLoop(1).of_value(float("nan")),

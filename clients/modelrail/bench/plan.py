@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from modelrail.client.channel import Connection
 
-__all__ = ["BenchPlan", "ClosedLoop", "Load", "OpenLoop", "PlanError"]
+__all__ = ["BenchPlan", "ClosedLoop", "Load", "OpenLoop", "PlanError", "shown_range"]
 
 # A fresh connection may refuse more calls at once than the server's limit of streams, 100 by habit,
 # before it has learned of the limit.
@@ -19,6 +19,12 @@ _MOST_CALLS_PER_CHANNEL = 100
 _STREAMS = 8
 _MOST_RATE = 1_000_000
 """Many times what a client process sends: a higher rate would measure only the client."""
+_MOST_IN_FLIGHT = 100_000
+"""Each takes memory of the client, as a task of its own."""
+_MOST_SIZE = (1 << 31) - 1
+"""No message holds more bytes."""
+_MOST_SECONDS = 1_000_000_000
+"""Thirty years, whose nanoseconds fit 64 bits."""
 
 
 class PlanError(ValueError):
@@ -34,10 +40,11 @@ class ClosedLoop:
     """
 
     concurrency: int
-    """Requests in flight, over all client processes."""
+    """Requests in flight, over all client processes; at most 100,000."""
 
     def __post_init__(self) -> None:
         _at_least("concurrency", self.concurrency, 1)
+        _at_most("concurrency", self.concurrency, _MOST_IN_FLIGHT)
 
     @property
     def value(self) -> float:
@@ -51,7 +58,7 @@ class ClosedLoop:
 
     def of_value(self, value: float) -> ClosedLoop:
         """Returns the same kind of load at another concurrency."""
-        if not math.isfinite(value) or value != int(value):
+        if not _is_finite(value) or value != int(value):
             raise PlanError(f"concurrency: expected a whole number, got {value:g}")
         return ClosedLoop(int(value))
 
@@ -70,13 +77,13 @@ class OpenLoop:
     rate: float
     """Requests due in a second on average, over all client processes; at most a million."""
     max_outstanding: int = 1024
-    """Most requests in flight, over all client processes."""
+    """Most requests in flight, over all client processes; at most 100,000."""
 
     def __post_init__(self) -> None:
         _positive("rate", self.rate)
-        if self.rate > _MOST_RATE:
-            raise PlanError(f"rate: expected at most {_MOST_RATE}, got {self.rate}")
+        _at_most("rate", self.rate, _MOST_RATE)
         _at_least("max_outstanding", self.max_outstanding, 1)
+        _at_most("max_outstanding", self.max_outstanding, _MOST_IN_FLIGHT)
 
     @property
     def value(self) -> float:
@@ -150,9 +157,11 @@ class BenchPlan:
             raise PlanError("duration_seconds, requests: expected one of the two")
         if self.duration_seconds is not None:
             _positive("duration_seconds", self.duration_seconds)
+            _at_most("duration_seconds", self.duration_seconds, _MOST_SECONDS)
         _positive("timeout_seconds", self.timeout_seconds)
-        if not 0 <= self.warm_up_seconds < math.inf:
-            raise PlanError(f"warm_up_seconds: expected 0 or more, got {self.warm_up_seconds}")
+        _at_most("timeout_seconds", self.timeout_seconds, _MOST_SECONDS)
+        _at_least("warm_up_seconds", self.warm_up_seconds, 0)
+        _at_most("warm_up_seconds", self.warm_up_seconds, _MOST_SECONDS)
         _at_least("seed", self.seed, 0)
         for name in ("requests", "batch_size", "channels", "streams", "processes"):
             value = getattr(self, name)
@@ -164,9 +173,9 @@ class BenchPlan:
         for name, sizes in self.shapes.items():
             if any(size < 0 for size in sizes):
                 raise PlanError(f"shapes: {name}: expected sizes of 0 or more, got {list(sizes)}")
-        for name, (low, high) in self.ranges.items():
-            if not low <= high:
-                raise PlanError(f"ranges: {name}: expected LOW <= HIGH, got {low:g},{high:g}")
+            _at_most(f"shapes: {name}", max(sizes, default=0), _MOST_SIZE)
+        for name, limits in self.ranges.items():
+            _check_range(name, *limits)
 
     def under(self, load: Load) -> BenchPlan:
         """Returns the same test under another load, by no more processes than it keeps busy.
@@ -206,11 +215,37 @@ class BenchPlan:
         return max(self.streams or min(_STREAMS, self.load.in_flight), self.processes)
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
+def shown_range(limits: tuple[float, float]) -> str:
+    """Returns a range as it is typed; whole numbers with all their digits."""
+    return ",".join(f"{one}" if isinstance(one, int) else f"{one:g}" for one in limits)
+
+
+def _check_range(name: str, low: float, high: float) -> None:
+    got = shown_range((low, high))
+    if not (_is_finite(low) and _is_finite(high)):
+        raise PlanError(f"ranges: {name}: expected finite bounds, got {got}")
+    if not low <= high:
+        raise PlanError(f"ranges: {name}: expected LOW <= HIGH, got {got}")
+    if not _is_finite(high - low):
+        raise PlanError(f"ranges: {name}: expected bounds with a finite difference, got {got}")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether it is a number that a float holds, which a whole number of Python need not be."""
+    return abs(value) <= sys.float_info.max
+
+
+# Written so that NaN, which compares as false, is refused too.
+def _at_least(name: str, value: float, least: int) -> None:
+    if not value >= least:
         raise PlanError(f"{name}: expected {least} or more, got {value}")
 
 
+def _at_most(name: str, value: float, most: int) -> None:
+    if not value <= most:
+        raise PlanError(f"{name}: expected at most {most}, got {value}")
+
+
 def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
+    if not value > 0:
         raise PlanError(f"{name}: expected more than 0, got {value}")

@@ -86,7 +86,7 @@ def read_ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         UsageError: A text has another form, or a name stands twice.
     """
     ranges = {}
-    for name, limits in _by_name("--range", "NAME:LOW,HIGH", texts, float).items():
+    for name, limits in _by_name("--range", "NAME:LOW,HIGH", texts, _number).items():
         if len(limits) != 2:
             raise UsageError(f"--range {name}: expected LOW,HIGH, got {len(limits)} numbers")
         ranges[name] = (limits[0], limits[1])
@@ -107,6 +107,14 @@ def _by_name(
             raise UsageError(f"{flag} {name}: expected once, got twice")
         found[name] = values
     return found
+
+
+def _number(text: str) -> float:
+    """Returns a whole number as that: the greatest ones of 64 bits fit no float."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _numbers(text: str, number: Callable[[str], _Number]) -> list[_Number] | None:

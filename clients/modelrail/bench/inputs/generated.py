@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.bench.inputs.layout import Layout
-from modelrail.bench.plan import PlanError
+from modelrail.bench.plan import PlanError, shown_range
 from modelrail.bench.server.target import InputSpec
 from modelrail.tensor import NUMPY_TYPES, to_raw
 
@@ -18,6 +18,9 @@ __all__ = ["random_tensors"]
 
 _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", dtype="S1")
 _TEXT_LENGTH = 16
+_TEXT_BYTES = 4 + _TEXT_LENGTH  # its length stands before it
+_MOST_BYTES = 1 << 31
+"""More does not fit a message of protobuf."""
 
 
 def random_tensors(
@@ -29,16 +32,32 @@ def random_tensors(
     holds), truth values are even, texts have 16 letters. `ranges` changes that for numbers.
 
     Raises:
-        PlanError: A size is still open, a datatype is unknown, or a range does not fit one.
+        PlanError: A size is still open, a datatype is unknown, a range does not fit one, or the
+            inputs fit no message.
     """
-    return [
-        (
-            InputSpec(spec.name, spec.datatype, shape),
-            _random_bytes(spec, shape, ranges.get(spec.name), generator),
-        )
+    specs = [
+        InputSpec(spec.name, spec.datatype, layout.full_shape(_closed(spec)))
         for spec in layout.inputs
-        for shape in [layout.full_shape(_closed(spec))]
     ]
+    size = sum(_count_bytes(spec) for spec in specs)
+    if size >= _MOST_BYTES:
+        raise PlanError(
+            f"batch_size, shapes: expected inputs of less than {_MOST_BYTES} bytes, got {size}"
+        )
+    return [(spec, _random_bytes(spec, ranges.get(spec.name), generator)) for spec in specs]
+
+
+def _count_bytes(spec: InputSpec) -> int:
+    if spec.datatype == "BYTES":
+        return math.prod(spec.shape) * _TEXT_BYTES
+    return math.prod(spec.shape) * (2 if spec.datatype == "BF16" else _dtype(spec).itemsize)
+
+
+def _dtype(spec: InputSpec) -> np.dtype[Any]:
+    dtype = NUMPY_TYPES.get(spec.datatype)
+    if dtype is None:
+        raise PlanError(f"input {spec.name}: cannot make values of the datatype {spec.datatype}")
+    return dtype
 
 
 def _closed(spec: InputSpec) -> tuple[int, ...]:
@@ -52,44 +71,54 @@ def _closed(spec: InputSpec) -> tuple[int, ...]:
 
 
 def _random_bytes(
-    spec: InputSpec,
-    shape: tuple[int, ...],
-    limits: tuple[float, float] | None,
-    generator: np.random.Generator,
+    spec: InputSpec, limits: tuple[float, float] | None, generator: np.random.Generator
 ) -> bytes:
     if spec.datatype in {"BYTES", "BOOL"} and limits is not None:
         raise PlanError(f"ranges: {spec.name}: expected an input of numbers, got {spec.datatype}")
     if spec.datatype == "BYTES":
-        return to_raw(_texts(math.prod(shape), generator), "BYTES")
+        return to_raw(_texts(math.prod(spec.shape), generator), "BYTES")
     if spec.datatype == "BF16":
         # The upper half of an FP32 is a BF16: this needs no package that knows the type.
-        values = _uniform(shape, limits, generator).astype("<f4")
+        values = _uniform(spec, np.dtype("<f4"), limits or (0, 1), generator)
         return (values.view("<u4") >> 16).astype("<u2").tobytes()
-    dtype = NUMPY_TYPES.get(spec.datatype)
-    if dtype is None:
-        raise PlanError(f"input {spec.name}: cannot make values of the datatype {spec.datatype}")
+    dtype = _dtype(spec)
     if dtype.kind == "b":
-        return to_raw(generator.integers(0, 2, shape).astype(np.bool_), spec.datatype)
+        return to_raw(generator.integers(0, 2, spec.shape).astype(np.bool_), spec.datatype)
     if dtype.kind == "f":
-        return to_raw(_uniform(shape, limits, generator).astype(dtype), spec.datatype)
-    low, high = limits or (0, 1)
-    bounds = np.iinfo(dtype)
+        return to_raw(_uniform(spec, dtype, limits or (0, 1), generator), spec.datatype)
+    return to_raw(_integers(spec, dtype, limits or (0, 1), generator), spec.datatype)
+
+
+def _integers(
+    spec: InputSpec,
+    dtype: np.dtype[Any],
+    limits: tuple[float, float],
+    generator: np.random.Generator,
+) -> NDArray[Any]:
+    (low, high), bounds = limits, np.iinfo(dtype)
     if not (bounds.min <= low and high <= bounds.max and low == int(low) and high == int(high)):
         raise PlanError(
             f"ranges: {spec.name}: expected whole numbers from {bounds.min} to {bounds.max} for"
-            f" {spec.datatype}, got {low:g},{high:g}"
+            f" {spec.datatype}, got {shown_range(limits)}"
         )
-    integers = generator.integers(int(low), int(high), shape, dtype=dtype.type, endpoint=True)
-    return to_raw(np.asarray(integers), spec.datatype)
+    return np.asarray(
+        generator.integers(int(low), int(high), spec.shape, dtype=dtype.type, endpoint=True)
+    )
 
 
 def _uniform(
-    shape: tuple[int, ...],
-    limits: tuple[float, float] | None,
+    spec: InputSpec,
+    dtype: np.dtype[Any],
+    limits: tuple[float, float],
     generator: np.random.Generator,
-) -> NDArray[np.float64]:
-    low, high = limits or (0.0, 1.0)
-    return np.asarray(generator.uniform(low, high, shape))
+) -> NDArray[Any]:
+    (low, high), greatest = limits, float(np.finfo(dtype).max)
+    if not (-greatest <= low and high <= greatest):
+        raise PlanError(
+            f"ranges: {spec.name}: expected numbers from {-greatest:g} to {greatest:g} for"
+            f" {spec.datatype}, got {shown_range(limits)}"
+        )
+    return np.asarray(generator.uniform(low, high, spec.shape)).astype(dtype)
 
 
 def _texts(count: int, generator: np.random.Generator) -> NDArray[Any]:

@@ -93,7 +93,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise PlanError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: expected JSON: {error}") from error
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, list) or not data:
@@ -170,8 +170,15 @@ def _raw(spec: InputSpec, values: list[Any], shape: tuple[int, ...], where: str)
         )
     if dtype.kind == "O":
         return to_raw(flat, spec.datatype)
-    array = flat.astype(dtype)
-    if dtype.kind in "iub" and not np.array_equal(array.astype(object), flat):
+    with np.errstate(over="ignore"):
+        array = flat.astype(dtype)
+    # A number too great for its datatype would be sent as infinity, and null as NaN.
+    if dtype.kind in "iub":
+        fits = np.array_equal(array.astype(object), flat)
+    else:
+        is_too_great = np.isinf(array.astype("f8")) & np.isfinite(flat.astype("f8"))
+        fits = None not in flat.tolist() and not is_too_great.any()
+    if not fits:
         raise PlanError(f"{where}: expected {spec.datatype} values, got {_short(values)}")
     return to_raw(array, spec.datatype)
 
