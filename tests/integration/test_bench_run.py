@@ -22,6 +22,8 @@ import grpc.aio
 import psutil
 import pytest
 import trustme
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 
 from modelrail.bench import (
     BenchPlan,
@@ -225,6 +227,44 @@ async def test_failures_are_counted_by_code_and_end_nothing(address: str) -> Non
     assert report.error_rate == 0.5
     assert report.failure_latency is not None
     assert report.failure_latency.count == 20
+
+
+class Refusing(Model):
+    """Refuses with the details of google.rpc, or with what only looks like them."""
+
+    async def ModelInfer(self, request: Any, context: Context) -> pb.ModelInferResponse:  # noqa: N802
+        number = self._note(request, context)
+        status = Status(code=14, message="no")
+        status.details.add().Pack(RetryInfo())
+        status.details.add().Pack(ErrorInfo(reason=await self.answer(number)))
+        details = b"\xff" if number % 4 == 0 else status.SerializeToString()
+        context.set_trailing_metadata((("grpc-status-details-bin", details),))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, f"no {number % 4}")
+        raise AssertionError("abort does not return")
+
+
+async def test_failures_are_told_apart_by_the_reason_that_the_server_states(address: str) -> None:
+    async def answer(number: int) -> str:
+        return {1: "QUEUE_FULL", 2: "REQUEST_TIMEOUT"}.get(number % 4, "in words: \n\x1b[31m")
+
+    async with serving(Refusing(answer), address) as where:
+        report = await run_bench(plan(where, load=ClosedLoop(1)))
+    assert report.errors == {"UNAVAILABLE": 40}
+    assert [(f.code, f.reason, f.latency.count, f.example) for f in report.failures] == [
+        ("UNAVAILABLE", "", 20, "no 3"),
+        ("UNAVAILABLE", "QUEUE_FULL", 10, "no 1"),
+        ("UNAVAILABLE", "REQUEST_TIMEOUT", 10, "no 2"),
+    ]
+
+
+async def test_a_server_with_a_new_reason_for_each_request_fills_no_memory(address: str) -> None:
+    async def answer(number: int) -> str:
+        return f"REASON_{number}"
+
+    async with serving(Refusing(answer), address) as where:
+        report = await run_bench(plan(where, load=ClosedLoop(1), requests=400))
+    assert report.errors == {"UNAVAILABLE": 400}
+    assert len(report.failures) <= 65
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.bench.measurement.histogram import LatencyHistogram
 from modelrail.bench.measurement.tally import Tally
 
@@ -91,7 +92,8 @@ def test_tallies_of_processes_add_up_over_their_common_window() -> None:
     one, two = Tally(), Tally()
     for tally, latency in ((one, 1_000), (two, 3_000)):
         tally.latency.record(latency)
-        tally.errors["UNAVAILABLE"] = 2
+        for reason in ("", "QUEUE_FULL"):
+            tally.fail(RequestFailed("UNAVAILABLE", "busy", reason), 2 * latency)
         tally.answers, tally.items, tally.unsent = 1, 4, 3
         tally.cpu_seconds = 0.5
     one.busiest_loop_share, two.busiest_loop_share = 0.2, 0.9
@@ -102,7 +104,12 @@ def test_tallies_of_processes_add_up_over_their_common_window() -> None:
         total.add(Tally.from_json(json.loads(json.dumps(tally.to_json()))))
     assert total.succeeded == 2
     assert total.latency.mean == 2_000
-    assert total.errors == {"UNAVAILABLE": 4}
+    assert total.failed == 4
+    assert {kind: histogram.mean for kind, histogram in total.failures.items()} == {
+        "UNAVAILABLE": 4_000,
+        "UNAVAILABLE QUEUE_FULL": 4_000,
+    }
+    assert total.failure_examples == {"UNAVAILABLE": "busy", "UNAVAILABLE QUEUE_FULL": "busy"}
     assert (total.answers, total.items, total.unsent) == (2, 8, 6)
     assert (total.cpu_seconds, total.busiest_loop_share) == (1.0, 0.9)
     assert (total.window_start_ns, total.window_end_ns) == (100, 1_200)

@@ -96,7 +96,7 @@ def test_a_window_counts_what_was_due_in_it_and_nothing_else() -> None:
     window.answered(now_ns, items=1)
     window.failed(now_ns, RequestFailed("UNAVAILABLE", "busy"))
     assert (tally.succeeded, tally.failed) == (1, 1)
-    assert tally.error_examples == {"UNAVAILABLE": "busy"}
+    assert tally.failure_examples == {"UNAVAILABLE": "busy"}
     assert not window.admits(window.end_ns)
     window.settle()
     assert tally.window_seconds == 1000.0

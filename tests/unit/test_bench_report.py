@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,20 @@ from modelrail.bench import (
     SweepReport,
     plot_sweep,
 )
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.bench.measurement.tally import Tally
 from modelrail.client import Connection
 
 MS = 1_000_000
 
 
-def tally(*latencies_ms: float, **fields: Any) -> Tally:
+def tally(*latencies_ms: float, failures: Mapping[str, int] | None = None, **fields: Any) -> Tally:
     made = Tally(window_end_ns=1_000 * MS, answers=len(latencies_ms), **fields)
     for latency in latencies_ms:
         made.latency.record(round(latency * MS))
-    for _ in range(sum(made.errors.values())):
-        made.failure_latency.record(MS)
+    for code, count in (failures or {}).items():
+        for _ in range(count):
+            made.fail(RequestFailed(code, "no"), MS)
     return made
 
 
@@ -47,16 +49,13 @@ def report(counts: Tally, load: Load | None = None, **fields: Any) -> BenchRepor
 
 
 def test_a_report_is_json_with_every_figure_in_its_unit() -> None:
-    counts = tally(1.0, 2.0, 3.0, 4.0, unsent=1)
-    counts.errors["UNAVAILABLE"] = 3
-    for _ in range(3):
-        counts.failure_latency.record(MS)
+    counts = tally(1.0, 2.0, 3.0, 4.0, unsent=1, failures={"UNAVAILABLE": 3})
     content = json.loads(json.dumps(report(counts, OpenLoop(8.0)).to_json(), allow_nan=False))
     assert set(content) == {
         "address", "server", "model", "version", "load", "streaming", "seed", "window_seconds",
         "succeeded", "failed", "errors", "error_examples", "error_rate", "unsent", "unfinished",
         "requests_per_second", "items_per_second", "latency", "due_latency", "failure_latency",
-        "client", "server_figures", "interrupted", "warnings", "notes",
+        "failures", "client", "server_figures", "interrupted", "warnings", "notes",
     }  # fmt: skip
     assert set(content["latency"]) == {
         "count", "mean_seconds", "least_seconds", "p50_seconds", "p90_seconds", "p99_seconds",
@@ -192,13 +191,10 @@ def test_a_request_without_an_answer_is_slower_than_any_bound(
     text: str, most_lost: int, lost: str
 ) -> None:
     def verdict(count: int) -> bool:
-        counts = tally(*[10.0] * (1_000 - count))
-        if lost == "unsent":
-            counts.unsent = count
-        else:
-            for _ in range(count):
-                counts.failure_latency.record(MS)
-            counts.errors["UNAVAILABLE"] = count
+        how: dict[str, Any] = (
+            {"unsent": count} if lost == "unsent" else {"failures": {"UNAVAILABLE": count}}
+        )
+        counts = tally(*[10.0] * (1_000 - count), **how)
         return Objective.parse(text).is_met(report(counts))
 
     assert verdict(most_lost)
@@ -220,7 +216,7 @@ def test_an_objective_says_how_requests_without_an_answer_count() -> None:
     assert Objective.parse("p50<20ms").shown(few) == (
         f"p50<20ms: 10.000 ms, met (1 of 1,000 requests {counted})"
     )
-    many = report(tally(*[10.0] * 3, errors=Counter(UNAVAILABLE=297)))
+    many = report(tally(*[10.0] * 3, failures={"UNAVAILABLE": 297}))
     assert Objective.parse("p99<20ms").shown(many) == (
         f"p99<20ms: unbounded, missed (297 of 300 requests {counted})"
     )

@@ -15,6 +15,7 @@ __all__ = [
     "BenchReport",
     "ClientFigures",
     "DueLatency",
+    "FailureFigures",
     "LatencySummary",
     "ServerFigures",
     "SweepReport",
@@ -83,6 +84,20 @@ class DueLatency:
             p99_seconds=p99,
             p999_seconds=p999,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureFigures:
+    """Requests that failed for one reason."""
+
+    code: str
+    """Status code; STREAM_ERROR for the error messages of streams, which have no code."""
+    reason: str
+    """What the server says in its google.rpc ErrorInfo, such as QUEUE_FULL; empty without one."""
+    example: str
+    """The first message."""
+    latency: LatencySummary
+    """From when a request was due until its failure was known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +180,8 @@ class BenchReport:
     """Of requests that succeeded, failed or did not leave; None when none was due."""
     failure_latency: LatencySummary | None
     """Of requests that failed."""
+    failures: Sequence[FailureFigures]
+    """Requests that failed by code and reason, the most frequent ones first."""
     client: ClientFigures
     server_figures: ServerFigures | None
     """None where the server offers no statistics."""
@@ -205,6 +222,7 @@ class BenchReport:
         return asdict(self) | {
             "failed": self.failed,
             "error_rate": self.error_rate,
+            "failures": [asdict(failure) for failure in self.failures],
             "warnings": list(self.warnings),
             "notes": list(self.notes),
         }
@@ -229,7 +247,7 @@ class BenchReport:
             loop_lag=LatencySummary.of(tally.loop_lag),
             lateness=LatencySummary.of(tally.lateness),
         )
-        load = plan.load
+        load, failures = plan.load, _failures(tally)
         return cls(
             address=plan.connection.address,
             server=server,
@@ -242,15 +260,20 @@ class BenchReport:
             seed=plan.seed,
             window_seconds=seconds,
             succeeded=tally.succeeded,
-            errors=dict(sorted(tally.errors.items())),
-            error_examples=dict(sorted(tally.error_examples.items())),
+            errors={
+                code: sum(one.latency.count for one in failures if one.code == code)
+                for code in sorted({one.code for one in failures})
+            },
+            # The most frequent one of each code comes last here, and stays.
+            error_examples={one.code: one.example for one in reversed(failures)},
             unsent=tally.unsent,
             unfinished=tally.unfinished,
             requests_per_second=tally.answers / seconds if seconds else 0.0,
             items_per_second=tally.items / seconds if seconds else 0.0,
             latency=LatencySummary.of(tally.latency),
             due_latency=DueLatency.of(tally.latency, lost=tally.failed + tally.unsent),
-            failure_latency=LatencySummary.of(tally.failure_latency),
+            failure_latency=LatencySummary.of(LatencyHistogram.sum(tally.failures.values())),
+            failures=failures,
             client=client,
             server_figures=server_figures,
             interrupted=interrupted,
@@ -279,6 +302,16 @@ class SweepReport:
             "points": [point.to_json() for point in self.points],
             "interrupted": self.interrupted,
         }
+
+
+def _failures(tally: Tally) -> tuple[FailureFigures, ...]:
+    found = []
+    for kind, histogram in tally.failures.items():
+        code, _, reason = kind.partition(" ")
+        latency, example = LatencySummary.of(histogram), tally.failure_examples[kind]
+        if latency is not None:
+            found.append(FailureFigures(code=code, reason=reason, example=example, latency=latency))
+    return tuple(sorted(found, key=lambda one: (-one.latency.count, one.code, one.reason)))
 
 
 # Above this part of its time an event loop makes requests wait for it.

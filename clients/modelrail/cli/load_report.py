@@ -22,8 +22,9 @@ def show_report(report: BenchReport, objectives: Sequence[Objective]) -> None:
     for name, text in _rows(report):
         table.add_row(name, text)
     stdout().print(table)
-    for code, count in report.errors.items():
-        say(f"  {count:,} x {code}: {report.error_examples.get(code, '')}", style="red")
+    for failure in report.failures:
+        kind = f"{failure.code} {failure.reason}".rstrip()
+        say(f"  {failure.latency.count:,} x {kind}: {failure.example}", style="red")
     for objective in objectives:
         say(objective.shown(report), style="green" if objective.is_met(report) else "red")
     _show_remarks([report])

@@ -14,6 +14,7 @@ import grpc.aio
 
 from modelrail.bench.inputs.request import Payload
 from modelrail.bench.load.assignment import Assignment
+from modelrail.bench.load.reason import reason_of
 from modelrail.bench.load.stream import RequestStream
 from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.client.channel import open_channel
@@ -80,6 +81,8 @@ def _unary(channels: list[grpc.aio.Channel], metadata: tuple[tuple[str, str], ..
         try:
             await method(payload.body, timeout=timeout_seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise RequestFailed(error.code().name, error.details() or "") from None
+            raise RequestFailed(
+                error.code().name, error.details() or "", reason_of(error)
+            ) from None
 
     return send

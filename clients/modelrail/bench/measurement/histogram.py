@@ -11,7 +11,7 @@ Source: the layout of HdrHistogram (http://hdrhistogram.org), with 7 bits in a p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 __all__ = ["LatencyHistogram"]
@@ -52,6 +52,14 @@ class LatencyHistogram:
         self.total += other.total
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
+
+    @classmethod
+    def sum(cls, histograms: Iterable[LatencyHistogram]) -> Self:
+        """Returns one that has counted everything that they have."""
+        whole = cls()
+        for histogram in histograms:
+            whole.add(histogram)
+        return whole
 
     def quantile(self, q: float, *, beyond: int = 0) -> float:
         """Returns the value below or at which the part `q` of all values lies, in nanoseconds.

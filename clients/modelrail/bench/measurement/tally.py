@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.bench.measurement.histogram import LatencyHistogram
 
 __all__ = ["Tally"]
@@ -22,16 +22,14 @@ class Tally:
 
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
     """Of requests that were answered well."""
-    failure_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
-    """Of requests that failed, until the failure was known."""
+    failures: dict[str, LatencyHistogram] = field(default_factory=dict)
+    """Of requests that failed, until the failure was known, by `RequestFailed.kind`."""
+    failure_examples: dict[str, str] = field(default_factory=dict)
+    """The first message of each kind."""
     lateness: LatencyHistogram = field(default_factory=LatencyHistogram)
     """How long after they were due the requests of an open loop left: the client's own part."""
     loop_lag: LatencyHistogram = field(default_factory=LatencyHistogram)
     """How late the event loop noticed a timer."""
-    errors: Counter[str] = field(default_factory=Counter)
-    """Failed requests by status code."""
-    error_examples: dict[str, str] = field(default_factory=dict)
-    """The first message of each code."""
     answers: int = 0
     """Good answers that arrived within the window, whenever their requests were sent."""
     items: int = 0
@@ -56,19 +54,29 @@ class Tally:
     @property
     def failed(self) -> int:
         """Requests of the window that failed."""
-        return self.failure_latency.count
+        return sum(histogram.count for histogram in self.failures.values())
 
     @property
     def window_seconds(self) -> float:
         """Length of the window."""
         return (self.window_end_ns - self.window_start_ns) / 1e9
 
+    def fail(self, failure: RequestFailed, nanoseconds: int) -> None:
+        """Counts a request that failed after so long."""
+        kind = failure.kind
+        # Reasons are the server's words: it shall not decide how much memory the client takes.
+        if kind not in self.failures and len(self.failures) >= _MOST_KINDS:
+            kind = failure.code
+        self.failures.setdefault(kind, LatencyHistogram()).record(nanoseconds)
+        self.failure_examples.setdefault(kind, failure.message)
+
     def add(self, other: Tally) -> None:
         """Adds what another process counted at the same time."""
         for name in _HISTOGRAMS:
             getattr(self, name).add(getattr(other, name))
-        self.errors.update(other.errors)
-        self.error_examples = other.error_examples | self.error_examples
+        for kind, histogram in other.failures.items():
+            self.failures.setdefault(kind, LatencyHistogram()).add(histogram)
+        self.failure_examples = other.failure_examples | self.failure_examples
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.busiest_loop_share = max(self.busiest_loop_share, other.busiest_loop_share)
@@ -79,14 +87,22 @@ class Tally:
     def to_json(self) -> dict[str, Any]:
         """Returns the counts as JSON."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
-        return content | {name: content[name].to_json() for name in _HISTOGRAMS}
+        return (
+            content
+            | {name: content[name].to_json() for name in _HISTOGRAMS}
+            | {"failures": {kind: one.to_json() for kind, one in self.failures.items()}}
+        )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Reads what `to_json` returned."""
         histograms = {name: LatencyHistogram.from_json(content[name]) for name in _HISTOGRAMS}
-        return cls(**{**content, **histograms, "errors": Counter(content["errors"])})
+        failures = {
+            kind: LatencyHistogram.from_json(one) for kind, one in content["failures"].items()
+        }
+        return cls(**{**content, **histograms, "failures": failures})
 
 
-_HISTOGRAMS = ("latency", "failure_latency", "lateness", "loop_lag")
+_MOST_KINDS = 48  # and then one more for each code
+_HISTOGRAMS = ("latency", "lateness", "loop_lag")
 _SUMS = ("answers", "items", "unsent", "unfinished", "cpu_seconds")

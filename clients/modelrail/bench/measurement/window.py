@@ -72,9 +72,7 @@ class Window:
             return
         now_ns = time.monotonic_ns()
         self._last_ns = min(now_ns, self.end_ns)
-        self._tally.failure_latency.record(now_ns - due_ns)
-        self._tally.errors[failure.code] += 1
-        self._tally.error_examples.setdefault(failure.code, failure.message)
+        self._tally.fail(failure, now_ns - due_ns)
 
     def cut(self) -> None:
         """Closes the window now, if it is still open; before its opening it stays empty."""
