@@ -6,6 +6,16 @@ The best rate is found by a closed loop; then callers come on their own time (an
 arrivals) at multiples of it. Every request has a deadline, and only answers within it count. The
 load generator runs on the same processors: its part of them is in the table, and is lost to the
 server. Requests of several items keep that part small.
+
+What was due is one of these:
+
+- good: answered within its deadline;
+- refused: not let in, because as much waits as may;
+- unreachable: told that its deadline cannot be met, on arrival or, where the prediction was too
+  good, when its batch was formed (DEADLINE_UNREACHABLE: the server has one reason for both);
+- late: let in, and out of time there (REQUEST_TIMEOUT) or on its way (DEADLINE_EXCEEDED);
+- failed: any other error, which overload alone should not make;
+- unsent: the generator had as many requests in flight as it may, or was behind.
 """
 
 from __future__ import annotations
@@ -14,13 +24,20 @@ import argparse
 import asyncio
 import shlex
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from modelrail.bench import BenchPlan, BenchReport, ClosedLoop, OpenLoop, run_bench
+from modelrail.bench import (
+    BenchPlan,
+    BenchReport,
+    ClosedLoop,
+    FailureFigures,
+    OpenLoop,
+    run_bench,
+)
 from modelrail.client import AsyncInferenceClient, Connection
 from tests.load.models import FOLDER, MODELS, BenchmarkModel
 from tests.load.process import Host, inference_command, running
@@ -28,7 +45,7 @@ from tests.load.repository import add_model
 from tests.load.table import Table, publish, spread
 
 _CONCURRENCY = 16
-_REFUSALS = ("RESOURCE_EXHAUSTED", "UNAVAILABLE")
+_REFUSALS = ("QUEUE_FULL", "QUEUE_BYTES_FULL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +56,15 @@ class Overloaded:
         offered: Requests due in a second.
         good: Answers within the deadline in a second.
         share: Those as a share of the best rate of the same round.
-        refused: Refusals in a second.
+        refused: Requests in a second that were not let in.
+        unreachable: Requests in a second that were told that their deadline cannot be met.
         late: Requests in a second that were let in and not answered before their deadline.
+        failed: Requests in a second that failed otherwise.
+        unsent: Requests due in a second that the generator did not send.
         p99_seconds: Latency of the good answers that one in a hundred exceeds; 0 without any.
-        refusal_p50_seconds: Median time of a refusal; 0 without any.
+        refusal_p50_seconds: Median time until a request was told that it is refused, or its
+            deadline unreachable: of the more frequent of the two; 0 without any.
+        refusal_p99_seconds: The same that one in a hundred exceeds: long where some waited first.
         metadata_seconds: Longest wait for the model's metadata meanwhile.
         client_cpu_cores: Processors that the generator took, on average.
     """
@@ -51,11 +73,61 @@ class Overloaded:
     good: float
     share: float
     refused: float
+    unreachable: float
     late: float
+    failed: float
+    unsent: float
     p99_seconds: float
     refusal_p50_seconds: float
+    refusal_p99_seconds: float
     metadata_seconds: float
     client_cpu_cores: float
+
+    @classmethod
+    def of(cls, report: BenchReport, *, best: float, metadata_seconds: float) -> Self:
+        """Sorts what was due by what became of it.
+
+        Args:
+            report: What an open loop found.
+            best: The best rate of the same round, in requests a second.
+            metadata_seconds: See the class.
+        """
+        counts: Counter[str] = Counter()
+        told = []
+        for failure in report.failures:
+            fate = _fate(failure)
+            counts[fate] += failure.latency.count
+            if fate in {"refused", "unreachable"}:
+                told.append(failure.latency)
+        seconds = report.window_seconds
+        return cls(
+            offered=report.load_value,
+            good=report.requests_per_second,
+            share=report.requests_per_second / best,
+            refused=counts["refused"] / seconds,
+            unreachable=counts["unreachable"] / seconds,
+            late=counts["late"] / seconds,
+            failed=counts["failed"] / seconds,
+            unsent=report.unsent / seconds,
+            p99_seconds=report.latency.p99_seconds if report.latency else 0.0,
+            # The most frequent failure stands first.
+            refusal_p50_seconds=told[0].p50_seconds if told else 0.0,
+            refusal_p99_seconds=told[0].p99_seconds if told else 0.0,
+            metadata_seconds=metadata_seconds,
+            client_cpu_cores=report.client.cpu_cores,
+        )
+
+
+def _fate(failure: FailureFigures) -> str:
+    """Returns the column of a failure. One status has several: only the reason tells."""
+    if failure.reason == "DEADLINE_UNREACHABLE":
+        return "unreachable"
+    if failure.reason == "REQUEST_TIMEOUT" or failure.code == "DEADLINE_EXCEEDED":
+        return "late"
+    # gRPC itself refuses calls beyond the server's limit, and states no reason.
+    if failure.reason in _REFUSALS or failure.code == "RESOURCE_EXHAUSTED":
+        return "refused"
+    return "failed"
 
 
 class Overload:
@@ -85,21 +157,7 @@ class Overload:
             report = await self._send(load, timeout_seconds=self._options.timeout)
         finally:
             asking.cancel()
-        refused = sum(report.errors.get(code, 0) for code in _REFUSALS)
-        late = sum(report.errors.values()) - refused
-        return Overloaded(
-            offered=load.rate,
-            good=report.requests_per_second,
-            share=report.requests_per_second / best,
-            refused=refused / report.window_seconds,
-            late=late / report.window_seconds,
-            p99_seconds=report.latency.p99_seconds if report.latency else 0.0,
-            refusal_p50_seconds=(
-                report.failure_latency.p50_seconds if report.failure_latency else 0.0
-            ),
-            metadata_seconds=await asking,
-            client_cpu_cores=report.client.cpu_cores,
-        )
+        return Overloaded.of(report, best=best, metadata_seconds=await asking)
 
     async def _send(self, load: ClosedLoop | OpenLoop, *, timeout_seconds: float) -> BenchReport:
         return await run_bench(
@@ -158,8 +216,9 @@ def tables(
         f"{options.model} in requests of {options.batch}, deadline {options.timeout:g} s; "
         f"at best {spread(best, 1)} requests/s",
         (
-            "offered", "good/s", "share of the best (aim at 5x: ≥ 0.80)", "refused/s", "late/s",
-            "p99 ms", "refusal p50 ms", "metadata max ms", "generator's processors",
+            "offered", "good/s", "share of the best (aim at 5x: ≥ 0.80)", "refused/s",
+            "unreachable/s", "late/s", "failed/s", "unsent/s", "p99 ms", "refusal p50 ms",
+            "refusal p99 ms", "metadata max ms", "generator's processors",
         ),
     )  # fmt: skip
     for multiple, rounds in found.items():
@@ -168,9 +227,13 @@ def tables(
             spread([one.good for one in rounds], 1),
             spread([one.share for one in rounds]),
             spread([one.refused for one in rounds], 0),
+            spread([one.unreachable for one in rounds], 0),
             spread([one.late for one in rounds], 1),
+            spread([one.failed for one in rounds], 1),
+            spread([one.unsent for one in rounds], 1),
             spread([one.p99_seconds * 1e3 for one in rounds], 0),
             spread([one.refusal_p50_seconds * 1e3 for one in rounds], 1),
+            spread([one.refusal_p99_seconds * 1e3 for one in rounds], 1),
             spread([one.metadata_seconds * 1e3 for one in rounds], 0),
             spread([one.client_cpu_cores for one in rounds]),
         )

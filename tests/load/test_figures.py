@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from modelrail.bench import BenchPlan, BenchReport, OpenLoop
+from modelrail.bench.measurement.failure import RequestFailed
+from modelrail.bench.measurement.tally import Tally
+from modelrail.client import Connection
 from tests.load.generator import LoadFigures
 from tests.load.memory import Sample, fit
+from tests.load.overload import Overloaded
 from tests.load.ratios import BATCHED, ECHO, SINGLE, Cell, Rounds, ratios
 from tests.load.raw import RawFigures, best
 from tests.load.samples import Place, read
@@ -67,6 +72,53 @@ def test_ratios_are_made_within_a_round() -> None:
     on_gpu = {ratio.name: ratio for ratio in ratios("minilm", rounds, on_gpu=True)}
     assert on_gpu["server / raw, unary, 32 in flight: items/s"].values == [0.8, 0.7]
     assert on_gpu["server / echo, unary, 32 in flight: requests/s"].aim == ""
+
+
+def overloaded(*failures: RequestFailed, unsent: int = 0) -> Overloaded:
+    plan = BenchPlan(connection=Connection(address="unix:x"), model="m", load=OpenLoop(100.0))
+    tally = Tally(window_end_ns=2_000_000_000, answers=50, unsent=unsent)
+    for count, failure in enumerate(failures, start=1):
+        for _ in range(count):
+            tally.fail(failure, count * 1_000_000)
+    report = BenchReport.of(
+        plan, tally, server="", server_figures=None, interrupted=False, notes=[]
+    )
+    return Overloaded.of(report, best=50.0, metadata_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "fate"),
+    [
+        ("UNAVAILABLE", "QUEUE_FULL", "refused"),
+        ("UNAVAILABLE", "QUEUE_BYTES_FULL", "refused"),
+        ("RESOURCE_EXHAUSTED", "REQUEST_TOO_LARGE", "refused"),
+        ("RESOURCE_EXHAUSTED", "", "refused"),
+        ("RESOURCE_EXHAUSTED", "DEADLINE_UNREACHABLE", "unreachable"),
+        ("UNAVAILABLE", "REQUEST_TIMEOUT", "late"),
+        ("DEADLINE_EXCEEDED", "", "late"),
+        ("UNAVAILABLE", "", "failed"),
+        ("INTERNAL", "", "failed"),
+    ],
+)
+def test_an_overload_tells_what_was_refused_from_what_waited_in_vain(
+    code: str, reason: str, fate: str
+) -> None:
+    figures = overloaded(RequestFailed(code, "no", reason))
+    counts = {name: getattr(figures, name) for name in ("refused", "unreachable", "late", "failed")}
+    assert counts == dict.fromkeys(counts, 0.0) | {fate: 0.5}
+
+
+def test_an_overload_shows_what_its_generator_did_not_send() -> None:
+    assert overloaded(unsent=6).unsent == 3.0
+
+
+def test_the_time_of_a_refusal_is_not_that_of_what_waited() -> None:
+    figures = overloaded(
+        RequestFailed("UNAVAILABLE", "no", "QUEUE_FULL"),
+        RequestFailed("RESOURCE_EXHAUSTED", "no", "DEADLINE_UNREACHABLE"),
+        RequestFailed("UNAVAILABLE", "no", "REQUEST_TIMEOUT"),
+    )
+    assert figures.refusal_p50_seconds == pytest.approx(0.002)
 
 
 def test_the_best_raw_figure_has_the_most_items_in_a_second() -> None:
