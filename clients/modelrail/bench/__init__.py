@@ -15,19 +15,18 @@
 `BenchReport` (every figure with its unit; `to_json()`), `run_sweep` and `plot_sweep`.
 """
 
-from modelrail.bench.load.clients import ClientProcessDied
-from modelrail.bench.objective import Objective, ObjectiveError
-from modelrail.bench.plan import BenchPlan, ClosedLoop, Load, OpenLoop, PlanError
-from modelrail.bench.plot import PlotError, check_plot, plot_sweep
-from modelrail.bench.report import (
-    BenchReport,
+from modelrail.bench.figures import (
     ClientFigures,
     DueLatency,
     FailureFigures,
     LatencySummary,
     ServerFigures,
-    SweepReport,
 )
+from modelrail.bench.load.clients import ClientProcessDied
+from modelrail.bench.objective import Objective, ObjectiveError
+from modelrail.bench.plan import BenchPlan, ClosedLoop, Load, OpenLoop, PlanError
+from modelrail.bench.plot import PlotError, check_plot, plot_sweep
+from modelrail.bench.report import BenchReport, SweepReport
 from modelrail.bench.run import run_bench, run_sweep
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from modelrail.bench.report import ServerFigures
+from modelrail.bench.figures import ServerFigures
 from modelrail.client.errors import ModelrailError
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.oip.v2 import grpc_service_pb2 as pb
