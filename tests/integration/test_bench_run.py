@@ -448,6 +448,23 @@ async def test_replies_of_a_stream_find_their_requests(address: str, echoes_ids:
     assert model.arrivals == 40
 
 
+async def test_errors_of_streams_are_told_apart_by_what_they_say(address: str) -> None:
+    async def answer(number: int) -> str:
+        late = f"[request id: {number}] expected an answer in {number} ms"
+        return {0: "Exceeds maximum queue size", 1: late}.get(number % 4, "")
+
+    model = Streams(answer)
+    async with serving(model, address) as where:
+        report = await run_bench(plan(where, load=ClosedLoop(8), streaming=True, streams=1))
+    assert report.errors == {"STREAM_ERROR": 20}
+    assert {(one.code, one.reason, one.latency.count) for one in report.failures} == {
+        ("STREAM_ERROR", "", 10)
+    }
+    late, full = sorted((one.example for one in report.failures), reverse=True)
+    assert late.startswith("[request id: ")
+    assert full == "Exceeds maximum queue size"
+
+
 async def test_an_answer_of_several_replies_ends_with_the_final_one(address: str) -> None:
     model = Streams(well)
     model.replies, model.in_order = 3, True

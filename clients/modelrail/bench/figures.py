@@ -77,7 +77,7 @@ class DueLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureFigures:
-    """Requests that failed for one reason."""
+    """Requests that failed for one reason; on streams, with one message but for its numbers."""
 
     code: str
     """Status code; STREAM_ERROR for the error messages of streams, which have no code."""

@@ -13,6 +13,7 @@ from modelrail.bench.figures import (
     LatencySummary,
     ServerFigures,
 )
+from modelrail.bench.measurement.failure import STREAM_ERROR
 from modelrail.bench.measurement.histogram import LatencyHistogram
 from modelrail.bench.measurement.tally import Tally
 from modelrail.bench.plan import BenchPlan, ClosedLoop
@@ -185,9 +186,18 @@ def _failures(tally: Tally) -> tuple[FailureFigures, ...]:
     for kind, histogram in tally.failures.items():
         code, _, reason = kind.partition(" ")
         latency, example = LatencySummary.of(histogram), tally.failure_examples[kind]
-        if latency is not None:
-            found.append(FailureFigures(code=code, reason=reason, example=example, latency=latency))
-    return tuple(sorted(found, key=lambda one: (-one.latency.count, one.code, one.reason)))
+        if latency is None:
+            continue
+        found.append(
+            FailureFigures(
+                code=code,
+                reason="" if code == STREAM_ERROR else reason,
+                example=example,
+                latency=latency,
+            )
+        )
+    found.sort(key=lambda one: (-one.latency.count, one.code, one.reason, one.example))
+    return tuple(found)
 
 
 # Above this part of its time an event loop makes requests wait for it.

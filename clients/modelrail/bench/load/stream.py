@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from modelrail.bench.measurement.failure import RequestFailed
+from modelrail.bench.measurement.failure import STREAM_ERROR, RequestFailed
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 
 __all__ = ["RequestStream"]
@@ -132,11 +132,11 @@ class _Connected:
             code = status.name
             message = await self._call.details() or ""
             if status is grpc.StatusCode.OK:
-                code, message = "STREAM_ERROR", "the server ended the stream"
+                code, message = STREAM_ERROR, "the server ended the stream"
         except grpc.aio.AioRpcError as error:
             code, message = error.code().name, error.details() or ""
         except DecodeError as error:
-            code, message = "STREAM_ERROR", f"a reply is no ModelStreamInferResponse: {error}"
+            code, message = STREAM_ERROR, f"a reply is no ModelStreamInferResponse: {error}"
             self._call.cancel()
         finally:
             self.is_over = True
@@ -159,7 +159,7 @@ class _Connected:
         if pending is None:
             return  # An id that was never sent, or one more reply after the last one.
         if reply.error_message:
-            _fail(pending, "STREAM_ERROR", reply.error_message)
+            _fail(pending, STREAM_ERROR, reply.error_message)
         elif not pending.answered.done():
             pending.answered.set_result(None)
 

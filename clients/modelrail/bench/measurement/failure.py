@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["RequestFailed"]
+import re
+
+__all__ = ["STREAM_ERROR", "RequestFailed"]
+
+STREAM_ERROR = "STREAM_ERROR"
+"""In place of a status: the protocol has nothing but a text for an error that leaves its stream
+open. (Triton's header `triton_grpc_error` would give the status, and end the stream with it, and
+with that every other request on it.)"""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_MOST_CHARACTERS = 200
 
 
 class RequestFailed(Exception):
@@ -22,5 +31,11 @@ class RequestFailed(Exception):
 
     @property
     def kind(self) -> str:
-        """Code and reason: `UNAVAILABLE QUEUE_FULL`, or the code alone."""
-        return f"{self.code} {self.reason}".rstrip()
+        """What counts together: a code and a reason, or the errors of streams with one text.
+
+        `UNAVAILABLE QUEUE_FULL`, the code alone, or the code and the text but for its numbers.
+        """
+        why = self.reason
+        if self.code == STREAM_ERROR:
+            why = _NUMBER.sub("N", self.message[:_MOST_CHARACTERS])
+        return f"{self.code} {why}".rstrip()
