@@ -154,7 +154,11 @@ class BenchReport:
             client=client,
             server_figures=server_figures,
             interrupted=interrupted,
-            warnings=tuple(_warnings(plan, tally, client)),
+            warnings=(
+                *(_stop_warnings(tally) if interrupted else ()),
+                *_client_warnings(plan, tally, client),
+                *_load_warnings(plan, tally),
+            ),
             notes=tuple(notes),
         )
 
@@ -209,8 +213,10 @@ _NEGLIGIBLE_SECONDS = 0.001
 _OFFERED_PART = 0.95
 
 
-def _warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
-    return [*_client_warnings(plan, tally, client), *_load_warnings(plan, tally)]
+def _stop_warnings(tally: Tally) -> list[str]:
+    if not tally.window_seconds:
+        return ["the run was stopped during its warm-up: nothing was measured"]
+    return [f"the run was stopped early: {tally.window_seconds:.3f} s were measured"]
 
 
 def _client_warnings(plan: BenchPlan, tally: Tally, client: ClientFigures) -> list[str]:
@@ -247,9 +253,9 @@ def _load_warnings(plan: BenchPlan, tally: Tally) -> list[str]:
     due = tally.succeeded + tally.failed + tally.unsent
     if tally.unsent:
         found.append(
-            f"{tally.unsent} of {due} requests that were due could not be sent:"
-            f" {plan.load.in_flight} were in flight already. They have no latency; the error rate"
-            " and the objectives count them"
+            f"{tally.unsent:,} of {due:,} requests that were due could not be sent:"
+            f" {plan.load.in_flight:,} were in flight already, or the client was behind. They have"
+            " no latency; the error rate and the objectives count them"
         )
     if isinstance(plan.load, ClosedLoop) or not tally.window_seconds or tally.unfinished:
         return found
@@ -257,7 +263,7 @@ def _load_warnings(plan: BenchPlan, tally: Tally) -> list[str]:
     expected = due / tally.window_seconds
     if rate < _OFFERED_PART * expected:
         found.append(
-            f"of {expected:.1f} requests a second that were due, {rate:.1f} a second were answered"
-            " well: latencies may grow with the length of the run"
+            f"of {expected:,.1f} requests a second that were due, {rate:,.1f} a second were"
+            " answered well: latencies may grow with the length of the run"
         )
     return found

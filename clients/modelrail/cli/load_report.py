@@ -21,7 +21,9 @@ def show_report(report: BenchReport, objectives: Sequence[Objective]) -> None:
     table.add_column()
     for name, text in _rows(report):
         table.add_row(name, text)
-    stdout().print(table)
+    # Zeros of a run that measured nothing would read as figures of the server.
+    if report.window_seconds or not report.interrupted:
+        stdout().print(table)
     for failure in report.failures:
         kind = f"{failure.code} {failure.reason}".rstrip()
         say(f"  {failure.latency.count:,} x {kind}: {failure.example}", style="red")
@@ -105,8 +107,8 @@ def objectives_json(report: BenchReport, objectives: Sequence[Objective]) -> lis
 
 
 def _heading(report: BenchReport) -> str:
-    seconds = f"{report.window_seconds:.1f} s"
-    return f"{_target(report)}, {_load(report)}, {seconds}"
+    seconds = report.window_seconds
+    return f"{_target(report)}, {_load(report)}, {seconds:.{1 if seconds >= 1 else 3}f} s"
 
 
 def _target(report: BenchReport) -> str:
@@ -133,7 +135,7 @@ def _rows(report: BenchReport) -> list[tuple[str, str]]:
             "throughput",
             f"{report.requests_per_second:,.1f} requests/s, {report.items_per_second:,.1f} items/s",
         ),
-        ("latency", _latency(report.latency)),
+        ("latency", _latency(report.latency) + _among(report)),
     ]
     if report.failure_latency is not None:
         rows.append(("failures", _latency(report.failure_latency)))
@@ -148,9 +150,16 @@ def _rows(report: BenchReport) -> list[tuple[str, str]]:
     if client.lateness is not None:
         parts.append(f"requests left {_ms(client.lateness.p99_seconds)} ms late (p99)")
     elif client.loop_lag is not None:
-        parts.append(f"{_ms(client.loop_lag.p99_seconds)} ms late (p99)")
+        parts.append(f"timers {_ms(client.loop_lag.p99_seconds)} ms late (p99)")
     rows.append(("client", ", ".join(parts)))
     return rows
+
+
+def _among(report: BenchReport) -> str:
+    """Says of how many answers the latencies are, where others have none."""
+    return (
+        f", of the {report.succeeded:,} that succeeded" if report.succeeded and report.lost else ""
+    )
 
 
 def _latency(summary: LatencySummary | None) -> str:
@@ -166,7 +175,8 @@ def _latency(summary: LatencySummary | None) -> str:
 def _server(figures: ServerFigures) -> str:
     parts = [f"queue {_ms(figures.queue_seconds)}, compute {_ms(_compute(figures))} ms a request"]
     if figures.mean_batch_size is not None:
-        parts.append(f"{figures.mean_batch_size:.2f} items a run ({figures.executions:,} runs)")
+        runs = "1 run" if figures.executions == 1 else f"{figures.executions:,} runs"
+        parts.append(f"{figures.mean_batch_size:.2f} items a run ({runs})")
     return ", ".join(parts)
 
 
