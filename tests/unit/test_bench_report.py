@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from modelrail.bench import (
     OpenLoop,
     PlotError,
     SweepReport,
+    check_plot,
     plot_sweep,
 )
 from modelrail.bench.measurement.failure import RequestFailed
@@ -243,6 +245,24 @@ def test_a_plot_is_saved_by_the_files_ending(tmp_path: Path, ending: str, magic:
         assert "latency (ms)" in path.read_text()
 
 
+def test_a_plot_that_cannot_be_written_names_its_file(
+    tmp_path: Path,
+) -> None:
+    full = tmp_path / "full.svg"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*full\.svg'"):
+        plot_sweep(sweep(report(tally(1.0))), full)
+
+
+def test_a_folder_that_takes_no_plot_is_found_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The rights themselves do not bind the root user, as whom tests may run.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PlotError, match=r"the folder .* cannot be written to"):
+        check_plot(tmp_path / "plot.png")
+
+
 def test_a_plot_that_cannot_be_drawn_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +271,9 @@ def test_a_plot_that_cannot_be_drawn_says_why(
         plot_sweep(good, tmp_path / "plot.gif")
     with pytest.raises(PlotError, match="does not exist"):
         plot_sweep(good, tmp_path / "none" / "plot.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(PlotError, match=r"folder\.png: expected a file, got a folder"):
+        check_plot(tmp_path / "folder.png")
     with pytest.raises(PlotError, match="no request succeeded"):
         plot_sweep(sweep(report(Tally())), tmp_path / "plot.png")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

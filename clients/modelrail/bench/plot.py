@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from modelrail.bench.report import BenchReport, SweepReport
@@ -22,12 +23,17 @@ def check_plot(path: Path) -> None:
     """Returns when a picture can be drawn at `path`, without drawing one.
 
     Raises:
-        PlotError: The ending is neither PNG nor SVG, the folder is missing, or matplotlib is.
+        PlotError: The ending is neither PNG nor SVG, the folder is missing or takes no file, or
+            matplotlib is missing.
     """
     if path.suffix.lower() not in _ENDINGS:
         raise PlotError(f"{path}: expected a name that ends in {' or '.join(_ENDINGS)}")
     if not path.parent.is_dir():
         raise PlotError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise PlotError(f"{path}: expected a file, got a folder")
+    if not path.exists() and not os.access(path.parent, os.W_OK):
+        raise PlotError(f"{path}: the folder {path.parent} cannot be written to")
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotError(
             "plots need the package matplotlib, which is not installed:"
@@ -84,7 +90,11 @@ def plot_sweep(sweep: SweepReport, path: Path) -> None:
     axes.set_title(f"{first.model}: {kind}, by {sweep.varies}")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        # A write that fails, unlike an opening, does not say which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _milliseconds(point: BenchReport, name: str) -> float:
