@@ -245,6 +245,23 @@ def test_a_plot_is_saved_by_the_files_ending(tmp_path: Path, ending: str, magic:
         assert "latency (ms)" in path.read_text()
 
 
+def test_a_plot_marks_loads_whose_latencies_are_those_of_a_part_of_the_requests(
+    tmp_path: Path,
+) -> None:
+    points = [report(tally(1.0), ClosedLoop(1)), report(tally(1.0, unsent=3), OpenLoop(2.0))]
+    plot_sweep(sweep(*points), tmp_path / "plot.svg")
+    text = (tmp_path / "plot.svg").read_text()
+    assert "<!-- 2 (75% lost) -->" in text
+    assert "<!-- 1 -->" in text
+
+
+def test_answers_that_came_after_the_window_alone_are_drawn_too(tmp_path: Path) -> None:
+    late = tally(1.0)
+    late.answers = 0
+    plot_sweep(sweep(report(late)), tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").exists()
+
+
 def test_a_plot_that_cannot_be_written_names_its_file(
     tmp_path: Path,
 ) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modelrail.bench.report import BenchReport, SweepReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["PlotError", "check_plot", "plot_sweep"]
 
@@ -44,7 +49,8 @@ def check_plot(path: Path) -> None:
 def plot_sweep(sweep: SweepReport, path: Path) -> None:
     """Draws latency against throughput, with a mark for each load, and saves the picture.
 
-    Loads under which nothing was answered are left out.
+    Loads under which nothing was answered are left out; a part of the requests that failed or were
+    not sent stands beside a load, as `32 (5% lost)`.
 
     Args:
         sweep: What to draw.
@@ -58,6 +64,15 @@ def plot_sweep(sweep: SweepReport, path: Path) -> None:
     points = [point for point in sweep.points if point.latency is not None]
     if not points:
         raise PlotError(f"{path}: no request succeeded, so there is nothing to draw")
+    figure = _draw(points, sweep.varies)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        # A write that fails, unlike an opening, does not say which file it was.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _draw(points: Sequence[BenchReport], varies: str) -> Figure:
     # Here, so that only who draws needs it. A Figure of its own touches no state of pyplot.
     from matplotlib.figure import Figure
 
@@ -72,7 +87,7 @@ def plot_sweep(sweep: SweepReport, path: Path) -> None:
         if name == "p99_seconds":
             for point, rate, value in zip(points, rates, values, strict=True):
                 axes.annotate(
-                    f"{point.load_value:g}",
+                    _mark(point),
                     (rate, value),
                     xytext=(6, -12),
                     textcoords="offset points",
@@ -82,19 +97,21 @@ def plot_sweep(sweep: SweepReport, path: Path) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    axes.set_xlim(0, 1.08 * max(rates))
+    axes.set_xlim(0, 1.08 * (max(rates) or 1.0))
     axes.set_xlabel("throughput (requests/s)")
     axes.set_ylabel("latency (ms)")
     first = points[0]
     kind = "ModelStreamInfer" if first.streaming else "ModelInfer"
-    axes.set_title(f"{first.model}: {kind}, by {sweep.varies}")
+    axes.set_title(f"{first.model}: {kind}, by {varies}")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        # A write that fails, unlike an opening, does not say which file it was.
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    return figure
+
+
+def _mark(point: BenchReport) -> str:
+    # Latencies are those of answers alone: good ones may come of dropping all others.
+    lost = f" ({point.error_rate * 100:.3g}% lost)" if point.lost else ""
+    return f"{point.load_value:g}{lost}"
 
 
 def _milliseconds(point: BenchReport, name: str) -> float:
