@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -714,6 +715,34 @@ async def test_a_sweep_that_fails_later_shows_what_it_has(
         _, _, *rows = output.decode().splitlines()
         assert [row.split()[0] for row in rows[:2]] == ["1", "2"]
     assert plot.exists()
+
+
+def all_of_terminal(descriptor: int) -> str:
+    """Reads until nobody writes there any more, which the system calls an error."""
+    parts = []
+    with open(descriptor, "rb", buffering=0) as stream, suppress(OSError):
+        while part := stream.read(4096):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
+async def test_a_terminal_is_told_which_load_of_a_sweep_runs(address: str) -> None:
+    theirs, ours = os.openpty()
+    async with serving(Model(well), address) as where:
+        command = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "modelrail.cli", "bench", "m", "--inference", where,
+            "--requests", "20", "--warm-up", "0", "--sweep", "concurrency:1,4",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=ours,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )  # fmt: skip
+        os.close(ours)
+        shown, _ = await asyncio.gather(
+            asyncio.to_thread(all_of_terminal, theirs), command.communicate()
+        )
+    assert command.returncode == 0, shown
+    assert "measuring m under concurrency 1 (1 of 2)" in shown
+    assert "measuring m under concurrency 4 (2 of 2)" in shown
 
 
 async def test_a_server_that_is_not_there_is_an_error(address: str) -> None:

@@ -269,7 +269,13 @@ async def _measure(plan: BenchPlan, values: Sequence[float], output: _Output) ->
             with waiting(f"measuring {plan.model} under {plan.load}"):
                 reports.append(await run_bench(plan, stop=stop))
             return
-        async for report in run_sweep(plan, values, stop=stop):
+        sweep = run_sweep(plan, values, stop=stop)
+        for number, value in enumerate(values, start=1):
+            load = plan.load.of_value(value)
+            with waiting(f"measuring {plan.model} under {load} ({number} of {len(values)})"):
+                report = await anext(sweep, None)
+            if report is None:
+                return  # It was stopped.
             reports.append(report)
             note(summary_line(report))
 
