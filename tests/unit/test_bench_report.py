@@ -228,7 +228,15 @@ def test_an_objective_says_how_requests_without_an_answer_count() -> None:
 
 def test_a_latency_objective_is_missed_when_nothing_was_answered() -> None:
     assert not Objective.parse("p99<20ms").is_met(report(Tally()))
-    assert "no request succeeded" in Objective.parse("p99<20ms").shown(report(Tally()))
+    failed = report(tally(failures={"UNAVAILABLE": 2}))
+    assert not Objective.parse("p99<20ms").is_met(failed)
+    assert "p99<20ms: no request succeeded, missed" in Objective.parse("p99<20ms").shown(failed)
+
+
+def test_an_objective_of_a_run_without_requests_says_that_nothing_was_measured() -> None:
+    assert Objective.parse("p99<20ms").shown(report(Tally())) == (
+        "p99<20ms: nothing was measured, missed"
+    )
 
 
 def sweep(*points: BenchReport) -> SweepReport:

@@ -121,6 +121,8 @@ class Objective:
     def _figure(self, report: BenchReport) -> str:
         value = self.value(report)
         if value is None:
+            if not report.due:
+                return "nothing was measured"
             return "unbounded" if report.succeeded else "no request succeeded"
         if self.metric == "throughput":
             return f"{value:.1f}/s"
