@@ -132,5 +132,6 @@ class Model:
         return self.versions.setdefault(definition.number, Version(definition.number))
 
     def ready(self) -> list[Version]:
-        """Returns the versions that serve, in ascending order."""
-        return [version for _, version in sorted(self.versions.items()) if version.serving]
+        """Returns the versions that serve, in ascending order; may be called on any thread."""
+        versions = sorted(self.versions.values(), key=lambda version: version.number)
+        return [version for version in versions if version.serving]

@@ -38,7 +38,7 @@ class IndexEntry:
 class Repository:
     """Loads versions beside the ones that serve, switches between two requests, drains the old.
 
-    For the event loop's thread only; loads run on threads of their own.
+    For the event loop's thread only, but for `serving`; loads run on threads of their own.
 
     Args:
         loader: Makes definitions loaded models.
@@ -214,11 +214,17 @@ class Repository:
         return tuple(model.ready()) if model else ()
 
     def serving(self) -> Iterator[LoadedModel]:
-        """Yields every loaded model that takes requests, by name and version."""
-        for _, model in sorted(self._models.items()):
+        """Yields every loaded model that takes requests, by name and version.
+
+        A scrape may call this on its thread while the event loop loads and unloads: models and
+        versions are copied in one step of the interpreter before they are looked at, and whether
+        a version serves is read once. `items()` would not do: it makes tuples on the way, which can
+        start the garbage collector, whose finalizers let other threads run.
+        """
+        for model in sorted(self._models.values(), key=lambda model: model.name):
             for version in model.ready():
-                if version.serving:
-                    yield version.serving.model
+                if (serving := version.serving) is not None:
+                    yield serving.model
 
     def taking_requests(self, name: str, version: str) -> list[LoadedModel]:
         """Returns the versions that take requests: one, those of a model, or all.
