@@ -62,6 +62,28 @@ async def test_a_new_version_takes_over_and_the_old_one_is_drained() -> None:
     assert rows(repository)[0] == (1, State.UNAVAILABLE, "replaced")
 
 
+async def test_a_version_that_still_answers_requests_stays_unloading_whatever_comes_next() -> None:
+    repository = Repository(Loader())
+    await repository.reconcile("m", [version(1)])
+    used = repository.acquire("m", "")
+    for number in (2, 3):
+        await repository.reconcile("m", [version(number)], reason="replaced")
+    assert rows(repository)[0] == (1, State.UNLOADING, "replaced")
+    await repository.reconcile("m", [])
+    assert rows(repository)[0] == (1, State.UNLOADING, "replaced")
+    used.release()
+
+
+async def test_a_version_that_failed_keeps_its_reason_when_another_is_loaded() -> None:
+    loader = Loader()
+    loader.failing = {1}
+    repository = Repository(loader)
+    with pytest.raises(LoadError):
+        await repository.reconcile("m", [version(1)])
+    await repository.reconcile("m", [version(2)], reason="replaced")
+    assert rows(repository) == [(1, State.UNAVAILABLE, "no good"), (2, State.READY, "")]
+
+
 async def test_a_failed_load_leaves_what_serves() -> None:
     loader = Loader()
     loader.failing = {2}

@@ -99,10 +99,14 @@ class Version:
             self.state = State.UNAVAILABLE
 
     def retire(self, reason: str) -> Serving | None:
-        """No new request gets this version; returns what is to be drained."""
+        """No new request gets this version; returns what is to be drained.
+
+        One that does not serve stays as it is: it is being drained already, or its reason says
+        why it is not ready.
+        """
         serving, self.serving = self.serving, None
-        self.reason, self.fingerprint = reason, ""
-        self.state = State.UNLOADING if serving else State.UNAVAILABLE
+        if serving is not None:
+            self.state, self.reason, self.fingerprint = State.UNLOADING, reason, ""
         return serving
 
     def drained(self) -> None:
