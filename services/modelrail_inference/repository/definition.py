@@ -43,7 +43,7 @@ class VersionPolicy:
     def choose(self, numbers: Sequence[int]) -> list[int]:
         """Returns the versions to serve, in ascending order."""
         if self.specific:
-            return sorted(self.specific)
+            return sorted(set(self.specific))
         return sorted(numbers)[-self.latest :] if self.latest else sorted(numbers)
 
 

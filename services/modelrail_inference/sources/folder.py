@@ -211,11 +211,10 @@ def _fingerprint(config: Path, folder: Path) -> str:
     digest = hashlib.sha256()
     if config.exists():
         digest.update(config.read_bytes())
-    samples = config.with_name(WARMUP_FOLDER)
-    files = [*sorted(folder.iterdir()), *(sorted(samples.iterdir()) if samples.is_dir() else ())]
-    for path in files:
-        status = path.stat()
-        digest.update(
-            f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode()
-        )
+    for root in (folder, config.with_name(WARMUP_FOLDER)):
+        for path in sorted(root.rglob("*")):
+            name, status = path.relative_to(config.parent), path.stat()
+            digest.update(
+                f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode()
+            )
     return digest.hexdigest()
