@@ -33,6 +33,7 @@ from modelrail_inference.protocol.session_config import read_session
 from modelrail_inference.protocol.warmup_config import read_warmup
 from modelrail_inference.repository.definition import (
     CONFIG_FILE,
+    MODEL_FILE,
     LoadError,
     ModelSettings,
     VersionPolicy,
@@ -227,7 +228,7 @@ def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
 def _file_name(name: str) -> str:
     if "/" in name or "\0" in name or name in (".", ".."):
         raise _wrong("default_model_filename", f"expected a plain file name, got {name[:80]!r}")
-    return name or "model.onnx"
+    return name or MODEL_FILE
 
 
 def _at_least_zero(field: str, value: int) -> int:

@@ -19,6 +19,9 @@ from modelrail_inference.statistics import Statistics
 CONFIG_FILE = "config.pbtxt"
 """Name of a model's configuration, in a folder of Triton's layout and among a version's files."""
 
+MODEL_FILE = "model.onnx"
+"""Name of a version's graph, unless the configuration names another."""
+
 
 class LoadError(Exception):
     """A version cannot be served; the message says why and may be shown to callers."""
@@ -75,7 +78,7 @@ class ModelSettings:
     provider: Provider | None = None
     session: SessionSettings = field(default_factory=SessionSettings)
     version_policy: VersionPolicy = VersionPolicy()
-    file_name: str = "model.onnx"
+    file_name: str = MODEL_FILE
     batching: DynamicBatching | None = None
     padding: Padding | None = None
     batch_buckets: tuple[int, ...] = ()

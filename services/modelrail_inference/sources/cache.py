@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelrail.names import ModelVersionName, check_sha256
+from modelrail_inference.repository.definition import MODEL_FILE
 
 _MAX_MANIFEST_BYTES = 1 << 20
 
@@ -40,8 +41,8 @@ class Manifest:
     def model_file(self) -> str | None:
         """Returns the path of the graph: `model.onnx`, or the only file ending in `.onnx`."""
         graphs = [file.path for file in self.files if file.path.endswith(".onnx")]
-        if "model.onnx" in graphs:
-            return "model.onnx"
+        if MODEL_FILE in graphs:
+            return MODEL_FILE
         return graphs[0] if len(graphs) == 1 else None
 
 

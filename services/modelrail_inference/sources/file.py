@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from modelrail.names import check_id
-from modelrail_inference.repository.definition import LoadError, VersionDefinition
+from modelrail_inference.repository.definition import MODEL_FILE, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, os_reason, unknown_model
@@ -21,7 +21,6 @@ _log = structlog.get_logger(__name__)
 _NUMBER = 1
 _UNFINISHED = ".new-"
 _COPY = "copy-"
-_MODEL_FILE = "model.onnx"
 
 
 class FileSource:
@@ -125,14 +124,14 @@ class FileSource:
         return VersionDefinition(
             model=self._name,
             number=_NUMBER,
-            path=copy / _MODEL_FILE,
+            path=copy / MODEL_FILE,
             fingerprint=fingerprint,
             vouched=self._vouched,
         )
 
     def _sources(self) -> dict[str, Path]:
         data = self._path.with_name(self._path.name + ".data")
-        sources = {_MODEL_FILE: self._path}
+        sources = {MODEL_FILE: self._path}
         if data.is_file():
             sources[data.name] = data
         return sources

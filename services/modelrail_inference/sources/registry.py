@@ -13,6 +13,7 @@ from modelrail.client.backoff import Backoff
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
 from modelrail_inference.repository.definition import (
     CONFIG_FILE,
+    MODEL_FILE,
     LoadError,
     ModelSettings,
     TransientLoadError,
@@ -36,7 +37,6 @@ _FIRST_RETRY_SECONDS = 0.5
 _LONGEST_RETRY_SECONDS = 30.0
 _QUESTIONS_AT_A_TIME = 16
 _MOST_WATCHED_BY_NAME = 1024  # the registry refuses longer lists
-_MODEL_FILE = "model.onnx"
 
 
 class RegistrySource:
@@ -399,7 +399,7 @@ class RegistrySource:
     def _definition(self, manifest: Manifest) -> VersionDefinition:
         # Without a graph, or with a wrong configuration, the loader says so, and the model's other
         # versions are loaded anyway.
-        graph = manifest.model_file() or _MODEL_FILE
+        graph = manifest.model_file() or MODEL_FILE
         folder, name = self._cache.folder(manifest.version), manifest.version.model
         settings, problem = ModelSettings(), ""
         if any(file.path == CONFIG_FILE for file in manifest.files):
