@@ -152,11 +152,11 @@ async def test_files_that_are_not_those_of_the_manifest_are_not_fetched_for_ever
 ) -> None:
     harness.registry.sent = {"model.onnx": b"another"}
     async with harness.following():
-        await until(lambda: "are not those" in harness.source.problem("m"))
+        await until(lambda: "do not match" in harness.source.problem("m"))
         for _ in range(100):
             await asyncio.sleep(0)
         assert harness.registry.downloads == 2
-        with pytest.raises(InvalidArgument, match="are not those"):
+        with pytest.raises(InvalidArgument, match="do not match"):
             await harness.source.load("m")
 
 

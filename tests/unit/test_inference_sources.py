@@ -14,6 +14,7 @@ from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
+from modelrail_server.errors import InvalidArgument
 
 
 class Loader:
@@ -69,3 +70,19 @@ async def test_a_version_that_is_named_twice_is_loaded_once(harness: Harness) ->
     (harness.model_folder / "config.pbtxt").write_text(config)
     await harness.source.load("m")
     assert harness.loader.loads == 1
+
+
+async def test_versions_without_a_folder_are_named_with_those_that_have_one(
+    harness: Harness,
+) -> None:
+    (harness.model_folder / "3").mkdir()
+    config = "version_policy { specific { versions: [1, 2, 4] } }"
+    (harness.model_folder / "config.pbtxt").write_text(config)
+    with pytest.raises(InvalidArgument, match=r"no folder for version 2, 4; found: 1, 3$"):
+        await harness.source.load("m")
+
+
+async def test_a_model_without_any_version_is_told_what_is_missing(harness: Harness) -> None:
+    (harness.model_folder / "1").rename(harness.model_folder / "v1")
+    with pytest.raises(InvalidArgument, match=r"no folder of a version, such as '1'$"):
+        await harness.source.load("m")

@@ -184,8 +184,10 @@ class FolderSource:
         numbers = sorted(_version_numbers(folder))
         chosen = settings.version_policy.choose(numbers)
         missing = [number for number in chosen if number not in numbers]
-        if missing or not chosen:
-            raise LoadError(f"expected a folder for version {missing or 1}, got {numbers}")
+        if missing:
+            raise LoadError(f"no folder for version {_listed(missing)}; found: {_listed(numbers)}")
+        if not chosen:
+            raise LoadError("no folder of a version, such as '1'")
         return [
             VersionDefinition(
                 model=name,
@@ -204,6 +206,10 @@ def _version_numbers(folder: Path) -> Iterable[int]:
         name = path.name
         if name.isascii() and name.isdecimal() and str(int(name)) == name and path.is_dir():
             yield int(name)
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers)) or "none"
 
 
 def _fingerprint(config: Path, folder: Path) -> str:

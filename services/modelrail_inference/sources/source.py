@@ -18,7 +18,7 @@ class Source(Protocol):
         """Loads what shall be served and follows changes, until it is cancelled."""
 
     def ready(self) -> bool:
-        """Whether everything asked for at start is loaded; what was unloaded counts not."""
+        """Whether everything asked for at start is loaded; unloaded models do not count."""
 
     async def names(self) -> Sequence[str]:
         """The models that can be loaded."""

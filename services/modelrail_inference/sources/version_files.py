@@ -46,7 +46,7 @@ class VersionFiles:
     async def _download(self, model: FollowedModel, manifest: Manifest) -> None:
         version = manifest.version
         if model.refused.get(version.number) == manifest:
-            raise _not_those(version)
+            raise _no_match(version)
         for _ in range(_DOWNLOADS_OF_A_VERSION):
             folder = await self._files.run(self._cache.staging, version)
             await self._registry.download(version, folder)
@@ -54,8 +54,8 @@ class VersionFiles:
                 return
             # What an earlier try left in the folder can be at fault; the next starts without.
         model.refused[version.number] = manifest
-        raise _not_those(version)
+        raise _no_match(version)
 
 
-def _not_those(version: ModelVersionName) -> LoadError:
-    return LoadError(f"the files of {version} are not those that the registry names")
+def _no_match(version: ModelVersionName) -> LoadError:
+    return LoadError(f"the files of {version} do not match the registry's manifest")
