@@ -234,6 +234,17 @@ async def test_a_bad_file_is_the_callers_error_and_not_tried_again(harness: Harn
         assert len(harness.loader.failures) >= 17, "only what the watch woke at first"
 
 
+async def test_a_server_stays_ready_when_a_new_version_cannot_be_loaded(harness: Harness) -> None:
+    async with harness.following():
+        await until(lambda: harness.ready() == [1])
+        await until(harness.source.ready)
+        harness.registry.version = 2
+        harness.loader.failures = [LoadError("no model")]
+        with pytest.raises(InvalidArgument):
+            await harness.source.load("m")
+        assert harness.source.ready()
+
+
 async def test_callers_learn_neither_paths_nor_addresses(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

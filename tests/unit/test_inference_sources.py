@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature
+from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
+from modelrail_inference.sources.source import Source
 from modelrail_server.errors import InvalidArgument
+from tests.thread_gate import Gate
 
 
 class Loader:
-    """Counts what it loads."""
+    """Fails, or waits at a gate, as it is told."""
 
     def __init__(self) -> None:
         self.loads = 0
+        self.gate: Gate | None = None
+        self.failure: LoadError | None = None
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         self.loads += 1
+        if self.gate is not None:
+            self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
         return LoadedModel(
             definition.model, definition.number, Signature((), ()), 0, Provider.CPU, session=None
         )
@@ -33,15 +44,30 @@ class Loader:
 class Harness:
     """A source, and what it is made of."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.files = FileWork()
         self.loader = Loader()
         self.repository = Repository(self.loader)
-        self.model_folder = tmp_path / "models" / "m"
-        (self.model_folder / "1").mkdir(parents=True)
-        (self.model_folder / "1" / "model.onnx").write_bytes(b"graph")
-        self.source = FolderSource(
-            tmp_path / "models", self.repository, read_settings, self.files, vouched=True
+        self.model_folder = folder / "models" / "m"
+        self.graph = self.model_folder / "1" / "model.onnx"
+        self.graph.parent.mkdir(parents=True)
+        self.graph.write_bytes(b"graph")
+        self.source: Source = FolderSource(
+            folder / "models", self.repository, read_settings, self.files, vouched=True
+        )
+
+    def change(self) -> None:
+        """Changes the model's file."""
+        self.graph.write_bytes(self.graph.read_bytes() + b"more")
+
+
+class FileHarness(Harness):
+    """The same with the file alone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.source = FileSource(
+            self.graph, "m", folder / "copies", self.repository, self.files, vouched=True
         )
 
 
@@ -51,6 +77,67 @@ async def harness(tmp_path: Path) -> AsyncIterator[Harness]:
     yield made
     await made.repository.close()
     made.files.close()
+
+
+@pytest.fixture(params=[Harness, FileHarness])
+async def either(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
+    made: Harness = request.param(tmp_path)
+    yield made
+    await made.repository.close()
+    made.files.close()
+
+
+async def test_a_server_is_ready_once_its_model_serves(either: Harness) -> None:
+    either.loader.failure = LoadError("no good")
+    with suppress(LoadError):
+        await either.source.run()
+    assert not either.source.ready()
+    either.loader.failure = None
+    await either.source.load("m")
+    assert either.source.ready()
+    await either.source.unload("m")
+    assert either.source.ready()
+
+
+async def test_a_server_stays_ready_while_a_model_is_loaded_anew(either: Harness) -> None:
+    await either.source.run()
+    either.change()
+    gate = either.loader.gate = Gate()
+    load = asyncio.create_task(either.source.load("m"))
+    await gate.reached.wait()
+    assert either.source.ready()
+    gate.open()
+    await load
+    assert either.source.ready()
+
+
+async def test_a_server_stays_ready_when_a_model_cannot_be_loaded_anew(either: Harness) -> None:
+    await either.source.run()
+    either.change()
+    either.loader.failure = LoadError("no good")
+    with pytest.raises(InvalidArgument):
+        await either.source.load("m")
+    assert either.source.ready()
+
+
+async def test_a_server_stays_ready_when_the_caller_of_a_load_leaves(either: Harness) -> None:
+    await either.source.run()
+    either.change()
+    gate = either.loader.gate = Gate()
+    load = asyncio.create_task(either.source.load("m"))
+    await gate.reached.wait()
+    load.cancel()
+    await asyncio.wait([load])
+    assert either.source.ready()
+    gate.open()
+
+
+async def test_a_model_that_comes_later_cannot_make_the_server_unready(harness: Harness) -> None:
+    await harness.source.run()
+    (harness.model_folder.parent / "later").mkdir()
+    with pytest.raises(InvalidArgument):
+        await harness.source.load("later")
+    assert harness.source.ready()
 
 
 async def test_weights_that_change_in_a_folder_of_a_version_are_loaded(harness: Harness) -> None:

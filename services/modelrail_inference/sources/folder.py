@@ -34,6 +34,7 @@ class FolderSource:
     """Loads every model of the folder at start; afterwards models come and go by RPC.
 
     A model that fails at start does not keep the others from serving; the server is not ready then.
+    While it serves, no load makes the server unready: probes would drain every replica.
 
     Args:
         folder: The model repository. It belongs to the operator; nothing is written to it.
@@ -63,17 +64,17 @@ class FolderSource:
         self._wanted: set[str] = set()
         self._failed: set[str] = set()
         self._problems: dict[str, str] = {}
-        self._started = False
+        self._awaited: set[str] | None = None
 
     async def run(self) -> None:
         """Loads everything, one model after the other; what fails for now is tried again."""
         names, skipped = await self._files.run(self._look)
         for name, reason in skipped.items():
             _log.warning("folder skipped", folder=name, reason=reason)
+        self._awaited = set(names)
         self._wanted.update(name for name in names if name not in self._unloaded)
         # Meanwhile somebody may unload it.
         again = [name for name in names if name in self._wanted and await self._try(name)]
-        self._started = True
         backoff = Backoff(
             initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
         )
@@ -96,10 +97,9 @@ class FolderSource:
         return False
 
     def ready(self) -> bool:
-        """Whether every model of the folder is loaded that nobody unloaded."""
-        return self._started and all(
-            self._repository.ready_versions(name) and name not in self._failed
-            for name in self._wanted
+        """Whether each model that the folder had at start serves something, or was unloaded."""
+        return self._awaited is not None and all(
+            self._repository.ready_versions(name) for name in self._awaited & self._wanted
         )
 
     async def names(self) -> list[str]:

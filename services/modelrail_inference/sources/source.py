@@ -18,7 +18,11 @@ class Source(Protocol):
         """Loads what shall be served and follows changes, until it is cancelled."""
 
     def ready(self) -> bool:
-        """Whether everything asked for at start is loaded; unloaded models do not count."""
+        """Whether everything asked for at start serves; unloaded models do not count.
+
+        What serves goes on serving while it is loaded anew, and when that fails, so neither makes
+        the server unready.
+        """
 
     async def names(self) -> Sequence[str]:
         """The models that can be loaded."""
