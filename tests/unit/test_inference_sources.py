@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,17 @@ from pathlib import Path
 import pytest
 
 from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
+from modelrail_inference.repository.definition import (
+    LoadedModel,
+    LoadError,
+    ModelSettings,
+    TransientLoadError,
+    VersionDefinition,
+)
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature
+from modelrail_inference.sources import folder as folder_source
 from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
@@ -52,13 +60,25 @@ class Harness:
         self.graph = self.model_folder / "1" / "model.onnx"
         self.graph.parent.mkdir(parents=True)
         self.graph.write_bytes(b"graph")
+        self.file_gate: Gate | None = None
         self.source: Source = FolderSource(
-            folder / "models", self.repository, read_settings, self.files, vouched=True
+            folder / "models", self.repository, self.read, self.files, vouched=True
         )
 
     def change(self) -> None:
         """Changes the model's file."""
         self.graph.write_bytes(self.graph.read_bytes() + b"more")
+
+    def hold_files(self, monkeypatch: pytest.MonkeyPatch) -> Gate:
+        """Has whoever reads the model's files wait."""
+        (self.model_folder / "config.pbtxt").touch()
+        self.file_gate = Gate()
+        return self.file_gate
+
+    def read(self, path: Path, name: str) -> ModelSettings:
+        if self.file_gate is not None:
+            self.file_gate.wait()
+        return read_settings(path, name)
 
 
 class FileHarness(Harness):
@@ -69,6 +89,16 @@ class FileHarness(Harness):
         self.source = FileSource(
             self.graph, "m", folder / "copies", self.repository, self.files, vouched=True
         )
+
+    def hold_files(self, monkeypatch: pytest.MonkeyPatch) -> Gate:
+        gate, copy = Gate(), shutil.copyfile
+
+        def held(source: Path, target: Path) -> None:
+            gate.wait()
+            copy(source, target)
+
+        monkeypatch.setattr(shutil, "copyfile", held)
+        return gate
 
 
 @pytest.fixture
@@ -137,6 +167,77 @@ async def test_a_model_that_comes_later_cannot_make_the_server_unready(harness: 
     (harness.model_folder.parent / "later").mkdir()
     with pytest.raises(InvalidArgument):
         await harness.source.load("later")
+    assert harness.source.ready()
+
+
+async def a_while() -> None:
+    """Lets everything happen that waits for no thread."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_an_unload_while_the_start_reads_the_files_is_not_undone(
+    either: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = either.hold_files(monkeypatch)
+    start = asyncio.create_task(either.source.run())
+    await gate.reached.wait()
+    unload = asyncio.create_task(either.source.unload("m"))
+    await a_while()
+    gate.open()
+    await asyncio.gather(start, unload)
+    assert not either.repository.ready_versions("m")
+
+
+async def test_an_unload_while_a_load_reads_the_files_is_not_undone(
+    either: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await either.source.run()
+    either.change()
+    gate = either.hold_files(monkeypatch)
+    load = asyncio.create_task(either.source.load("m"))
+    await gate.reached.wait()
+    unload = asyncio.create_task(either.source.unload("m"))
+    await a_while()
+    gate.open()
+    await asyncio.gather(load, unload)
+    assert not either.repository.ready_versions("m")
+
+
+async def test_an_unload_while_a_load_is_tried_again_is_not_undone(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_source, "_FIRST_RETRY_SECONDS", 0.001)
+    harness.loader.failure = TransientLoadError("not now")
+    gate = harness.hold_files(monkeypatch)
+    start = asyncio.create_task(harness.source.run())
+    await gate.reached.wait()
+    second = harness.hold_files(monkeypatch)
+    gate.open()
+    await second.reached.wait()
+    harness.loader.failure = None
+    unload = asyncio.create_task(harness.source.unload("m"))
+    await a_while()
+    second.open()
+    await asyncio.gather(start, unload)
+    assert not harness.repository.ready_versions("m")
+
+
+async def test_what_fails_for_now_at_the_start_is_tried_until_it_serves(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_source, "_FIRST_RETRY_SECONDS", 0.001)
+    harness.loader.failure = TransientLoadError("not now")
+    gate = harness.loader.gate = Gate()
+    start = asyncio.create_task(harness.source.run())
+    await gate.reached.wait()
+    second = harness.loader.gate = Gate()
+    gate.open()
+    await second.reached.wait()
+    harness.loader.failure = None
+    second.open()
+    await start
+    assert harness.loader.loads == 2
     assert harness.source.ready()
 
 

@@ -58,6 +58,7 @@ class FileSource:
         self._files = files
         self._vouched = vouched
         self._wanted = not unloaded
+        # Held from before the file is copied: a load must not end after a later unload.
         self._changes = asyncio.Lock()
         self._copied: VersionDefinition | None = None
 
@@ -67,8 +68,9 @@ class FileSource:
         Raises:
             LoadError: It cannot be served, so there is nothing to serve.
         """
-        if self._wanted:
-            await self._reconcile()
+        async with self._changes:
+            if self._wanted:
+                await self._reconcile()
 
     def ready(self) -> bool:
         """Whether the model is loaded, or was unloaded on purpose."""
@@ -86,23 +88,24 @@ class FileSource:
         """Loads the file as it is now."""
         if name != self._name:
             raise unknown_model(name)
-        self._wanted = True
-        try:
-            await self._reconcile()
-        except LoadError as error:
-            raise load_error(name, error) from error
+        async with self._changes:
+            self._wanted = True
+            try:
+                await self._reconcile()
+            except LoadError as error:
+                raise load_error(name, error) from error
 
     async def unload(self, name: str) -> None:
         """Takes the model away."""
         if name != self._name:
             raise unknown_model(name)
-        self._wanted = False
-        await self._repository.reconcile(name, ())
+        async with self._changes:
+            self._wanted = False
+            await self._repository.reconcile(name, ())
 
     async def _reconcile(self) -> None:
-        async with self._changes:
-            self._copied = await self._files.run(self._copy, self._copied)
-            await self._repository.reconcile(self._name, [self._copied])
+        self._copied = await self._files.run(self._copy, self._copied)
+        await self._repository.reconcile(self._name, [self._copied])
 
     def _copy(self, last: VersionDefinition | None) -> VersionDefinition:
         """Returns the last copy, or a new one if the file or its data changed since."""

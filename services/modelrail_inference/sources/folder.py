@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -62,9 +63,10 @@ class FolderSource:
         self._files = files
         self._vouched = vouched
         self._wanted: set[str] = set()
-        self._failed: set[str] = set()
-        self._problems: dict[str, str] = {}
         self._awaited: set[str] | None = None
+        self._pending: set[str] = set()  # what `run` has still to load
+        self._problems: dict[str, str] = {}
+        self._changes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def run(self) -> None:
         """Loads everything, one model after the other; what fails for now is tried again."""
@@ -72,29 +74,31 @@ class FolderSource:
         for name, reason in skipped.items():
             _log.warning("folder skipped", folder=name, reason=reason)
         self._awaited = set(names)
-        self._wanted.update(name for name in names if name not in self._unloaded)
-        # Meanwhile somebody may unload it.
-        again = [name for name in names if name in self._wanted and await self._try(name)]
+        self._pending = self._awaited - self._unloaded
+        self._wanted |= self._pending
         backoff = Backoff(
             initial_seconds=_FIRST_RETRY_SECONDS, maximum_seconds=_LONGEST_RETRY_SECONDS
         )
-        while again:
+        while True:
+            for name in sorted(self._pending):
+                await self._try(name)
+            if not self._pending:
+                return
             await asyncio.sleep(backoff.next_delay())
-            # Meanwhile somebody may have loaded or unloaded it.
-            again = [name for name in again if name in self._wanted & self._failed]
-            again = [name for name in again if await self._try(name)]
 
-    async def _try(self, name: str) -> bool:
-        """Loads a model; returns whether it failed in a way that another try can mend."""
-        try:
-            await self._reconcile(name)
-        except LoadError as error:
-            _log.error("model not served", model=name, reason=str(error))
-            return isinstance(error, TransientLoadError)
-        except Exception as error:  # noqa: BLE001 - one model's trouble must not end the others
-            _log.error("model not served", model=name, exc_info=error)
-            return True
-        return False
+    async def _try(self, name: str) -> None:
+        """Loads a model, unless somebody loaded or unloaded it meanwhile."""
+        async with self._changes_of(name):
+            if name not in self._pending:
+                return
+            try:
+                await self._reconcile(name)
+            except LoadError as error:
+                _log.error("model not served", model=name, reason=str(error))
+                if not isinstance(error, TransientLoadError):  # another try cannot mend it
+                    self._pending.discard(name)
+            except Exception as error:  # noqa: BLE001 - one model's trouble must not end the others
+                _log.error("model not served", model=name, exc_info=error)
 
     def ready(self) -> bool:
         """Whether each model that the folder had at start serves something, or was unloaded."""
@@ -132,30 +136,39 @@ class FolderSource:
 
     async def load(self, name: str) -> None:
         """Loads a model with its present files."""
-        if not await self._files.run(self._has, name):
-            raise unknown_model(name)
-        self._unloaded.discard(name)
-        self._wanted.add(name)
-        try:
-            await self._reconcile(name)
-        except LoadError as error:
-            raise load_error(name, error) from error
+        async with self._changes_of(name):
+            if not await self._files.run(self._has, name):
+                raise unknown_model(name)
+            self._unloaded.discard(name)
+            self._wanted.add(name)
+            try:
+                await self._reconcile(name)
+            except LoadError as error:
+                raise load_error(name, error) from error
 
     async def unload(self, name: str) -> None:
         """Takes all versions of a model away."""
-        if name not in self._wanted and not await self._files.run(self._has, name):
-            raise unknown_model(name)
-        self._unloaded.add(name)
-        self._wanted.discard(name)
-        self._failed.discard(name)
-        self._problems.pop(name, None)
-        await self._repository.reconcile(name, ())
-        if not await self._files.run(self._has, name):
-            self._unloaded.discard(name)
-            self._repository.remove(name)
+        async with self._changes_of(name):
+            if name not in self._wanted and not await self._files.run(self._has, name):
+                raise unknown_model(name)
+            self._unloaded.add(name)
+            self._wanted.discard(name)
+            self._pending.discard(name)
+            self._problems.pop(name, None)
+            await self._repository.reconcile(name, ())
+            if not await self._files.run(self._has, name):
+                self._unloaded.discard(name)
+                self._repository.remove(name)
+
+    def _changes_of(self, name: str) -> asyncio.Lock:
+        """Returns what lets one load or unload of a model happen at a time.
+
+        It is held from before the files are read: a load must not end after an unload that came
+        later.
+        """
+        return self._changes.setdefault(name, asyncio.Lock())
 
     async def _reconcile(self, name: str) -> None:
-        self._failed.add(name)
         self._problems.pop(name, None)
         try:
             definitions = await self._files.run(self._definitions, name)
@@ -167,7 +180,7 @@ class FolderSource:
             self._problems[name] = f"the model's files cannot be read: {os_reason(error)}"
             raise LoadError(self._problems[name]) from error
         await self._repository.reconcile(name, definitions)
-        self._failed.discard(name)
+        self._pending.discard(name)
 
     def _has(self, name: str) -> bool:
         # The name is checked before it becomes part of a path.
