@@ -110,11 +110,13 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         source = await _source(config, repository, files, unloaded, stack)
         for name in await source.names():
             _tell(runtime, name, ready=False)
-        fleet: Fleet = SingleProcess(repository, source)
+        own = SingleProcess(repository, source)
+        stack.push_async_callback(own.close)
+        fleet: Fleet = own
         if link is None:
             await _start(source, config, stack)
         else:
-            workers = Workers(fleet, link, order_timeout_seconds=2 * config.load_timeout_seconds)
+            workers = Workers(own, link, order_timeout_seconds=2 * config.load_timeout_seconds)
             link.attach(workers.answer)
             await _start(source, config, stack)
             if link.seat.replacement:

@@ -36,6 +36,7 @@ from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
 from modelrail_server.server import start_server
+from tests.thread_gate import Gate
 
 FLOAT, STRING, INT64, BFLOAT16 = (
     TensorProto.FLOAT,
@@ -648,6 +649,29 @@ async def test_a_swap_loses_no_request(server: Harness) -> None:
         stop.set()
     assert set(seen) <= {2.0, 101.0}
     assert seen == sorted(seen)
+
+
+async def test_a_load_that_outlasts_its_caller_serves_afterwards(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, load, loads = Gate(), loader_module.SessionLoader.load, []
+
+    def held(loader: Any, definition: Any) -> Any:
+        loads.append(definition.number)
+        gate.wait()
+        return load(loader, definition)
+
+    monkeypatch.setattr(loader_module.SessionLoader, "load", held)
+    affine(server.repository / "affine" / "2" / "model.onnx", added=100)
+    request = pb.RepositoryModelLoadRequest(model_name="affine")
+    call = server.stub.RepositoryModelLoad(request, timeout=5)
+    await gate.reached.wait()
+    call.cancel()
+    await refusal(server.stub.RepositoryModelLoad(request, timeout=0.2))
+    gate.open()
+    await server.load("affine")
+    assert (await server.infer(request_for("affine", x=ROW)))["y"].tolist() == [[101.0] * 4]
+    assert loads == [2]
 
 
 async def test_loads_and_unloads_at_the_same_time_end_in_one_of_the_two(server: Harness) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,7 @@ class Loader:
         self.failing: set[int] = set()
         self.gates: dict[int, threading.Event] = {}
         self.loads = 0
+        self.loaded: list[LoadedModel] = []
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         self.loads += 1
@@ -36,9 +39,23 @@ class Loader:
             assert gate.wait(10)
         if definition.number in self.failing:
             raise LoadError("no good")
-        return LoadedModel(
-            definition.model, definition.number, Signature((), ()), 0, Provider.CPU, session=None
+        loaded = LoadedModel(
+            definition.model, definition.number, Signature((), ()), 0, Provider.CPU, Session()
         )
+        self.loaded.append(loaded)
+        return loaded
+
+    def freed(self) -> list[int]:
+        return [loaded.number for loaded in self.loaded if loaded.session is None]
+
+
+class Session:
+    """Stands for the memory that a loaded file takes."""
+
+    metadata: Mapping[str, str] = {}
+
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[Any]:
+        raise NotImplementedError
 
 
 def version(number: int, fingerprint: str = "f") -> VersionDefinition:
@@ -124,6 +141,21 @@ async def test_a_cancelled_load_is_unavailable_and_can_be_tried_again() -> None:
     gate.set()
     await repository.reconcile("m", [version(1)])
     assert rows(repository) == [(1, State.READY, "")]
+
+
+async def test_a_cancelled_load_frees_the_versions_that_were_there_already() -> None:
+    loader = Loader()
+    gate = loader.gates[2] = threading.Event()
+    repository = Repository(loader)
+    task = asyncio.create_task(repository.reconcile("m", [version(1), version(2)]))
+    while loader.loads < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert loader.freed() == [1]
+    gate.set()
+    await repository.close()
+    assert loader.freed() == [1, 2]
 
 
 async def test_a_load_that_hangs_is_given_up_and_holds_up_no_other() -> None:

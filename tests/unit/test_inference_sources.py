@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
+from modelrail_inference.fleet.single import SingleProcess
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.definition import (
     LoadedModel,
@@ -35,6 +38,7 @@ class Loader:
 
     def __init__(self) -> None:
         self.loads = 0
+        self.loaded: list[LoadedModel] = []
         self.gate: Gate | None = None
         self.failure: LoadError | None = None
 
@@ -44,9 +48,20 @@ class Loader:
             self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return LoadedModel(
-            definition.model, definition.number, Signature((), ()), 0, Provider.CPU, session=None
+        loaded = LoadedModel(
+            definition.model, definition.number, Signature((), ()), 0, Provider.CPU, Session()
         )
+        self.loaded.append(loaded)
+        return loaded
+
+
+class Session:
+    """Stands for the memory that a loaded file takes."""
+
+    metadata: Mapping[str, str] = {}
+
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[Any]:
+        raise NotImplementedError
 
 
 class Harness:
@@ -64,6 +79,9 @@ class Harness:
         self.source: Source = FolderSource(
             folder / "models", self.repository, self.read, self.files, vouched=True
         )
+
+    def fleet(self) -> SingleProcess:
+        return SingleProcess(self.repository, self.source)
 
     def change(self) -> None:
         """Changes the model's file."""
@@ -239,6 +257,92 @@ async def test_what_fails_for_now_at_the_start_is_tried_until_it_serves(
     await start
     assert harness.loader.loads == 2
     assert harness.source.ready()
+
+
+async def left(call: asyncio.Task[None]) -> None:
+    """Has the caller leave."""
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def test_a_load_goes_on_without_its_caller_and_serves_whoever_asks_next(
+    either: Harness,
+) -> None:
+    fleet = either.fleet()
+    gate = either.loader.gate = Gate()
+    first = asyncio.create_task(fleet.load("m"))
+    await gate.reached.wait()
+    await left(first)
+    second = asyncio.create_task(fleet.load("m"))
+    await a_while()
+    gate.open()
+    await second
+    assert await fleet.model_ready("m", "")
+    assert either.loader.loads == 1
+
+
+async def test_callers_who_leave_while_another_load_runs_leave_nothing_behind(
+    either: Harness,
+) -> None:
+    fleet = either.fleet()
+    gate = either.loader.gate = Gate()
+    calls = [asyncio.create_task(fleet.load("m"))]
+    await gate.reached.wait()
+    before = asyncio.all_tasks()
+    calls += [asyncio.create_task(fleet.load("m")) for _ in range(10)]
+    await a_while()
+    for call in calls:
+        await left(call)
+    assert asyncio.all_tasks() < before
+    gate.open()
+    await fleet.load("m")
+    assert either.loader.loads == 1
+
+
+async def test_an_unload_takes_away_what_is_loaded_for_a_caller_who_left(either: Harness) -> None:
+    fleet = either.fleet()
+    gate = either.loader.gate = Gate()
+    load = asyncio.create_task(fleet.load("m"))
+    await gate.reached.wait()
+    await left(load)
+    unload = asyncio.create_task(fleet.unload("m"))
+    await a_while()
+    gate.open()
+    await unload
+    await a_while()
+    assert not either.repository.ready_versions("m")
+    assert [loaded.session for loaded in either.loader.loaded] == [None]
+
+
+async def test_the_end_frees_what_is_loaded_for_a_caller_who_left(either: Harness) -> None:
+    fleet = either.fleet()
+    gate = either.loader.gate = Gate()
+    load = asyncio.create_task(fleet.load("m"))
+    await gate.reached.wait()
+    await left(load)
+    await fleet.close()
+    end = asyncio.create_task(either.repository.close())
+    await a_while()
+    gate.open()
+    await end
+    assert [loaded.session for loaded in either.loader.loaded] == [None]
+
+
+async def test_what_fails_after_its_caller_has_left_is_told_in_the_log(harness: Harness) -> None:
+    fleet = harness.fleet()
+    gate = harness.loader.gate = Gate()
+    harness.loader.failure = LoadError("no good")
+    load = asyncio.create_task(fleet.load("m"))
+    await gate.reached.wait()
+    await left(load)
+    with structlog.testing.capture_logs() as logs:
+        gate.open()
+        with pytest.raises(InvalidArgument):
+            await fleet.load("m")
+    (told,) = (line for line in logs if "after its caller had left" in line["event"])
+    assert told["model"] == "m"
+    assert "no good" in told["reason"]
 
 
 async def test_weights_that_change_in_a_folder_of_a_version_are_loaded(harness: Harness) -> None:

@@ -30,6 +30,8 @@ class Fleet(Protocol):
     async def load(self, name: str) -> None:
         """Loads a model, or loads it anew; returns when it is ready everywhere.
 
+        A load that has begun goes on when the caller does not wait for it.
+
         Raises:
             ServiceError: It is not ready everywhere; see `Source.load`.
         """

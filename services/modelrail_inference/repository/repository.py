@@ -97,8 +97,9 @@ class Repository:
                         if isinstance(error, TransientLoadError):
                             failure = TransientLoadError
             except BaseException:
-                for version, _, _ in loaded:
+                for version, _, loaded_model in loaded:
                     version.fail("the load was cancelled")
+                    loaded_model.close()
                 raise
             self._switch(model, loaded, definitions if not failures else None, reason)
             if failures:
