@@ -114,11 +114,11 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         stack.push_async_callback(own.close)
         fleet: Fleet = own
         if link is None:
-            await _start(source, config, stack)
+            await _start(source, stack)
         else:
             workers = Workers(own, link, order_timeout_seconds=2 * config.load_timeout_seconds)
             link.attach(workers.answer)
-            await _start(source, config, stack)
+            await _start(source, stack)
             if link.seat.replacement:
                 await workers.catch_up(timeout_seconds=config.load_timeout_seconds)
             fleet = workers
@@ -188,13 +188,11 @@ async def _source(
     )
 
 
-async def _start(source: Source, config: InferenceConfig, stack: AsyncExitStack) -> None:
-    if isinstance(source, FileSource):
-        try:
-            await source.run()
-        except LoadError as error:
-            raise ConfigError("model", str(error)) from error
-        return
+async def _start(source: Source, stack: AsyncExitStack) -> None:
+    try:
+        await source.start()
+    except LoadError as error:
+        raise ConfigError("model", str(error)) from error
     task = asyncio.create_task(source.run())
     task.add_done_callback(_report)
     stack.push_async_callback(_stop, task)

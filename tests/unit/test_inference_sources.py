@@ -83,6 +83,10 @@ class Harness:
     def fleet(self) -> SingleProcess:
         return SingleProcess(self.repository, self.source)
 
+    async def begin(self) -> None:
+        await self.source.start()
+        await self.source.run()
+
     def change(self) -> None:
         """Changes the model's file."""
         self.graph.write_bytes(self.graph.read_bytes() + b"more")
@@ -135,10 +139,20 @@ async def either(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     made.files.close()
 
 
+async def test_a_file_is_there_before_the_server_listens_and_a_folder_comes_later(
+    either: Harness,
+) -> None:
+    await either.source.start()
+    assert either.source.ready() is isinstance(either, FileHarness)
+    await either.source.run()
+    assert either.source.ready()
+    assert either.loader.loads == 1
+
+
 async def test_a_server_is_ready_once_its_model_serves(either: Harness) -> None:
     either.loader.failure = LoadError("no good")
     with suppress(LoadError):
-        await either.source.run()
+        await either.begin()
     assert not either.source.ready()
     either.loader.failure = None
     await either.source.load("m")
@@ -148,7 +162,7 @@ async def test_a_server_is_ready_once_its_model_serves(either: Harness) -> None:
 
 
 async def test_a_server_stays_ready_while_a_model_is_loaded_anew(either: Harness) -> None:
-    await either.source.run()
+    await either.begin()
     either.change()
     gate = either.loader.gate = Gate()
     load = asyncio.create_task(either.source.load("m"))
@@ -160,7 +174,7 @@ async def test_a_server_stays_ready_while_a_model_is_loaded_anew(either: Harness
 
 
 async def test_a_server_stays_ready_when_a_model_cannot_be_loaded_anew(either: Harness) -> None:
-    await either.source.run()
+    await either.begin()
     either.change()
     either.loader.failure = LoadError("no good")
     with pytest.raises(InvalidArgument):
@@ -169,7 +183,7 @@ async def test_a_server_stays_ready_when_a_model_cannot_be_loaded_anew(either: H
 
 
 async def test_a_server_stays_ready_when_the_caller_of_a_load_leaves(either: Harness) -> None:
-    await either.source.run()
+    await either.begin()
     either.change()
     gate = either.loader.gate = Gate()
     load = asyncio.create_task(either.source.load("m"))
@@ -181,7 +195,7 @@ async def test_a_server_stays_ready_when_the_caller_of_a_load_leaves(either: Har
 
 
 async def test_a_model_that_comes_later_cannot_make_the_server_unready(harness: Harness) -> None:
-    await harness.source.run()
+    await harness.begin()
     (harness.model_folder.parent / "later").mkdir()
     with pytest.raises(InvalidArgument):
         await harness.source.load("later")
@@ -198,7 +212,7 @@ async def test_an_unload_while_the_start_reads_the_files_is_not_undone(
     either: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = either.hold_files(monkeypatch)
-    start = asyncio.create_task(either.source.run())
+    start = asyncio.create_task(either.begin())
     await gate.reached.wait()
     unload = asyncio.create_task(either.source.unload("m"))
     await a_while()
@@ -210,7 +224,7 @@ async def test_an_unload_while_the_start_reads_the_files_is_not_undone(
 async def test_an_unload_while_a_load_reads_the_files_is_not_undone(
     either: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await either.source.run()
+    await either.begin()
     either.change()
     gate = either.hold_files(monkeypatch)
     load = asyncio.create_task(either.source.load("m"))
@@ -228,7 +242,7 @@ async def test_an_unload_while_a_load_is_tried_again_is_not_undone(
     monkeypatch.setattr(folder_source, "_FIRST_RETRY_SECONDS", 0.001)
     harness.loader.failure = TransientLoadError("not now")
     gate = harness.hold_files(monkeypatch)
-    start = asyncio.create_task(harness.source.run())
+    start = asyncio.create_task(harness.begin())
     await gate.reached.wait()
     second = harness.hold_files(monkeypatch)
     gate.open()
@@ -247,7 +261,7 @@ async def test_what_fails_for_now_at_the_start_is_tried_until_it_serves(
     monkeypatch.setattr(folder_source, "_FIRST_RETRY_SECONDS", 0.001)
     harness.loader.failure = TransientLoadError("not now")
     gate = harness.loader.gate = Gate()
-    start = asyncio.create_task(harness.source.run())
+    start = asyncio.create_task(harness.begin())
     await gate.reached.wait()
     second = harness.loader.gate = Gate()
     gate.open()

@@ -62,7 +62,7 @@ class FileSource:
         self._changes = asyncio.Lock()
         self._copied: VersionDefinition | None = None
 
-    async def run(self) -> None:
+    async def start(self) -> None:
         """Loads the file, unless it was taken away.
 
         Raises:
@@ -71,6 +71,9 @@ class FileSource:
         async with self._changes:
             if self._wanted:
                 await self._reconcile()
+
+    async def run(self) -> None:
+        """Does nothing: the file is loaded anew only when somebody asks for that."""
 
     def ready(self) -> bool:
         """Whether the model is loaded, or was unloaded on purpose."""

@@ -68,6 +68,9 @@ class FolderSource:
         self._problems: dict[str, str] = {}
         self._changes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    async def start(self) -> None:
+        """Does nothing: the server listens while the models are loaded."""
+
     async def run(self) -> None:
         """Loads everything, one model after the other; what fails for now is tried again."""
         names, skipped = await self._files.run(self._look)

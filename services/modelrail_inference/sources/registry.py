@@ -91,6 +91,9 @@ class RegistrySource:
             self._want(reference)
         self._awaited: set[Reference] | None = None if self._aliases else set(self._named)
 
+    async def start(self) -> None:
+        """Does nothing: the server listens while the models are fetched and loaded."""
+
     async def run(self) -> None:
         """Serves from the cache, and follows the registry until cancelled."""
         await self._targets.load()

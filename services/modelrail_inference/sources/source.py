@@ -14,8 +14,15 @@ _RETRY_AFTER_SECONDS = 5.0
 class Source(Protocol):
     """Knows models by name and gets them into the repository."""
 
+    async def start(self) -> None:
+        """Loads what has to serve before the server listens.
+
+        Raises:
+            LoadError: It cannot be served, and without it there is nothing to serve.
+        """
+
     async def run(self) -> None:
-        """Loads what shall be served and follows changes, until it is cancelled."""
+        """Loads the rest and follows changes, until nothing is left to do or it is cancelled."""
 
     def ready(self) -> bool:
         """Whether everything asked for at start serves; unloaded models do not count.
