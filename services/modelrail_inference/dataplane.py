@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import structlog
 
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Serving
@@ -39,7 +41,12 @@ from modelrail_inference.request.call import Call
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.request.parameters import check_parameters
-from modelrail_inference.runtime.session import OutOfMemory, RunError, RunTerminatedError
+from modelrail_inference.runtime.session import (
+    DeviceError,
+    OutOfMemory,
+    RunError,
+    RunTerminatedError,
+)
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
@@ -50,8 +57,13 @@ from modelrail_server.errors import (
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
+    Unavailable,
 )
 
+_log = structlog.get_logger(__name__)
+
+_DEVICE_RETRY_SECONDS = 1.0
+"""Other replicas can answer at once; this one when it was replaced."""
 _REFUSALS = {
     "QUEUE_FULL": Refusal.QUEUE_FULL,
     "QUEUE_BYTES_FULL": Refusal.BYTES_FULL,
@@ -71,14 +83,21 @@ class DataPlane:
         repository: Where the models are.
         scheduler: Where requests wait and run.
         max_reply_bytes: Largest reply that the transport carries.
+        on_device_failure: Called once for each model whose device has failed, with its name.
     """
 
     def __init__(
-        self, repository: Repository, scheduler: Scheduler, *, max_reply_bytes: int
+        self,
+        repository: Repository,
+        scheduler: Scheduler,
+        *,
+        max_reply_bytes: int,
+        on_device_failure: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._repository = repository
         self._scheduler = scheduler
         self._max_reply_bytes = max_reply_bytes
+        self._on_device_failure = on_device_failure
         self._loop = asyncio.get_running_loop()
 
     async def infer(self, request: InferenceRequest, call: Call) -> InferenceReply:
@@ -105,6 +124,8 @@ class DataPlane:
                 answer = await self._answer(queued)
             outputs, execution = answer
         except BaseException as error:
+            if isinstance(error, DeviceError):
+                self._device_failed(serving.model, error)
             error = _told(error, serving.model)
             ran = queued is not None and queued.batch is not None
             elapsed_ns = time.perf_counter_ns() - started
@@ -159,6 +180,19 @@ class DataPlane:
         self._scheduler.submit(queued)
         return queued
 
+    def _device_failed(self, model: LoadedModel, error: DeviceError) -> None:
+        if model.device_failure:
+            return  # said already, and it may be every request from now on
+        model.device_failure = str(error)
+        _log.error(
+            "device failed",
+            model=model.model,
+            version=model.number,
+            provider=model.provider.value,
+            exc_info=error,
+        )
+        self._on_device_failure(model.model)
+
     async def _answer(self, queued: QueuedRequest) -> Answer:
         try:
             outcome = await queued.future
@@ -192,6 +226,12 @@ def _told(error: BaseException, model: LoadedModel) -> BaseException:
             f"model '{model.model}' could not compute these inputs: {error}",
             reason="MODEL_RUN_FAILED",
         )
+    elif isinstance(error, DeviceError):
+        told = Unavailable(
+            f"model '{model.model}': {error}",
+            reason="DEVICE_FAILED",
+            retry_after_seconds=_DEVICE_RETRY_SECONDS,
+        )
     elif isinstance(error, RunTerminatedError):
         told = expired()
     else:
@@ -224,7 +264,7 @@ def _count_failure(
         statistics.cancelled(elapsed_ns)
     elif reason in _REFUSALS:
         statistics.refused(_REFUSALS[reason], elapsed_ns)
-    elif reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY"):
+    elif reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY", "DEVICE_FAILED"):
         statistics.failed(Failure.BACKEND, elapsed_ns)
     else:
         statistics.failed(Failure.OTHER, elapsed_ns)

@@ -19,6 +19,7 @@ from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.fleet.fleet import Fleet
 from modelrail_inference.fleet.single import SingleProcess
 from modelrail_inference.fleet.workers import Workers
+from modelrail_inference.health import InferenceHealth
 from modelrail_inference.metrics import InferenceCollector
 from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.protocol.policy import POLICY, RAW_METHODS, SERVICE
@@ -55,7 +56,8 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
 
     The process is live, and `""` is SERVING, as soon as it listens; `infer/MODEL` is SERVING
     while a version of the model takes requests in every worker; ServerReady is true once everything
-    asked for is loaded. One file is loaded before the server listens: without it there is
+    asked for is loaded. When the device of a model fails, none of the three holds any more, as
+    `InferenceHealth` says. One file is loaded before the server listens: without it there is
     nothing to serve.
 
     Raises:
@@ -95,10 +97,11 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             stack.enter_context(owned_data_directory(folder, service="inference"))
         repository = Repository(
             loader,
-            on_change=lambda name, ready: _tell(runtime, name, ready),
+            on_change=lambda name, ready: health.changed(name, ready),  # noqa: PLW0108 - made below
             load_threads=config.load_threads,
             load_timeout_seconds=config.load_timeout_seconds,
         )
+        health = InferenceHealth(runtime.parts, repository.serving)
         scheduler = Scheduler(threads=threads.run_threads, limits=_limits(config))
         stack.callback(scheduler.close)
         stack.push_async_callback(repository.close)
@@ -109,7 +112,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
         unloaded = {name for name, order in orders.items() if order == "unload"}
         source = await _source(config, repository, files, unloaded, stack)
         for name in await source.names():
-            _tell(runtime, name, ready=False)
+            health.changed(name, ready=False)
         own = SingleProcess(repository, source)
         stack.push_async_callback(own.close)
         fleet: Fleet = own
@@ -124,7 +127,12 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             fleet = workers
         servicer = InferenceServicer(
             repository,
-            DataPlane(repository, scheduler, max_reply_bytes=config.max_message_bytes),
+            DataPlane(
+                repository,
+                scheduler,
+                max_reply_bytes=config.max_message_bytes,
+                on_device_failure=health.device_failed,
+            ),
             fleet,
             stopping=runtime.stopping,
             max_stream_in_flight=config.max_stream_in_flight,
@@ -208,14 +216,6 @@ async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     # How it ended was told when it did; the end of the service is not the time to raise it.
     await asyncio.wait([task])
-
-
-def _tell(runtime: Runtime, name: str, ready: bool | None) -> None:
-    """Says in `infer/MODEL` whether a model takes requests; None: there is no such model."""
-    if ready is None:
-        runtime.parts.remove(f"infer/{name}")
-    else:
-        runtime.parts.set(f"infer/{name}", ready)
 
 
 def _connection(config: InferenceConfig) -> Connection:

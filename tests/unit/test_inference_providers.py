@@ -18,6 +18,7 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import provider as provider_module
 from modelrail_inference.runtime.cuda import provider_chain, why_idle
 from modelrail_inference.runtime.loader import SessionLoader
@@ -30,7 +31,15 @@ from modelrail_inference.runtime.provider import (
     obstacle,
     resolve,
 )
-from modelrail_inference.runtime.session import ModelFileError, Session, SessionOptions
+from modelrail_inference.runtime.session import (
+    DeviceError,
+    ModelFileError,
+    OutOfMemory,
+    Run,
+    RunError,
+    Session,
+    SessionOptions,
+)
 from modelrail_inference.runtime.session_settings import (
     CudaSettings,
     SessionSettings,
@@ -221,6 +230,98 @@ def test_a_model_that_finds_too_little_memory_can_be_loaded_later(
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     loader = SessionLoader(Provider.CPU, 1, 64, 60.0)
     with pytest.raises(TransientLoadError, match="more memory than there is"):
+        loader.load(VersionDefinition("m", 1, model, "1"))
+
+
+def failing_run(model: Path, message: str, *, provider: Provider = Provider.CUDA) -> Exception:
+    """Returns what a run on a provider raises when ONNX Runtime says so."""
+
+    class Failing:
+        def run(self, *_: Any) -> None:
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv "
+                f"node. Name:'conv' Status Message: {message} ; GPU=0 ; hostname=gpu-7 ; expr=run()"
+            )
+
+    session: Any = Session(model, SessionOptions(Provider.CPU))
+    session.provider, session._session = provider, Failing()
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - which one is the question
+        session.run({}, ["y"], Run())
+    return raised.value
+
+
+DEVICE_FAILURES = [
+    "CUDA failure 700: an illegal memory access was encountered",
+    "CUDA failure 702: the launch timed out and was terminated",
+    "CUDA failure 710: device-side assert triggered",
+    "CUDA failure 719: unspecified launch failure",
+    "CUDA failure 214: uncorrectable ECC error encountered",
+    "CUDA failure 100: no CUDA-capable device is detected",
+    "CUDA failure 46: CUDA-capable device(s) is/are busy or unavailable",
+    "CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED",
+    "CUDNN failure 4000: CUDNN_STATUS_INTERNAL_ERROR",
+    "CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED",
+    "CUBLAS failure 14: CUBLAS_STATUS_INTERNAL_ERROR",
+    "CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUFFT failure 5: CUFFT_INTERNAL_ERROR",
+]
+
+
+@pytest.mark.parametrize("message", DEVICE_FAILURES)
+def test_a_device_that_fails_in_a_run_is_told_from_inputs_that_the_model_cannot_compute(
+    model: Path, message: str
+) -> None:
+    error = failing_run(model, message)
+    assert isinstance(error, DeviceError)
+    assert str(error) == f"the device failed: {message}"
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("CUDA failure 2: out of memory", OutOfMemory),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", OutOfMemory),
+        (
+            "CUDNN failure 4002: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            OutOfMemory,
+        ),
+        ("CUDA failure 9: invalid configuration argument", RunError),
+        ("CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM", RunError),
+        ("CUBLAS failure 7: CUBLAS_STATUS_INVALID_VALUE", RunError),
+    ],
+)
+def test_what_sizes_of_inputs_cause_is_no_failure_of_the_device(
+    model: Path, message: str, kind: type[Exception]
+) -> None:
+    assert type(failing_run(model, message)) is kind
+
+
+def test_no_name_in_a_model_of_the_cpu_makes_a_device_fail(model: Path) -> None:
+    assert type(failing_run(model, DEVICE_FAILURES[0], provider=Provider.CPU)) is RunError
+
+
+def test_a_model_that_meets_a_failed_device_can_be_loaded_later(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {DEVICE_FAILURES[0]}")
+
+    monkeypatch.setattr(loader_module, "resolve", lambda provider: provider)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    loader = SessionLoader(Provider.CUDA, 1, 64, 60.0)
+    with pytest.raises(TransientLoadError, match=r"the device failed: .*CUDA failure 700"):
+        loader.load(VersionDefinition("m", 1, model, "1"))
+
+
+def test_a_device_that_fails_in_the_first_run_is_told_from_sizes_that_were_a_guess(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise DeviceError("the device failed: CUDA failure 700")
+
+    monkeypatch.setattr(Session, "run", fail)
+    loader = SessionLoader(Provider.CPU, 1, 64, 60.0)
+    with pytest.raises(TransientLoadError, match="the device failed: CUDA failure 700"):
         loader.load(VersionDefinition("m", 1, model, "1"))
 
 

@@ -77,15 +77,17 @@ class SingleProcess:
         return Index(self._repository.index(), problems)
 
     async def ready(self) -> bool:
-        """Whether this process is ready."""
-        return self._source.ready()
+        """Whether this process is ready, and no model in it has lost its device."""
+        lost = any(model.device_failure for model in self._repository.serving())
+        return self._source.ready() and not lost
 
     async def model_ready(self, name: str, version: str) -> bool:
-        """Whether the model takes requests here; an unknown one does not."""
+        """Whether the model takes requests here and can run them; an unknown one does not."""
         try:
-            return self._repository.find(name, version).serving is not None
+            serving = self._repository.find(name, version).serving
         except NotFound:
             return False
+        return serving is not None and not serving.model.device_failure
 
 
 def _tell(name: str, change: asyncio.Task[None]) -> None:

@@ -153,6 +153,7 @@ class LoadedModel:
         is_bounded: Whether the sizes of its inputs bound the time of a run, whatever their values.
         batching_reason: Why requests are not put together although nobody has forbidden it; empty
             when they are, or when the configuration decides.
+        device_failure: Why its runs fail whatever the inputs; empty while the device works.
     """
 
     model: str
@@ -169,6 +170,7 @@ class LoadedModel:
     mask: TensorSpec | None = None
     is_bounded: bool = False
     batching_reason: str = ""
+    device_failure: str = ""
 
     def batching(self) -> DynamicBatching | None:
         """Returns how requests are put together; None when each runs alone."""

@@ -26,6 +26,7 @@ from modelrail_inference.runtime.provider import Provider, ProviderError, resolv
 from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.served_signature import served_signature
 from modelrail_inference.runtime.session import (
+    DeviceError,
     ModelFileError,
     OutOfMemory,
     ProviderIdle,
@@ -68,8 +69,15 @@ class SessionLoader:
         Raises:
             LoadError: The file is missing or invalid, the provider does not load, the settings
                 contradict the graph, or the first run fails.
-            TransientLoadError: The first run takes too long, or finds too little memory.
+            TransientLoadError: The first run takes too long, finds too little memory, or meets a
+                device that has failed.
         """
+        try:
+            return self._load(definition)
+        except DeviceError as error:
+            raise TransientLoadError(str(error)) from error
+
+    def _load(self, definition: VersionDefinition) -> LoadedModel:
         started = time.monotonic()
         settings = definition.settings
         if definition.problem:

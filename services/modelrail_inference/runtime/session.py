@@ -52,6 +52,33 @@ _OUT_OF_MEMORY = (
     "is smaller than requested bytes of",
     "out of memory",
     "_ALLOC_FAILED",
+    "_ALLOCATION_FAILED",
+)
+# What CUDA and its libraries say when no inputs are to blame. Not among them is what sizes of
+# inputs can cause: an invalid argument or configuration, a bad parameter, what is not supported.
+_DEVICE_FAILED = (
+    # The process loses what it had on the device: from then on every run fails, of any model.
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "invalid program counter",
+    "hardware stack error",
+    "device-side assert",
+    "unspecified launch failure",
+    "launch timed out",
+    "context is destroyed",
+    # The device itself is broken or gone.
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+    "no CUDA-capable device",
+    "busy or unavailable",
+    # cuDNN, cuBLAS and cuFFT, whose kernels the device did not run.
+    "_STATUS_NOT_INITIALIZED",
+    "_STATUS_MAPPING_ERROR",
+    "_STATUS_EXECUTION_FAILED",
+    "_STATUS_INTERNAL_ERROR",
+    "CUFFT_EXEC_FAILED",
+    "CUFFT_INTERNAL_ERROR",
 )
 _NO_THREAD = "pthread_create failed"
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -77,6 +104,10 @@ class RunError(Exception):
 
 class OutOfMemory(RunError):
     """The run wanted more memory than there is."""
+
+
+class DeviceError(Exception):
+    """The device or its runtime failed, whatever the inputs: the same elsewhere may work."""
 
 
 class RunTerminatedError(Exception):
@@ -142,6 +173,7 @@ class Session:
             is no tensor that the protocol can carry.
         ProviderIdle: The provider runs nothing of it.
         OutOfMemory: There is too little memory for the model, or no thread for its operators.
+        DeviceError: The device has failed.
     """
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
@@ -158,10 +190,10 @@ class Session:
         except MemoryError as error:
             raise OutOfMemory("the model needs more memory than there is") from error
         except (RuntimeError, ValueError, TypeError, UnicodeDecodeError) as error:
-            raise _load_error(error, path) from error
+            raise _load_error(error, path, options.provider) from error
         except Exception as error:  # ONNX Runtime's classes derive from Exception itself
             if type(error).__module__.startswith("onnxruntime."):
-                raise _load_error(error, path) from error
+                raise _load_error(error, path, options.provider) from error
             raise
         self._session.disable_fallback()
         missing = {wanted for wanted, _ in chain} - set(self._session.get_providers())
@@ -206,6 +238,7 @@ class Session:
 
         Raises:
             RunError: The model cannot compute these inputs.
+            DeviceError: The device has failed.
             RunTerminatedError: `run` was told to stop.
         """
         if self._shrinks_arena:
@@ -230,13 +263,14 @@ class Session:
                 raise RunTerminatedError from error
             if not _from_onnxruntime(error):
                 raise
-            raise _run_error(error) from error
+            raise _run_error(error, self.provider) from error
 
     def record(self, shapes: Shapes, signature: Signature) -> None:
         """Records a run of these shapes as a CUDA graph, which later runs of the same replay.
 
         Raises:
             RunError: The model cannot be run with these shapes, or not be recorded.
+            DeviceError: The device has failed.
         """
         if self._graphs is None:
             raise RunError("the session was not made to record runs")
@@ -249,7 +283,7 @@ class Session:
         except Exception as error:
             if not _from_onnxruntime(error):
                 raise
-            raise _run_error(error) from error
+            raise _run_error(error, self.provider) from error
 
     def _run_values(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], run: Run
@@ -315,19 +349,35 @@ def _from_onnxruntime(error: Exception) -> bool:
     return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
 
 
-def _load_error(error: Exception, path: Path) -> ModelFileError | OutOfMemory:
+def _load_error(
+    error: Exception, path: Path, provider: Provider
+) -> ModelFileError | OutOfMemory | DeviceError:
     text = str(error)
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory("the model needs more memory than there is")
     if _NO_THREAD in text:
         return OutOfMemory("no thread could be started: the limit of this system is reached")
+    if _tells_device_failed(text, provider):
+        return _device_error(text)
     text = without_places(text.replace(str(path), "the file"))
     return ModelFileError(f"not a model that ONNX Runtime can load: {text}")
 
 
-def _run_error(error: Exception) -> RunError:
+def _run_error(error: Exception, provider: Provider) -> RunError | DeviceError:
     text = str(error)
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return OutOfMemory("the run needs more memory than there is")
     _, found, reason = text.partition("Status Message: ")
+    if _tells_device_failed(text, provider):
+        return _device_error(reason if found else text)
     return RunError(without_places(reason if found else text))
+
+
+def _tells_device_failed(text: str, provider: Provider) -> bool:
+    # The processor says nothing of the kind, but names in a model are the choice of who made it.
+    return provider is not Provider.CPU and any(sign in text for sign in _DEVICE_FAILED)
+
+
+def _device_error(reason: str) -> DeviceError:
+    # Behind it come the name of this machine and the place in ONNX Runtime's source.
+    return DeviceError(f"the device failed: {without_places(reason.partition(' ; ')[0])}")
