@@ -36,9 +36,36 @@ from modelrail_inference.runtime.session import (
 )
 from modelrail_inference.runtime.trials import Trials
 from modelrail_inference.runtime.warmup import is_tiny, warm_up
-from modelrail_inference.signature import Signature
+from modelrail_inference.signature import Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Served:
+    """A model on its way to be served.
+
+    Attributes:
+        definition: What is loaded.
+        session: The loaded file, warmed up. The only reference to it: without it the file is freed.
+        settings: What it is served with.
+        declared: Its inputs and outputs, and the mask that the server fills.
+        signature: Its inputs and outputs as callers see them.
+        mask: The input that the server fills; None without one.
+        max_batch_size: Largest batch; 0 when the model has no batch dimension.
+        threads: Threads that share one operator.
+        batching_reason: Why requests are not put together; empty when they are.
+    """
+
+    definition: VersionDefinition
+    session: Session
+    settings: ModelSettings
+    declared: Signature
+    signature: Signature
+    mask: TensorSpec | None
+    max_batch_size: int
+    threads: int
+    batching_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +99,37 @@ class SessionLoader:
             TransientLoadError: The first run takes too long, finds too little memory, or meets a
                 device that has failed.
         """
-        try:
-            return self._load(definition)
-        except DeviceError as error:
-            raise TransientLoadError(str(error)) from error
-
-    def _load(self, definition: VersionDefinition) -> LoadedModel:
         started = time.monotonic()
-        settings = definition.settings
-        if definition.problem:
-            raise LoadError(definition.problem)
-        try:
-            is_empty = definition.path.stat().st_size == 0
-            file_bytes = definition.size_bytes()
-        except OSError as error:
-            raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
-        if is_empty:
-            raise LoadError(f"model file '{definition.path.name}' is empty")
+        file_bytes = _file_bytes(definition)
         if self.trials is not None and not definition.vouched:
             self._try_in_child(definition, self.trials)
-        threads = self.intra_op_threads
+        try:
+            served = self._warmed_up(definition)
+            self._decide_batches(served)
+        except DeviceError as error:
+            raise TransientLoadError(str(error)) from error
+        session = served.session
+        if session.operators:
+            _log.info("operators placed", model=definition.model, operators=dict(session.operators))
+        return LoadedModel(
+            model=definition.model,
+            number=definition.number,
+            signature=served.signature,
+            max_batch_size=served.max_batch_size,
+            provider=session.provider,
+            session=session,
+            settings=served.settings,
+            load_seconds=time.monotonic() - started,
+            file_bytes=file_bytes,
+            metadata=session.metadata,
+            mask=served.mask,
+            batching_reason=served.batching_reason,
+            is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
+        )
+
+    def _warmed_up(self, definition: VersionDefinition) -> _Served:
+        """Loads with as many threads as the runs are worth, checks the settings, and warms up."""
+        settings, threads = definition.settings, self.intra_op_threads
         session = self._session(definition, threads)
         max_batch_size = settings.max_batch_size
         if max_batch_size is None:
@@ -103,45 +141,35 @@ class SessionLoader:
             session, declared, settings, max_batch_size=max_batch_size
         ):
             # Waking a second thread takes longer than such a run, and more processor time than it.
-            threads = 1
-            session = _session_on(session.provider, definition, threads)
+            threads, provider = 1, session.provider
+            # Its runs are tiny, its tables need not be: two at a time might not find the memory.
+            del session
+            session = _session_on(provider, definition, threads)
             self._warm_up(session, declared, settings, max_batch_size)
-        batching_reason = ""
+        return _Served(
+            definition, session, settings, declared, signature, mask, max_batch_size, threads
+        )
+
+    def _decide_batches(self, served: _Served) -> None:
+        """Finds out whether requests are put together, and records the runs of few sizes."""
+        settings, max_batch_size = served.settings, served.max_batch_size
         if settings.max_batch_size is None and max_batch_size > 1:
-            batching_reason = why_rows_may_mix(session, declared)
+            served.batching_reason = why_rows_may_mix(served.session, served.declared)
         if settings.session.cuda is not None and settings.session.cuda.records_graphs:
-            self._record(session, declared, settings, max_batch_size)
+            self._record(served.session, served.declared, settings, max_batch_size)
         elif (
             max_batch_size > 1
-            and not batching_reason
-            and _needs_steady_sizes(settings, session, declared)
-            and (cost := change_seconds(session, declared, settings.padding))
+            and not served.batching_reason
+            and _needs_steady_sizes(settings, served.session, served.declared)
+            and (cost := change_seconds(served.session, served.declared, settings.padding))
         ):
-            del session  # two at a time might not find the memory
-            session, settings, batching_reason = self._with_recorded_sizes(
-                definition, declared, max_batch_size, threads, cost
-            )
-        if batching_reason:
+            self._record_sizes(served, cost)
+        if served.batching_reason:
             _log.warning(
-                "requests are not put together", model=definition.model, reason=batching_reason
+                "requests are not put together",
+                model=served.definition.model,
+                reason=served.batching_reason,
             )
-        if session.operators:
-            _log.info("operators placed", model=definition.model, operators=dict(session.operators))
-        return LoadedModel(
-            model=definition.model,
-            number=definition.number,
-            signature=signature,
-            max_batch_size=max_batch_size,
-            provider=session.provider,
-            session=session,
-            settings=settings,
-            load_seconds=time.monotonic() - started,
-            file_bytes=file_bytes,
-            metadata=session.metadata,
-            mask=mask,
-            batching_reason=batching_reason,
-            is_bounded=session.provider is Provider.CPU and is_bounded(definition.path),
-        )
 
     def _session(self, definition: VersionDefinition, intra_op_threads: int) -> Session:
         wanted = definition.settings.provider or self.provider
@@ -153,43 +181,44 @@ class SessionLoader:
         except ProviderIdle as error:
             if wanted is not Provider.AUTO or definition.settings.session.cuda is not None:
                 raise LoadError(str(error)) from error
-            # Whoever leaves the choice open wants the model served: trees and texts have no GPU.
-            _log.info("runs on the CPU", model=definition.model, reason=str(error))
-            return _session_on(Provider.CPU, definition, intra_op_threads)
+            reason = str(error)
+        # Whoever leaves the choice open wants the model served: trees and texts have no GPU. Not in
+        # the handler, as the error holds the frames of its trace, and they the session.
+        _log.info("runs on the CPU", model=definition.model, reason=reason)
+        return _session_on(Provider.CPU, definition, intra_op_threads)
 
-    def _with_recorded_sizes(
-        self,
-        definition: VersionDefinition,
-        signature: Signature,
-        max_batch_size: int,
-        threads: int,
-        cost: float,
-    ) -> tuple[Session, ModelSettings, str]:
+    def _record_sizes(self, served: _Served, cost: float) -> None:
         """Loads once more, with the runs of few batch sizes recorded.
 
-        Args:
-            definition: What is loaded.
-            signature: Its inputs and outputs, and the mask that the server fills.
-            max_batch_size: Largest batch.
-            threads: Threads that share one operator.
-            cost: What a batch of another size than the last costs, in seconds.
+        If they cannot be, the model is loaded plainly, and its requests are not put together.
 
-        Returns:
-            The session, the settings to serve it with, and why requests are not put together.
+        Args:
+            served: The model as it was loaded.
+            cost: What a batch of another size than the last costs, in seconds.
         """
+        definition, signature = served.definition, served.declared
         why = f"a batch of another size than the last takes {cost * 1000:.0f} ms more"
+        del served.session  # two at a time might not find the memory
         try:
-            settings = with_recorded_sizes(definition.settings, signature, max_batch_size)
-            recorded = replace(definition, settings=settings)
-            session = _session_on(Provider.CUDA, recorded, threads)
-            self._record(session, signature, settings, max_batch_size)
+            settings = with_recorded_sizes(served.settings, signature, served.max_batch_size)
+            served.session = self._recorded(served, settings)
         except (GraphError, LoadError) as error:
-            session = _session_on(Provider.CUDA, definition, threads)
-            self._warm_up(session, signature, definition.settings, max_batch_size)
-            return session, definition.settings, f"{why}, and runs cannot be recorded: {error}"
-        sizes = list(settings.batch_buckets)
-        _log.info("runs recorded", model=definition.model, batch_sizes=sizes, reason=why)
-        return session, settings, ""
+            reason = str(error)
+        else:
+            served.settings = settings
+            sizes = list(settings.batch_buckets)
+            _log.info("runs recorded", model=definition.model, batch_sizes=sizes, reason=why)
+            return
+        # Not in the handler: the error holds the frames of its trace, and they the session.
+        served.session = _session_on(Provider.CUDA, definition, served.threads)
+        self._warm_up(served.session, signature, definition.settings, served.max_batch_size)
+        served.batching_reason = f"{why}, and runs cannot be recorded: {reason}"
+
+    def _recorded(self, served: _Served, settings: ModelSettings) -> Session:
+        definition = replace(served.definition, settings=settings)
+        session = _session_on(Provider.CUDA, definition, served.threads)
+        self._record(session, served.declared, settings, served.max_batch_size)
+        return session
 
     def _record(
         self, session: Session, signature: Signature, settings: ModelSettings, max_batch_size: int
@@ -251,6 +280,24 @@ class SessionLoader:
             threads=(settings.session.intra_op_threads or self.intra_op_threads)
             + settings.session.inter_op_threads,
         )
+
+
+def _file_bytes(definition: VersionDefinition) -> int:
+    """Returns the size of a version's files, which are there.
+
+    Raises:
+        LoadError: They are not, or there is something else that keeps the version from serving.
+    """
+    if definition.problem:
+        raise LoadError(definition.problem)
+    try:
+        is_empty = definition.path.stat().st_size == 0
+        size_bytes = definition.size_bytes()
+    except OSError as error:
+        raise LoadError(f"model file '{definition.path.name}' cannot be read") from error
+    if is_empty:
+        raise LoadError(f"model file '{definition.path.name}' is empty")
+    return size_bytes
 
 
 def _session_on(
