@@ -77,6 +77,11 @@ def test_a_batch_of_one_request_is_not_copied() -> None:
     assert np.shares_memory(batch, np.frombuffer(data, "<f4"))
 
 
+def test_a_request_for_a_model_without_inputs_is_one_item() -> None:
+    constant = LoadedModel("m", 1, Signature((), (HIDDEN,)), 0, Provider.CPU, None)
+    assert RequestChecker(constant).check(InferenceRequest("m")).batch_size == 1
+
+
 def test_larger_batches_use_the_same_memory_again() -> None:
     buffers, layout = BatchBuffers(), BatchLayout(batchable=True)
     feeds = [feed(model(X), x=np.full((n, 3), n, "<f4")) for n in (1, 2, 3)]

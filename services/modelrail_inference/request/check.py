@@ -34,7 +34,12 @@ class RequestChecker:
         self._rows = tuple(_InputForm(spec, self._batches) for spec in self._specs)
         self._has_flags = any(spec.datatype == "BOOL" for spec in self._specs)
         self._rejects_nonfinite = model.settings.rejects_nonfinite
-        self._simple = self._padding is None and all(form.is_simple for form in self._rows)
+        # Without inputs nothing says how many items there are.
+        self._simple = (
+            bool(self._rows)
+            and self._padding is None
+            and all(form.is_simple for form in self._rows)
+        )
 
     def check(self, request: InferenceRequest) -> Feed:
         """Checks everything about a request but the elements of its inputs.
