@@ -15,9 +15,9 @@ from time import perf_counter
 from modelrail_inference.repository.batching import Padding
 from modelrail_inference.repository.definition import ModelSettings
 from modelrail_inference.runtime.cuda import MAX_GRAPHS, GraphError
+from modelrail_inference.runtime.made_inputs import smallest_inputs
 from modelrail_inference.runtime.session import Run, RunError, Session
 from modelrail_inference.runtime.session_settings import CudaSettings
-from modelrail_inference.runtime.warmup import smallest_inputs
 from modelrail_inference.signature import DYNAMIC, Signature
 
 _TURNS = 3
@@ -30,15 +30,18 @@ _MAX_BYTES = 256 << 20
 """Largest inputs of a batch that is recorded although nobody has asked for it."""
 
 
-def has_fixed_items(signature: Signature, padding: Padding | None) -> bool:
+def has_fixed_items(signature: Signature, padding: Padding | None, *, batched: bool = True) -> bool:
     """Whether batches of one size are all alike: no item has sizes of its own but padded ones.
 
     Args:
-        signature: Inputs and outputs, each with a batch axis of any size.
+        signature: Inputs and outputs.
         padding: Which inputs have the length of an edge; None when none has.
+        batched: Whether each of them has a batch axis, of any size.
     """
     for spec in signature.inputs:
-        own = {axis for axis, size in enumerate(spec.shape) if size == DYNAMIC and axis}
+        own = {axis for axis, size in enumerate(spec.shape) if size == DYNAMIC}
+        if batched:
+            own.discard(0)
         if padding is not None and spec.name == padding.mask:
             own.discard(1)
         elif padding is not None and spec.name in padding.inputs:

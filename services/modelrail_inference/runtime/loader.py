@@ -34,8 +34,9 @@ from modelrail_inference.runtime.session import (
     Session,
     SessionOptions,
 )
+from modelrail_inference.runtime.tiny import is_tiny, is_tiny_in_batches
 from modelrail_inference.runtime.trials import Trials
-from modelrail_inference.runtime.warmup import is_tiny, warm_up
+from modelrail_inference.runtime.warmup import warm_up
 from modelrail_inference.signature import Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)
@@ -137,18 +138,30 @@ class SessionLoader:
         declared = served_signature(session.signature, settings, max_batch_size)
         signature, mask = split_mask(declared, settings.padding)
         self._warm_up(session, declared, settings, max_batch_size)
-        if self._is_free(settings) and is_tiny(
-            session, declared, settings, max_batch_size=max_batch_size
-        ):
-            # Waking a second thread takes longer than such a run, and more processor time than it.
-            threads, provider = 1, session.provider
-            # Its runs are tiny, its tables need not be: two at a time might not find the memory.
-            del session
-            session = _session_on(provider, definition, threads)
-            self._warm_up(session, declared, settings, max_batch_size)
-        return _Served(
+        served = _Served(
             definition, session, settings, declared, signature, mask, max_batch_size, threads
         )
+        del session  # from now on there is one reference to it
+        if self._is_free(settings):
+            self._fit_threads(served)
+        return served
+
+    def _fit_threads(self, served: _Served) -> None:
+        """Loads a model whose runs are tiny once more, with one thread."""
+        declared, settings, rows = served.declared, served.settings, served.max_batch_size
+        if is_tiny(served.session, declared, settings, max_batch_size=rows):
+            self._load_with(1, served)
+            # One thread shows how long a batch takes; what others take of it is not counted.
+            if not is_tiny_in_batches(served.session, declared, settings, max_batch_size=rows):
+                self._load_with(self.intra_op_threads, served)
+
+    def _load_with(self, threads: int, served: _Served) -> None:
+        provider = served.session.provider
+        # Its runs are tiny, its tables need not be: two at a time might not find the memory.
+        del served.session
+        served.session = _session_on(provider, served.definition, threads)
+        served.threads = threads
+        self._warm_up(served.session, served.declared, served.settings, served.max_batch_size)
 
     def _decide_batches(self, served: _Served) -> None:
         """Finds out whether requests are put together, and records the runs of few sizes."""
