@@ -15,10 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 from modelrail.tensor import to_raw
 from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
+from modelrail_inference.repository.definition import (
+    LoadedModel,
+    LoadError,
+    TransientLoadError,
+    VersionDefinition,
+)
+from modelrail_inference.runtime import warmup as warmup_module
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session import Run, Session
+from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError, Session
 
 SAMPLE = """
     model_warmup {
@@ -101,28 +107,104 @@ def test_without_samples_each_batch_bucket_runs_once(
     assert [run["x"].shape for run in runs] == [(1, 3), (2, 3), (8, 3)]
 
 
-def test_the_mask_of_a_padded_sample_is_filled_by_the_server(
+BUCKETS = 'parameters { key: "batch_buckets" value { string_value: "[1, 4, 8]" } }'
+PADDED = """
+    max_batch_size: 8
+    parameters { key: "padding" value { string_value:
+      '{"edges": [16, 32], "inputs": {"x": {"axis": 1, "value": 7}}, "mask": "mask"}' } }
+"""
+
+
+def load_masked(folder: Path, config: str) -> LoadedModel:
+    """Loads y = x · mask, both of shape [n, length], with a configuration."""
+    names = ("x", "mask", "y")
+    x, mask, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", "length"]) for name in names
+    )
+    node = helper.make_node("Mul", ["x", "mask"], ["y"])
+    return load_graph(folder, helper.make_graph([node], "g", [x, mask], [y]), config)
+
+
+def test_a_sample_runs_in_the_sizes_in_which_requests_like_it_will(
     tmp_path: Path, runs: list[dict[str, NDArray[Any]]]
 ) -> None:
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "mask"], ["y"])],
-        "g",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "length"]),
-            helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["n", "length"]),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "length"])],
-    )
-    padding = """
-        max_batch_size: 4
-        parameters { key: "padding" value { string_value:
-          '{"edges": [4, 8], "inputs": {"x": {"axis": 1}}, "mask": "mask"}' } }
-    """
-    load_graph(tmp_path, graph, padding)
-    load_graph(tmp_path, graph, padding + SAMPLE.replace("dims: [3]", "dims: [8]"))
-    assert {run["mask"].shape for run in runs[:1]} == {(1, 4)}
-    assert runs[0]["x"].shape == (1, 4)
-    assert runs[1]["mask"].tolist() == [[1.0] * 8] * 2
+    sample = SAMPLE.replace("batch_size: 2", "batch_size: 3").replace("dims: [3]", "dims: [20]")
+    load_masked(tmp_path, PADDED + BUCKETS + sample)
+    assert [run["x"].shape for run in runs] == [(4, 32)] * 3
+    assert runs[0]["x"].tolist() == [[0.0] * 20 + [7.0] * 12] * 4
+    assert runs[0]["mask"].tolist() == [[1.0] * 20 + [0.0] * 12] * 4
+
+
+def test_a_sample_of_text_is_filled_up_to_its_bucket(
+    tmp_path: Path, runs: list[dict[str, NDArray[Any]]]
+) -> None:
+    config = "max_batch_size: 8 " + BUCKETS + SAMPLE.replace("FP32", "STRING")
+    load(tmp_path, config.replace("zero_data", "random_data"), kind=TensorProto.STRING)
+    assert runs[0]["x"].tolist() == [["a"] * 3] * 4
+
+
+def test_a_sample_that_is_longer_than_all_edges_fails_the_load(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="sample 'two': expected a length of at most 32, got 33"):
+        load_masked(tmp_path, PADDED + SAMPLE.replace("dims: [3]", "dims: [33]"))
+
+
+def test_without_samples_each_bucket_runs_in_each_length(
+    tmp_path: Path, runs: list[dict[str, NDArray[Any]]]
+) -> None:
+    load_masked(tmp_path, PADDED + BUCKETS)
+    shapes = [(1, 16), (4, 16), (8, 16), (1, 32), (4, 32), (8, 32)]
+    assert [run["x"].shape for run in runs] == shapes
+    assert [run["mask"].shape for run in runs] == shapes
+
+
+def test_without_samples_no_more_sizes_run_than_a_version_can_wait_for(
+    tmp_path: Path, runs: list[dict[str, NDArray[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warmup_module, "_MOST_SIZES", 4)
+    load_masked(tmp_path, PADDED + BUCKETS)
+    assert [run["x"].shape for run in runs] == [(1, 16), (4, 16), (8, 16), (1, 32)]
+
+
+def test_a_trial_has_no_time_for_more_than_the_first_size(
+    tmp_path: Path, runs: list[dict[str, NDArray[Any]]]
+) -> None:
+    class Here:
+        """Tries in this process, and notes what ran."""
+
+        def check(self, loader: SessionLoader, definition: VersionDefinition, **_: Any) -> None:
+            loader.load(definition)
+            shapes.extend(run["x"].shape for run in runs)
+
+    shapes: list[tuple[int, ...]] = []
+    loaded = load_masked(tmp_path, PADDED + BUCKETS)
+    runs.clear()
+    trials: Any = Here()
+    loader = SessionLoader(Provider.CPU, 1, 64, 60.0, trials=trials)
+    path = tmp_path / "model.onnx"
+    loader.load(VersionDefinition("m", 1, path, "1", loaded.settings, vouched=False))
+    assert shapes == [(1, 16)]
+    assert len(runs) == 1 + 6
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too little"), RunTerminatedError()])
+def test_sizes_that_find_no_time_or_memory_cost_a_model_nothing_but_their_warm_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    run = Session.run
+
+    def failing(
+        self: Session, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], handle: Run
+    ) -> list[NDArray[Any]]:
+        if len(inputs["x"]) > largest:
+            raise error
+        return run(self, inputs, outputs, handle)
+
+    monkeypatch.setattr(Session, "run", failing)
+    largest = 4
+    assert load_masked(tmp_path, PADDED + BUCKETS).session is not None
+    largest = 0
+    with pytest.raises(TransientLoadError):
+        load_masked(tmp_path, PADDED + BUCKETS)
 
 
 def test_the_configuration_shows_samples_as_they_were_written(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class SessionLoader:
         trials: Loads what nobody vouched for in a throw-away process first; None to trust all.
         plans_threads: Whether `intra_op_threads` is a plan rather than somebody's choice: models
             whose runs are tiny get one thread then.
+        is_trial: Whether the model is only tried, with little time: no more runs than have to.
     """
 
     provider: Provider
@@ -90,6 +91,7 @@ class SessionLoader:
     warmup_timeout_seconds: float
     trials: Trials | None = None
     plans_threads: bool = False
+    is_trial: bool = False
 
     def load(self, definition: VersionDefinition) -> LoadedModel:
         """Loads, checks against the settings, and warms up.
@@ -267,6 +269,7 @@ class SessionLoader:
             settings,
             max_batch_size=max_batch_size,
             timeout_seconds=self.warmup_timeout_seconds,
+            only_needed=self.is_trial,
         )
 
     def _is_free(self, settings: ModelSettings) -> bool:
@@ -288,7 +291,7 @@ class SessionLoader:
             settings, provider=Provider.CPU, session=replace(settings.session, cuda=None)
         )
         trials.check(
-            replace(self, provider=Provider.CPU, trials=None),
+            replace(self, provider=Provider.CPU, trials=None, is_trial=True),
             replace(definition, settings=on_cpu),
             threads=(settings.session.intra_op_threads or self.intra_op_threads)
             + settings.session.inter_op_threads,

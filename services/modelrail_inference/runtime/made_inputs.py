@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import numpy as np
 from numpy.random import default_rng  # numpy imports it late, and each trial would do it again
 from numpy.typing import NDArray
 
-from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
+from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw, to_raw
 from modelrail_inference.repository.batching import Padding
-from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.repository.definition import LoadError, ModelSettings
 from modelrail_inference.repository.warmup import WARMUP_FOLDER, Fill, SampleInput, WarmupSample
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import InputTensor
+from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout, assemble
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _MAX_STRING_BYTES = 64 << 20
@@ -53,33 +57,56 @@ def sample_name(sample: WarmupSample) -> str:
 
 
 def sample_inputs(
-    sample: WarmupSample, signature: Signature, padding: Padding | None
+    sample: WarmupSample, signature: Signature, settings: ModelSettings
 ) -> dict[str, NDArray[Any]]:
-    """Returns the inputs of a sample request, by input.
+    """Returns the inputs of a sample request as the session sees those of a request like it.
 
     Args:
         sample: The request.
         signature: The model's inputs, and the mask that the server fills.
-        padding: Which inputs have the length of an edge; None when none has.
+        settings: What the configuration says.
 
     Raises:
         LoadError: The sample does not fit the model, or cannot be read.
     """
-    name = sample_name(sample)
-    mask = padding.mask if padding else None
+    name, padding = sample_name(sample), settings.padding
     specs = {spec.name: spec for spec in signature.inputs}
-    visible = [given for given in specs if given != mask]
-    if sorted(sample.inputs) != sorted(visible):
-        raise LoadError(f"{name}: expected the inputs {visible}, got {sorted(sample.inputs)}")
+    mask = specs.pop(padding.mask) if padding and padding.mask else None
+    if sorted(sample.inputs) != sorted(specs):
+        raise LoadError(f"{name}: expected the inputs {list(specs)}, got {sorted(sample.inputs)}")
     inputs = {
         given: _array(f"{name}: input '{given}'", item, sample.batch_size, specs[given])
         for given, item in sample.inputs.items()
     }
-    if padding is not None and mask is not None:
-        given, padded = next(iter(padding.inputs.items()))
-        shape = (sample.batch_size, inputs[given].shape[padded.axis])
-        inputs[mask] = np.ones(shape, NUMPY_TYPES[specs[mask].datatype])
-    return inputs
+    length, edge = _edge(name, inputs, padding) if padding else (0, 0)
+    feed = Feed(
+        tuple((_tensor(spec, inputs[given]), spec) for given, spec in specs.items()),
+        outputs=(),
+        batch_size=sample.batch_size,
+        length=length,
+        edge=edge,
+    )
+    layout = BatchLayout(sample.batch_size > 0, padding, settings.batch_buckets, mask)
+    return inputs if layout.is_whole(feed) else assemble([feed], layout, BatchBuffers())
+
+
+def _edge(name: str, inputs: Mapping[str, NDArray[Any]], padding: Padding) -> tuple[int, int]:
+    """Returns the length of the padded inputs, and that to which they are padded."""
+    lengths = {inputs[given].shape[padded.axis] for given, padded in padding.inputs.items()}
+    length = max(lengths)
+    if len(lengths) > 1:
+        raise LoadError(f"{name}: expected padded inputs of one length, got {sorted(lengths)}")
+    edge = padding.edge_of(length)
+    if edge is None:
+        raise LoadError(f"{name}: expected a length of at most {padding.edges[-1]}, got {length}")
+    return length, edge
+
+
+def _tensor(spec: TensorSpec, array: NDArray[Any]) -> InputTensor:
+    """Returns an input as if it had travelled; numbers are not copied."""
+    is_text = spec.datatype == "BYTES"
+    data = to_raw(array, "BYTES") if is_text else array.reshape(-1).view(np.uint8).data
+    return InputTensor(spec.name, spec.datatype, array.shape, data)
 
 
 def _array(where: str, item: SampleInput, batch_size: int, spec: TensorSpec) -> NDArray[Any]:

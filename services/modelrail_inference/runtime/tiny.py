@@ -81,7 +81,7 @@ def _largest_item(
     """Returns the inputs to judge a model by; None where nobody knows how large they are."""
     padding = settings.padding
     if settings.warmup:
-        samples = [sample_inputs(sample, signature, padding) for sample in settings.warmup]
+        samples = [sample_inputs(sample, signature, settings) for sample in settings.warmup]
         return max(samples, key=lambda inputs: sum(array.nbytes for array in inputs.values()))
     if not has_fixed_items(signature, padding, batched=max_batch_size > 0):
         return None

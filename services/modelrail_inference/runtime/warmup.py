@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Any
 
 import structlog
@@ -27,14 +28,27 @@ from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 
+_MOST_SIZES = 64
+"""Sizes that run although no sample asks for them: a version is waited for meanwhile, and memory
+that a session took for one size it keeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class _FirstRun:
-    """Inputs to run. Where the sizes are a guess, a refusal of the model says nothing about it."""
+    """Inputs to run.
+
+    Attributes:
+        name: What they are called in messages.
+        inputs: The inputs by name.
+        guessed: Whether the sizes are a guess: a refusal of the model then says nothing about it.
+        needed: Whether the model is not served if there is no time or memory for them.
+        count: How often they run.
+    """
 
     name: str
     inputs: dict[str, NDArray[Any]]
     guessed: bool
+    needed: bool
     count: int = 1
 
 
@@ -45,8 +59,14 @@ def warm_up(
     *,
     max_batch_size: int,
     timeout_seconds: float,
+    only_needed: bool = False,
 ) -> None:
-    """Runs the sample requests; without them the smallest zeros, in every batch size there is.
+    """Runs the sample requests; without them zeros, in each length and size that batches can have.
+
+    Samples run as requests like them will: padded to an edge, filled up to a batch bucket. Without
+    samples it is each edge with each bucket, or one item where there are none; what else can be of
+    any size is 1. Of these only the first has to run: a model that finds no time or memory for the
+    larger ones is served, and its first request of such a size takes longer or fails.
 
     Args:
         session: The loaded model.
@@ -54,11 +74,12 @@ def warm_up(
         settings: What the configuration says.
         max_batch_size: Largest batch; 0 when the model has no batch dimension.
         timeout_seconds: Longest time of all runs together.
+        only_needed: Whether to run only what has to.
 
     Raises:
         LoadError: A sample does not fit the model, cannot be read or cannot be run.
-        TransientLoadError: The runs take too long, find too little memory, or the system allows no
-            thread.
+        TransientLoadError: The samples, or the first run without them, take too long or find too
+            little memory; or the system allows no thread.
     """
     run = Run()
     timer = threading.Timer(timeout_seconds, run.terminate)
@@ -70,9 +91,10 @@ def warm_up(
     outputs = [spec.name for spec in signature.outputs]
     try:
         for first in _first_runs(signature, settings, max_batch_size):
-            for _ in range(first.count):
-                if not _run(session, first, outputs, run):
-                    break
+            if only_needed and not first.needed:
+                break
+            if not _run(session, first, outputs, run):
+                break
     except RunTerminatedError as error:
         raise TransientLoadError(f"the warm-up took longer than {timeout_seconds:g} s") from error
     finally:
@@ -80,18 +102,28 @@ def warm_up(
 
 
 def _run(session: Session, first: _FirstRun, outputs: list[str], run: Run) -> bool:
-    """Runs once; returns whether the model took the inputs."""
+    """Runs as often as is said; returns whether others are to be run."""
     try:
-        session.run(first.inputs, outputs, run)
+        for _ in range(first.count):
+            session.run(first.inputs, outputs, run)
+    except RunTerminatedError:
+        if first.needed:
+            raise
+        reason = "there is no more time"
     except OutOfMemory as error:
-        raise TransientLoadError(f"{first.name} failed: {error}") from error
+        if first.needed:
+            raise TransientLoadError(f"{first.name} failed: {error}") from error
+        reason = str(error)
     except RunError as error:
         if not first.guessed:
             raise LoadError(f"{first.name} failed: {error}") from error
         # The sizes are a guess; a model that takes only even lengths is not broken.
-        _log.warning("warm-up skipped: the model refuses the smallest shapes", reason=str(error))
-        return False
-    return True
+        reason = f"the model refuses them: {error}"
+    else:
+        return True
+    shapes = {name: list(array.shape) for name, array in first.inputs.items()}
+    _log.warning("warm-up ended early", shapes=shapes, reason=reason)
+    return False
 
 
 def _first_runs(
@@ -99,11 +131,14 @@ def _first_runs(
 ) -> Iterator[_FirstRun]:
     if settings.warmup:
         for sample in settings.warmup:
-            inputs = sample_inputs(sample, signature, settings.padding)
-            yield _FirstRun(sample_name(sample), inputs, guessed=False, count=sample.count)
+            inputs = sample_inputs(sample, signature, settings)
+            yield _FirstRun(sample_name(sample), inputs, False, True, sample.count)
         return
+    padding = settings.padding
     sizes = [spec.shape[1:] if max_batch_size else spec.shape for spec in signature.inputs]
     guessed = any(DYNAMIC in shape for shape in sizes)
-    for rows in settings.batch_buckets or (1,):
-        inputs = smallest_inputs(signature, rows, settings.padding)
-        yield _FirstRun("the warm-up run", inputs, guessed=guessed)
+    edges = padding.edges if padding else (0,)
+    every = product(edges, settings.batch_buckets or (1,))
+    for number, (edge, rows) in enumerate(islice(every, _MOST_SIZES)):
+        inputs = smallest_inputs(signature, rows, padding, edge=edge)
+        yield _FirstRun("the warm-up run", inputs, guessed, needed=number == 0)
