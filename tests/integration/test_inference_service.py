@@ -30,7 +30,7 @@ from modelrail_inference.request import encode, feed
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import provider_chain
-from modelrail_inference.runtime.provider import Provider, loadable_providers
+from modelrail_inference.runtime.provider import Provider, loads
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime
@@ -727,7 +727,7 @@ async def test_a_file_that_is_no_model_stops_the_start(tmp_path: Path, content: 
             pass
 
 
-@pytest.mark.skipif(Provider.CUDA in loadable_providers(), reason="CUDA loads on this machine")
+@pytest.mark.skipif(loads(Provider.CUDA), reason="CUDA loads on this machine")
 async def test_a_provider_that_does_not_load_stops_the_start(tmp_path: Path) -> None:
     affine(tmp_path / "m.onnx")
     config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.CUDA)
@@ -743,7 +743,7 @@ async def provider_that_answers(server: Harness) -> str:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(Provider.CUDA not in loadable_providers(), reason="CUDA does not load here")
+@pytest.mark.skipif(not loads(Provider.CUDA), reason="CUDA does not load here")
 async def test_cuda_runs_the_model_and_says_so(tmp_path: Path) -> None:
     affine(tmp_path / "m.onnx")
     config = configured(tmp_path, model=tmp_path / "m.onnx", provider=Provider.AUTO)

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import onnxruntime
 import pytest
+import structlog
 from onnx import TensorProto, helper
 
 from modelrail_inference.repository.definition import (
@@ -28,7 +29,6 @@ from modelrail_inference.runtime.provider import (
     ProviderError,
     load_libraries,
     loads,
-    obstacle,
     resolve,
 )
 from modelrail_inference.runtime.session import (
@@ -53,11 +53,9 @@ CPU, CUDA, TENSORRT = (
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered() -> Iterator[None]:
-    obstacle.cache_clear()
-    load_libraries.cache_clear()
+    forget()
     yield
-    obstacle.cache_clear()
-    load_libraries.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -67,6 +65,11 @@ def model(tmp_path: Path) -> Path:
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "model.onnx")
     return tmp_path / "model.onnx"
+
+
+def forget() -> None:
+    provider_module._working.clear()
+    provider_module._say_on_cpu.cache_clear()
 
 
 def build_with(monkeypatch: pytest.MonkeyPatch, *loading: str) -> None:
@@ -189,6 +192,56 @@ def test_auto_takes_cuda_where_it_loads_and_never_tensorrt(
     build_with(monkeypatch, CUDA, TENSORRT)
     assert resolve(Provider.AUTO) is Provider.CUDA
     assert resolve(Provider.TENSORRT) is Provider.TENSORRT
+
+
+def test_auto_says_once_why_it_takes_the_cpu_where_the_build_has_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build_with(monkeypatch)
+    monkeypatch.setattr(provider_module, "_DRIVER", "libnodriver.so.1")
+    with structlog.testing.capture_logs() as logs:
+        assert [resolve(Provider.AUTO), resolve(Provider.AUTO)] == [Provider.CPU] * 2
+    (told,) = logs
+    assert (told["log_level"], told["event"]) == (
+        "warning",
+        "CUDA does not load: models run on the CPU",
+    )
+    assert "driver (libnodriver.so.1) cannot be loaded" in told["reason"]
+
+
+def test_auto_says_nothing_where_the_build_is_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    with structlog.testing.capture_logs() as logs:
+        assert resolve(Provider.AUTO) is Provider.CPU
+    assert logs == []
+
+
+def test_what_did_not_load_is_tried_again_and_what_did_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build_with(monkeypatch)
+    assert resolve(Provider.AUTO) is Provider.CPU
+    build_with(monkeypatch, CUDA)
+    assert resolve(Provider.AUTO) is Provider.CUDA
+    build_with(monkeypatch)
+    assert resolve(Provider.AUTO) is Provider.CUDA
+
+
+def test_a_provider_that_does_not_load_is_tried_once_for_one_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build_with(monkeypatch)
+    tried: list[str] = []
+    session = onnxruntime.InferenceSession
+
+    def start(*arguments: Any, providers: list[str], **named: Any) -> Any:
+        tried.extend(providers)
+        return session(*arguments, providers=providers, **named)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    with pytest.raises(ProviderError):
+        resolve(Provider.CUDA)
+    assert sorted(tried) == sorted([CUDA, TENSORRT])
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -10,7 +10,11 @@ import io
 import re
 import threading
 
+import structlog
+
 from modelrail_inference.runtime.messages import without_places
+
+_log = structlog.get_logger(__name__)
 
 
 class Provider(enum.Enum):
@@ -32,6 +36,8 @@ ONNX_NAMES = {
 _DRIVER = "libcuda.so.1"
 _TENSORRT_MISSING = "install TensorRT libraries"
 _PRINTING = threading.Lock()
+_working: set[Provider] = set()
+"""Providers that were seen to load. Others are looked at again: a driver can be late."""
 
 
 class ProviderError(Exception):
@@ -43,20 +49,33 @@ def loads(provider: Provider) -> bool:
     return not obstacle(provider)
 
 
-@functools.cache
 def obstacle(provider: Provider) -> str:
     """Returns why a provider does not load; empty when it does.
 
     A build of ONNX Runtime names CUDA and TensorRT among its providers whether or not the libraries
     and a GPU exist. Only a session shows the truth, so the smallest model there is is loaded on it.
     """
-    if provider is Provider.CPU:  # every build of ONNX Runtime has it
+    if provider is Provider.CPU or provider in _working:  # every build of ONNX Runtime has the CPU
         return ""
+    if not _is_built_in(provider):
+        return "this build of ONNX Runtime is without it; modelrail[inference] brings another"
+    reason = _failure(provider)
+    if not reason:
+        _working.add(provider)
+    return reason
+
+
+def _is_built_in(provider: Provider) -> bool:
+    import onnxruntime
+
+    return ONNX_NAMES[provider] in onnxruntime.get_available_providers()
+
+
+def _failure(provider: Provider) -> str:
+    """Loads the smallest model on a provider; returns what went wrong, empty for nothing."""
     import onnxruntime
 
     name = ONNX_NAMES[provider]
-    if name not in onnxruntime.get_available_providers():
-        return "this build of ONNX Runtime is without it; modelrail[inference] brings another"
     missing = load_libraries()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # the answer is the result; a missing library is no news
@@ -73,7 +92,6 @@ def obstacle(provider: Provider) -> str:
     return missing or "ONNX Runtime left it out and did not say why"
 
 
-@functools.cache
 def load_libraries() -> str:
     """Loads NVIDIA's libraries from their packages beside ONNX Runtime's; returns what is missing.
 
@@ -101,11 +119,6 @@ def load_libraries() -> str:
     return ""
 
 
-def loadable_providers() -> frozenset[Provider]:
-    """Returns the providers that really load."""
-    return frozenset(provider for provider in ONNX_NAMES if loads(provider))
-
-
 def resolve(requested: Provider) -> Provider:
     """Returns the provider to run on: what was asked for, or for AUTO the best that loads.
 
@@ -114,15 +127,24 @@ def resolve(requested: Provider) -> Provider:
     Raises:
         ProviderError: The requested provider does not load. It is never replaced silently.
     """
+    reason = obstacle(Provider.CUDA if requested is Provider.AUTO else requested)
     if requested is Provider.AUTO:
-        return Provider.CUDA if loads(Provider.CUDA) else Provider.CPU
-    if not loads(requested):
-        names = ", ".join(sorted(provider.value for provider in loadable_providers()))
+        if reason and _is_built_in(Provider.CUDA):
+            _say_on_cpu(reason)
+        return Provider.CPU if reason else Provider.CUDA
+    if reason:
+        others = [provider for provider in ONNX_NAMES if provider is not requested]
+        names = ", ".join(sorted(provider.value for provider in others if loads(provider)))
         raise ProviderError(
             f"execution provider '{requested.value}' does not load on this machine: "
-            f"{obstacle(requested)} (what loads: {names}; --provider auto takes the best of it)"
+            f"{reason} (what loads: {names}; --provider auto takes the best of it)"
         )
     return requested
+
+
+@functools.cache  # once for each reason, not for each model
+def _say_on_cpu(reason: str) -> None:
+    _log.warning("CUDA does not load: models run on the CPU", reason=reason)
 
 
 def prepare() -> None:
