@@ -47,6 +47,7 @@ from modelrail_inference.runtime.session import (
     RunError,
     RunTerminatedError,
 )
+from modelrail_inference.scheduling.assembly import RowsError
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
@@ -54,6 +55,7 @@ from modelrail_inference.scheduling.refusals import expired
 from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (
+    FailedPrecondition,
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
@@ -226,6 +228,12 @@ def _told(error: BaseException, model: LoadedModel) -> BaseException:
             f"model '{model.model}' could not compute these inputs: {error}",
             reason="MODEL_RUN_FAILED",
         )
+    elif isinstance(error, RowsError):
+        told = FailedPrecondition(
+            f"model '{model.model}' cannot be served as it is configured, with padding or "
+            f"batch_buckets: {error}",
+            reason="MODEL_OUTPUT_ROWS",
+        )
     elif isinstance(error, DeviceError):
         told = Unavailable(
             f"model '{model.model}': {error}",
@@ -264,7 +272,7 @@ def _count_failure(
         statistics.cancelled(elapsed_ns)
     elif reason in _REFUSALS:
         statistics.refused(_REFUSALS[reason], elapsed_ns)
-    elif reason in ("MODEL_RUN_FAILED", "OUT_OF_MEMORY", "DEVICE_FAILED"):
+    elif reason in ("MODEL_RUN_FAILED", "MODEL_OUTPUT_ROWS", "OUT_OF_MEMORY", "DEVICE_FAILED"):
         statistics.failed(Failure.BACKEND, elapsed_ns)
     else:
         statistics.failed(Failure.OTHER, elapsed_ns)

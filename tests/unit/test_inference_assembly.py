@@ -19,10 +19,10 @@ from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session import RunError
 from modelrail_inference.scheduling.assembly import (
     BatchBuffers,
     BatchLayout,
+    RowsError,
     assemble,
     take_apart,
 )
@@ -157,7 +157,7 @@ def test_an_output_without_a_row_for_each_item_belongs_to_nobody() -> None:
     feeds = [feed(model(X), x=np.zeros((1, 3), "<f4")) for _ in range(2)]
     layout = BatchLayout(batchable=True)
     for output in (np.zeros((1, 3)), np.zeros(())):
-        with pytest.raises(RunError, match="expected a first dimension"):
+        with pytest.raises(RowsError, match="expected a first dimension"):
             take_apart([output], [X], feeds, layout)
 
 

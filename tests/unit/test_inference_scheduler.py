@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from numpy.typing import NDArray
 
 from modelrail_inference.dataplane import DataPlane
+from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.repository.batching import (
     DynamicBatching,
     PaddedInput,
@@ -60,6 +62,7 @@ from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_inference.thread_limit import ThreadLimitReached
 from modelrail_server.errors import (
+    FailedPrecondition,
     InvalidArgument,
     ResourceExhausted,
     ServiceError,
@@ -1032,21 +1035,69 @@ async def test_a_string_that_is_no_text_is_the_callers_mistake_where_rows_are_fi
         await house.ask_raw(b"\0\0\0\0\1\0\0\0\xff", "BYTES")
 
 
-async def test_rows_that_cannot_be_told_apart_are_given_to_nobody(houses: Houses) -> None:
-    class Short(Session):
-        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
-            return [array[:1] for array in super().run(inputs, outputs, run)]
+class Short(Session):
+    """Returns the first row of x + 1."""
 
-    session = Short()
-    house = await houses.make({"m": session})
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+        return [array[:1] for array in super().run(inputs, outputs, run)]
+
+
+async def answers_together(house: House, session: Session) -> list[list[float]]:
+    """Returns the answers to a request that runs, and to three that wait meanwhile."""
     with held(session):
         tasks = [house.ask(0.0)]
         await began(session)
         tasks += [house.ask(1.0), house.ask(2.0), house.ask(3.0)]
         await queued(house, 3)
-    # Nobody can tell whose the one row is, so each runs again alone.
-    assert [numbers(await task) for task in tasks] == [[1.0], [2.0], [3.0], [4.0]]
-    assert [len(batch) for batch in session.batches] == [1, 3, 1, 2, 1, 1]
+    answers = [numbers(await task) for task in tasks]
+    while session.started.acquire(blocking=False):
+        pass
+    return answers
+
+
+@pytest.mark.parametrize("delay_seconds", [0.0, 0.001])
+async def test_requests_run_alone_once_rows_could_not_be_told_apart(
+    houses: Houses, delay_seconds: float
+) -> None:
+    session = Short()
+    settings = declared(max_queue_delay_seconds=delay_seconds, preferred_sizes=(3,))
+    house = await houses.make({"m": session}, settings=settings)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert await answers_together(house, session) == [[1.0], [2.0], [3.0], [4.0]]
+    # Nobody can tell whose the one row is, so each runs again alone; then nobody tries any more.
+    assert [len(batch) for batch in session.batches] == [1, 3, *[1] * 3, *[1] * 8]
+    reason = "output 'y' has shape [1, 2] for a batch of 3; expected a first dimension of that size"
+    assert [(line["event"], line["reason"]) for line in logs] == [
+        ("requests are not put together", reason)
+    ]
+    config = config_to_pb(serving_lane(house).model, instances=1).config
+    assert config.parameters["batching_off"].string_value == reason
+
+
+async def test_on_a_saturated_loop_too_requests_run_alone_once_rows_could_not_be_told_apart(
+    houses: Houses,
+) -> None:
+    session = Short()
+    house = await quick_house(houses, {"m": session})
+    for _ in range(3):
+        tasks = [house.ask(float(value)) for value in range(4)]
+        assert [numbers(await task) for task in tasks] == [[1.0], [2.0], [3.0], [4.0]]
+    assert serving_lane(house).max_rows == 1
+    assert sum(len(batch) > 1 for batch in session.batches) == 1
+
+
+async def test_outputs_without_a_row_for_each_row_that_was_filled_up_are_no_callers_fault(
+    houses: Houses,
+) -> None:
+    settings = ModelSettings(max_batch_size=MAX_BATCH, batch_buckets=(4, 8))
+    house = await houses.make({"m": Short()}, settings=settings)
+    with pytest.raises(
+        FailedPrecondition, match=r"'m' cannot be served .* for a batch of 4"
+    ) as told:
+        await house.ask(1.0, 2.0, 3.0)
+    assert told.value.reason == "MODEL_OUTPUT_ROWS"
+    assert statistics_of(house).failures[Failure.BACKEND] == 1
 
 
 async def test_no_model_starves_another(houses: Houses) -> None:

@@ -16,8 +16,14 @@ from numpy.typing import NDArray
 from modelrail.tensor import NUMPY_TYPES
 from modelrail_inference.repository.batching import PaddedInput, Padding
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.runtime.session import RunError
 from modelrail_inference.signature import TensorSpec
+
+
+class RowsError(Exception):
+    """An output has no row for each row that went in, so nobody can tell whose its rows are.
+
+    That is how the model is, whatever the inputs.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,15 +186,14 @@ def take_apart(
         layout: The form of the model's batches.
 
     Raises:
-        RunError: An output does not have a row for each row that went in, so nobody can tell
-            which rows belong to whom.
+        RowsError: An output does not have a row for each row that went in.
     """
     rows = layout.rows_of(sum(feed.batch_size for feed in feeds))
     for spec, array in zip(specs, outputs, strict=True):
         if array.ndim == 0 or array.shape[0] != rows:
-            raise RunError(
+            raise RowsError(
                 f"output '{spec.name}' has shape {list(array.shape)} for a batch of {rows}; "
-                "expected a first dimension of the same size"
+                "expected a first dimension of that size"
             )
     parts: list[dict[str, NDArray[Any]]] = []
     start = 0

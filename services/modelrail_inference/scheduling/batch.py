@@ -16,6 +16,7 @@ from modelrail_inference.request.message import OutputTensor
 from modelrail_inference.runtime.session import Run, RunError
 from modelrail_inference.scheduling.assembly import (
     BatchBuffers,
+    RowsError,
     assemble,
     take_apart,
 )
@@ -102,7 +103,8 @@ class BatchRunner:
     """Runs one batch on the calling thread.
 
     A request whose contents cannot be decoded fails alone. When a run of several requests fails,
-    halves of it are run again, so that only those fail that fail by themselves.
+    halves of it are run again, so that only those fail that fail by themselves; where the outputs
+    cannot be told apart, each of them is.
 
     Args:
         batch: What to run.
@@ -113,6 +115,7 @@ class BatchRunner:
     Attributes:
         outcomes: Each request with what came of it, in the end.
         executions: The runs that gave answers.
+        why_alone: Why the model's requests have to run alone; empty while they need not.
     """
 
     def __init__(self, batch: Batch, buffers: BatchBuffers, *, singly: bool = False) -> None:
@@ -123,6 +126,7 @@ class BatchRunner:
         self._buffers = buffers
         self.outcomes: list[tuple[QueuedRequest, Outcome]] = []
         self.executions: list[Execution] = []
+        self.why_alone = ""
 
     def run(self) -> None:
         """Runs the batch; whatever goes wrong is in the outcomes."""
@@ -155,13 +159,16 @@ class BatchRunner:
     def _run(self, requests: list[QueuedRequest]) -> None:
         try:
             parts, execution = self._computed([request.feed for request in requests])
-        except RunError as error:
+        except (RunError, RowsError) as error:
+            if isinstance(error, RowsError):
+                self.why_alone = str(error)
             if len(requests) == 1:
                 self.outcomes.append((requests[0], Outcome(error=error)))
                 return
             middle = len(requests) // 2
             halves = [requests[:middle], requests[middle:]]
-            for again in [[one] for one in requests] if self._singly else halves:
+            singly = self._singly or self.why_alone
+            for again in [[one] for one in requests] if singly else halves:
                 self._run(again)
         except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
             self.outcomes.extend((request, Outcome(error=error)) for request in requests)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
@@ -18,6 +20,8 @@ from modelrail_inference.scheduling.run_time import RunTime
 if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.batch import Execution
+
+_log = structlog.get_logger(__name__)
 
 _LINGER_SHARE = 0.05
 """How long a session waits for callers that were just answered, as a share of their batch's run."""
@@ -96,6 +100,27 @@ class Lane:
         """Learns from a run that gave an answer."""
         self.run_time.add(execution.items, execution.seconds)
         self.quickness.learn(execution.items, execution.cpu_ns / 1e9)
+
+    def run_alone(self, reason: str) -> None:
+        """Puts no requests together any more: a batch has shown that it cannot be taken apart.
+
+        Each such batch costs a run in vain beside those of its requests.
+
+        Args:
+            reason: What was wrong with it; empty: nothing was.
+        """
+        if not reason or self.model.batching_reason:
+            return
+        self.model.batching_reason = reason
+        self.max_rows = 1
+        self._may_gather = False
+        self.queue.take_alone()
+        _log.warning(
+            "requests are not put together",
+            model=self.model.model,
+            version=self.model.number,
+            reason=reason,
+        )
 
     def runs_at_once(self, feed: Feed, now: float) -> bool:
         """Whether a request that comes now runs on the event loop, without a queue.

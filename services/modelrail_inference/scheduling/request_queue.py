@@ -81,6 +81,12 @@ class RequestQueue:
         self.rows = 0
         self.size_bytes = 0
 
+    def take_alone(self) -> None:
+        """Takes each request alone from now on, and without a delay."""
+        self._together = False
+        self._max_rows = 1
+        self.delay_seconds = 0.0
+
     def count_of(self, level: int) -> int:
         """Returns how many requests of a priority level wait."""
         return self._levels[level - 1].count

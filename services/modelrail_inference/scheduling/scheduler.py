@@ -428,6 +428,7 @@ class Scheduler:
         if batch.run.terminated and seconds > lane.run_time.seconds(batch.items):
             # Stopped, because it took longer than its callers: that much is known about it.
             lane.run_time.add(batch.items, seconds)
+        lane.run_alone(runner.why_alone)
         for execution in runner.executions:
             lane.learn(execution)
             self._mean_batch_seconds += _MEAN_WEIGHT * (
