@@ -34,6 +34,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from modelrail_inference.failures import count_failure, to_service_error, with_request_id
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Serving
 from modelrail_inference.repository.repository import Repository
@@ -41,41 +42,17 @@ from modelrail_inference.request.call import Call
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.request.parameters import check_parameters
-from modelrail_inference.runtime.session import (
-    DeviceError,
-    OutOfMemory,
-    RunError,
-    RunTerminatedError,
-)
-from modelrail_inference.scheduling.assembly import RowsError
+from modelrail_inference.runtime.session import DeviceError
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.refusals import expired
 from modelrail_inference.scheduling.scheduler import Scheduler
-from modelrail_inference.statistics import Failure, Refusal, Statistics
-from modelrail_server.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    ResourceExhausted,
-    ServiceError,
-    Unavailable,
-)
+from modelrail_server.errors import ServiceError
 
 _log = structlog.get_logger(__name__)
 
 _DEVICE_RETRY_SECONDS = 1.0
 """Other replicas can answer at once; this one when it was replaced."""
-_REFUSALS = {
-    "QUEUE_FULL": Refusal.QUEUE_FULL,
-    "QUEUE_BYTES_FULL": Refusal.BYTES_FULL,
-    "DEADLINE_UNREACHABLE": Refusal.DEADLINE_UNREACHABLE,
-    "REQUEST_TOO_LARGE": Refusal.TOO_LARGE,
-    "REPLY_TOO_LARGE": Refusal.REPLY_TOO_LARGE,
-    "THREAD_LIMIT": Refusal.THREAD_LIMIT,
-    "SERVER_EXITING": Refusal.SHUTTING_DOWN,
-}
-"""Reasons of errors, as they are counted."""
 
 
 class DataPlane:
@@ -113,7 +90,7 @@ class DataPlane:
         try:
             serving = self._repository.acquire(request.model, request.version)
         except ServiceError as error:
-            raise named(error, request.id) from None
+            raise with_request_id(error, request.id) from None
         statistics = serving.model.statistics
         statistics.in_flight += 1
         queued = None
@@ -128,12 +105,12 @@ class DataPlane:
         except BaseException as error:
             if isinstance(error, DeviceError):
                 self._device_failed(serving.model, error)
-            error = _told(error, serving.model)
+            error = to_service_error(error, serving.model)
             ran = queued is not None and queued.batch is not None
             elapsed_ns = time.perf_counter_ns() - started
-            _count_failure(statistics, error, elapsed_ns, call=call, ran=ran)
+            count_failure(statistics, error, elapsed_ns, call=call, ran=ran)
             if isinstance(error, ServiceError):
-                raise named(error, request.id) from error.__cause__
+                raise with_request_id(error, request.id) from error.__cause__
             raise
         finally:
             statistics.in_flight -= 1
@@ -216,63 +193,3 @@ def _apply_queue_policy(
     wait_seconds = batching.policy_of(queued.level).wait_seconds(asked_seconds)
     if wait_seconds:
         queued.wait_until = time.monotonic() + wait_seconds
-
-
-def _told(error: BaseException, model: LoadedModel) -> BaseException:
-    """Returns what the caller is told about a run that failed."""
-    told: ServiceError
-    if isinstance(error, OutOfMemory):
-        told = ResourceExhausted(f"model '{model.model}': {error}", reason="OUT_OF_MEMORY")
-    elif isinstance(error, RunError):
-        told = InvalidArgument(
-            f"model '{model.model}' could not compute these inputs: {error}",
-            reason="MODEL_RUN_FAILED",
-        )
-    elif isinstance(error, RowsError):
-        told = FailedPrecondition(
-            f"model '{model.model}' cannot be served as it is configured, with padding or "
-            f"batch_buckets: {error}",
-            reason="MODEL_OUTPUT_ROWS",
-        )
-    elif isinstance(error, DeviceError):
-        told = Unavailable(
-            f"model '{model.model}': {error}",
-            reason="DEVICE_FAILED",
-            retry_after_seconds=_DEVICE_RETRY_SECONDS,
-        )
-    elif isinstance(error, RunTerminatedError):
-        told = expired()
-    else:
-        return error
-    told.__cause__ = error
-    return told
-
-
-def named(error: ServiceError, request_id: str) -> ServiceError:
-    """Puts the caller's request id in front of an error's message, as Triton does."""
-    if request_id:
-        error.message = f"[request id: {request_id[:200]}] {error.message}"
-        error.args = (error.message,)
-    return error
-
-
-def _count_failure(
-    statistics: Statistics, error: BaseException, elapsed_ns: int, *, call: Call, ran: bool
-) -> None:
-    """Counts a request that got an error, or whose caller went away, after `elapsed_ns`.
-
-    A transport that knows the deadline cancels the call when it passes: that is no caller's wish,
-    and counts like a deadline that was noticed here.
-    """
-    cancelled = isinstance(error, asyncio.CancelledError)
-    reason = error.reason if isinstance(error, ServiceError) else ""
-    if reason == "REQUEST_TIMEOUT" or (cancelled and call.expired()):
-        statistics.expired(elapsed_ns, ran=ran)
-    elif cancelled:
-        statistics.cancelled(elapsed_ns)
-    elif reason in _REFUSALS:
-        statistics.refused(_REFUSALS[reason], elapsed_ns)
-    elif reason in ("MODEL_RUN_FAILED", "MODEL_OUTPUT_ROWS", "OUT_OF_MEMORY", "DEVICE_FAILED"):
-        statistics.failed(Failure.BACKEND, elapsed_ns)
-    else:
-        statistics.failed(Failure.OTHER, elapsed_ns)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
-from modelrail_inference.dataplane import named
+from modelrail_inference.failures import with_request_id
 from modelrail_inference.protocol.batching_config import (
     BATCH_BUCKETS,
     PADDING,
@@ -62,7 +62,7 @@ def request_from_pb(request: pb.ModelInferRequest, *, message_bytes: int = 0) ->
         _check_counts(request)
         inputs = tuple(_inputs(request))
     except InvalidArgument as error:
-        raise named(error, request.id) from None
+        raise with_request_id(error, request.id) from None
     return InferenceRequest(
         model=request.model_name,
         version=request.model_version,
