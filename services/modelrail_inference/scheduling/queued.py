@@ -27,6 +27,7 @@ class QueuedRequest:
     """
 
     __slots__ = (
+        "admitted_rows",
         "batch",
         "deadline",
         "feed",
@@ -59,6 +60,8 @@ class QueuedRequest:
         self.size_bytes = size_bytes
         self.deadline = deadline
         self.level = level
+        self.admitted_rows = 0
+        """Items of the batch in which it was predicted to run when it was admitted."""
         self.queued_at = 0.0
         self.queued_ns = 0
         self.wait_until: float | None = None

@@ -34,11 +34,17 @@ def is_out(request: QueuedRequest, now: float) -> bool:
     return policy.on_timeout is TimeoutAction.REJECT and is_late(request, now)
 
 
-def too_late(request: QueuedRequest, now: float) -> ServiceError:
-    """Returns the error for a request that was taken out of the queue and does not run."""
+def too_late(request: QueuedRequest, now: float, predicted_seconds: float) -> ServiceError:
+    """Returns the error for a request that was taken out of the queue and does not run.
+
+    Args:
+        request: The request.
+        now: Moment of `time.monotonic()`.
+        predicted_seconds: When its answer would have come, counted from now.
+    """
     if request.deadline is None or is_late(request, now):
         return expired()
-    return unreachable(request.lane.batch_seconds(), request.deadline - now)
+    return unreachable(predicted_seconds, request.deadline - now)
 
 
 def exiting() -> Unavailable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 
@@ -11,6 +12,9 @@ from modelrail_inference.scheduling.run_time import RunTime
 
 _WAITED_SHARE = 0.1
 """A wait that is shorter than this share of the run is none."""
+
+TooLate = tuple[QueuedRequest, float]
+"""A request that does not run, and the time after which its answer would have come, in seconds."""
 
 _Group = OrderedDict[QueuedRequest, None]
 """Waiting requests that fit into one batch, oldest first. A linked list: requests leave from the
@@ -151,28 +155,31 @@ class RequestQueue:
 
     def take(
         self, now: float, run_time: RunTime, most_rows: int | None = None
-    ) -> tuple[list[QueuedRequest], list[QueuedRequest]]:
-        """Takes the next batch out.
+    ) -> tuple[list[QueuedRequest], list[TooLate]]:
+        """Takes the next batch out, so small that no request makes one late that was there before.
+
+        What then does not fit into the batch runs next. A request that was admitted to a larger
+        batch than it has time for, or has none even for those before it, does not run: were batches
+        made smaller for it too, they would become ever smaller under overload.
 
         Args:
             now: Moment of `time.monotonic()`.
-            run_time: How long batches take: one that would end after a request's deadline runs
-                without it, so that under overload those run that can be answered in time.
+            run_time: How long batches take.
             most_rows: Items that the batch shall have at most; None for what the model takes.
 
         Returns:
-            The requests of the batch, none if nothing is left; and those that have waited too long
-            and will not run.
+            The requests of the batch, none if nothing is left; and those that will not run.
         """
-        late: list[QueuedRequest] = []
+        late: list[TooLate] = []
         while chosen := self._choose(most_rows):
-            seconds = run_time.seconds(sum(request.feed.batch_size for request in chosen))
             expired = [request for request in chosen if is_late(request, now)]
-            hopeless = [r for r in chosen if _is_hopeless(r, now, seconds) and r not in expired]
-            if not expired and not hopeless:
+            if expired:
+                late.extend((one, 0.0) for one in expired if self.lose_patience(one, now))
+                continue
+            chosen, hopeless = _in_time(chosen, now, run_time)
+            if not hopeless:
                 break
-            late.extend(request for request in expired if self.lose_patience(request, now))
-            late.extend(request for request in hopeless if self.discard(request))
+            late.extend((one, seconds) for one, seconds in hopeless if self.discard(one))
         for request in chosen:
             self.discard(request)
         return chosen, late
@@ -220,14 +227,32 @@ def is_late(request: QueuedRequest, now: float) -> bool:
     return timeout is not None and timeout <= now
 
 
-def _is_hopeless(request: QueuedRequest, now: float, seconds: float) -> bool:
-    """Whether a run of `seconds` would end after the deadline of a request that had to wait.
+def _in_time(
+    chosen: list[QueuedRequest], now: float, run_time: RunTime
+) -> tuple[list[QueuedRequest], list[TooLate]]:
+    """Returns the first of them that end in time together, and those that cannot."""
+    most_rows = sum(request.feed.batch_size for request in chosen)
+    if now + run_time.seconds(most_rows) <= min(map(_deadline, chosen)):
+        return chosen, []
+    batch: list[QueuedRequest] = []
+    hopeless: list[TooLate] = []
+    rows, earliest = 0, math.inf
+    for request in chosen:
+        more = rows + request.feed.batch_size
+        deadline = _deadline(request)
+        seconds = run_time.seconds(max(more, min(request.admitted_rows, most_rows)))
+        if now + seconds > deadline:
+            if now - request.queued_at > _WAITED_SHARE * seconds:
+                hopeless.append((request, seconds))
+                continue
+            deadline = math.inf  # it is tried: nothing else would show that a guess was wrong
+        if now + run_time.seconds(more) > earliest:
+            break  # the order is kept: what is behind it does not overtake it
+        batch.append(request)
+        rows = more
+        earliest = min(earliest, deadline)
+    return batch, hopeless
 
-    One that did not wait is tried: nothing else would show that a guess was wrong.
-    """
-    waited = now - request.queued_at
-    return (
-        request.deadline is not None
-        and now + seconds > request.deadline
-        and waited > _WAITED_SHARE * seconds
-    )
+
+def _deadline(request: QueuedRequest) -> float:
+    return math.inf if request.deadline is None else request.deadline

@@ -290,6 +290,9 @@ class Scheduler:
             or queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
             raise self._full(request, now, "QUEUE_BYTES_FULL")
+        # It runs together with what is there before it, up to a whole batch.
+        rows = queue.rows_before(request.level) + request.feed.batch_size
+        request.admitted_rows = min(lane.max_rows, rows)
         if self._takes_at_once(lane):
             return  # no bound on waiting concerns what does not wait
         max_level_items = queue.batching.policy_of(request.level).max_items
@@ -301,9 +304,8 @@ class Scheduler:
             raise self._full(request, now, "QUEUE_FULL")
         if request.deadline is None:
             return
-        # It runs together with what is there already, up to a whole batch.
-        rows = min(lane.max_rows, queue.rows + request.feed.batch_size)
-        predicted = self._wait_seconds(request, now) + lane.run_time.seconds(rows)
+        run_seconds = lane.run_time.seconds(request.admitted_rows)
+        predicted = self._wait_seconds(request, now) + run_seconds
         if now + predicted > request.deadline:
             raise unreachable(predicted, request.deadline - now)
 
@@ -494,9 +496,9 @@ class Scheduler:
         # Other models' batches are as good for the other threads as the rest of this one.
         alone = len(self._active) == 1
         requests, late = lane.queue.take(now, lane.run_time, lane.share() if alone else None)
-        for request in late:
+        for request, seconds in late:
             self._left_queue(request)
-            self._call(self._fail, request, too_late(request, now))
+            self._call(self._fail, request, too_late(request, now, seconds))
         self._items -= len(requests)
         if lane.queue.count == 0:
             self._active.discard(lane)

@@ -1,0 +1,112 @@
+"""The rules by which a batch is taken from the requests of one model, without threads."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, cast
+
+import pytest
+
+from modelrail_inference.repository.batching import DynamicBatching
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.request_queue import RequestQueue
+from modelrail_inference.scheduling.run_time import RunTime
+
+NOW = 1000.0
+_TICKETS = itertools.count()
+
+
+def request(
+    *,
+    rows: int = 1,
+    left: float | None = None,
+    level: int = 1,
+    waited: float = 0.0,
+    admitted_rows: int = 1,
+) -> QueuedRequest:
+    """Returns a request that nobody sent, whose deadline is in `left` seconds."""
+    nothing = cast(Any, None)  # the queue knows neither model nor caller
+    made = QueuedRequest(
+        nothing,
+        Feed((), (), rows),
+        nothing,
+        lambda: None,
+        size_bytes=rows,
+        deadline=None if left is None else NOW + left,
+        level=level,
+    )
+    made.queued_at = NOW - waited
+    made.admitted_rows = admitted_rows
+    made.queued_ns = next(_TICKETS)
+    return made
+
+
+def queue_of(*requests: QueuedRequest, most: int = 8, **batching: Any) -> RequestQueue:
+    queue = RequestQueue(DynamicBatching(**batching), most)
+    for one in requests:
+        queue.push(one)
+    return queue
+
+
+def run_time(fixed_seconds: float, item_seconds: float) -> RunTime:
+    """Returns what many runs of such times would have taught."""
+    learned = RunTime()
+    for _ in range(50):
+        for items in (1, 8):
+            learned.add(items, fixed_seconds + item_seconds * items)
+    return learned
+
+
+def test_those_who_come_later_do_not_make_an_older_request_late() -> None:
+    oldest = request(left=0.35, waited=0.09)
+    later = [request() for _ in range(7)]
+    queue = queue_of(oldest, *later)
+    assert queue.take(NOW, run_time(0.0, 0.1)) == ([oldest, *later[:2]], [])
+    assert list(queue.requests()) == later[2:]
+
+
+def test_a_batch_ends_before_the_tightest_of_its_deadlines() -> None:
+    first, tight = request(left=0.75, waited=0.2), request(left=0.45, waited=0.1)
+    later = [request(left=10.0) for _ in range(6)]
+    queue = queue_of(first, tight, *later)
+    assert queue.take(NOW, run_time(0.0, 0.1)) == ([first, tight, *later[:2]], [])
+
+
+def test_what_cannot_end_in_time_even_alone_runs_not_and_makes_no_batch_smaller() -> None:
+    hopeless = request(left=0.05, waited=0.2)
+    others = [request(left=1.0) for _ in range(8)]
+    queue = queue_of(hopeless, *others)
+    taken, late = queue.take(NOW, run_time(0.0, 0.1))
+    assert (taken, [late_one for late_one, _ in late]) == (others, [hopeless])
+
+
+def test_what_cannot_end_in_time_behind_those_before_it_does_not_run() -> None:
+    before = [request(waited=0.3) for _ in range(3)]
+    hopeless = request(left=0.35, waited=0.2)
+    behind = [request() for _ in range(4)]
+    queue = queue_of(*before, hopeless, *behind)
+    taken, late = queue.take(NOW, run_time(0.0, 0.1))
+    assert taken == before + behind
+    ((refused, seconds),) = late
+    assert refused is hopeless
+    assert seconds == pytest.approx(0.4)
+
+
+def test_a_large_request_that_would_make_another_late_runs_next() -> None:
+    tight, large, small = request(left=0.35, waited=0.1), request(rows=4), request()
+    queue = queue_of(tight, large, small)
+    assert queue.take(NOW, run_time(0.0, 0.1)) == ([tight], [])
+    assert queue.take(NOW, run_time(0.0, 0.1)) == ([large, small], [])
+
+
+def test_no_batch_is_smaller_than_the_one_that_a_request_was_admitted_to() -> None:
+    """Under overload the oldest are always at their end: batches would become ever smaller."""
+    oldest = request(left=0.102, waited=0.9, admitted_rows=8)
+    others = [request(left=1.0, admitted_rows=8) for _ in range(20)]
+    queue = queue_of(oldest, *others)
+    taken, late = queue.take(NOW, run_time(0.1, 0.001))
+    assert taken == others[:8]
+    ((refused, seconds),) = late
+    assert refused is oldest
+    assert seconds == pytest.approx(0.108)
