@@ -110,3 +110,28 @@ def test_no_batch_is_smaller_than_the_one_that_a_request_was_admitted_to() -> No
     ((refused, seconds),) = late
     assert refused is oldest
     assert seconds == pytest.approx(0.108)
+
+
+@pytest.mark.parametrize(
+    ("left", "wait_left", "ready_in"),
+    [
+        (None, None, 0.09),
+        (10.0, 10.0, 0.09),
+        (0.05, None, 0.05 - 0.025 - 0.005),
+        (0.02, None, -0.01),
+        (None, 0.03, 0.03 - 0.005),
+    ],
+    ids=["patient", "time enough", "near deadline", "no time to lose", "near timeout"],
+)
+def test_a_queue_delay_leaves_every_request_the_time_that_it_needs(
+    left: float | None, wait_left: float | None, ready_in: float
+) -> None:
+    hasty = request(left=left)
+    hasty.wait_until = None if wait_left is None else NOW + wait_left
+    queue = queue_of(request(waited=0.01), hasty, preferred_sizes=(4,), max_queue_delay_seconds=0.1)
+    assert queue.ready_at(run_time(0.02, 0.0)) == pytest.approx(NOW + ready_in)
+
+
+def test_a_queue_delay_gambles_with_no_deadline_while_no_run_is_known() -> None:
+    queue = queue_of(request(left=0.5), preferred_sizes=(4,), max_queue_delay_seconds=0.1)
+    assert queue.ready_at(RunTime()) == 0.0

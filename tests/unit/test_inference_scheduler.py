@@ -427,6 +427,14 @@ async def test_a_queue_delay_ends(houses: Houses) -> None:
     assert numbers(await house.ask(1.0)) == [2.0]
 
 
+async def test_a_queue_delay_is_cut_short_for_a_deadline(houses: Houses) -> None:
+    settings = declared(preferred_sizes=(4,), max_queue_delay_seconds=3600)
+    house = await houses.make({"m": Session()}, settings=settings)
+    assert numbers(await house.ask(1.0, seconds=1.0)) == [2.0]
+    learned(serving_lane(house), {1: 0.7})
+    assert numbers(await house.ask(2.0, seconds=1.0)) == [3.0]
+
+
 async def test_higher_priorities_run_first(houses: Houses) -> None:
     session = Session()
     settings = ModelSettings(

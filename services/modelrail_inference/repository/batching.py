@@ -45,7 +45,7 @@ class DynamicBatching:
         preferred_sizes: Numbers of items at which a batch runs at once, ascending; empty for the
             largest batch only.
         max_queue_delay_seconds: How long the oldest request waits for others although a session is
-            free.
+            free; shorter where a deadline or timeout is near.
         preserve_ordering: Whether replies leave in the order of the requests. Refusals and expired
             deadlines do not wait for their turn.
         priority_levels: Number of priorities, of which 1 is the highest; 0 when there are none.

@@ -200,7 +200,7 @@ class Lane:
 
         A moment in the past means now.
         """
-        ready_at = self.queue.ready_at()
+        ready_at = self.queue.ready_at(self.run_time)
         if (
             ready_at is not None
             and now < self._expected_until

@@ -13,6 +13,12 @@ from modelrail_inference.scheduling.run_time import RunTime
 _WAITED_SHARE = 0.1
 """A wait that is shorter than this share of the run is none."""
 
+_WAKE_SECONDS = 0.005
+"""A thread that has slept until a moment waits so long for the interpreter, if others have it
+(`sys.getswitchinterval`)."""
+_RUN_MARGIN = 1.25
+"""A run that is known by its mean takes longer half of the time, seldom by more than that."""
+
 TooLate = tuple[QueuedRequest, float]
 """A request that does not run, and the time after which its answer would have come, in seconds."""
 
@@ -64,8 +70,8 @@ class RequestQueue:
     A batch begins with the oldest request of the highest priority and takes whatever fits beside it
     (equal shapes but for the batch axis), from that priority first. It is taken when a preferred
     size is reached, when nothing more fits, or when the oldest request has waited for the queue
-    delay; without a delay whatever is there is taken at once. Because it is asked only when a
-    session is free, a batch grows until it is taken.
+    delay, or as soon as one must not wait longer; without a delay whatever is there is taken at
+    once. Because it is asked only when a session is free, a batch grows until it is taken.
 
     Args:
         batching: How requests are put together; None runs each alone.
@@ -138,10 +144,13 @@ class RequestQueue:
             for group in level.groups.values():
                 yield from group
 
-    def ready_at(self) -> float | None:
+    def ready_at(self, run_time: RunTime) -> float | None:
         """Returns when a batch can be taken: a moment of `time.monotonic()`; None for no requests.
 
         A moment in the past means now.
+
+        Args:
+            run_time: How long batches take: none waits for others until its time is over.
         """
         if self.delay_seconds <= 0:
             return 0.0 if self.count else None
@@ -151,7 +160,8 @@ class RequestQueue:
         rows, closed = self._measure(chosen)
         if closed or rows in self._preferred:
             return 0.0
-        return min(request.queued_at for request in chosen) + self.delay_seconds
+        delayed_until = min(request.queued_at for request in chosen) + self.delay_seconds
+        return min(delayed_until, _latest_start(chosen, rows, run_time))
 
     def take(
         self, now: float, run_time: RunTime, most_rows: int | None = None
@@ -252,6 +262,18 @@ def _in_time(
         rows = more
         earliest = min(earliest, deadline)
     return batch, hopeless
+
+
+def _latest_start(chosen: list[QueuedRequest], rows: int, run_time: RunTime) -> float:
+    """Returns when they have to be taken so that all are answered in time; 0 for now."""
+    seconds = _RUN_MARGIN * run_time.seconds(rows)
+    latest = min(min(_deadline(request) - seconds, _patience_end(request)) for request in chosen)
+    # Without any knowledge about the run, no deadline allows a wait.
+    return latest - _WAKE_SECONDS if run_time.runs or latest == math.inf else 0.0
+
+
+def _patience_end(request: QueuedRequest) -> float:
+    return math.inf if request.wait_until is None else request.wait_until
 
 
 def _deadline(request: QueuedRequest) -> float:
