@@ -11,7 +11,7 @@ from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.request_queue import RequestQueue
-from modelrail_inference.scheduling.run_time import RunTime
+from modelrail_inference.scheduling.run_time import RunTimes
 
 NOW = 1000.0
 _TICKETS = itertools.count()
@@ -24,12 +24,13 @@ def request(
     level: int = 1,
     waited: float = 0.0,
     admitted_rows: int = 1,
+    key: str = "",
 ) -> QueuedRequest:
     """Returns a request that nobody sent, whose deadline is in `left` seconds."""
     nothing = cast(Any, None)  # the queue knows neither model nor caller
     made = QueuedRequest(
         nothing,
-        Feed((), (), rows),
+        Feed((), (), rows, key),
         nothing,
         lambda: None,
         size_bytes=rows,
@@ -49,12 +50,12 @@ def queue_of(*requests: QueuedRequest, most: int = 8, **batching: Any) -> Reques
     return queue
 
 
-def run_time(fixed_seconds: float, item_seconds: float) -> RunTime:
+def run_times(fixed_seconds: float, item_seconds: float) -> RunTimes:
     """Returns what many runs of such times would have taught."""
-    learned = RunTime()
+    learned = RunTimes()
     for _ in range(50):
         for items in (1, 8):
-            learned.add(items, fixed_seconds + item_seconds * items)
+            learned.add("", items, fixed_seconds + item_seconds * items)
     return learned
 
 
@@ -62,7 +63,7 @@ def test_those_who_come_later_do_not_make_an_older_request_late() -> None:
     oldest = request(left=0.35, waited=0.09)
     later = [request() for _ in range(7)]
     queue = queue_of(oldest, *later)
-    assert queue.take(NOW, run_time(0.0, 0.1)) == ([oldest, *later[:2]], [])
+    assert queue.take(NOW, run_times(0.0, 0.1)) == ([oldest, *later[:2]], [])
     assert list(queue.requests()) == later[2:]
 
 
@@ -70,14 +71,14 @@ def test_a_batch_ends_before_the_tightest_of_its_deadlines() -> None:
     first, tight = request(left=0.75, waited=0.2), request(left=0.45, waited=0.1)
     later = [request(left=10.0) for _ in range(6)]
     queue = queue_of(first, tight, *later)
-    assert queue.take(NOW, run_time(0.0, 0.1)) == ([first, tight, *later[:2]], [])
+    assert queue.take(NOW, run_times(0.0, 0.1)) == ([first, tight, *later[:2]], [])
 
 
 def test_what_cannot_end_in_time_even_alone_runs_not_and_makes_no_batch_smaller() -> None:
     hopeless = request(left=0.05, waited=0.2)
     others = [request(left=1.0) for _ in range(8)]
     queue = queue_of(hopeless, *others)
-    taken, late = queue.take(NOW, run_time(0.0, 0.1))
+    taken, late = queue.take(NOW, run_times(0.0, 0.1))
     assert (taken, [late_one for late_one, _ in late]) == (others, [hopeless])
 
 
@@ -86,7 +87,7 @@ def test_what_cannot_end_in_time_behind_those_before_it_does_not_run() -> None:
     hopeless = request(left=0.35, waited=0.2)
     behind = [request() for _ in range(4)]
     queue = queue_of(*before, hopeless, *behind)
-    taken, late = queue.take(NOW, run_time(0.0, 0.1))
+    taken, late = queue.take(NOW, run_times(0.0, 0.1))
     assert taken == before + behind
     ((refused, seconds),) = late
     assert refused is hopeless
@@ -96,8 +97,8 @@ def test_what_cannot_end_in_time_behind_those_before_it_does_not_run() -> None:
 def test_a_large_request_that_would_make_another_late_runs_next() -> None:
     tight, large, small = request(left=0.35, waited=0.1), request(rows=4), request()
     queue = queue_of(tight, large, small)
-    assert queue.take(NOW, run_time(0.0, 0.1)) == ([tight], [])
-    assert queue.take(NOW, run_time(0.0, 0.1)) == ([large, small], [])
+    assert queue.take(NOW, run_times(0.0, 0.1)) == ([tight], [])
+    assert queue.take(NOW, run_times(0.0, 0.1)) == ([large, small], [])
 
 
 def test_no_batch_is_smaller_than_the_one_that_a_request_was_admitted_to() -> None:
@@ -105,7 +106,7 @@ def test_no_batch_is_smaller_than_the_one_that_a_request_was_admitted_to() -> No
     oldest = request(left=0.102, waited=0.9, admitted_rows=8)
     others = [request(left=1.0, admitted_rows=8) for _ in range(20)]
     queue = queue_of(oldest, *others)
-    taken, late = queue.take(NOW, run_time(0.1, 0.001))
+    taken, late = queue.take(NOW, run_times(0.1, 0.001))
     assert taken == others[:8]
     ((refused, seconds),) = late
     assert refused is oldest
@@ -129,9 +130,19 @@ def test_a_queue_delay_leaves_every_request_the_time_that_it_needs(
     hasty = request(left=left)
     hasty.wait_until = None if wait_left is None else NOW + wait_left
     queue = queue_of(request(waited=0.01), hasty, preferred_sizes=(4,), max_queue_delay_seconds=0.1)
-    assert queue.ready_at(run_time(0.02, 0.0)) == pytest.approx(NOW + ready_in)
+    assert queue.ready_at(run_times(0.02, 0.0)) == pytest.approx(NOW + ready_in)
 
 
 def test_a_queue_delay_gambles_with_no_deadline_while_no_run_is_known() -> None:
     queue = queue_of(request(left=0.5), preferred_sizes=(4,), max_queue_delay_seconds=0.1)
-    assert queue.ready_at(RunTime()) == 0.0
+    assert queue.ready_at(RunTimes()) == 0.0
+
+
+def test_rows_before_a_request_are_told_apart_by_whether_they_fit_beside_it() -> None:
+    queue = queue_of(
+        request(rows=2, key="long"), request(rows=3), request(level=2), priority_levels=2
+    )
+    queue.push(request(rows=4, level=2, key="long"))
+    assert (queue.rows_before(1), queue.rows_before(2)) == (5, 10)
+    assert (queue.rows_beside("long", 1), queue.rows_beside("long", 2)) == (2, 6)
+    assert queue.rows_beside("unknown", 2) == 0

@@ -48,7 +48,7 @@ from modelrail_inference.request.message import (
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling import scheduler
-from modelrail_inference.scheduling.batch import BatchRunner, Execution, Outcome
+from modelrail_inference.scheduling.batch import Batch, BatchRunner, Execution, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
 from modelrail_inference.scheduling.on_loop.gathering import Patience
@@ -260,7 +260,7 @@ def learned(lane: Lane, seconds: Mapping[int, float]) -> None:
     """Makes a model's runs of so many rows take so long, as many runs would have shown."""
     for _ in range(100):
         for rows, taken in seconds.items():
-            lane.run_time.add(rows, taken)
+            lane.run_times.add((), rows, taken)
 
 
 def request_of(lane: Lane) -> QueuedRequest:
@@ -270,6 +270,11 @@ def request_of(lane: Lane) -> QueuedRequest:
     feed = lane.checker.check(InferenceRequest("m", inputs=(tensor,)))
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     return QueuedRequest(lane, feed, future, lambda: None, size_bytes=8)
+
+
+def batch_of(lane: Lane, count: int) -> Batch:
+    """Returns a batch of requests that nobody sent."""
+    return Batch(lane, [request_of(lane) for _ in range(count)], time.monotonic())
 
 
 def numbers(reply: InferenceReply) -> list[float]:
@@ -348,7 +353,7 @@ async def test_smaller_batches_keep_sessions_busy_where_they_cost_little(
     await house.ask(0.0)
     lane = serving_lane(house)
     for size in (1, 4) * 50:
-        lane.run_time.add(size, fixed_seconds + 0.008 * size)
+        lane.run_times.add((), size, fixed_seconds + 0.008 * size)
     lane.running_rows = 4
     for _ in range(4):
         lane.queue.push(request_of(lane))
@@ -362,8 +367,8 @@ async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
     await house.ask(0.0)
     lane = serving_lane(house)
     for _ in range(100):
-        lane.run_time.add(4, 0.08)
-    lane.answered(4, now=100.0)
+        lane.run_times.add((), 4, 0.08)
+    lane.answered(batch_of(lane, 4), now=100.0)
     assert lane.ready_at(100.0) is None  # nobody is there
     lane.queue.push(request_of(lane))
     assert lane.ready_at(100.0) == pytest.approx(100.004)
@@ -380,9 +385,9 @@ async def test_no_more_callers_are_waited_for_than_were_answered(houses: Houses)
     await house.ask(0.0)
     lane = serving_lane(house)
     for _ in range(100):
-        lane.run_time.add(2, 0.08)
+        lane.run_times.add((), 2, 0.08)
     lane.running_rows = 6  # of the other session
-    lane.answered(2, now=100.0)
+    lane.answered(batch_of(lane, 2), now=100.0)
     lane.queue.push(request_of(lane))
     assert lane.ready_at(100.0) == pytest.approx(100.004)
     lane.queue.push(request_of(lane))
@@ -772,7 +777,7 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses
     version = house.repository.find("m", "1")
     assert version.serving is not None
     version.serving.lane = lane
-    lane.run_time.add(1, 10.0)  # what ten seconds of running would have taught
+    lane.run_times.add((), 1, 10.0)  # what ten seconds of running would have taught
     with held(session):
         first = house.ask(0.0)
         await began(session)
@@ -826,6 +831,30 @@ async def test_admission_counts_the_batch_that_a_request_joins(houses: Houses) -
     await asyncio.gather(first, patient)
 
 
+async def test_admission_tells_short_requests_from_long_ones(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, width=-1)
+    await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.run_times.add(((2,),), 1, 1.0)
+        lane.run_times.add(((3,),), 1, 60.0)
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        await began(session)
+        await began(session)
+        short = house.ask(1.0, seconds=5.0)
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted):
+            await house.ask(1.0, seconds=50.0, length=3)
+        long = house.ask(1.0, length=3)
+        await queued(house, 2)
+        with pytest.raises(ResourceExhausted):  # for the long one runs before it
+            await house.ask(1.0, seconds=5.0)
+    await asyncio.gather(first, short, long)
+
+
 async def test_an_urgent_request_is_not_refused_for_what_waits_behind_it(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session}, settings=declared(priority_levels=2))
@@ -851,7 +880,7 @@ async def test_admission_knows_that_another_model_has_every_thread(houses: House
     with held(sessions["long"]):
         running = house.ask(0.0, model="long")
         await began(sessions["long"])
-        serving_lane(house, "long").run_time.add(1, 10.0)
+        serving_lane(house, "long").run_times.add((), 1, 10.0)
         with pytest.raises(ResourceExhausted) as refused:
             await house.ask(1.0, seconds=5.0)
         assert refused.value.reason == "DEADLINE_UNREACHABLE"
@@ -871,10 +900,10 @@ async def test_a_run_that_was_stopped_teaches_how_long_it_took_at_least(houses: 
             await asked
     lane = serving_lane(house)
     for _ in range(1000):
-        if lane.run_time.runs:
+        if lane.run_times.whole.runs:
             break
         await asyncio.sleep(0.001)
-    assert lane.run_time.seconds(1) >= session.terminated_seconds > 0
+    assert lane.run_times.whole.seconds(1) >= session.terminated_seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -1532,10 +1561,10 @@ async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_
     taught_with, ran = list[int](), list[float]()
     monkeypatch.setattr(Quickness, "learn", lambda _, items, cpu: taught_with.append(items))
     monkeypatch.setattr(LoopBudget, "spent", lambda _, seconds, now: ran.append(seconds))
-    runs = lane.run_time.runs
+    runs = lane.run_times.whole.runs
     await asyncio.gather(*[house.ask(float(i), float(i)) for i in range(4)])
     assert taught_with == [8]
-    assert lane.run_time.runs == runs + 1
+    assert lane.run_times.whole.runs == runs + 1
     assert len(ran) == 1
     assert ran[0] > 0
     assert house.scheduler._mean_batch_seconds == mean
@@ -1920,7 +1949,7 @@ async def test_refusals_are_counted_by_their_reason(
     version = house.repository.find("m", "1")
     assert version.serving is not None
     version.serving.lane = house.scheduler.open_lane(version.serving.model)
-    version.serving.lane.run_time.add(1, 10.0)  # what ten seconds of running would have taught
+    version.serving.lane.run_times.add((), 1, 10.0)  # what ten seconds of running would have taught
     with held(session):
         tasks = [house.ask(0.0)]
         await began(session)

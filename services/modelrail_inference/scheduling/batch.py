@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Execution:
         infer_ns: Time of the run, in nanoseconds.
         output_ns: Time to take it apart, in nanoseconds.
         cpu_ns: Processor time of the thread that did all of this, in nanoseconds.
+        key: What the shapes of its requests have in common.
     """
 
     items: int
@@ -47,6 +48,7 @@ class Execution:
     infer_ns: int
     output_ns: int
     cpu_ns: int
+    key: Hashable = ()
 
     @property
     def seconds(self) -> float:
@@ -80,11 +82,12 @@ class Batch:
         started_at: When the batch was taken: a moment of `time.monotonic()`.
     """
 
-    __slots__ = ("items", "lane", "requests", "run", "started_at", "started_ns", "waiting")
+    __slots__ = ("items", "key", "lane", "requests", "run", "started_at", "started_ns", "waiting")
 
     def __init__(self, lane: Lane, requests: list[QueuedRequest], started_at: float) -> None:
         self.lane = lane
         self.requests = requests
+        self.key = requests[0].feed.key
         self.items = sum(request.feed.batch_size for request in requests)
         self.started_at = started_at
         self.started_ns = time.perf_counter_ns()
@@ -208,6 +211,7 @@ class BatchRunner:
             ran - assembled,
             ended - ran,
             time.thread_time_ns() - cpu_started,
+            feeds[0].key,
         )
         return encoded, execution
 
@@ -249,6 +253,7 @@ def compute_alone(
         ran - prepared,
         ended - ran,
         time.thread_time_ns() - cpu_started,
+        feed.key,
     )
     return outputs, execution
 

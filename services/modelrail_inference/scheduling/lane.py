@@ -15,11 +15,11 @@ from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.ordering import Ordering
 from modelrail_inference.scheduling.request_queue import RequestQueue
-from modelrail_inference.scheduling.run_time import RunTime
+from modelrail_inference.scheduling.run_time import RunTimes
 
 if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed
-    from modelrail_inference.scheduling.batch import Execution
+    from modelrail_inference.scheduling.batch import Batch, Execution
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Lane:
         "ordering",
         "queue",
         "quickness",
-        "run_time",
+        "run_times",
         "running_rows",
         "virtual_seconds",
     )
@@ -65,7 +65,7 @@ class Lane:
         self.layout = _layout(model)
         self.checker = RequestChecker(model)
         self.queue = RequestQueue(batching, model.rows_together())
-        self.run_time = RunTime()
+        self.run_times = RunTimes()
         self.in_flight = 0
         self.running_rows = 0
         self.virtual_seconds = 0.0
@@ -98,7 +98,7 @@ class Lane:
 
     def learn(self, execution: Execution) -> None:
         """Learns from a run that gave an answer."""
-        self.run_time.add(execution.items, execution.seconds)
+        self.run_times.add(execution.key, execution.items, execution.seconds)
         self.quickness.learn(execution.items, execution.cpu_ns / 1e9)
 
     def run_alone(self, reason: str) -> None:
@@ -174,33 +174,36 @@ class Lane:
         under_way = self.queue.rows + self.running_rows + answered
         items = min(self.max_rows, -(-under_way // self.instances))
         fewer = -(-under_way // (self.instances + 1))
-        if fewer < items and self.run_time.has_varied():
-            seconds = self.run_time.seconds(items) + self._linger_seconds(items)
-            if fewer * seconds > items * self.run_time.seconds(fewer):
+        run_time = self.run_times.of(self.queue.next_key())
+        if fewer < items and run_time.has_varied():
+            seconds = run_time.seconds(items)
+            if fewer * (seconds + _linger_seconds(seconds)) > items * run_time.seconds(fewer):
                 return fewer
         return items
 
-    def answered(self, items: int, now: float) -> None:
+    def answered(self, batch: Batch, now: float) -> None:
         """A batch has ended: whoever waited for it may ask again as soon as the answers come.
 
         Without that a busy model's callers split into ever smaller batches: the first to come back
         would run alone, and the others would find the session taken.
         """
-        linger = self._linger_seconds(items)
+        items = batch.items
+        linger = _linger_seconds(self.predicted_seconds(batch))
         if self.max_rows > 1 and items > 1 and linger >= _LINGER_SECONDS[0]:
             # No more come back than were answered: the rest of an even share may run elsewhere.
             self._expected_rows = min(self.share(items), self.queue.rows + items)
             self._expected_until = now + linger
 
-    def _linger_seconds(self, items: int) -> float:
-        return min(_LINGER_SECONDS[1], _LINGER_SHARE * self.run_time.seconds(items))
+    def predicted_seconds(self, batch: Batch) -> float:
+        """Returns the expected time of the run of a batch, in seconds."""
+        return self.run_times.of(batch.key).seconds(batch.items)
 
     def ready_at(self, now: float) -> float | None:
         """Returns when a batch can be taken: a moment of `time.monotonic()`; None for no requests.
 
         A moment in the past means now.
         """
-        ready_at = self.queue.ready_at(self.run_time)
+        ready_at = self.queue.ready_at(self.run_times)
         if (
             ready_at is not None
             and now < self._expected_until
@@ -211,7 +214,11 @@ class Lane:
 
     def batch_seconds(self) -> float:
         """Returns the expected time of the largest batch that waits, in seconds."""
-        return self.run_time.seconds(max(1, min(self.queue.rows, self.max_rows)))
+        return self.run_times.whole.seconds(max(1, min(self.queue.rows, self.max_rows)))
+
+
+def _linger_seconds(run_seconds: float) -> float:
+    return min(_LINGER_SECONDS[1], _LINGER_SHARE * run_seconds)
 
 
 def _keeps_order(batching: DynamicBatching | None) -> bool:

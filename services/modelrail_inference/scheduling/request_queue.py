@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 from modelrail_inference.repository.batching import DynamicBatching, TimeoutAction
 from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.run_time import RunTime
+from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 
 _WAITED_SHARE = 0.1
 """A wait that is shorter than this share of the run is none."""
@@ -22,9 +22,15 @@ _RUN_MARGIN = 1.25
 TooLate = tuple[QueuedRequest, float]
 """A request that does not run, and the time after which its answer would have come, in seconds."""
 
-_Group = OrderedDict[QueuedRequest, None]
-"""Waiting requests that fit into one batch, oldest first. A linked list: requests leave from the
-middle when their callers do, and thousands may leave while a session is busy."""
+
+class _Group(OrderedDict[QueuedRequest, None]):
+    """Waiting requests that fit into one batch, oldest first.
+
+    A linked list: requests leave from the middle when their callers do, and thousands may leave
+    while a session is busy.
+    """
+
+    rows = 0
 
 
 class _Level:
@@ -33,15 +39,16 @@ class _Level:
     __slots__ = ("count", "groups", "rows")
 
     def __init__(self) -> None:
-        self.groups: OrderedDict[object, _Group] = OrderedDict()
+        self.groups: OrderedDict[Hashable, _Group] = OrderedDict()
         self.count = 0
         self.rows = 0
 
     def push(self, request: QueuedRequest) -> None:
         group = self.groups.get(request.feed.key)
         if group is None:
-            group = self.groups[request.feed.key] = OrderedDict()
+            group = self.groups[request.feed.key] = _Group()
         group[request] = None
+        group.rows += request.feed.batch_size
         self.count += 1
         self.rows += request.feed.batch_size
 
@@ -50,6 +57,7 @@ class _Level:
         if group is None or request not in group:
             return False
         del group[request]
+        group.rows -= request.feed.batch_size
         if not group:
             del self.groups[request.feed.key]
         self.count -= 1
@@ -105,6 +113,16 @@ class RequestQueue:
         """Returns the items that run before a request that comes now to a priority level."""
         return sum(one.rows for one in self._levels[:level])
 
+    def rows_beside(self, key: Hashable, level: int) -> int:
+        """Returns those of these items that fit into one batch with requests of a key."""
+        groups = (one.groups.get(key) for one in self._levels[:level])
+        return sum(group.rows for group in groups if group is not None)
+
+    def next_key(self) -> Hashable:
+        """Returns what the requests of the next batch have in common; None for no requests."""
+        first = self._first()
+        return None if first is None else first.feed.key
+
     def push(self, request: QueuedRequest) -> None:
         """Puts a request behind those of its level."""
         self._levels[request.level - 1].push(request)
@@ -144,13 +162,13 @@ class RequestQueue:
             for group in level.groups.values():
                 yield from group
 
-    def ready_at(self, run_time: RunTime) -> float | None:
+    def ready_at(self, run_times: RunTimes) -> float | None:
         """Returns when a batch can be taken: a moment of `time.monotonic()`; None for no requests.
 
         A moment in the past means now.
 
         Args:
-            run_time: How long batches take: none waits for others until its time is over.
+            run_times: How long batches take: none waits for others until its time is over.
         """
         if self.delay_seconds <= 0:
             return 0.0 if self.count else None
@@ -161,10 +179,10 @@ class RequestQueue:
         if closed or rows in self._preferred:
             return 0.0
         delayed_until = min(request.queued_at for request in chosen) + self.delay_seconds
-        return min(delayed_until, _latest_start(chosen, rows, run_time))
+        return min(delayed_until, _latest_start(chosen, rows, run_times.of(chosen[0].feed.key)))
 
     def take(
-        self, now: float, run_time: RunTime, most_rows: int | None = None
+        self, now: float, run_times: RunTimes, most_rows: int | None = None
     ) -> tuple[list[QueuedRequest], list[TooLate]]:
         """Takes the next batch out, so small that no request makes one late that was there before.
 
@@ -174,7 +192,7 @@ class RequestQueue:
 
         Args:
             now: Moment of `time.monotonic()`.
-            run_time: How long batches take.
+            run_times: How long batches take.
             most_rows: Items that the batch shall have at most; None for what the model takes.
 
         Returns:
@@ -186,7 +204,7 @@ class RequestQueue:
             if expired:
                 late.extend((one, 0.0) for one in expired if self.lose_patience(one, now))
                 continue
-            chosen, hopeless = _in_time(chosen, now, run_time)
+            chosen, hopeless = _in_time(chosen, now, run_times.of(chosen[0].feed.key))
             if not hopeless:
                 break
             late.extend((one, seconds) for one, seconds in hopeless if self.discard(one))
@@ -196,7 +214,7 @@ class RequestQueue:
 
     def _choose(self, most_rows: int | None = None) -> list[QueuedRequest]:
         """Returns the requests that the next batch would hold; they stay in the queue."""
-        first = next((o for level in self._levels if (o := level.oldest()) is not None), None)
+        first = self._first()
         if first is None:
             return []
         rows = first.feed.batch_size
@@ -220,6 +238,9 @@ class RequestQueue:
                     best = len(chosen)
         # What is beyond a preferred size is the beginning of the next batch.
         return chosen[:best] if best else chosen
+
+    def _first(self) -> QueuedRequest | None:
+        return next((o for level in self._levels if (o := level.oldest()) is not None), None)
 
     def _measure(self, chosen: list[QueuedRequest]) -> tuple[int, bool]:
         """Returns the items of the chosen requests, and whether nothing more can come to them."""

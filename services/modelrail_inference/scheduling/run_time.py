@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
+from collections.abc import Hashable
+
 _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
+_MOST_KEYS = 32
+"""Shapes that are told apart. With more of them each runs too seldom to teach much."""
 
 
 class RunTime:
@@ -47,3 +53,41 @@ class RunTime:
     def _variance(self) -> float:
         mean_x = self._x / self._n
         return self._xx / self._n - mean_x * mean_x
+
+
+class RunTimes:
+    """Learns for each shape of requests apart: a run of short texts says little about long ones.
+
+    A model whose requests all have one shape costs no more than one `RunTime`.
+
+    Attributes:
+        whole: What all runs teach together; answers for a shape of which nothing is known.
+    """
+
+    __slots__ = ("_by_key", "_first_key", "whole")
+
+    def __init__(self) -> None:
+        self.whole = RunTime()
+        self._first_key: Hashable = None
+        # Empty as long as there is one shape; then those that ran last, the newest at the end.
+        self._by_key: OrderedDict[Hashable, RunTime] = OrderedDict()
+
+    def add(self, key: Hashable, items: int, seconds: float) -> None:
+        """Learns from one run of `items` of one shape that took `seconds`."""
+        if not self.whole.runs:
+            self._first_key = key
+        elif not self._by_key and key != self._first_key:
+            self._by_key[self._first_key] = copy.copy(self.whole)
+        self.whole.add(items, seconds)
+        if not self._by_key:
+            return
+        if key not in self._by_key:
+            self._by_key[key] = RunTime()
+            if len(self._by_key) > _MOST_KEYS:
+                self._by_key.popitem(last=False)
+        self._by_key.move_to_end(key)
+        self._by_key[key].add(items, seconds)
+
+    def of(self, key: Hashable) -> RunTime:
+        """Returns what is known about the runs of one shape."""
+        return self._by_key.get(key, self.whole)

@@ -291,7 +291,8 @@ class Scheduler:
         ):
             raise self._full(request, now, "QUEUE_BYTES_FULL")
         # It runs together with what is there before it, up to a whole batch.
-        rows = queue.rows_before(request.level) + request.feed.batch_size
+        key = request.feed.key
+        rows = queue.rows_beside(key, request.level) + request.feed.batch_size
         request.admitted_rows = min(lane.max_rows, rows)
         if self._takes_at_once(lane):
             return  # no bound on waiting concerns what does not wait
@@ -304,7 +305,7 @@ class Scheduler:
             raise self._full(request, now, "QUEUE_FULL")
         if request.deadline is None:
             return
-        run_seconds = lane.run_time.seconds(request.admitted_rows)
+        run_seconds = lane.run_times.of(key).seconds(request.admitted_rows)
         predicted = self._wait_seconds(request, now) + run_seconds
         if now + predicted > request.deadline:
             raise unreachable(predicted, request.deadline - now)
@@ -328,7 +329,9 @@ class Scheduler:
         model that has work.
         """
         lane = request.lane
-        batches = lane.queue.rows_before(request.level) // lane.max_rows
+        beside = lane.queue.rows_beside(request.feed.key, request.level)
+        apart = lane.queue.rows_before(request.level) - beside
+        batches = beside // lane.max_rows + -(-apart // lane.max_rows)
         running = sum(_rest_seconds(batch, now) for batch in self._running.get(lane, ()))
         own = (running + batches * lane.batch_seconds()) / lane.instances
         others = (self._active | self._running.keys()) - {lane}
@@ -426,10 +429,10 @@ class Scheduler:
             del self._running[lane]
         for request in batch.requests:
             self._held_bytes -= request.size_bytes
-        lane.answered(batch.items, time.monotonic())
-        if batch.run.terminated and seconds > lane.run_time.seconds(batch.items):
+        lane.answered(batch, time.monotonic())
+        if batch.run.terminated and seconds > lane.predicted_seconds(batch):
             # Stopped, because it took longer than its callers: that much is known about it.
-            lane.run_time.add(batch.items, seconds)
+            lane.run_times.add(batch.key, batch.items, seconds)
         lane.run_alone(runner.why_alone)
         for execution in runner.executions:
             lane.learn(execution)
@@ -495,7 +498,7 @@ class Scheduler:
     def _take_from(self, lane: Lane, now: float) -> Batch | None:
         # Other models' batches are as good for the other threads as the rest of this one.
         alone = len(self._active) == 1
-        requests, late = lane.queue.take(now, lane.run_time, lane.share() if alone else None)
+        requests, late = lane.queue.take(now, lane.run_times, lane.share() if alone else None)
         for request, seconds in late:
             self._left_queue(request)
             self._call(self._fail, request, too_late(request, now, seconds))
@@ -608,4 +611,4 @@ def _nothing() -> None:
 
 def _rest_seconds(batch: Batch, now: float) -> float:
     """Returns how long a batch that runs is expected to run on."""
-    return max(0.0, batch.started_at + batch.lane.run_time.seconds(batch.items) - now)
+    return max(0.0, batch.started_at + batch.lane.predicted_seconds(batch) - now)
