@@ -39,3 +39,38 @@ def test_only_so_many_shapes_are_known_and_the_one_that_ran_last_longest_ago_is_
     learned.add(99, 1, 0.1)
     assert learned.of(1) is learned.whole
     assert learned.of(0).seconds(1) == pytest.approx(1.0)
+
+
+def test_a_guess_is_tried_again_after_refusals_for_ten_times_as_long_as_the_trial_takes() -> None:
+    learned = taught((8, 1, 0.3), (512, 1, 0.3))
+    assert [learned.tries(8, now, seconds=0.02) for now in (50.0, 50.19, 50.21)] == [
+        False,
+        False,
+        True,
+    ]
+    assert [learned.tries(8, now, seconds=0.02) for now in (50.22, 50.4, 50.42)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_refusals_before_the_last_run_make_no_guess_doubtful() -> None:
+    learned = taught((8, 1, 0.3))
+    assert not learned.tries(8, 50.0, seconds=0.02)
+    learned.add(8, 1, 0.3)
+    assert not learned.tries(8, 99.0, seconds=0.02)
+
+
+def test_a_shape_of_which_nothing_is_known_is_tried_at_once() -> None:
+    learned = taught((512, 1, 0.2), (256, 1, 0.1))
+    assert learned.tries(8, 50.0, seconds=0.02)
+
+
+def test_a_guess_that_was_wrong_is_forgotten() -> None:
+    learned = taught((8, 1, 2.0), (512, 1, 2.0))
+    learned.forget(8)
+    learned.add(8, 1, 0.01)
+    assert learned.of(8).seconds(1) == pytest.approx(0.01)
+    learned.forget("unknown")
+    assert learned.whole.seconds(1) > 0.5

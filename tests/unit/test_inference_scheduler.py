@@ -239,6 +239,15 @@ async def queued(house: House, count: int) -> None:
     assert house.scheduler.waiting == count
 
 
+async def ended(house: House) -> None:
+    """Waits until no run is under way any more."""
+    for _ in range(1000):
+        if not house.scheduler._running_count:
+            return
+        await asyncio.sleep(0.001)
+    assert not house.scheduler._running_count
+
+
 def serving_lane(house: House, model: str = "m") -> Lane:
     serving = house.repository.find(model, "1").serving
     assert serving is not None
@@ -773,23 +782,56 @@ async def test_a_run_outlasts_the_patience_of_the_queue(houses: Houses) -> None:
 async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses) -> None:
     session = Session()
     house = await houses.make({"m": session})
-    lane = house.scheduler.open_lane(next(house.repository.serving()))
-    version = house.repository.find("m", "1")
-    assert version.serving is not None
-    version.serving.lane = lane
-    lane.run_times.add((), 1, 10.0)  # what ten seconds of running would have taught
+    await house.ask(0.0)
+    await began(session)
+    learned(serving_lane(house), {1: 10.0})
+    with pytest.raises(ResourceExhausted) as refused:  # although it would run at once
+        await house.ask(1.0, seconds=1.0)
+    assert refused.value.reason == "DEADLINE_UNREACHABLE"
+    assert refused.value.retry_after_seconds == pytest.approx(10, abs=1)
     with held(session):
-        first = house.ask(0.0)
+        first = house.ask(2.0)
         await began(session)
         with pytest.raises(ResourceExhausted) as refused:
-            await house.ask(1.0, seconds=1.0)
+            await house.ask(3.0, seconds=1.0)
         assert refused.value.reason == "DEADLINE_UNREACHABLE"
         assert refused.value.retry_after_seconds == pytest.approx(20, abs=2)
-        patient = house.ask(2.0, seconds=100.0)
+        patient = house.ask(4.0, seconds=100.0)
         await queued(house, 1)
     await asyncio.gather(first, patient)
-    # A model with nothing to do always tries, so that a bad guess is unlearnt.
+    assert session.batches == [[0.0], [2.0], [4.0]]
+
+
+async def test_a_guess_that_has_refused_all_for_a_while_is_tried_and_unlearnt(
+    houses: Houses,
+) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {1: 10.0})  # as one slow run would have taught
+    with pytest.raises(ResourceExhausted):
+        await house.ask(1.0, seconds=1.0)
+    refused_since = lane.run_times.whole._refused_since
+    assert refused_since is not None
+    lane.run_times.whole._refused_since = refused_since - 10.0
+    assert numbers(await house.ask(2.0, seconds=1.0)) == [3.0]
     assert numbers(await house.ask(3.0, seconds=1.0)) == [4.0]
+
+
+async def test_a_shape_that_is_tried_in_vain_is_not_tried_again_at_once(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, width=-1)
+    await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.run_times.add(((2,),), 1, 60.0)
+    with held(session):
+        with pytest.raises(Unavailable):
+            await house.ask(1.0, seconds=0.2, length=5)
+        await ended(house)
+        with pytest.raises(ResourceExhausted):
+            await house.ask(1.0, seconds=0.2, length=5)
+    assert session.terminated == 1
 
 
 async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(

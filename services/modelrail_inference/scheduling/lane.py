@@ -18,6 +18,8 @@ from modelrail_inference.scheduling.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTimes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.batch import Batch, Execution
 
@@ -96,10 +98,27 @@ class Lane:
         """Takes the memory back for the next batch."""
         self._buffers.append(buffers)
 
+    def ran(self, batch: Batch, executions: Sequence[Execution]) -> None:
+        """Learns from the runs of a batch on a thread that gave answers.
+
+        What a trial has disproved does not count any more.
+        """
+        seconds = sum(execution.seconds for execution in executions)
+        if executions and batch.requests[0].is_trial and seconds < self.predicted_seconds(batch):
+            self.run_times.forget(batch.key)
+        for execution in executions:
+            self.learn(execution)
+
     def learn(self, execution: Execution) -> None:
         """Learns from a run that gave an answer."""
         self.run_times.add(execution.key, execution.items, execution.seconds)
         self.quickness.learn(execution.items, execution.cpu_ns / 1e9)
+
+    def stopped(self, batch: Batch, seconds: float) -> None:
+        """Learns from a run that was stopped after so many seconds: it takes longer than that."""
+        guess = self.predicted_seconds(batch)
+        if seconds > guess or not self.run_times.knows(batch.key):
+            self.run_times.add(batch.key, batch.items, max(seconds, guess))
 
     def run_alone(self, reason: str) -> None:
         """Puts no requests together any more: a batch has shown that it cannot be taken apart.

@@ -32,6 +32,7 @@ class QueuedRequest:
         "deadline",
         "feed",
         "future",
+        "is_trial",
         "lane",
         "level",
         "queued_at",
@@ -62,6 +63,8 @@ class QueuedRequest:
         self.level = level
         self.admitted_rows = 0
         """Items of the batch in which it was predicted to run when it was admitted."""
+        self.is_trial = False
+        """Whether it runs to show if the guess is right that it cannot be answered in time."""
         self.queued_at = 0.0
         self.queued_ns = 0
         self.wait_until: float | None = None

@@ -10,9 +10,6 @@ from modelrail_inference.repository.batching import DynamicBatching, TimeoutActi
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 
-_WAITED_SHARE = 0.1
-"""A wait that is shorter than this share of the run is none."""
-
 _WAKE_SECONDS = 0.005
 """A thread that has slept until a moment waits so long for the interpreter, if others have it
 (`sys.getswitchinterval`)."""
@@ -270,13 +267,12 @@ def _in_time(
     rows, earliest = 0, math.inf
     for request in chosen:
         more = rows + request.feed.batch_size
-        deadline = _deadline(request)
+        # That a trial has no time was known when it was let in.
+        deadline = math.inf if request.is_trial else _deadline(request)
         seconds = run_time.seconds(max(more, min(request.admitted_rows, most_rows)))
         if now + seconds > deadline:
-            if now - request.queued_at > _WAITED_SHARE * seconds:
-                hopeless.append((request, seconds))
-                continue
-            deadline = math.inf  # it is tried: nothing else would show that a guess was wrong
+            hopeless.append((request, seconds))
+            continue
         if now + run_time.seconds(more) > earliest:
             break  # the order is kept: what is behind it does not overtake it
         batch.append(request)

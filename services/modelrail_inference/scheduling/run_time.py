@@ -8,6 +8,8 @@ from collections.abc import Hashable
 
 _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
+_TRIAL_PAUSE = 10.0
+"""From one trial to the next, as a multiple of what a trial takes at most: a tenth of a thread."""
 _MOST_KEYS = 32
 """Shapes that are told apart. With more of them each runs too seldom to teach much."""
 
@@ -19,15 +21,21 @@ class RunTime:
     size.
     """
 
-    __slots__ = ("_n", "_x", "_xx", "_xy", "_y", "runs")
+    __slots__ = ("_n", "_refused_since", "_x", "_xx", "_xy", "_y", "runs")
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Knows nothing any more."""
         self.runs = 0
         self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self._refused_since: float | None = None
 
     def add(self, items: int, seconds: float) -> None:
         """Learns from one run of `items` that took `seconds`."""
         self.runs += 1
+        self._refused_since = None
         self._n = _DECAY * self._n + 1
         self._x = _DECAY * self._x + items
         self._y = _DECAY * self._y + seconds
@@ -45,6 +53,23 @@ class RunTime:
             return mean_y * max(1.0, items / mean_x)
         slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / self._variance())
         return max(0.0, mean_y + slope * (items - mean_x))
+
+    def tries(self, now: float, seconds: float) -> bool:
+        """Whether a request runs that is expected to take longer than it may, or is refused.
+
+        A refusal teaches nothing, so a guess that one slow run has spoilt would stand for ever.
+        Now and then one request shows whether it is still right.
+
+        Args:
+            now: Moment of `time.monotonic()`.
+            seconds: Time after which the run would be stopped.
+        """
+        if self._refused_since is None:
+            self._refused_since = now
+        if now - self._refused_since < _TRIAL_PAUSE * seconds:
+            return False
+        self._refused_since = now
+        return True
 
     def has_varied(self) -> bool:
         """Whether the last runs were of different sizes, so that they tell the time of others."""
@@ -87,6 +112,19 @@ class RunTimes:
                 self._by_key.popitem(last=False)
         self._by_key.move_to_end(key)
         self._by_key[key].add(items, seconds)
+
+    def forget(self, key: Hashable) -> None:
+        """Forgets what is known about one shape, which a trial has disproved."""
+        if self.knows(key):
+            self.of(key).forget()
+
+    def tries(self, key: Hashable, now: float, seconds: float) -> bool:
+        """Whether a request of one shape runs against the guess; see `RunTime.tries`."""
+        return not self.knows(key) or self.of(key).tries(now, seconds)
+
+    def knows(self, key: Hashable) -> bool:
+        """Whether the guess for one shape comes from its own runs."""
+        return key in self._by_key or (not self._by_key and key == self._first_key)
 
     def of(self, key: Hashable) -> RunTime:
         """Returns what is known about the runs of one shape."""

@@ -290,12 +290,17 @@ class Scheduler:
             or queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
             raise self._full(request, now, "QUEUE_BYTES_FULL")
+        at_once = self._takes_at_once(lane)
+        if not at_once:  # no bound on waiting concerns what does not wait
+            self._check_room(request, now)
         # It runs together with what is there before it, up to a whole batch.
-        key = request.feed.key
-        rows = queue.rows_beside(key, request.level) + request.feed.batch_size
+        rows = queue.rows_beside(request.feed.key, request.level) + request.feed.batch_size
         request.admitted_rows = min(lane.max_rows, rows)
-        if self._takes_at_once(lane):
-            return  # no bound on waiting concerns what does not wait
+        if request.deadline is not None:
+            self._check_time(request, request.deadline, now, at_once=at_once)
+
+    def _check_room(self, request: QueuedRequest, now: float) -> None:
+        limits, queue = self._limits, request.lane.queue
         max_level_items = queue.batching.policy_of(request.level).max_items
         if (
             self._items >= limits.max_items
@@ -303,12 +308,20 @@ class Scheduler:
             or (max_level_items and queue.count_of(request.level) >= max_level_items)
         ):
             raise self._full(request, now, "QUEUE_FULL")
-        if request.deadline is None:
+
+    def _check_time(
+        self, request: QueuedRequest, deadline: float, now: float, *, at_once: bool
+    ) -> None:
+        run_times, key = request.lane.run_times, request.feed.key
+        predicted = run_times.of(key).seconds(request.admitted_rows)
+        if not at_once:
+            predicted += self._wait_seconds(request, now)
+        if now + predicted <= deadline:
             return
-        run_seconds = lane.run_times.of(key).seconds(request.admitted_rows)
-        predicted = self._wait_seconds(request, now) + run_seconds
-        if now + predicted > request.deadline:
-            raise unreachable(predicted, request.deadline - now)
+        # Where nobody else waits, it takes time from nobody to see whether the guess is right.
+        request.is_trial = at_once and not self._items and run_times.tries(key, now, deadline - now)
+        if not request.is_trial:
+            raise unreachable(predicted, deadline - now)
 
     def _full(self, request: QueuedRequest, now: float, reason: str) -> Unavailable:
         return Unavailable(
@@ -430,12 +443,11 @@ class Scheduler:
         for request in batch.requests:
             self._held_bytes -= request.size_bytes
         lane.answered(batch, time.monotonic())
-        if batch.run.terminated and seconds > lane.predicted_seconds(batch):
-            # Stopped, because it took longer than its callers: that much is known about it.
-            lane.run_times.add(batch.key, batch.items, seconds)
+        if batch.run.terminated:
+            lane.stopped(batch, seconds)
         lane.run_alone(runner.why_alone)
+        lane.ran(batch, runner.executions)
         for execution in runner.executions:
-            lane.learn(execution)
             self._mean_batch_seconds += _MEAN_WEIGHT * (
                 execution.seconds - self._mean_batch_seconds
             )
