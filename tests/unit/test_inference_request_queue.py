@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from modelrail_inference.repository.batching import DynamicBatching
+from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.request_queue import RequestQueue
@@ -146,3 +146,58 @@ def test_rows_before_a_request_are_told_apart_by_whether_they_fit_beside_it() ->
     assert (queue.rows_before(1), queue.rows_before(2)) == (5, 10)
     assert (queue.rows_beside("long", 1), queue.rows_beside("long", 2)) == (2, 6)
     assert queue.rows_beside("unknown", 2) == 0
+
+
+def delayed(queue: RequestQueue, *requests: QueuedRequest) -> None:
+    """Has requests wait longer than their policy allows, which delays them."""
+    for one in requests:
+        one.wait_until = NOW
+        assert not queue.lose_patience(one, NOW)
+
+
+def order_of(queue: RequestQueue) -> list[QueuedRequest]:
+    """Takes out everything, one request after the other."""
+    times = run_times(0.0, 0.0)
+    taken = []
+    while queue.count:
+        batch, _ = queue.take(NOW, times, 1)
+        taken += batch
+    return taken
+
+
+def test_a_delayed_request_waits_for_those_of_its_priority_or_a_higher_one_only() -> None:
+    urgent, urgent_late = request(level=1), request(level=1)
+    usual, usual_late = request(level=2), request(level=2)
+    queue = queue_of(
+        usual_late,
+        urgent_late,
+        usual,
+        urgent,
+        priority_levels=2,
+        policy=QueuePolicy(on_timeout=TimeoutAction.DELAY),
+    )
+    delayed(queue, usual_late, urgent_late)
+    assert (queue.rows_before(1), queue.rows_before(2)) == (1, 3)
+    assert order_of(queue) == [urgent, urgent_late, usual, usual_late]
+
+
+def test_a_delayed_request_counts_among_those_of_its_priority() -> None:
+    late, other = request(level=1), request(level=2)
+    queue = queue_of(
+        late, other, priority_levels=2, policy=QueuePolicy(on_timeout=TimeoutAction.DELAY)
+    )
+    delayed(queue, late)
+    assert (queue.count_of(1), queue.count_of(2), queue.count) == (1, 1, 2)
+    assert queue.discard(late)
+    assert (queue.count_of(1), queue.rows, queue.size_bytes) == (0, 1, 1)
+
+
+def test_a_delayed_request_keeps_the_policy_of_its_priority() -> None:
+    late = request(level=1)
+    queue = queue_of(
+        late,
+        priority_levels=2,
+        level_policies={1: QueuePolicy(on_timeout=TimeoutAction.DELAY)},
+    )
+    delayed(queue, late)
+    assert late.level == 1

@@ -989,7 +989,7 @@ async def test_the_action_delay_puts_a_late_request_behind_the_others(houses: Ho
         await queued(house, 2)
         assert lane_of.lane is not None
         for _ in range(10_000):
-            if lane_of.lane.queue.count_of(2):  # the timer has moved it
+            if any(waiting.is_delayed for waiting in lane_of.lane.queue.requests()):
                 break
             await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)

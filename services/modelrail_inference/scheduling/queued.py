@@ -32,6 +32,7 @@ class QueuedRequest:
         "deadline",
         "feed",
         "future",
+        "is_delayed",
         "is_trial",
         "lane",
         "level",
@@ -63,6 +64,8 @@ class QueuedRequest:
         self.level = level
         self.admitted_rows = 0
         """Items of the batch in which it was predicted to run when it was admitted."""
+        self.is_delayed = False
+        """Whether the queue policy has put it behind the others of its level."""
         self.is_trial = False
         """Whether it runs to show if the guess is right that it cannot be answered in time."""
         self.queued_at = 0.0

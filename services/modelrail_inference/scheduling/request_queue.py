@@ -31,7 +31,7 @@ class _Group(OrderedDict[QueuedRequest, None]):
 
 
 class _Level:
-    """The requests of one priority, grouped by what fits together."""
+    """Requests of one priority that wait behind each other, grouped by what fits together."""
 
     __slots__ = ("count", "groups", "rows")
 
@@ -90,8 +90,9 @@ class RequestQueue:
         preferred = [size for size in self.batching.preferred_sizes if size < max_batch_size]
         self._preferred = frozenset(preferred)
         self.delay_seconds = self.batching.max_queue_delay_seconds if self._together else 0.0
-        # Levels 1 to n, and one more for what the action DELAY has put behind everything else.
-        self._levels = [_Level() for _ in range(max(1, self.batching.priority_levels) + 1)]
+        # In the order in which they run: of each priority those in time, and then those that the
+        # action DELAY has put behind them (Triton's `PolicyQueue`).
+        self._levels = [_Level() for _ in range(2 * max(1, self.batching.priority_levels))]
         self.count = 0
         self.rows = 0
         self.size_bytes = 0
@@ -103,16 +104,16 @@ class RequestQueue:
         self.delay_seconds = 0.0
 
     def count_of(self, level: int) -> int:
-        """Returns how many requests of a priority level wait."""
-        return self._levels[level - 1].count
+        """Returns how many requests of a priority level wait, delayed ones among them."""
+        return sum(one.count for one in self._levels[2 * level - 2 : 2 * level])
 
     def rows_before(self, level: int) -> int:
         """Returns the items that run before a request that comes now to a priority level."""
-        return sum(one.rows for one in self._levels[:level])
+        return sum(one.rows for one in self._levels[: 2 * level - 1])
 
     def rows_beside(self, key: Hashable, level: int) -> int:
         """Returns those of these items that fit into one batch with requests of a key."""
-        groups = (one.groups.get(key) for one in self._levels[:level])
+        groups = (one.groups.get(key) for one in self._levels[: 2 * level - 1])
         return sum(group.rows for group in groups if group is not None)
 
     def next_key(self) -> Hashable:
@@ -122,14 +123,14 @@ class RequestQueue:
 
     def push(self, request: QueuedRequest) -> None:
         """Puts a request behind those of its level."""
-        self._levels[request.level - 1].push(request)
+        self._levels[2 * request.level - 2 + request.is_delayed].push(request)
         self.count += 1
         self.rows += request.feed.batch_size
         self.size_bytes += request.size_bytes
 
     def discard(self, request: QueuedRequest) -> bool:
         """Takes a request out, wherever it waits; returns whether it waited here."""
-        if not self._levels[request.level - 1].discard(request):
+        if not self._levels[2 * request.level - 2 + request.is_delayed].discard(request):
             return False
         self.count -= 1
         self.rows -= request.feed.batch_size
@@ -140,15 +141,15 @@ class RequestQueue:
         """Does what the queue policy says about a waiting request that has waited too long.
 
         Returns:
-            Whether it was taken out. Otherwise it now waits behind all others, for as long as it
-            takes, or did not wait here any more.
+            Whether it was taken out. Otherwise it now waits behind all others of its priority, for
+            as long as it takes, or did not wait here any more.
         """
         if not self.discard(request):
             return False
         expired = request.deadline is not None and request.deadline <= now
         if expired or self.batching.policy_of(request.level).on_timeout is TimeoutAction.REJECT:
             return True
-        request.level = len(self._levels)
+        request.is_delayed = True
         request.wait_until = None
         self.push(request)
         return False
