@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -994,6 +994,55 @@ async def test_the_action_delay_puts_a_late_request_behind_the_others(houses: Ho
             await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     assert [value for batch in session.batches for value in batch] == [0.0, 2.0, 1.0]
+
+
+class Meddled:
+    """A lock behind whose release something happens before anybody else moves on, once."""
+
+    def __init__(self, lock: threading.Condition, happens: Callable[[], None]) -> None:
+        self._lock, self._happens = lock, happens
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        self._happens()
+
+
+@pytest.mark.parametrize("moved_before", [True, False], ids=["once moved", "in place of moving"])
+async def test_a_request_that_runs_after_the_queue_has_lost_patience_is_answered(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch, moved_before: bool
+) -> None:
+    """A thread may take it in the very moment in which the action DELAY puts it behind others."""
+    session = Session()
+    policy = QueuePolicy(timeout_seconds=3600, on_timeout=TimeoutAction.DELAY)
+    house = await houses.make({"m": session}, settings=declared(policy=policy))
+    with held(session):
+        first = house.ask(0.0)
+        await began(session)
+        waits = house.ask(1.0)
+        await queued(house, 1)
+        lane, batches = serving_lane(house), list[Batch | None]()
+        (request,) = lane.queue.requests()
+
+        def take() -> None:
+            monkeypatch.undo()
+            with house.scheduler._changed:
+                batches.append(house.scheduler._take_from(lane, time.monotonic()))
+
+        if moved_before:
+            meddled = Meddled(house.scheduler._changed, take)
+            monkeypatch.setattr(house.scheduler, "_changed", meddled)
+        else:
+            take()
+        house.scheduler._time_out(request, now=time.monotonic() + 4000)
+        assert not waits.done()
+    (batch,) = batches
+    assert batch is not None
+    assert not batch.run.terminated
+    house.scheduler._deliver(batch, house.scheduler._run(batch))
+    assert [numbers(await task) for task in (first, waits)] == [[1.0], [2.0]]
 
 
 @pytest.mark.parametrize("is_bounded", [False, True], ids=["on a thread", "in a step"])

@@ -595,14 +595,18 @@ class Scheduler:
 
     def _time_out(self, request: QueuedRequest, now: float) -> None:
         with self._changed:
-            out = request.batch is None and request.lane.queue.lose_patience(request, now)
+            # As soon as the lock is free, a thread may take it: what counts is decided here.
+            batch = request.batch
+            out = batch is None and request.lane.queue.lose_patience(request, now)
             if out:
                 self._left_queue(request)
-            elif request.batch is not None and not request.future.done():
-                request.batch.leave()
+            # One that was taken meanwhile has no patience to lose any more.
+            late = batch is not None and is_late(request, now)
+            if batch is not None and late and not request.future.done():
+                batch.leave()
         if out:
             self._fail(request, expired())
-        elif request.batch is not None:
+        elif late:
             self._timed.discard(request)
             if not request.future.done():
                 request.future.set_exception(expired())
