@@ -272,13 +272,19 @@ def learned(lane: Lane, seconds: Mapping[int, float]) -> None:
             lane.run_times.add((), rows, taken)
 
 
-def request_of(lane: Lane) -> QueuedRequest:
+def request_of(lane: Lane, deadline: float | None = None) -> QueuedRequest:
     """Returns a request of one row that nobody sent."""
     rows = np.zeros((1, 2), "<f4")
     tensor = InputTensor("x", "FP32", rows.shape, rows.tobytes())
     feed = lane.checker.check(InferenceRequest("m", inputs=(tensor,)))
     future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-    return QueuedRequest(lane, feed, future, lambda: None, size_bytes=8)
+    return QueuedRequest(lane, feed, future, lambda: None, size_bytes=8, deadline=deadline)
+
+
+def emptied(lane: Lane) -> None:
+    """Takes out requests that nobody sent."""
+    for request in list(lane.queue.requests()):
+        lane.queue.discard(request)
 
 
 def batch_of(lane: Lane, count: int) -> Batch:
@@ -375,18 +381,53 @@ async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
     house = await houses.make({"m": Session()})
     await house.ask(0.0)
     lane = serving_lane(house)
-    for _ in range(100):
-        lane.run_times.add((), 4, 0.08)
+    learned(lane, {4: 0.08})
     lane.answered(batch_of(lane, 4), now=100.0)
     assert lane.ready_at(100.0) is None  # nobody is there
     lane.queue.push(request_of(lane))
     assert lane.ready_at(100.0) == pytest.approx(100.004)
-    assert lane.ready_at(100.005) == 0.0  # they do not come
     for _ in range(3):
         lane.queue.push(request_of(lane))
-    assert lane.ready_at(100.0) == 0.0  # they are all there
-    for request in list(lane.queue.requests()):
-        lane.queue.discard(request)
+    assert lane.ready_at(100.003) == 0.0  # they are all there
+    emptied(lane)
+
+
+async def test_an_idle_session_waits_for_nobody_who_did_not_come_before(houses: Houses) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {4: 0.08})
+    lane.queue.push(request_of(lane))
+    lane.answered(batch_of(lane, 4), now=100.0)
+    assert lane.ready_at(100.0) == pytest.approx(100.004)
+    assert lane.ready_at(100.005) == 0.0  # nobody else has come
+    lane.answered(batch_of(lane, 4), now=101.0)
+    assert lane.ready_at(101.0) == 0.0
+    emptied(lane)
+
+
+async def test_a_request_with_a_near_deadline_waits_for_nobody(houses: Houses) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {1: 0.08, 4: 0.08})
+    lane.queue.push(request_of(lane, deadline=100.1))
+    lane.answered(batch_of(lane, 4), now=100.0)
+    ready_at = lane.ready_at(100.0)
+    assert ready_at is not None
+    assert ready_at < 100.0
+    emptied(lane)
+
+
+async def test_where_there_are_priorities_no_session_waits(houses: Houses) -> None:
+    house = await houses.make({"m": Session()}, settings=declared(priority_levels=2))
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {4: 0.08})
+    lane.queue.push(request_of(lane))
+    lane.answered(batch_of(lane, 4), now=100.0)
+    assert lane.ready_at(100.0) == 0.0
+    emptied(lane)
 
 
 async def test_no_more_callers_are_waited_for_than_were_answered(houses: Houses) -> None:
@@ -401,8 +442,7 @@ async def test_no_more_callers_are_waited_for_than_were_answered(houses: Houses)
     assert lane.ready_at(100.0) == pytest.approx(100.004)
     lane.queue.push(request_of(lane))
     assert lane.ready_at(100.0) == 0.0  # of an even share of four, two run elsewhere
-    for request in list(lane.queue.requests()):
-        lane.queue.discard(request)
+    emptied(lane)
     lane.running_rows = 0
 
 

@@ -10,6 +10,7 @@ from modelrail_inference.repository.batching import DynamicBatching
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.check import RequestChecker
 from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
+from modelrail_inference.scheduling.linger import Linger
 from modelrail_inference.scheduling.on_loop.crowd import Crowd
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_LINGER_SHARE = 0.05
-"""How long a session waits for callers that were just answered, as a share of their batch's run."""
-_LINGER_SECONDS = (0.0002, 0.005)
-"""Shortest wait that is worth it, and the longest, in seconds."""
-
 
 class Lane:
     """One loaded model's queue, the sessions that may run at a time, and what its runs take.
@@ -42,8 +38,7 @@ class Lane:
 
     __slots__ = (
         "_buffers",
-        "_expected_rows",
-        "_expected_until",
+        "_linger",
         "_may_gather",
         "checker",
         "crowd",
@@ -74,8 +69,10 @@ class Lane:
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.max_rows = model.rows_together()
         self.ordering = Ordering() if _keeps_order(batching) else None
-        self._expected_rows = 0
-        self._expected_until = 0.0
+        # Where some requests are urgent, none waits for others.
+        self._linger = Linger(
+            is_possible=self.max_rows > 1 and not self.queue.batching.priority_levels
+        )
         self.quickness = Quickness(
             is_possible=model.is_bounded
             and self.ordering is None
@@ -196,22 +193,17 @@ class Lane:
         run_time = self.run_times.of(self.queue.next_key())
         if fewer < items and run_time.has_varied():
             seconds = run_time.seconds(items)
-            if fewer * (seconds + _linger_seconds(seconds)) > items * run_time.seconds(fewer):
+            if fewer * (seconds + self._linger.seconds(seconds)) > items * run_time.seconds(fewer):
                 return fewer
         return items
 
     def answered(self, batch: Batch, now: float) -> None:
-        """A batch has ended: whoever waited for it may ask again as soon as the answers come.
-
-        Without that a busy model's callers split into ever smaller batches: the first to come back
-        would run alone, and the others would find the session taken.
-        """
+        """A batch has ended: whoever waited for it may ask again as soon as the answers come."""
         items = batch.items
-        linger = _linger_seconds(self.predicted_seconds(batch))
-        if self.max_rows > 1 and items > 1 and linger >= _LINGER_SECONDS[0]:
+        if items > 1:
             # No more come back than were answered: the rest of an even share may run elsewhere.
-            self._expected_rows = min(self.share(items), self.queue.rows + items)
-            self._expected_until = now + linger
+            expected_rows = min(self.share(items), self.queue.rows + items)
+            self._linger.answered(self.predicted_seconds(batch), expected_rows, now)
 
     def predicted_seconds(self, batch: Batch) -> float:
         """Returns the expected time of the run of a batch, in seconds."""
@@ -223,21 +215,14 @@ class Lane:
         A moment in the past means now.
         """
         ready_at = self.queue.ready_at(self.run_times)
-        if (
-            ready_at is not None
-            and now < self._expected_until
-            and self.queue.rows < self._expected_rows
-        ):
-            return max(ready_at, self._expected_until)
-        return ready_at
+        if ready_at is None or not self._linger.lasts:
+            return ready_at
+        latest_start = self.queue.latest_start(self.run_times)
+        return max(ready_at, self._linger.until(self.queue.rows, latest_start, now))
 
     def batch_seconds(self) -> float:
         """Returns the expected time of the largest batch that waits, in seconds."""
         return self.run_times.whole.seconds(max(1, min(self.queue.rows, self.max_rows)))
-
-
-def _linger_seconds(run_seconds: float) -> float:
-    return min(_LINGER_SECONDS[1], _LINGER_SHARE * run_seconds)
 
 
 def _keeps_order(batching: DynamicBatching | None) -> bool:

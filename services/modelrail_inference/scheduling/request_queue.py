@@ -179,6 +179,16 @@ class RequestQueue:
         delayed_until = min(request.queued_at for request in chosen) + self.delay_seconds
         return min(delayed_until, _latest_start(chosen, rows, run_times.of(chosen[0].feed.key)))
 
+    def latest_start(self, run_times: RunTimes) -> float:
+        """Returns when the next batch has to run for the sake of those that are in it now.
+
+        A moment of `time.monotonic()`, infinite for one that can wait for ever. There has to be a
+        request.
+        """
+        chosen = self._choose()
+        rows, _ = self._measure(chosen)
+        return _latest_start(chosen, rows, run_times.of(chosen[0].feed.key))
+
     def take(
         self, now: float, run_times: RunTimes, most_rows: int | None = None
     ) -> tuple[list[QueuedRequest], list[TooLate]]:
