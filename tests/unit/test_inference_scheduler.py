@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -183,6 +184,7 @@ class Houses:
         max_items: int = 1000,
         max_model_items: int = 1000,
         max_bytes: int = 1 << 20,
+        max_model_bytes: int = 1 << 20,
         is_bounded: bool = False,
         datatype: str = "FP32",
         width: int = 2,
@@ -192,7 +194,7 @@ class Houses:
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
-            limits=QueueLimits(max_items, max_bytes, max_model_items, max_bytes),
+            limits=QueueLimits(max_items, max_bytes, max_model_items, max_model_bytes),
             load=load,
             patience=patience,
             long_run_seconds=long_run_seconds,
@@ -687,6 +689,20 @@ async def test_requests_hold_no_more_bytes_than_they_may(houses: Houses) -> None
     assert house.scheduler.held_bytes == 0
 
 
+@pytest.mark.parametrize(
+    ("max_bytes", "max_model_bytes", "who"),
+    [(40, 1000, "all requests together"), (1000, 40, "all requests for one model")],
+)
+async def test_a_request_that_is_too_large_is_told_which_limit_binds(
+    houses: Houses, max_bytes: int, max_model_bytes: int, who: str
+) -> None:
+    house = await houses.make(
+        {"m": Session()}, max_bytes=max_bytes, max_model_bytes=max_model_bytes
+    )
+    with pytest.raises(ResourceExhausted, match=f"48 bytes once .*, and {who} may hold 40$"):
+        await house.ask(*[0.0] * 6)
+
+
 async def test_a_request_holds_what_it_becomes_by_padding(houses: Houses) -> None:
     padding = Padding(edges=(64,), inputs={"x": PaddedInput(1)}, outputs={"y": 1})
     settings = ModelSettings(max_batch_size=MAX_BATCH, padding=padding)
@@ -828,6 +844,9 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses
     with pytest.raises(ResourceExhausted) as refused:  # although it would run at once
         await house.ask(1.0, seconds=1.0)
     assert refused.value.reason == "DEADLINE_UNREACHABLE"
+    assert re.fullmatch(
+        r"the answer is predicted to take \d+ ms, but the deadline is in \d+ ms", str(refused.value)
+    )
     assert refused.value.retry_after_seconds == pytest.approx(10, abs=1)
     with held(session):
         first = house.ask(2.0)

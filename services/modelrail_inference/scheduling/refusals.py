@@ -19,8 +19,8 @@ def expired() -> Unavailable:
 def unreachable(predicted_seconds: float, remaining_seconds: float) -> ResourceExhausted:
     """Returns the error for a request that could not be answered before its deadline."""
     return ResourceExhausted(
-        f"expected an answer in {predicted_seconds * 1000:.0f} ms, and the deadline is in "
-        f"{remaining_seconds * 1000:.0f} ms",
+        f"the answer is predicted to take {predicted_seconds * 1000:.0f} ms, but the deadline is "
+        f"in {remaining_seconds * 1000:.0f} ms",
         reason="DEADLINE_UNREACHABLE",
         retry_after_seconds=max(LEAST_RETRY_SECONDS, predicted_seconds),
     )

@@ -280,9 +280,10 @@ class Scheduler:
             raise expired()
         largest = min(limits.max_bytes, limits.max_model_bytes)
         if request.size_bytes > largest:
+            who = "together" if largest == limits.max_bytes else "for one model"
             raise ResourceExhausted(
                 f"the inputs take about {request.size_bytes} bytes once they are decoded, and all "
-                f"requests together may hold {largest}",
+                f"requests {who} may hold {largest}",
                 reason="REQUEST_TOO_LARGE",
             )
         if (
