@@ -33,8 +33,9 @@ from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import plan, usable_cpus
 from modelrail_inference.runtime.trial_job import TrialLimits
 from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.scheduler import THREAD_NAME as RUN_THREADS
-from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
+from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork

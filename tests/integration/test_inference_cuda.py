@@ -41,9 +41,10 @@ from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import Provider, loads
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError
 from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
-from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
+from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 FLOAT = TensorProto.FLOAT

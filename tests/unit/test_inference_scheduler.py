@@ -49,6 +49,7 @@ from modelrail_inference.request.message import (
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling import scheduler
+from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.batch import Batch, BatchRunner, Execution, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
@@ -58,7 +59,7 @@ from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime
-from modelrail_inference.scheduling.scheduler import QueueLimits, Scheduler
+from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_inference.thread_limit import ThreadLimitReached
@@ -244,10 +245,10 @@ async def queued(house: House, count: int) -> None:
 async def ended(house: House) -> None:
     """Waits until no run is under way any more."""
     for _ in range(1000):
-        if not house.scheduler._running_count:
+        if not house.scheduler._work.running_count:
             return
         await asyncio.sleep(0.001)
-    assert not house.scheduler._running_count
+    assert not house.scheduler._work.running_count
 
 
 def serving_lane(house: House, model: str = "m") -> Lane:
@@ -1674,7 +1675,7 @@ async def test_the_limits_of_the_queue_concern_nothing_that_waits_for_others(
         raise AssertionError("a thread was started")
 
     monkeypatch.setattr(scheduler, "start_thread", start_no_thread)
-    house.scheduler._limits = QueueLimits(0, 0, 0, 0)
+    house.scheduler._admission._limits = QueueLimits(0, 0, 0, 0)
     learned(serving_lane(house), {1: 1000.0, 2: 1000.0})  # no deadline could be met on a thread
     tasks = [house.ask(float(i), seconds=60.0) for i in range(3)]
     await gathered(house, 3)
@@ -1691,9 +1692,9 @@ async def test_threads_know_nothing_of_what_waits_for_others(houses: Houses) -> 
     tasks = await kept_waiting(house, 3)
     assert (house.scheduler.waiting, house.scheduler.held_bytes) == (0, 0)
     assert (lane.queue.count, lane.in_flight) == (0, 0)
-    assert not house.scheduler._active
+    assert not house.scheduler._work.active
     assert not house.scheduler._looks  # no thread is woken
-    assert house.scheduler._takes_at_once(serving_lane(house, "other"))
+    assert house.scheduler._admission._takes_at_once(serving_lane(house, "other"))
     house.scheduler._look()
     assert house.scheduler._choose(time.monotonic()) == (None, None)
     tasks.append(house.ask(3.0))
@@ -1707,7 +1708,7 @@ async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_
 ) -> None:
     house = await quick_house(houses, {"m": Session()})
     lane = serving_lane(house)
-    mean, virtual = house.scheduler._mean_batch_seconds, lane.virtual_seconds
+    mean, virtual = house.scheduler._work.mean_batch_seconds, lane.virtual_seconds
     taught_with, ran = list[int](), list[float]()
     monkeypatch.setattr(Quickness, "learn", lambda _, items, cpu: taught_with.append(items))
     monkeypatch.setattr(LoopBudget, "spent", lambda _, seconds, now: ran.append(seconds))
@@ -1717,9 +1718,9 @@ async def test_a_batch_on_the_loop_teaches_as_much_as_any_and_costs_no_share_of_
     assert lane.run_times.whole.runs == runs + 1
     assert len(ran) == 1
     assert ran[0] > 0
-    assert house.scheduler._mean_batch_seconds == mean
+    assert house.scheduler._work.mean_batch_seconds == mean
     assert lane.virtual_seconds == virtual
-    assert (lane.in_flight, lane.running_rows, house.scheduler._running_count) == (0, 0, 0)
+    assert (lane.in_flight, lane.running_rows, house.scheduler._work.running_count) == (0, 0, 0)
 
 
 @pytest.mark.usefixtures("constant")
@@ -1802,7 +1803,7 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
         houses, {"m": session}, patience=patience, row_seconds=0.0002, wanted=MOST_REQUESTS
     )
     lane = serving_lane(house)
-    house.scheduler._limits = QueueLimits(0, 0, 0, 0)  # they were let in already
+    house.scheduler._admission._limits = QueueLimits(0, 0, 0, 0)  # they were let in already
     lane.quickness.budget.spent(3600.0, time.monotonic())
     tasks = [house.ask(float(i), seconds=60.0) for i in range(2)]
     await gathered(house, 2)

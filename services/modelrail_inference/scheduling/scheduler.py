@@ -28,11 +28,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.request.feed import Feed
+from modelrail_inference.scheduling.admission import Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.gathering import Patience
@@ -41,15 +41,14 @@ from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.loop_runs import LoopRuns
 from modelrail_inference.scheduling.queued import QueuedRequest
 from modelrail_inference.scheduling.refusals import (
-    LEAST_RETRY_SECONDS,
     exiting,
     expired,
     too_late,
-    unreachable,
 )
 from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_inference.scheduling.workload import Workload
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
-from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
+from modelrail_server.errors import ServiceError, Unavailable
 
 THREAD_NAME = "session"
 
@@ -57,24 +56,6 @@ _JOIN_SECONDS = 0.2
 _LONG_RUN_SECONDS = 0.25
 _MOST_STAND_INS = 16
 """Threads that stand in for others at most: every one of them is one run more on the same CPUs."""
-_MEAN_WEIGHT = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """What may wait.
-
-    Attributes:
-        max_items: Requests of all models that may wait.
-        max_bytes: Memory of all requests that wait or run, in bytes.
-        max_model_items: Requests of one model that may wait.
-        max_model_bytes: Memory of the requests of one model that wait, in bytes.
-    """
-
-    max_items: int
-    max_bytes: int
-    max_model_items: int
-    max_model_bytes: int
 
 
 class Scheduler:
@@ -100,22 +81,16 @@ class Scheduler:
         long_run_seconds: float = _LONG_RUN_SECONDS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limits = limits
         self._thread_count = threads
         self._threads: list[threading.Thread] = []
         self._long_run_seconds = long_run_seconds
         self._changed = threading.Condition(threading.Lock())
         # Guarded by the lock of `_changed`:
-        self._active: set[Lane] = set()
-        self._running: dict[Lane, list[Batch]] = {}
-        self._running_count = 0
+        self._work = Workload()
         self._idle = 0
         self._stand_ins = 0
-        self._items = 0
-        self._held_bytes = 0
-        self._virtual_now = 0.0
-        self._mean_batch_seconds = 0.0
         self._closed = False
+        self._admission = Admission(limits, threads, self._work)
         # Of the event loop alone:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -136,12 +111,12 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Requests that wait for a session on a thread."""
-        return self._items
+        return self._work.items
 
     @property
     def held_bytes(self) -> int:
         """Memory of the requests that wait for a thread or run on one, in bytes."""
-        return self._held_bytes
+        return self._work.held_bytes
 
     def open_lane(self, model: LoadedModel) -> Lane:
         """Returns the place of a model that was just loaded."""
@@ -179,8 +154,10 @@ class Scheduler:
         if len(self._threads) < self._thread_count and not self._closed:
             self._start_thread()
         with self._changed:
-            self._admit(request, now)
-            self._push(request)
+            if self._closed:
+                raise exiting()
+            self._admission.check(request, now)
+            self._work.push(request)
         if lane.ordering is not None:
             request.sequence = lane.ordering.ticket()
         self._waits(request)
@@ -201,7 +178,7 @@ class Scheduler:
         """Refuses what waits, ends the threads after their present runs; does not wait long."""
         with self._changed:
             self._closed = True
-            waiting = [request for lane in self._active for request in lane.queue.requests()]
+            waiting = [request for lane in self._work.active for request in lane.queue.requests()]
             for request in waiting:
                 self._drop(request)
             self._changed.notify_all()
@@ -221,7 +198,7 @@ class Scheduler:
         """
         with self._changed:
             for request in requests:
-                self._push(request)
+                self._work.push(request)
         for request in requests:
             self._waits(request)
 
@@ -246,7 +223,7 @@ class Scheduler:
         """Has a thread look after the queues, and looks again in case long runs have them all."""
         self._looks = False
         with self._changed:
-            if not self._active:
+            if not self._work.active:
                 return
             self._wake()
         if self._relief is None and not self._closed:
@@ -256,10 +233,10 @@ class Scheduler:
         """Starts a thread for models of which nothing runs, if long runs have all the others."""
         self._relief = None
         with self._changed:
-            if not self._active:
+            if not self._work.active:
                 return
             is_needed = (
-                any(not lane.in_flight for lane in self._active)
+                any(not lane.in_flight for lane in self._work.active)
                 and not self._idle
                 and self._stand_ins < min(_MOST_STAND_INS, self._long_runs(time.monotonic()))
             )
@@ -271,118 +248,12 @@ class Scheduler:
 
     # --- with the lock held -----------------------------------------------------------------------
 
-    def _admit(self, request: QueuedRequest, now: float) -> None:
-        limits, lane = self._limits, request.lane
-        queue = lane.queue
-        if self._closed:
-            raise exiting()
-        if request.deadline is not None and request.deadline <= now:
-            raise expired()
-        largest = min(limits.max_bytes, limits.max_model_bytes)
-        if request.size_bytes > largest:
-            who = "together" if largest == limits.max_bytes else "for one model"
-            raise ResourceExhausted(
-                f"the inputs take about {request.size_bytes} bytes once they are decoded, and all "
-                f"requests {who} may hold {largest}",
-                reason="REQUEST_TOO_LARGE",
-            )
-        if (
-            self._held_bytes + request.size_bytes > limits.max_bytes
-            or queue.size_bytes + request.size_bytes > limits.max_model_bytes
-        ):
-            raise self._full(request, now, "QUEUE_BYTES_FULL")
-        at_once = self._takes_at_once(lane)
-        if not at_once:  # no bound on waiting concerns what does not wait
-            self._check_room(request, now)
-        # It runs together with what is there before it, up to a whole batch.
-        rows = queue.rows_beside(request.feed.key, request.level) + request.feed.batch_size
-        request.admitted_rows = min(lane.max_rows, rows)
-        if request.deadline is not None:
-            self._check_time(request, request.deadline, now, at_once=at_once)
-
-    def _check_room(self, request: QueuedRequest, now: float) -> None:
-        limits, queue = self._limits, request.lane.queue
-        max_level_items = queue.batching.policy_of(request.level).max_items
-        if (
-            self._items >= limits.max_items
-            or queue.count >= limits.max_model_items
-            or (max_level_items and queue.count_of(request.level) >= max_level_items)
-        ):
-            raise self._full(request, now, "QUEUE_FULL")
-
-    def _check_time(
-        self, request: QueuedRequest, deadline: float, now: float, *, at_once: bool
-    ) -> None:
-        run_times, key = request.lane.run_times, request.feed.key
-        predicted = run_times.of(key).seconds(request.admitted_rows)
-        if not at_once:
-            predicted += self._wait_seconds(request, now)
-        if now + predicted <= deadline:
-            return
-        # Where nobody else waits, it takes time from nobody to see whether the guess is right.
-        request.is_trial = at_once and not self._items and run_times.tries(key, now, deadline - now)
-        if not request.is_trial:
-            raise unreachable(predicted, deadline - now)
-
-    def _full(self, request: QueuedRequest, now: float, reason: str) -> Unavailable:
-        return Unavailable(
-            "Exceeds maximum queue size",
-            reason=reason,
-            retry_after_seconds=max(LEAST_RETRY_SECONDS, self._wait_seconds(request, now)),
-        )
-
-    def _takes_at_once(self, lane: Lane) -> bool:
-        """Whether a thread is free for this model's next batch."""
-        free = self._thread_count - self._running_count
-        return free > self._items and lane.in_flight < lane.instances
-
-    def _wait_seconds(self, request: QueuedRequest, now: float) -> float:
-        """Predicts how long a request that comes now waits: the batches of its model before it.
-
-        The threads are shared fairly: each of the model's batches waits for one of every other
-        model that has work.
-        """
-        lane = request.lane
-        beside = lane.queue.rows_beside(request.feed.key, request.level)
-        apart = lane.queue.rows_before(request.level) - beside
-        batches = beside // lane.max_rows + -(-apart // lane.max_rows)
-        running = sum(_rest_seconds(batch, now) for batch in self._running.get(lane, ()))
-        own = (running + batches * lane.batch_seconds()) / lane.instances
-        others = (self._active | self._running.keys()) - {lane}
-        if not others:
-            return own
-        theirs = (batches + 1) * len(others) * self._mean_batch_seconds / self._thread_count
-        return max(own + theirs, self._busy_seconds(now))
-
-    def _busy_seconds(self, now: float) -> float:
-        """Predicts how long no thread will be free, whoever has them."""
-        if self._running_count < self._thread_count:
-            return 0.0
-        return min(_rest_seconds(batch, now) for lane in self._running.values() for batch in lane)
-
-    def _push(self, request: QueuedRequest) -> None:
-        lane = request.lane
-        lane.queue.push(request)
-        self._items += 1
-        self._held_bytes += request.size_bytes
-        if lane not in self._active:
-            # A model that had nothing to do has saved nothing: it begins with the others.
-            lane.virtual_seconds = max(lane.virtual_seconds, self._virtual_now)
-            self._active.add(lane)
-
     def _drop(self, request: QueuedRequest) -> bool:
         """Takes a request out of the queue; returns whether it waited there."""
         if request.batch is not None or not request.lane.queue.discard(request):
             return False
-        self._left_queue(request)
+        self._work.left(request)
         return True
-
-    def _left_queue(self, request: QueuedRequest) -> None:
-        """Counts a request that has left the queue and will not run."""
-        self._items -= 1
-        self._held_bytes -= request.size_bytes
-        if request.lane.queue.count == 0:
-            self._active.discard(request.lane)
 
     # --- on the threads ---------------------------------------------------------------------------
 
@@ -433,25 +304,13 @@ class Scheduler:
     def _ended(self, batch: Batch, runner: BatchRunner) -> None:
         lane = batch.lane
         seconds = time.monotonic() - batch.started_at
-        lane.in_flight -= 1
-        lane.running_rows -= batch.items
         lane.virtual_seconds += seconds
-        self._running_count -= 1
-        running = self._running[lane]
-        running.remove(batch)
-        if not running:
-            del self._running[lane]
-        for request in batch.requests:
-            self._held_bytes -= request.size_bytes
+        self._work.ended(batch, runner.executions)
         lane.answered(batch, time.monotonic())
         if batch.run.terminated:
             lane.stopped(batch, seconds)
         lane.run_alone(runner.why_alone)
         lane.ran(batch, runner.executions)
-        for execution in runner.executions:
-            self._mean_batch_seconds += _MEAN_WEIGHT * (
-                execution.seconds - self._mean_batch_seconds
-            )
 
     def _take(self, *, stands_in: bool = False) -> Batch | None:
         """Waits for the next batch; None when the scheduler is closed or nobody's part is taken."""
@@ -476,7 +335,7 @@ class Scheduler:
     def _long_runs(self, now: float) -> int:
         """Returns how many runs have taken so long that others may stand in for their threads."""
         before = now - self._long_run_seconds
-        return sum(one.started_at <= before for runs in self._running.values() for one in runs)
+        return sum(one.started_at <= before for runs in self._work.running.values() for one in runs)
 
     def _wake(self) -> None:
         """Wakes a thread that waits; all of them where not each takes every model's batches."""
@@ -494,7 +353,7 @@ class Scheduler:
         """
         best: Lane | None = None
         wake: float | None = None
-        for lane in self._active:
+        for lane in self._work.active:
             if lane.in_flight >= (1 if only_starved else lane.instances):
                 continue
             if best is not None and lane.virtual_seconds >= best.virtual_seconds:
@@ -510,28 +369,19 @@ class Scheduler:
 
     def _take_from(self, lane: Lane, now: float) -> Batch | None:
         # Other models' batches are as good for the other threads as the rest of this one.
-        alone = len(self._active) == 1
+        alone = len(self._work.active) == 1
         requests, late = lane.queue.take(now, lane.run_times, lane.share() if alone else None)
         for request, seconds in late:
-            self._left_queue(request)
+            self._work.left(request)
             self._call(self._fail, request, too_late(request, now, seconds))
-        self._items -= len(requests)
-        if lane.queue.count == 0:
-            self._active.discard(lane)
         if not requests:
             return None
-        # Another thread may sleep until a moment that this one kept an eye on.
-        if self._active:
-            self._wake()
         batch = Batch(lane, requests, now)
-        for request in requests:
-            request.batch = batch
-        lane.in_flight += 1
-        lane.running_rows += batch.items
+        self._work.took(batch)
+        # Another thread may sleep until a moment that this one kept an eye on.
+        if self._work.active:
+            self._wake()
         lane.model.statistics.taken_count += len(requests)
-        self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
-        self._running_count += 1
-        self._running.setdefault(lane, []).append(batch)
         return batch
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
@@ -600,7 +450,7 @@ class Scheduler:
             batch = request.batch
             out = batch is None and request.lane.queue.lose_patience(request, now)
             if out:
-                self._left_queue(request)
+                self._work.left(request)
             # One that was taken meanwhile has no patience to lose any more.
             late = batch is not None and is_late(request, now)
             if batch is not None and late and not request.future.done():
@@ -624,8 +474,3 @@ def _finish(request: QueuedRequest) -> None:
 
 def _nothing() -> None:
     """Is what an abandoned place sends."""
-
-
-def _rest_seconds(batch: Batch, now: float) -> float:
-    """Returns how long a batch that runs is expected to run on."""
-    return max(0.0, batch.started_at + batch.lane.predicted_seconds(batch) - now)

@@ -1,0 +1,154 @@
+"""Which requests are let in: there is room for them, and time enough to answer them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelrail_inference.scheduling.batch import Batch
+from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.refusals import LEAST_RETRY_SECONDS, expired, unreachable
+from modelrail_inference.scheduling.workload import Workload
+from modelrail_server.errors import ResourceExhausted, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """What may wait.
+
+    Attributes:
+        max_items: Requests of all models that may wait.
+        max_bytes: Memory of all requests that wait or run, in bytes.
+        max_model_items: Requests of one model that may wait.
+        max_model_bytes: Memory of the requests of one model that wait, in bytes.
+    """
+
+    max_items: int
+    max_bytes: int
+    max_model_items: int
+    max_model_bytes: int
+
+
+class Admission:
+    """Decides about each request as it comes. No locks here: the scheduler holds one.
+
+    Args:
+        limits: What may wait.
+        threads: Runs at a time, of all models together.
+        work: What waits and what runs.
+    """
+
+    def __init__(self, limits: QueueLimits, threads: int, work: Workload) -> None:
+        self._limits = limits
+        self._thread_count = threads
+        self._work = work
+
+    def check(self, request: QueuedRequest, now: float) -> None:
+        """Lets a request wait, and notes with how many others it is expected to run.
+
+        Args:
+            request: The request.
+            now: Moment of `time.monotonic()`.
+
+        Raises:
+            Unavailable: The queue is full, or the deadline has passed.
+            ResourceExhausted: The request alone is more than may wait, or cannot be answered before
+                its deadline.
+        """
+        lane = request.lane
+        if request.deadline is not None and request.deadline <= now:
+            raise expired()
+        self._check_bytes(request, now)
+        at_once = self._takes_at_once(lane)
+        if not at_once:  # no bound on waiting concerns what does not wait
+            self._check_room(request, now)
+        # It runs together with what is there before it, up to a whole batch.
+        rows = lane.queue.rows_beside(request.feed.key, request.level) + request.feed.batch_size
+        request.admitted_rows = min(lane.max_rows, rows)
+        if request.deadline is not None:
+            self._check_time(request, request.deadline, now, at_once=at_once)
+
+    def _check_bytes(self, request: QueuedRequest, now: float) -> None:
+        limits, queue = self._limits, request.lane.queue
+        largest = min(limits.max_bytes, limits.max_model_bytes)
+        if request.size_bytes > largest:
+            who = "together" if largest == limits.max_bytes else "for one model"
+            raise ResourceExhausted(
+                f"the inputs take about {request.size_bytes} bytes once they are decoded, and all "
+                f"requests {who} may hold {largest}",
+                reason="REQUEST_TOO_LARGE",
+            )
+        if (
+            self._work.held_bytes + request.size_bytes > limits.max_bytes
+            or queue.size_bytes + request.size_bytes > limits.max_model_bytes
+        ):
+            raise self._full(request, now, "QUEUE_BYTES_FULL")
+
+    def _check_room(self, request: QueuedRequest, now: float) -> None:
+        limits, queue = self._limits, request.lane.queue
+        max_level_items = queue.batching.policy_of(request.level).max_items
+        if (
+            self._work.items >= limits.max_items
+            or queue.count >= limits.max_model_items
+            or (max_level_items and queue.count_of(request.level) >= max_level_items)
+        ):
+            raise self._full(request, now, "QUEUE_FULL")
+
+    def _check_time(
+        self, request: QueuedRequest, deadline: float, now: float, *, at_once: bool
+    ) -> None:
+        run_times, key = request.lane.run_times, request.feed.key
+        predicted = run_times.of(key).seconds(request.admitted_rows)
+        if not at_once:
+            predicted += self._wait_seconds(request, now)
+        if now + predicted <= deadline:
+            return
+        # Where nobody else waits, it takes time from nobody to see whether the guess is right.
+        request.is_trial = (
+            at_once and not self._work.items and run_times.tries(key, now, deadline - now)
+        )
+        if not request.is_trial:
+            raise unreachable(predicted, deadline - now)
+
+    def _full(self, request: QueuedRequest, now: float, reason: str) -> Unavailable:
+        return Unavailable(
+            "Exceeds maximum queue size",
+            reason=reason,
+            retry_after_seconds=max(LEAST_RETRY_SECONDS, self._wait_seconds(request, now)),
+        )
+
+    def _takes_at_once(self, lane: Lane) -> bool:
+        """Whether a thread is free for this model's next batch."""
+        free = self._thread_count - self._work.running_count
+        return free > self._work.items and lane.in_flight < lane.instances
+
+    def _wait_seconds(self, request: QueuedRequest, now: float) -> float:
+        """Predicts how long a request that comes now waits: the batches of its model before it.
+
+        The threads are shared fairly: each of the model's batches waits for one of every other
+        model that has work.
+        """
+        lane = request.lane
+        beside = lane.queue.rows_beside(request.feed.key, request.level)
+        apart = lane.queue.rows_before(request.level) - beside
+        batches = beside // lane.max_rows + -(-apart // lane.max_rows)
+        running = sum(_rest_seconds(batch, now) for batch in self._work.running.get(lane, ()))
+        own = (running + batches * lane.batch_seconds()) / lane.instances
+        others = (self._work.active | self._work.running.keys()) - {lane}
+        if not others:
+            return own
+        theirs = (batches + 1) * len(others) * self._work.mean_batch_seconds / self._thread_count
+        return max(own + theirs, self._busy_seconds(now))
+
+    def _busy_seconds(self, now: float) -> float:
+        """Predicts how long no thread will be free, whoever has them."""
+        if self._work.running_count < self._thread_count:
+            return 0.0
+        return min(
+            _rest_seconds(batch, now) for lane in self._work.running.values() for batch in lane
+        )
+
+
+def _rest_seconds(batch: Batch, now: float) -> float:
+    """Returns how long a batch that runs is expected to run on."""
+    return max(0.0, batch.started_at + batch.lane.predicted_seconds(batch) - now)

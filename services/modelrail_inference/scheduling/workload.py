@@ -1,0 +1,90 @@
+"""What waits for a thread and what runs on one. No locks here: the scheduler holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelrail_inference.scheduling.batch import Batch, Execution
+from modelrail_inference.scheduling.lane import Lane
+from modelrail_inference.scheduling.queued import QueuedRequest
+
+_MEAN_WEIGHT = 0.1
+
+
+class Workload:
+    """Keeps the requests of all models and the batches on all threads together.
+
+    Attributes:
+        active: The models of which requests wait.
+        running: What runs, by model.
+        running_count: Batches that run.
+        items: Requests that wait.
+        held_bytes: Memory of the requests that wait or run, in bytes.
+        mean_batch_seconds: What the last runs of all models took, in seconds.
+    """
+
+    __slots__ = (
+        "_virtual_now",
+        "active",
+        "held_bytes",
+        "items",
+        "mean_batch_seconds",
+        "running",
+        "running_count",
+    )
+
+    def __init__(self) -> None:
+        self.active: set[Lane] = set()
+        self.running: dict[Lane, list[Batch]] = {}
+        self.running_count = 0
+        self.items = 0
+        self.held_bytes = 0
+        self.mean_batch_seconds = 0.0
+        self._virtual_now = 0.0
+
+    def push(self, request: QueuedRequest) -> None:
+        """Puts a request into the queue of its model."""
+        lane = request.lane
+        lane.queue.push(request)
+        self.items += 1
+        self.held_bytes += request.size_bytes
+        if lane not in self.active:
+            # A model that had nothing to do has saved nothing: it begins with the others.
+            lane.virtual_seconds = max(lane.virtual_seconds, self._virtual_now)
+            self.active.add(lane)
+
+    def left(self, request: QueuedRequest) -> None:
+        """Notes that a request has left its queue and will not run."""
+        self.items -= 1
+        self.held_bytes -= request.size_bytes
+        if request.lane.queue.count == 0:
+            self.active.discard(request.lane)
+
+    def took(self, batch: Batch) -> None:
+        """Notes that the requests of a batch have left their queue, and that it runs now."""
+        lane = batch.lane
+        for request in batch.requests:
+            request.batch = batch
+        self.items -= len(batch.requests)
+        if lane.queue.count == 0:
+            self.active.discard(lane)
+        lane.in_flight += 1
+        lane.running_rows += batch.items
+        self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
+        self.running_count += 1
+        self.running.setdefault(lane, []).append(batch)
+
+    def ended(self, batch: Batch, executions: Sequence[Execution]) -> None:
+        """Notes that a batch has run, and what its runs took."""
+        lane = batch.lane
+        lane.in_flight -= 1
+        lane.running_rows -= batch.items
+        self.running_count -= 1
+        running = self.running[lane]
+        running.remove(batch)
+        if not running:
+            del self.running[lane]
+        for request in batch.requests:
+            self.held_bytes -= request.size_bytes
+        for execution in executions:
+            self.mean_batch_seconds += _MEAN_WEIGHT * (execution.seconds - self.mean_batch_seconds)
