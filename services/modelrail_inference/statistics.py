@@ -11,7 +11,7 @@ import enum
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 LATENCY_EDGES_US = (
@@ -324,34 +324,23 @@ class VersionStatistics:
         )
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Self:
-        """Reads what `dataclasses.asdict` made of one, also after a way through JSON."""
+    def from_counts(cls, model: str, number: int, counts: Mapping[str, Any]) -> Self:
+        """Reads what `counts` returned, or several of these added up, also after JSON."""
         batches = {
-            int(size): BatchStatistics(**batch) for size, batch in document["batches"].items()
+            int(size): BatchStatistics(**batch)
+            for size, batch in sorted(counts["batches"].items(), key=lambda item: int(item[0]))
         }
-        durations = {name: Duration(**document[name]) for name in _DURATIONS}
-        return cls(**{**document, **durations, "batches": batches})
+        durations = {name: Duration(**counts[name]) for name in _DURATIONS}
+        return cls(model=model, number=number, **{**counts, **durations, "batches": batches})
 
-    def __add__(self, other: VersionStatistics) -> VersionStatistics:
-        batches = {size: replace(batch) for size, batch in self.batches.items()}
-        for size, batch in other.batches.items():
-            total = batches.setdefault(size, BatchStatistics())
-            for part in fields(BatchStatistics):
-                setattr(total, part.name, getattr(total, part.name) + getattr(batch, part.name))
-        return VersionStatistics(
-            self.model,
-            self.number,
-            max(self.last_inference_ms, other.last_inference_ms),
-            self.inference_count + other.inference_count,
-            self.execution_count + other.execution_count,
-            self.success + other.success,
-            self.fail + other.fail,
-            self.queue + other.queue,
-            self.compute_input + other.compute_input,
-            self.compute_infer + other.compute_infer,
-            self.compute_output + other.compute_output,
-            batches,
-        )
+    def counts(self) -> dict[str, Any]:
+        """Returns the numbers as a document whose numbers can be added up.
+
+        But of the number whose name begins with `last_`, the largest is that of several.
+        """
+        document = asdict(self)
+        del document["model"], document["number"]
+        return document
 
 
 _DURATIONS = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")

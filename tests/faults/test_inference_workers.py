@@ -32,9 +32,8 @@ from modelrail_server.server import start_server
 from tests.faults.workers import (
     ONE,
     SECONDS,
-    Server,
     Start,
-    channel_of,
+    channel_to,
     counted,
     models_in,
     ready,
@@ -235,24 +234,6 @@ async def test_a_frozen_worker_is_replaced(start: Start, models: Path) -> None:
         for _ in range(8):
             stub = stub_of(address, stack)
             await stub.ModelInfer(request_for("same", ONE), timeout=SECONDS)
-
-
-async def channel_to(server: Server, number: int, stack: AsyncExitStack) -> grpc.aio.Channel:
-    """A connection with one of the workers."""
-    address = (await server.addresses())["grpc_address"]
-    worker = psutil.Process(await server.pid(number))
-
-    def connections() -> int:
-        found = worker.net_connections("tcp")
-        return sum(connection.status == psutil.CONN_ESTABLISHED for connection in found)
-
-    for _ in range(64):
-        before = connections()
-        channel = channel_of(address, stack)
-        await GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS)
-        if connections() > before:
-            return channel
-    pytest.fail("all connections went to the other worker")
 
 
 async def test_a_model_is_healthy_where_every_worker_serves_it(start: Start, models: Path) -> None:

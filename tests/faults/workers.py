@@ -197,6 +197,24 @@ def stub_of(address: str, stack: AsyncExitStack) -> Any:
     return GRPCInferenceServiceStub(channel_of(address, stack))
 
 
+async def channel_to(server: Server, number: int, stack: AsyncExitStack) -> grpc.aio.Channel:
+    """A connection with one of the workers."""
+    address = (await server.addresses())["grpc_address"]
+    worker = psutil.Process(await server.pid(number))
+
+    def connections() -> int:
+        found = worker.net_connections("tcp")
+        return sum(connection.status == psutil.CONN_ESTABLISHED for connection in found)
+
+    for _ in range(64):
+        before = connections()
+        channel = channel_of(address, stack)
+        await GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest(), timeout=SECONDS)
+        if connections() > before:
+            return channel
+    raise AssertionError("all connections went to the other worker")
+
+
 async def stubs_of_both(server: Server, stack: AsyncExitStack) -> list[Any]:
     """Stubs of which some are connected with each worker."""
     address = (await server.addresses())["grpc_address"]

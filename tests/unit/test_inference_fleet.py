@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -15,14 +14,15 @@ from modelrail_inference.repository.lifecycle import State
 from modelrail_inference.repository.repository import IndexEntry
 from modelrail_inference.statistics import Statistics, VersionStatistics
 from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
+from modelrail_server.supervision.merged_counts import MergedCounts
 
 
-def answered(times: int) -> VersionStatistics:
+def answered(times: int, *, number: int = 1) -> VersionStatistics:
     statistics = Statistics()
     for _ in range(times):
         statistics.executed(times, 1, 2, 3)
         statistics.answered(times, queue_ns=4, input_ns=1, infer_ns=2, output_ns=3, total_ns=10)
-    return VersionStatistics.of("a", 1, statistics)
+    return VersionStatistics.of("a", number, statistics)
 
 
 class Own:
@@ -36,7 +36,8 @@ class Own:
         ready: bool = True,
         error: Exception | None = None,
     ) -> None:
-        self._runs, self._index, self._ready = runs, Index(entries, {"b": ""}), ready
+        self._index, self._ready = Index(entries, {"b": ""}), ready
+        self.statistics_now = [answered(runs)]
         self._error = error
         self.done: list[str] = []
 
@@ -49,7 +50,11 @@ class Own:
     async def statistics(self, name: str, version: str) -> Sequence[VersionStatistics]:
         if self._error is not None:
             raise self._error
-        return [answered(self._runs)]
+        return [
+            one
+            for one in self.statistics_now
+            if name in ("", one.model) and version in ("", str(one.number))
+        ]
 
     async def index(self) -> Index:
         return self._index
@@ -61,25 +66,31 @@ class Own:
         return self._ready
 
 
+def through_json(document: Any) -> Any:
+    return json.loads(json.dumps(document))
+
+
 class Connected:
     """Workers without processes; answers take the way through JSON."""
 
     def __init__(self, *owns: Own, failure: Exception | None = None) -> None:
         self._failure = failure
         self._all = [Workers(own, self, order_timeout_seconds=1.0) for own in owns]
+        self._counts = MergedCounts()
 
     async def ask_all(
         self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
     ) -> list[Any]:
         if self._failure is not None:
             raise self._failure
-        answers: list[Any] = []
-        for worker in self._all:
-            try:
-                answers.append(json.loads(json.dumps(await worker.answer(method, arguments))))
-            except InvalidArgument as error:
-                answers.append(error)
-        return answers
+        return [through_json(await worker.answer(method, arguments)) for worker in self._all]
+
+    async def ask_counts(self, about: Sequence[str], *, timeout_seconds: float) -> Sequence[Any]:
+        answers = await self.ask_all("counts", {"about": about}, timeout_seconds=timeout_seconds)
+        for number, rows in enumerate(answers):
+            self._counts.report(number, rows, about)
+        total: list[Any] = through_json(self._counts.total(about))
+        return total
 
     async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
         if self._failure is not None:
@@ -105,7 +116,33 @@ async def test_statistics_are_added_up() -> None:
 
 def test_statistics_survive_the_way_between_processes() -> None:
     statistics = answered(3)
-    assert VersionStatistics.from_document(json.loads(json.dumps(asdict(statistics)))) == statistics
+    counts = through_json(statistics.counts())
+    assert VersionStatistics.from_counts("a", 1, counts) == statistics
+
+
+async def test_only_what_was_counted_meanwhile_is_reported_again_and_again() -> None:
+    own = Own(runs=2)
+    one = workers(own)
+    ((key, counts),) = await one.answer("changed_counts", {})
+    assert key == ["a", "1"]
+    assert counts["success"]["count"] == 2
+    own.statistics_now = [*own.statistics_now, answered(3, number=2)]
+    first, second = await one.answer("changed_counts", {})
+    assert first == [["a", "1"], None]
+    assert second[1]["success"]["count"] == 3
+
+
+async def test_statistics_are_those_of_the_versions_that_are_asked_for() -> None:
+    own = Own()
+    own.statistics_now = [answered(1, number=2), answered(1, number=10)]
+    both = workers(own, own)
+    for name, version, numbers in (
+        ("", "", [2, 10]),
+        ("", "2", [2]),
+        ("a", "", [2, 10]),
+        ("a", "10", [10]),
+    ):
+        assert [one.number for one in await both.statistics(name, version)] == numbers
 
 
 async def test_a_worker_that_does_not_know_a_model_is_left_out_unless_all_are() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import structlog
@@ -13,7 +12,7 @@ from modelrail_inference.fleet.fleet import Fleet, Index
 from modelrail_inference.repository.lifecycle import State
 from modelrail_inference.repository.repository import IndexEntry
 from modelrail_inference.statistics import VersionStatistics
-from modelrail_server.errors import ServiceError, Unavailable
+from modelrail_server.errors import InvalidArgument, ServiceError, Unavailable
 
 _log = structlog.get_logger(__name__)
 
@@ -31,6 +30,14 @@ class Siblings(Protocol):
     ) -> list[Any]:
         """Returns the answers of the workers that serve; an exception stands for an error."""
 
+    async def ask_counts(self, about: Sequence[str], *, timeout_seconds: float) -> Sequence[Any]:
+        """Returns what all workers counted, those included that are silent or have ended.
+
+        Args:
+            about: How the keys begin: nothing, a model, or a model and a version.
+            timeout_seconds: Longest wait for a worker.
+        """
+
     async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
         """Has all workers do something about a subject."""
 
@@ -38,8 +45,8 @@ class Siblings(Protocol):
 class Workers:
     """All workers of a supervisor.
 
-    A worker that does not answer within a second is left out: it ended, or is about to. Where the
-    supervisor does not answer either, this process speaks for itself.
+    A worker that does not answer within a second is left out: it ended, or is about to; only what
+    it counted stays. Where the supervisor does not answer either, this process speaks for itself.
 
     Args:
         own: What this process answers for itself.
@@ -51,6 +58,7 @@ class Workers:
         self._own = own
         self._siblings = siblings
         self._order_timeout_seconds = order_timeout_seconds
+        self._reported: dict[tuple[str, int], VersionStatistics] = {}
 
     async def answer(self, method: str, arguments: Mapping[str, Any]) -> Any:
         """Answers for this process what a sibling asks or orders."""
@@ -59,8 +67,10 @@ class Workers:
                 await self._own.load(arguments["subject"])
             case "unload":
                 await self._own.unload(arguments["subject"])
-            case "statistics":
-                return [asdict(one) for one in await self._own.statistics(**arguments)]
+            case "counts":
+                return await self._counts(arguments["about"])
+            case "changed_counts":
+                return await self._changed_counts()
             case "index":
                 return _index_document(await self._own.index())
             case "ready":
@@ -81,16 +91,20 @@ class Workers:
 
     async def statistics(self, name: str, version: str) -> list[VersionStatistics]:
         """Returns the sums over all workers."""
-        arguments = {"name": name, "version": version}
-        answers = await self._ask("statistics", arguments, _QUESTION_SECONDS)
-        if not answers:
+        about = [name, version] if name and version else [name] if name else []
+        try:
+            rows = await self._siblings.ask_counts(about, timeout_seconds=_QUESTION_SECONDS)
+        except (TimeoutError, ConnectionError, ServiceError) as error:
+            _log.warning("siblings not asked", method="counts", reason=str(error))
+            rows = []
+        found = [
+            VersionStatistics.from_counts(model, int(number), counts)
+            for (model, number), counts in rows
+            if version in ("", number)
+        ]
+        if not found:  # this process knows why
             return list(await self._own.statistics(name, version))
-        sums: dict[tuple[str, int], VersionStatistics] = {}
-        for document in (row for rows in answers for row in rows):
-            one = VersionStatistics.from_document(document)
-            key = one.model, one.number
-            sums[key] = sums[key] + one if key in sums else one
-        return [sums[key] for key in sorted(sums)]
+        return sorted(found, key=lambda one: (one.model, one.number))
 
     async def index(self) -> Index:
         """Returns the rows of all workers; where they differ, the one that is not ready."""
@@ -136,6 +150,27 @@ class Workers:
         except TimeoutError:
             _log.warning("serving before every model is loaded that the other workers serve")
 
+    async def _counts(self, about: Sequence[str]) -> list[Any]:
+        """Returns what this process counted, of the keys that begin with `about`."""
+        name, version = (*about, "", "")[:2]
+        try:
+            found = await self._own.statistics(name, version)
+        except InvalidArgument:  # it does not take requests here
+            found = []
+        return [[_key_of(one), one.counts()] for one in found]
+
+    async def _changed_counts(self) -> list[Any]:
+        """Returns the key of every version with what it counted, or None as when asked before.
+
+        This is asked again and again, and of a thousand models most are idle.
+        """
+        now = {(one.model, one.number): one for one in await self._own.statistics("", "")}
+        before, self._reported = self._reported, now
+        return [
+            [_key_of(one), None if before.get(key) == one else one.counts()]
+            for key, one in now.items()
+        ]
+
     async def _missing(self) -> set[str]:
         own = _ready_models(await self._own.index())
         answers = await self._ask("index", {}, _QUESTION_SECONDS)
@@ -171,6 +206,10 @@ class Workers:
         if errors and len(errors) == len(answers):
             raise errors[0]
         return [answer for answer in answers if not isinstance(answer, Exception)]
+
+
+def _key_of(one: VersionStatistics) -> list[str]:
+    return [one.model, str(one.number)]
 
 
 def _ready_models(index: Index) -> set[str]:

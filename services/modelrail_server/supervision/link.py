@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,6 +64,23 @@ class Link:
         )
         return [error_of(a["error"]) if "error" in a else a["result"] for a in answers]
 
+    async def ask_counts(self, about: Sequence[str], *, timeout_seconds: float) -> list[Any]:
+        """Returns what all workers counted, of the keys that begin with `about`.
+
+        Of a worker that does not answer in time or has ended, what it said last is counted.
+
+        Raises:
+            ServiceError: Too many calls wait.
+            ConnectionError: The supervisor is gone.
+            TimeoutError: The supervisor did not answer.
+        """
+        rows: list[Any] = await self._supervisor().call(
+            "ask_counts",
+            {"about": about, "timeout_seconds": timeout_seconds},
+            timeout_seconds=timeout_seconds + 1,
+        )
+        return rows
+
     async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
         """Has all workers do something about a subject, also those that come later.
 
@@ -98,10 +115,13 @@ class Link:
             await asyncio.sleep(self.seat.heartbeat_seconds)
 
     async def report(self) -> None:
-        """Reports the metrics from time to time: what a worker counted must outlive it."""
+        """Reports metrics and counts from time to time: what a worker counted must outlive it."""
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
             self._supervisor().tell("metrics", {"text": await self._text()})
+            if self._answer.done():
+                rows = await self._answer.result()("changed_counts", {})
+                self._supervisor().tell("counts", {"rows": rows})
 
     async def _serve(self, method: str, arguments: Mapping[str, Any]) -> Any:
         if method == "metrics":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -28,19 +28,41 @@ class Siblings:
         self.orders: dict[str, str] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    def seat_of(self, worker: WorkerProcess) -> int | None:
+        """Returns the number of a worker that is there; None when it has ended.
+
+        By then another one may have its number.
+        """
+        number = worker.number
+        return number if number is not None and self.workers.get(number) is worker else None
+
     async def ask_all(
-        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
-    ) -> dict[int, dict[str, Any]]:
-        """Returns the `result` or the `error` of each worker that serves and answers in time."""
-        asked = {n: worker for n, worker in self.workers.items() if worker.serving.is_set()}
-        answers = await asyncio.gather(
-            *(_ask(worker, method, arguments, timeout_seconds) for worker in asked.values())
-        )
-        return {
-            number: answer
-            for number, answer in zip(asked, answers, strict=True)
-            if answer is not None
-        }
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        *,
+        timeout_seconds: float,
+        heard: Callable[[WorkerProcess, Mapping[str, Any]], None] = lambda worker, answer: None,
+    ) -> list[dict[str, Any]]:
+        """Returns the `result` or the `error` of each worker that serves and answers in time.
+
+        Args:
+            method: What is asked.
+            arguments: Of the question.
+            timeout_seconds: Longest wait.
+            heard: Called with each answer when it comes: not later, as then a younger one of the
+                same worker may have come already.
+        """
+
+        async def ask(worker: WorkerProcess) -> dict[str, Any] | None:
+            answer = await _ask(worker, method, arguments, timeout_seconds)
+            if answer is not None:
+                heard(worker, answer)
+            return answer
+
+        asked = [worker for worker in self.workers.values() if worker.serving.is_set()]
+        answers = await asyncio.gather(*map(ask, asked))
+        return [answer for answer in answers if answer is not None]
 
     async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
         """Has every worker do something about a subject, one order about it after the other.

@@ -26,8 +26,8 @@ from modelrail_server.config import ServerConfig
 from modelrail_server.exit_status import run_to_exit_status
 from modelrail_server.observability.logs import configure_logging
 from modelrail_server.observability.scrape import MetricsServer
+from modelrail_server.supervision.figures import Figures
 from modelrail_server.supervision.held_port import HeldPort
-from modelrail_server.supervision.merged_metrics import MergedMetrics
 from modelrail_server.supervision.parts import MergedParts, PartStates
 from modelrail_server.supervision.restarts import Restarts
 from modelrail_server.supervision.siblings import Siblings
@@ -85,7 +85,7 @@ class _Supervisor(Collector):
         self._service = service
         self._count = workers
         self._siblings = Siblings()
-        self._merged = MergedMetrics()
+        self._figures = Figures(self._siblings)
         self._parts = MergedParts(self._tell_parts)
         self._restarts = 0
         self._started = False
@@ -212,7 +212,7 @@ class _Supervisor(Collector):
             status = await worker.ended()
             del self._siblings.workers[number]
             self._all_serve.clear()
-            self._merged.retire(number)
+            self._figures.retire(number)
             self._parts.leave(number)
             if self._stop.is_set():
                 return
@@ -261,7 +261,11 @@ class _Supervisor(Collector):
     ) -> Any:
         match method:
             case "metrics":
-                self._merged.report(number, arguments["text"])
+                self._figures.take_metrics(worker, arguments["text"])
+            case "counts":
+                self._figures.take_counts(worker, arguments["rows"])
+            case "ask_counts":
+                return await self._figures.counts(**arguments)
             case "part":
                 self._parts.say(number, **arguments)
             case "serving":
@@ -272,9 +276,11 @@ class _Supervisor(Collector):
                 if self._serving() == self._count:
                     self._all_serve.set()
             case "ask_all":
-                return list((await self._siblings.ask_all(**arguments)).values())
+                return await self._siblings.ask_all(**arguments)
             case "order":
                 await self._siblings.order(**arguments)
+                if arguments["method"] == "unload":
+                    self._figures.forget(arguments["subject"])
             case _:
                 raise ValueError(f"unknown method {method!r}")
         return None
@@ -305,11 +311,7 @@ class _Supervisor(Collector):
         return collected.result(_COLLECT_SECONDS)
 
     async def _collect(self) -> list[Metric]:
-        answers = await self._siblings.ask_all("metrics", {}, timeout_seconds=_METRICS_SECONDS)
-        for number, answer in answers.items():
-            # Its totals are counted already if it ended meanwhile.
-            if number in self._siblings.workers and "result" in answer:
-                self._merged.report(number, answer["result"])
+        metrics = await self._figures.metrics(timeout_seconds=_METRICS_SECONDS)
         prefix = f"modelrail_{self._service}"
         return [
             GaugeMetricFamily(
@@ -320,7 +322,7 @@ class _Supervisor(Collector):
                 "Processes that ended and were replaced",
                 value=self._restarts,
             ),
-            *self._merged.families(),
+            *metrics,
         ]
 
     def _on_signal(self, number: signal.Signals) -> None:
