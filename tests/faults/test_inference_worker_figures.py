@@ -17,6 +17,7 @@ from tests.faults.workers import (
     SECONDS,
     Start,
     channel_to,
+    counted,
     models_in,
     ready,
     request_for,
@@ -73,4 +74,5 @@ async def test_statistics_keep_what_a_worker_counted_that_is_silent_or_gone(
         # What was taken away begins at zero, although a worker that ended had counted.
         await first.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="same"))
         await first.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="same"))
+        assert counted(await server.metrics(), "nv_inference_request_success", "same") == 0
         assert (await statistics_of(first, "same")).inference_stats.success.count == 0

@@ -184,6 +184,11 @@ def test_wrong_fields_survive_the_way_between_processes() -> None:
     assert [v.field for v in error.violations] == ["a.b"]
 
 
+def text_of(registry: CollectorRegistry) -> str:
+    lines = render(registry).decode().splitlines(keepends=True)
+    return "".join(line for line in lines if "_created" not in line)
+
+
 class Worker:
     """A registry with one metric of each kind."""
 
@@ -196,8 +201,7 @@ class Worker:
         self.memory = Gauge("process_memory", "Memory", ("kind",), registry=self.registry)
 
     def text(self) -> str:
-        lines = render(self.registry).decode().splitlines(keepends=True)
-        return "".join(line for line in lines if "_created" not in line)
+        return text_of(self.registry)
 
 
 def shown(merged: MergedMetrics) -> dict[str, str]:
@@ -253,6 +257,61 @@ def test_no_counter_goes_back_when_a_worker_is_replaced() -> None:
     merged.retire(0)
     merged.retire(0)
     assert shown(merged)['calls_total{model="a"}'] == "6.0"
+
+
+def serving(answered: dict[int, int], *, calls: int = 0) -> str:
+    """Metrics of what the versions of model `a` answered, and of calls in all."""
+    registry, labels = CollectorRegistry(), ("model", "version")
+    Counter("calls_total", "Calls", registry=registry).inc(calls)
+    counter = Counter("answered_total", "Answered", labels, registry=registry)
+    took = Histogram("took", "Took", labels, buckets=(1.0,), registry=registry)
+    for version, count in answered.items():
+        counter.labels("a", str(version)).inc(count)
+        for _ in range(count):
+            took.labels("a", str(version)).observe(0.5)
+    return text_of(registry)
+
+
+def answered(merged: MergedMetrics, version: int = 1) -> str | None:
+    return shown(merged).get(f'answered_total{{model="a",version="{version}"}}')
+
+
+def test_a_version_that_no_worker_serves_is_gone_with_what_ended_workers_counted() -> None:
+    merged = MergedMetrics()
+    for number in (0, 1, 2):
+        merged.report(number, serving({1: 10, 2: 1}, calls=5))
+    merged.retire(2)
+    merged.report(0, serving({2: 1}, calls=5))
+    # The other still serves it, and nothing goes back until nobody does.
+    assert answered(merged) == "30.0"
+    merged.report(1, serving({2: 1}, calls=5))
+    assert not [key for key in shown(merged) if 'version="1"' in key]
+    assert (answered(merged, 2), shown(merged)["calls_total"]) == ("3.0", "15.0")
+    merged.report(0, serving({1: 4, 2: 1}, calls=5))
+    assert answered(merged) == "4.0"
+
+
+def test_a_model_that_was_taken_away_begins_at_zero_although_it_is_there_again() -> None:
+    merged = MergedMetrics()
+    for number in (0, 1):
+        merged.report(number, serving({1: 10}, calls=5))
+    merged.retire(0)
+    merged.forget("a")
+    merged.report(1, serving({1: 0}, calls=5))
+    assert answered(merged) == "0.0"
+    assert shown(merged)["calls_total"] == "10.0"
+
+
+def test_versions_that_come_and_go_leave_nothing_behind_and_take_nothing_along() -> None:
+    merged = MergedMetrics()
+    merged.report(1, serving({0: 1}, calls=1))
+    for version in range(1, 100):
+        for number in (0, 1):
+            merged.report(number, serving({0: 1, version: 1}, calls=1))
+        merged.retire(0)
+    assert (answered(merged, 0), shown(merged)["calls_total"]) == ("100.0", "100.0")
+    assert answered(merged, 99) == "2.0"
+    assert len([key for key in shown(merged) if key.startswith("answered_total")]) == 2
 
 
 def test_a_worker_is_replaced_at_once_and_later_the_sooner_it_dies() -> None:

@@ -44,7 +44,8 @@ class Figures:
         self._counts.retire(number)
 
     def forget(self, subject: str) -> None:
-        """Begins at zero with a subject that no worker serves any more."""
+        """Begins at zero with a model that every worker has unloaded; it may come back at once."""
+        self._metrics.forget(subject)
         self._counts.forget([subject])
 
     async def metrics(self, *, timeout_seconds: float) -> Iterator[WrittenMetric]:

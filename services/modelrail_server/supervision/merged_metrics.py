@@ -1,14 +1,16 @@
 """The metrics of all workers as those of one server.
 
 Counters and histograms are added up over the workers, the ended ones included, so that no counter
-goes back when one is replaced. Gauges are added up as well, except facts, of which every worker
-tells the same: there the largest is shown. What describes a process gets the label `worker`.
+goes back when one is replaced. A version that no worker serves any more is gone with all of its
+totals: what stayed of them would look like a restart, and be counted anew. Gauges are added up as
+well, except facts, of which every worker tells the same: there the largest is shown. What describes
+a process gets the label `worker`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.utils import floatToGoString
@@ -20,7 +22,8 @@ __all__ = ["Family", "MergedMetrics", "read_families"]
 _OF_A_PROCESS = ("process_", "python_")
 _FACTS = re.compile(r"_info$|_duration_secs$|_loaded_versions$|_file_bytes$|^nv_[cg]pu_")
 _ADDED = frozenset({"counter", "histogram", "summary"})
-_MAX_ENDED_SAMPLES = 200_000
+_MODEL = re.compile(r'[{,](model="(?:[^"\\]|\\.)*")')
+_VERSION = re.compile(r'[{,](version="[^"]*")')
 
 _Number = int | float
 
@@ -41,6 +44,10 @@ class Family:
     kind: str = "untyped"
     samples: dict[str, _Number] = field(default_factory=dict)
 
+    def without_samples(self) -> Family:
+        """Returns the same metric with no line."""
+        return Family(self.name, self.help, self.kind)
+
 
 def read_families(text: str) -> list[Family]:
     """Reads the text format as `render` writes it: HELP, TYPE, then the samples without times."""
@@ -58,45 +65,66 @@ def read_families(text: str) -> list[Family]:
 
 
 class MergedMetrics:
-    """The last report of each worker, and the totals of those that ended."""
+    """The last report of each worker, and the totals of those that ended.
+
+    The totals of a version are kept while a worker serves it: what they take is bounded by that.
+    """
 
     def __init__(self) -> None:
-        self._reports: dict[int, list[Family]] = {}
-        self._ended: dict[str, Family] = {}
+        self._reports: dict[int, dict[str, Family]] = {}
+        self._ended: dict[str, dict[str, Family]] = {}
+        """By version, as its two labels, or "" for what belongs to none; then by name."""
 
     def report(self, worker: int, text: str) -> None:
         """Takes the present metrics of a worker, in the text format."""
-        self._reports[worker] = read_families(text)
+        now = {family.name: family for family in read_families(text)}
+        before = self._reports.get(worker, {})
+        self._reports[worker] = now
+        # A worker that unloads a version is like one that ends: the others may still serve it.
+        self._keep(before, now)
+        for version in [version for version in self._ended if not self._is_served(version)]:
+            del self._ended[version]
 
     def retire(self, worker: int) -> None:
         """Keeps the totals of a worker that ended; another may come in its place."""
-        for family in self._reports.pop(worker, ()):
+        self._keep(self._reports.pop(worker, {}), {})
+
+    def forget(self, model: str) -> None:
+        """Drops what workers had counted of a model that ended."""
+        labels = f"{label('model', model)},"
+        for version in [version for version in self._ended if version.startswith(labels)]:
+            del self._ended[version]
+
+    def _keep(self, before: Mapping[str, Family], now: Mapping[str, Family]) -> None:
+        for family in before.values():
             if family.kind not in _ADDED or family.name.startswith(_OF_A_PROCESS):
                 continue
-            total = self._ended.setdefault(family.name, Family(family.name, family.help, "untyped"))
-            total.kind = family.kind
+            still = now[family.name].samples if family.name in now else {}
             for key, number in family.samples.items():
-                total.samples[key] = total.samples.get(key, 0) + number
-        self._forget_oldest()
+                if key not in still:
+                    families = self._ended.setdefault(_version_of(key), {})
+                    total = families.setdefault(family.name, family.without_samples())
+                    total.samples[key] = total.samples.get(key, 0) + number
 
-    def _forget_oldest(self) -> None:
-        # Versions come and go for months: what has not been counted for longest goes first.
-        surplus = sum(len(family.samples) for family in self._ended.values()) - _MAX_ENDED_SAMPLES
-        for family in self._ended.values():
-            for key in list(family.samples)[: max(0, surplus)]:
-                del family.samples[key]
-                surplus -= 1
+    def _is_served(self, version: str) -> bool:
+        """Whether a worker shows any of these totals; those of no version stay for good."""
+        return not version or any(
+            not family.samples.keys().isdisjoint(report[family.name].samples)
+            for family in self._ended[version].values()
+            for report in self._reports.values()
+            if family.name in report
+        )
 
     def families(self) -> Iterator[WrittenMetric]:
         """Yields the merged metrics."""
         merged: dict[str, Family] = {}
-        for number, families in sorted(self._reports.items()):
-            for family in families:
-                into = merged.setdefault(family.name, Family(family.name, family.help, family.kind))
-                _merge(into, family, number)
-        for family in self._ended.values():
-            into = merged.setdefault(family.name, Family(family.name, family.help, family.kind))
-            _add(into, family.samples.items())
+        for number, report in sorted(self._reports.items()):
+            for family in report.values():
+                _merge(merged.setdefault(family.name, family.without_samples()), family, number)
+        for totals in self._ended.values():
+            for family in totals.values():
+                into = merged.setdefault(family.name, family.without_samples())
+                _add(into, family.samples.items())
         for family in merged.values():
             lines = [f"{key} {_text(value)}\n" for key, value in family.samples.items()]
             yield WrittenMetric(family.name, family.help, family.kind, lines)
@@ -116,6 +144,12 @@ def _merge(into: Family, family: Family, worker: int) -> None:
 def _add(into: Family, samples: Iterable[tuple[str, _Number]]) -> None:
     for key, number in samples:
         into.samples[key] = into.samples.get(key, 0) + number
+
+
+def _version_of(key: str) -> str:
+    """Returns the labels of the version that a sample belongs to; empty when it belongs to none."""
+    model, version = _MODEL.search(key), _VERSION.search(key)
+    return f"{model[1]},{version[1]}" if model and version else ""
 
 
 def _labelled(key: str, worker: int) -> str:
