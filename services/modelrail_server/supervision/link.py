@@ -37,6 +37,7 @@ class Link:
         self.seat = seat
         self.parts = PartsOfWorker(health, self._say)
         self._metrics = metrics
+        self._rendering = asyncio.Lock()
         self._answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._channel: Channel | None = None
 
@@ -136,8 +137,10 @@ class Link:
         self._supervisor().tell("part", {"name": name, "serving": serving})
 
     async def _text(self) -> str:
-        # Like any other scrape, off the event loop.
-        return (await asyncio.to_thread(render, self._metrics)).decode()
+        # Like any other scrape, off the event loop; one at a time, as the supervisor takes what
+        # comes last for the present.
+        async with self._rendering:
+            return (await asyncio.to_thread(render, self._metrics)).decode()
 
     def _supervisor(self) -> Channel:
         if self._channel is None:
