@@ -22,7 +22,7 @@ from modelrail_inference.fleet.workers import Workers
 from modelrail_inference.health import InferenceHealth
 from modelrail_inference.metrics import InferenceCollector
 from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.protocol.policy import POLICY, RAW_METHODS, SERVICE
+from modelrail_inference.protocol.policy import ALWAYS_ANSWERED, POLICY, RAW_METHODS, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
 from modelrail_inference.repository.definition import LoadError
@@ -144,6 +144,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             policy=POLICY,
             descriptors=(pb.DESCRIPTOR,),
             raw_methods=RAW_METHODS,
+            always_answered=ALWAYS_ANSWERED,
         )
 
 

@@ -36,6 +36,9 @@ class Application:
     raw_methods: frozenset[str] = frozenset()
     """Paths of the methods whose servicers take and give bytes in place of messages; malformed ones
     are theirs to refuse, with `message_parser` of `rpc/handlers.py`."""
+    always_answered: frozenset[str] = frozenset()
+    """Paths of the methods that are answered, beside the public ones, while as many calls run as
+    may: short ones, such as readiness and metadata."""
     request_limits: Mapping[str, int] = field(default_factory=dict)
     """Largest request in bytes of the methods that take less than `max_message_bytes`, by path.
     Larger ones are refused before they are parsed: of some messages that takes 30 times their size

@@ -95,8 +95,9 @@ class ServerConfig:
     )
     max_concurrent_rpcs: int = setting(
         2000,
-        "Calls at a time in the whole server, watch streams and health included (Watch of health:\n"
-        "256 at most, and half of these at most); more are answered RESOURCE_EXHAUSTED.",
+        "Calls at a time in the whole server, streams included; more are answered\n"
+        "RESOURCE_EXHAUSTED with the time to come again. Health, readiness and metadata are\n"
+        "answered beside them (Watch of health: 256 at most, and half of these at most).",
         minimum=1,
         maximum=1_000_000,
     )

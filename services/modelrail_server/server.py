@@ -31,6 +31,11 @@ __all__ = ["start_server"]
 
 _NEVER_MILLISECONDS = 2**31 - 1
 _BURSTS = 4
+_LAST_BOUND = 2
+"""Times of `max_concurrent_rpcs` at which gRPC refuses everything, health too, and gives no reason.
+Below it the dispatcher refuses, and answers what is always answered."""
+_PROBES = 64
+"""Calls more than that, so that a small limit leaves room for probes."""
 
 
 async def start_server(
@@ -49,7 +54,7 @@ async def start_server(
     server = grpc.aio.server(
         handlers=(_dispatcher(application, config, runtime),),
         options=_options(config, share_port=runtime.link is not None),
-        maximum_concurrent_rpcs=config.max_concurrent_rpcs,
+        maximum_concurrent_rpcs=_LAST_BOUND * config.max_concurrent_rpcs + _PROBES,
     )
     try:
         address = _bind(server, Address.parse(config.grpc_address), credentials)
@@ -86,6 +91,8 @@ def _dispatcher(application: Application, config: ServerConfig, runtime: Runtime
         raw_methods=application.raw_methods,
         request_limits=application.request_limits,
         keys=_api_keys(config, runtime),
+        max_calls=config.max_concurrent_rpcs,
+        always_answered=application.always_answered,
     )
 
 

@@ -21,6 +21,8 @@ import grpc.aio
 import numpy as np
 import pytest
 import trustme
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from h2.errors import ErrorCodes
 from hpack import Encoder
 from hyperframe.frame import (
@@ -471,12 +473,18 @@ async def test_streams_beyond_the_limit_are_refused_and_the_others_served(
             for _ in range(100):
                 tasks.create_task(one(stub))
         await eventually_counted(outcomes, everybody)
+        async with service.aio_channel() as channel:
+            await everything_that_probes_ask(channel)
+        refused = await asyncio.to_thread(
+            service.metric, "modelrail_refused_calls_total", reason="TOO_MANY_CALLS"
+        )
         grown = service.rss_bytes - before
         release.set()
     print(dict(outcomes), f"grown {grown >> 20} MB, peak {service.peak_bytes >> 20} MB")
     for channel in channels:
         await channel.close()
     assert outcomes == {"answered": limit, "ResourceExhausted": everybody - limit}
+    assert refused == everybody - limit
     assert grown < 256 * MIB
     async with service.aio_channel() as channel:
         stub = GRPCInferenceServiceStub(channel)
@@ -484,6 +492,21 @@ async def test_streams_beyond_the_limit_are_refused_and_the_others_served(
         answer = await recovered(stub)
         print(f"recovered after {time.perf_counter() - began:.2f} s")
         assert output(answer) == [[2.0] * 4]
+
+
+async def everything_that_probes_ask(channel: grpc.aio.Channel) -> None:
+    """Health, readiness and metadata are answered, however full the server is."""
+    health: Any = HealthStub(channel)
+    for name in ("", "infer/doubling"):
+        check = await health.Check(HealthCheckRequest(service=name), timeout=SECONDS)
+        assert check.status == HealthCheckResponse.SERVING
+    stub: Any = GRPCInferenceServiceStub(channel)
+    assert (await stub.ServerLive(pb.ServerLiveRequest(), timeout=SECONDS)).live
+    assert (await stub.ServerReady(pb.ServerReadyRequest(), timeout=SECONDS)).ready
+    assert (await stub.ModelReady(pb.ModelReadyRequest(name="doubling"), timeout=SECONDS)).ready
+    assert (await stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=SECONDS)).name
+    metadata = pb.ModelMetadataRequest(name="doubling")
+    assert (await stub.ModelMetadata(metadata, timeout=SECONDS)).inputs
 
 
 async def eventually_counted(outcomes: Counter[str], everybody: int) -> None:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
@@ -434,6 +434,25 @@ async def test_two_waves_over_the_limit_of_concurrent_calls(serve: Serve) -> Non
             await asyncio.gather(*running)
             echo.release.clear()
             echo.enough.clear()
+
+
+async def test_a_full_server_says_when_to_come_again_and_goes_on_answering_health(
+    serve: Serve,
+) -> None:
+    async with serve(max_concurrent_rpcs=2) as serving:
+        running = await _fill(serving, 2)
+        error = await failure(serving.caller.unary("a"))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(error, ErrorInfo).reason == "TOO_MANY_CALLS"
+        assert detail(error, RetryInfo).retry_delay.ToMilliseconds() == 1000
+        assert ("grpc-retry-pushback-ms", "1000") in list(error.trailing_metadata())
+        health: Any = health_pb2_grpc.HealthStub(serving.caller.channel)
+        for _ in range(5):
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert serving.sample("modelrail_refused_calls_total", reason="TOO_MANY_CALLS") >= 1
+        serving.echo.release.set()
+        await asyncio.gather(*running)
 
 
 async def test_a_taken_address_is_an_error_with_its_name(serve: Serve) -> None:

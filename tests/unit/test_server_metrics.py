@@ -50,6 +50,13 @@ def expected() -> CollectorRegistry:
         handled.labels("test.v1.Echo", "Unary", code).inc()
         latency.labels("test.v1.Echo", "Unary", code).observe(seconds)
     refused.labels("NO_KEY").inc(2)
+    turned_away = Counter(
+        "modelrail_refused_calls_total",
+        "Calls that were refused because the server had too many, by reason.",
+        ("reason",),
+        registry=registry,
+    )
+    turned_away.labels("TOO_MANY_CALLS").inc(3)
     return registry
 
 
@@ -71,6 +78,7 @@ def test_the_counters_are_shown_as_prometheus_client_shows_its_own() -> None:
         metrics.method(PATH).handled(code, seconds)
     metrics.refused("NO_KEY")
     metrics.refused("NO_KEY")
+    metrics.turned_away += 3
     shown = families(registry)
     assert shown.pop("modelrail_config_reload_errors")[0] == "counter"
     assert shown == families(expected())

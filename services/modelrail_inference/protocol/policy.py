@@ -41,5 +41,10 @@ POLICY: Final[Policy] = {
     for method in methods
 }
 
+ALWAYS_ANSWERED: Final = frozenset(
+    f"/{SERVICE}/{method}" for method in ("ModelReady", "ServerMetadata", "ModelMetadata")
+)
+"""Beside the public methods: how the server is can be asked while it has too many calls."""
+
 RAW_METHODS: Final = frozenset({f"/{SERVICE}/ModelInfer", f"/{SERVICE}/ModelStreamInfer"})
 """The hot path: their messages are read and written by `protocol/wire.py`."""

@@ -81,6 +81,8 @@ class ServerMetrics(Collector):
     def __init__(self, registry: CollectorRegistry) -> None:
         self._methods: dict[str, MethodMetrics] = {}
         self._refused: dict[str, int] = {}
+        self.turned_away = 0
+        """Calls that were refused because as many ran as may."""
         # Told by threads of gRPC's, which reload certificates; so rare that its lock does not cost.
         self._reload_errors = Counter(
             "modelrail_config_reload_errors_total",
@@ -113,7 +115,7 @@ class ServerMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Renders the counters; runs on the thread of a scrape."""
-        started, handled, latency, refused = families = _families()
+        started, handled, latency, refused, turned_away = families = _families()
         for metrics in self._methods.copy().values():
             if metrics.started or metrics is self.unknown:
                 started.add_metric(metrics.labels, metrics.started)
@@ -122,11 +124,16 @@ class ServerMetrics(Collector):
                 latency.add_metric(labels, list(zip(_EDGES, buckets, strict=True)), seconds)
         for reason, count in self._refused.copy().items():
             refused.add_metric((reason,), count)
+        turned_away.add_metric(("TOO_MANY_CALLS",), self.turned_away)
         return families
 
 
 def _families() -> tuple[
-    CounterMetricFamily, CounterMetricFamily, HistogramMetricFamily, CounterMetricFamily
+    CounterMetricFamily,
+    CounterMetricFamily,
+    HistogramMetricFamily,
+    CounterMetricFamily,
+    CounterMetricFamily,
 ]:
     return (
         CounterMetricFamily(
@@ -143,6 +150,11 @@ def _families() -> tuple[
         CounterMetricFamily(
             "modelrail_auth_failures_total",
             "Calls that were refused before a servicer saw them, by reason.",
+            labels=("reason",),
+        ),
+        CounterMetricFamily(
+            "modelrail_refused_calls_total",
+            "Calls that were refused because the server had too many, by reason.",
             labels=("reason",),
         ),
     )

@@ -11,6 +11,7 @@ the server starts: this is the hot path of an inference server.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ from modelrail_server.access.api_keys import ApiKeys
 from modelrail_server.context import Call, Context, enter_call
 from modelrail_server.errors import (
     PermissionDenied,
+    ResourceExhausted,
     ServiceError,
     Unauthenticated,
     Unimplemented,
@@ -38,6 +40,7 @@ MAX_PUBLIC_REQUEST_BYTES = 4096
 """Largest request of a caller who needs no key, in bytes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_RETRY_SECONDS = 1.0
 _AUTHORIZATION = "authorization"
 _X_REQUEST_ID = "x-request-id"
 
@@ -52,6 +55,8 @@ class _Row(NamedTuple):
     """The caller, where credentials are not looked at; None where the keys decide."""
     handler: Handler | None
     """None for a method that the policy knows and that nobody serves."""
+    takes_place: bool
+    """Whether its calls are counted, and refused while as many run as may."""
 
 
 class Dispatcher(grpc.GenericRpcHandler):
@@ -67,9 +72,12 @@ class Dispatcher(grpc.GenericRpcHandler):
         request_limits: Largest request in bytes of the methods that take less than the others, by
             path. Public methods take `MAX_PUBLIC_REQUEST_BYTES` at most.
         keys: Keys of the callers; None lets everybody be the owner.
+        max_calls: Calls at a time; more are refused, with the time to come again.
+        always_answered: Paths of the methods that are answered then too, beside the public ones:
+            they are short, and tell callers how the server is.
 
     Raises:
-        ValueError: A raw method is not served, or has no row.
+        ValueError: A raw method, or one always answered, is not served, or has no row.
     """
 
     def __init__(
@@ -82,11 +90,15 @@ class Dispatcher(grpc.GenericRpcHandler):
         raw_methods: Collection[str] = (),
         request_limits: Mapping[str, int] | None = None,
         keys: ApiKeys | None = None,
+        max_calls: int,
+        always_answered: Collection[str] = (),
     ) -> None:
         self._domain = f"modelrail.{service}"
         self._methods = methods
         self._metrics = metrics
         self._keys = keys
+        self._max_calls = max_calls
+        self._calls = 0
         self._raw_methods = frozenset(raw_methods)
         self._rows: dict[str, _Row] = {}
         for path, permission in policy.items():
@@ -102,11 +114,16 @@ class Dispatcher(grpc.GenericRpcHandler):
                     raw=path in raw_methods,
                     max_request_bytes=limit,
                 )
-            self._rows[path] = _Row(permission, self._known_identity(permission), handler)
-        for path in raw_methods:
-            row = self._rows.get(path)
-            if row is None or row.handler is None:
-                raise ValueError(f"expected a method that is served, got the raw method {path!r}")
+            takes_place = permission is not Permission.PUBLIC and path not in always_answered
+            identity = self._known_identity(permission)
+            self._rows[path] = _Row(permission, identity, handler, takes_place)
+        for kind, paths in (("raw", raw_methods), ("always answered", always_answered)):
+            for path in paths:
+                row = self._rows.get(path)
+                if row is None or row.handler is None:
+                    raise ValueError(
+                        f"expected a method that is served, got the {kind} method {path!r}"
+                    )
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """Identifies the caller and returns the wrapped handler, or one that refuses the call."""
@@ -134,9 +151,29 @@ class Dispatcher(grpc.GenericRpcHandler):
             call.identity = identity
             if row.handler is None:
                 raise _unimplemented()
+            if row.takes_place:
+                self._take_place()
         except ServiceError as error:
             return self._refusal(error, None if row is None else path)
         return row.handler
+
+    def _take_place(self) -> None:
+        """Counts a call until its task ends, be it before its message has come."""
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("the dispatcher ran outside of a call")
+        if self._calls >= self._max_calls:
+            self._metrics.turned_away += 1
+            raise ResourceExhausted(
+                f"this server answers {self._max_calls} calls at a time, and has as many",
+                reason="TOO_MANY_CALLS",
+                retry_after_seconds=_RETRY_SECONDS,
+            )
+        self._calls += 1
+        task.add_done_callback(self._leave_place)
+
+    def _leave_place(self, task: asyncio.Task[Any]) -> None:
+        self._calls -= 1
 
     def _known_identity(self, permission: Permission) -> Identity | None:
         if permission is Permission.PUBLIC:
