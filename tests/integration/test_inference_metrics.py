@@ -182,10 +182,11 @@ async def test_scrapers_that_do_not_read_hold_up_nobody(tmp_path: Path) -> None:
                 )
                 slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
                 slow.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-            stalled = stack.enter_context(
-                socket.create_connection((server.metrics.host, server.metrics.port))
-            )
-            stalled.sendall(b"GET /met")
+            for _ in range(8):  # as many as have a place
+                stalled = stack.enter_context(
+                    socket.create_connection((server.metrics.host, server.metrics.port))
+                )
+                stalled.sendall(b"GET /met")
             await server.stub.ModelInfer(request_for("real"))
             assert 'nv_inference_count{model="real",version="1"} 1\n' in await server.scrape()
 

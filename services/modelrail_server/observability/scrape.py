@@ -1,12 +1,17 @@
 """The HTTP server that Prometheus reads: `/metrics` and nothing else.
 
-It runs in threads of its own, so that a busy event loop can still be looked at.
+It runs in threads of its own, so that a busy event loop can still be looked at. Scrapers that are
+slow, or say nothing, hold no place for long, and none at all that another one needs.
 """
 
 from __future__ import annotations
 
+import io
+import socket
 import sys
 import threading
+import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
@@ -23,6 +28,7 @@ __all__ = ["MetricsServer"]
 
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 5.0
+"""For a request to come whole, and for the answer to be taken."""
 
 _log = structlog.get_logger()
 
@@ -61,19 +67,19 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: Address, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self.places = _Places(_CONNECTIONS)
         self.address_family = AF_INET6 if ":" in address.host else AF_INET
         super().__init__((address.host, address.port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Takes a connection if not too many are open; threads are memory."""
-        if not self._free.acquire(blocking=False):
+        """Takes a connection if there is a place for it; threads are memory."""
+        if not self.places.enter(request):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread could be started: its place must not stay taken
-            self._free.release()
+            self.places.leave(request)
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -81,7 +87,7 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.places.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores scrapers that hang up; logs everything else, such as a collector that fails."""
@@ -95,18 +101,97 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
 
+class _Places:
+    """The open connections. One that waits for its scraper gives way to a new one.
+
+    Args:
+        most: Connections at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._busy: set[socket.socket] = set()
+        self._waiting: dict[socket.socket, None] = {}
+        """Those whose request is not here yet, or whose answer is not taken, longest wait first."""
+
+    def enter(self, connection: socket.socket) -> bool:
+        """Takes a place, from the one that waits for longest if need be; False: all are busy."""
+        with self._lock:
+            if len(self._busy) + len(self._waiting) >= self._most:
+                shed = next(iter(self._waiting), None)
+                if shed is None:
+                    return False
+                del self._waiting[shed]
+                with suppress(OSError):  # its thread wakes up, and ends
+                    shed.shutdown(socket.SHUT_RDWR)
+            self._waiting[connection] = None
+            return True
+
+    def begin(self, connection: socket.socket) -> bool:
+        """Its answer is made from now on; False: it has had to give way."""
+        with self._lock:
+            if connection not in self._waiting:
+                return False
+            del self._waiting[connection]
+            self._busy.add(connection)
+            return True
+
+    def wait(self, connection: socket.socket) -> None:
+        """Its answer is made, and to be taken from now on."""
+        with self._lock:
+            self._busy.discard(connection)
+            self._waiting[connection] = None
+
+    def leave(self, connection: socket.socket) -> None:
+        """Frees its place."""
+        with self._lock:
+            self._busy.discard(connection)
+            self._waiting.pop(connection, None)
+
+
+class _Received(io.RawIOBase):
+    """What a connection receives until a moment in time, on the monotonic clock."""
+
+    def __init__(self, connection: socket.socket, end_seconds: float) -> None:
+        self._connection = connection
+        self._end_seconds = end_seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_seconds = self._end_seconds - time.monotonic()
+        if left_seconds <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_seconds)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version = "modelrail"
     sys_version = ""
-    timeout = _TIMEOUT_SECONDS
+
+    def setup(self) -> None:
+        """Gives the whole request a time, where a time for each read would have no end."""
+        super().setup()
+        self.rfile.close()
+        end_seconds = time.monotonic() + _TIMEOUT_SECONDS
+        self.rfile = io.BufferedReader(_Received(self.connection, end_seconds))
 
     def do_GET(self) -> None:
         """Answers the metrics in the text format, which every scraper reads."""
+        self.connection.settimeout(_TIMEOUT_SECONDS)
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        body = render(self.server.registry)
+        if not self.server.places.begin(self.connection):
+            return
+        try:
+            body = render(self.server.registry)
+        finally:
+            self.server.places.wait(self.connection)
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", CONTENT_TYPE)
         self.send_header("Content-Length", str(len(body)))
