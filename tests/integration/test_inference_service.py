@@ -17,6 +17,8 @@ import onnx
 import pytest
 import structlog
 from google.protobuf import text_format
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
 from onnx import TensorProto, helper
 from prometheus_client import generate_latest
 
@@ -430,14 +432,28 @@ async def test_a_stream_with_triton_grpc_error_ends_with_the_status(server: Harn
     assert caught.value.code() is MISSING
 
 
+def retry_seconds(error: grpc.aio.AioRpcError) -> float:
+    """When the caller is told to come again."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    retry = RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    return retry.retry_delay.ToTimedelta().total_seconds()
+
+
 async def test_an_open_stream_ends_when_the_server_stops(server: Harness) -> None:
     call = server.stub.ModelStreamInfer()
     await call.write(request_for("affine", x=ROW))
     assert not (await call.read()).error_message
     server.runtime.stopping.set()
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call.read()
-    assert caught.value.details() == "Server exiting"
+    for answer in (call.read(), server.stub.ServerLive(pb.ServerLiveRequest())):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await answer
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "Server exiting"
+        # Another server may answer at once.
+        assert ("grpc-retry-pushback-ms", "100") in list(caught.value.trailing_metadata())
+        assert retry_seconds(caught.value) == 0.1
 
 
 async def test_metadata_and_configuration_say_what_the_graph_says(server: Harness) -> None:

@@ -23,8 +23,9 @@ from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.request.call import Call
+from modelrail_inference.scheduling.refusals import exiting
 from modelrail_server.context import Context, identity
-from modelrail_server.errors import Unavailable, Unimplemented
+from modelrail_server.errors import Unimplemented
 
 EXTENSIONS: Final = (
     "model_repository",
@@ -225,7 +226,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     def _check_not_stopping(self) -> None:
         if self._stopping.is_set():
-            raise Unavailable("Server exiting", reason="SERVER_EXITING")
+            raise exiting()
 
 
 def register(servicer: InferenceServicer, server: grpc.aio.Server) -> None:

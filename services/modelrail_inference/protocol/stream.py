@@ -10,8 +10,9 @@ from typing import Any
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, encode_stream_error
 from modelrail_inference.request.call import Call
+from modelrail_inference.scheduling.refusals import exiting
 from modelrail_server.context import Context, identity
-from modelrail_server.errors import ServiceError, Unavailable
+from modelrail_server.errors import ServiceError
 
 Answer = Callable[[bytes], Awaitable[bytes]]
 _Answers = asyncio.Queue["asyncio.Task[bytes] | None"]
@@ -127,7 +128,7 @@ async def answer_stream(
             yield reply
             room.release()
         if stopping.is_set():
-            raise Unavailable("Server exiting", reason="SERVER_EXITING")
+            raise exiting()
         await reader  # raises what reading raised
     finally:
         await _end(reader, stopper, *tasks)

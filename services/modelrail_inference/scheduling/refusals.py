@@ -9,6 +9,8 @@ from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 LEAST_RETRY_SECONDS = 0.01
 """A caller that is told to come again comes no sooner."""
+_ELSEWHERE_SECONDS = 0.1
+"""For a caller of a server that ends to find another one."""
 
 
 def expired() -> Unavailable:
@@ -49,4 +51,6 @@ def too_late(request: QueuedRequest, now: float, predicted_seconds: float) -> Se
 
 def exiting() -> Unavailable:
     """Returns the error for a request that comes to a server that ends, or waits there."""
-    return Unavailable("Server exiting", reason="SERVER_EXITING")
+    return Unavailable(
+        "Server exiting", reason="SERVER_EXITING", retry_after_seconds=_ELSEWHERE_SECONDS
+    )
