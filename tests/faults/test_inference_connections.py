@@ -45,6 +45,7 @@ from tests.faults.models import doubling, output, request_for, text
 from tests.faults.service import MIB, SECONDS, Service, eventually
 
 Code = grpc.StatusCode
+LOADED = "modelrail_inference_loaded_versions"
 ROW = np.ones((1, 4), np.float32)
 
 
@@ -579,7 +580,10 @@ def test_a_request_of_the_limit_is_answered_and_a_larger_one_takes_no_memory(
 
 async def test_a_service_without_files_left_sheds_and_comes_back(start: Start) -> None:
     service = start(models=(doubling,), wrapper=("prlimit", "--nofile=64:64"))
-    async with bystander(service):
+    async with bystander(service), service.aio_channel() as probing:
+        probe: Any = HealthStub(probing)
+        health = await probe.Check(HealthCheckRequest(), timeout=SECONDS)
+        assert health.status == HealthCheckResponse.SERVING
         open_now = [
             await asyncio.open_connection("127.0.0.1", port_of(service)) for _ in range(150)
         ]
@@ -597,6 +601,10 @@ async def test_a_service_without_files_left_sheds_and_comes_back(start: Start) -
         accepted = sum(greetings)
         print(f"{accepted} of {len(open_now)} connections were taken with 64 files")
         assert 0 < accepted < 64
+        async with asyncio.timeout(SECONDS):
+            assert await probe.Check(HealthCheckRequest(), timeout=SECONDS) == health
+            # Whoever wants to know why reads it here.
+            assert await asyncio.to_thread(service.metric, LOADED) == 1
         for _, writer in open_now:
             writer.transport.abort()
     async with service.aio_channel() as channel:

@@ -6,7 +6,9 @@ slow, or say nothing, hold no place for long, and none at all that another one n
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import socket
 import sys
 import threading
@@ -29,6 +31,9 @@ __all__ = ["MetricsServer"]
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 5.0
 """For a request to come whole, and for the answer to be taken."""
+
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_PAUSE_SECONDS = 0.1
 
 _log = structlog.get_logger()
 
@@ -68,8 +73,41 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: Address, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.places = _Places(_CONNECTIONS)
+        self._reserve: int | None = None
+        """A file that is there to be closed when there are no more."""
         self.address_family = AF_INET6 if ":" in address.host else AF_INET
         super().__init__((address.host, address.port), _Handler)
+        self.service_actions()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Takes a connection: one also when the process has no file left, to show how it is."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno not in _NO_FILES:
+                raise
+        self._close_reserve()
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE_SECONDS)  # it would be tried again at once, and keep a CPU busy
+            raise
+
+    def service_actions(self) -> None:
+        """Keeps a file in reserve; called again and again on the thread that takes connections."""
+        if self._reserve is None:
+            with suppress(OSError):
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def server_close(self) -> None:
+        """Closes what is open."""
+        super().server_close()
+        self._close_reserve()
+
+    def _close_reserve(self) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Takes a connection if there is a place for it; threads are memory."""
