@@ -82,8 +82,8 @@ class InferenceConfig(ServerConfig):
     )
     max_queue_bytes: int = setting(
         1 << 30,
-        "Memory of the inputs of waiting and running requests in bytes; a string counts about "
-        "100 more than its length.",
+        "Memory of waiting and running requests in bytes: of their inputs, and of outputs as\n"
+        "large as the model's last. A string counts about 100 more than its length.",
         minimum=1,
     )
     max_model_queue_items: int = setting(
@@ -92,7 +92,7 @@ class InferenceConfig(ServerConfig):
     )  # fmt: skip
     max_model_queue_bytes: int = setting(
         0,
-        "Memory of the inputs of one model's waiting requests in bytes; 0: --max-queue-bytes.",
+        "Memory of one model's waiting requests in bytes; 0: --max-queue-bytes.",
         minimum=0,
     )
     max_stream_in_flight: int = setting(

@@ -690,6 +690,25 @@ async def test_requests_hold_no_more_bytes_than_they_may(houses: Houses) -> None
     assert house.scheduler.held_bytes == 0
 
 
+async def test_outputs_as_large_as_the_last_are_held_too(houses: Houses) -> None:
+    """Of a model that makes much of little, a queue of small requests would fill the memory."""
+    session = Session()
+    house = await houses.make({"m": session}, max_bytes=40)
+    await house.ask(0.0)
+    await began(session)
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        tasks.append(house.ask(1.0))
+        await queued(house, 1)
+        assert house.scheduler.held_bytes == 2 * (8 + 8)
+        with pytest.raises(Unavailable, match="Exceeds maximum queue size"):
+            await house.ask(2.0)
+    await asyncio.gather(*tasks)
+    assert numbers(await house.ask(*[1.0] * 5)) == [2.0] * 5  # a guess refuses nothing for ever
+    assert house.scheduler.held_bytes == 0
+
+
 @pytest.mark.parametrize(
     ("max_bytes", "max_model_bytes", "who"),
     [(40, 1000, "all requests together"), (1000, 40, "all requests for one model")],
@@ -990,6 +1009,22 @@ async def test_admission_knows_that_another_model_has_every_thread(houses: House
         patient = house.ask(2.0, seconds=100.0)
         await queued(house, 1)
     await asyncio.gather(running, patient)
+
+
+async def test_admission_knows_that_a_long_run_does_not_keep_other_models_waiting(
+    houses: Houses,
+) -> None:
+    sessions = {"m": Session(), "long": Session()}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["long"]):
+        running = house.ask(0.0, model="long")
+        await began(sessions["long"])
+        serving_lane(house, "long").run_times.add((), 1, 3600.0)
+        house.scheduler._work.mean_batch_seconds = 3600.0
+        assert numbers(await house.ask(1.0, seconds=20.0)) == [2.0]
+        with pytest.raises(ResourceExhausted):
+            await house.ask(1.0, model="long", seconds=20.0)
+    await running
 
 
 async def test_a_run_that_was_stopped_teaches_how_long_it_took_at_least(houses: Houses) -> None:

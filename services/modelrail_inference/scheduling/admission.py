@@ -18,7 +18,8 @@ class QueueLimits:
 
     Attributes:
         max_items: Requests of all models that may wait.
-        max_bytes: Memory of all requests that wait or run, in bytes.
+        max_bytes: Memory of all requests that wait or run, in bytes: of their inputs, and of the
+            outputs that they are expected to have.
         max_model_items: Requests of one model that may wait.
         max_model_bytes: Memory of the requests of one model that wait, in bytes.
     """
@@ -36,12 +37,17 @@ class Admission:
         limits: What may wait.
         threads: Runs at a time, of all models together.
         work: What waits and what runs.
+        long_run_seconds: After that a run no longer keeps other models from running, at the latest
+            when as much again has passed.
     """
 
-    def __init__(self, limits: QueueLimits, threads: int, work: Workload) -> None:
+    def __init__(
+        self, limits: QueueLimits, threads: int, work: Workload, *, long_run_seconds: float
+    ) -> None:
         self._limits = limits
         self._thread_count = threads
         self._work = work
+        self._long_run_seconds = long_run_seconds
 
     def check(self, request: QueuedRequest, now: float) -> None:
         """Lets a request wait, and notes with how many others it is expected to run.
@@ -69,7 +75,7 @@ class Admission:
             self._check_time(request, request.deadline, now, at_once=at_once)
 
     def _check_bytes(self, request: QueuedRequest, now: float) -> None:
-        limits, queue = self._limits, request.lane.queue
+        limits, lane = self._limits, request.lane
         largest = min(limits.max_bytes, limits.max_model_bytes)
         if request.size_bytes > largest:
             who = "together" if largest == limits.max_bytes else "for one model"
@@ -78,9 +84,12 @@ class Admission:
                 f"requests {who} may hold {largest}",
                 reason="REQUEST_TOO_LARGE",
             )
+        # A guess alone makes no request too large: what is expected to be runs without others.
+        outputs = lane.predicted_output_bytes(request.feed.batch_size)
+        request.size_bytes = min(largest, request.size_bytes + outputs)
         if (
             self._work.held_bytes + request.size_bytes > limits.max_bytes
-            or queue.size_bytes + request.size_bytes > limits.max_model_bytes
+            or lane.queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
             raise self._full(request, now, "QUEUE_BYTES_FULL")
 
@@ -126,7 +135,7 @@ class Admission:
         """Predicts how long a request that comes now waits: the batches of its model before it.
 
         The threads are shared fairly: each of the model's batches waits for one of every other
-        model that has work.
+        model that has work, but not for long runs of them.
         """
         lane = request.lane
         beside = lane.queue.rows_beside(request.feed.key, request.level)
@@ -138,7 +147,9 @@ class Admission:
         if not others:
             return own
         theirs = (batches + 1) * len(others) * self._work.mean_batch_seconds / self._thread_count
-        return max(own + theirs, self._busy_seconds(now))
+        wait = max(own + theirs, self._busy_seconds(now))
+        # Of a model of which nothing runs, a thread that stands in takes the next batch.
+        return wait if lane.in_flight else min(wait, own + 2 * self._long_run_seconds)
 
     def _busy_seconds(self, now: float) -> float:
         """Predicts how long no thread will be free, whoever has them."""

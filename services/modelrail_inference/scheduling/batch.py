@@ -40,6 +40,7 @@ class Execution:
         output_ns: Time to take it apart, in nanoseconds.
         cpu_ns: Processor time of the thread that did all of this, in nanoseconds.
         key: What the shapes of its requests have in common.
+        output_bytes: What the outputs of all requests take as they travel.
     """
 
     items: int
@@ -49,6 +50,7 @@ class Execution:
     output_ns: int
     cpu_ns: int
     key: Hashable = ()
+    output_bytes: int = 0
 
     @property
     def seconds(self) -> float:
@@ -212,6 +214,7 @@ class BatchRunner:
             ended - ran,
             time.thread_time_ns() - cpu_started,
             feeds[0].key,
+            sum(map(_size_bytes, encoded)),
         )
         return encoded, execution
 
@@ -254,6 +257,7 @@ def compute_alone(
         ended - ran,
         time.thread_time_ns() - cpu_started,
         feed.key,
+        _size_bytes(outputs),
     )
     return outputs, execution
 
@@ -273,6 +277,12 @@ def _encoded(feed: Feed, arrays: Sequence[NDArray[Any]]) -> tuple[OutputTensor, 
         return encode(feed.outputs, arrays, max_bytes=feed.max_reply_bytes)
     except ServiceError as error:  # a reply that is too large fails alone
         return error
+
+
+def _size_bytes(outputs: tuple[OutputTensor, ...] | ServiceError) -> int:
+    if isinstance(outputs, ServiceError):
+        return 0
+    return sum([len(output.raw) for output in outputs])
 
 
 def _wanted(feeds: Sequence[Feed]) -> tuple[TensorSpec, ...]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.batch import Batch, Execution
 
+_FADING = 0.95
+
 _log = structlog.get_logger(__name__)
 
 
@@ -40,6 +42,7 @@ class Lane:
         "_buffers",
         "_linger",
         "_may_gather",
+        "_row_output_bytes",
         "checker",
         "crowd",
         "in_flight",
@@ -86,6 +89,7 @@ class Lane:
         self._may_gather = self.max_rows > 1 and not self.queue.batching.preferred_sizes
         self.crowd = Crowd()
         self._buffers: list[BatchBuffers] = []
+        self._row_output_bytes = 0.0
 
     def lend_buffers(self) -> BatchBuffers:
         """Returns memory for one batch; there are as many as runs at a time."""
@@ -110,6 +114,9 @@ class Lane:
         """Learns from a run that gave an answer."""
         self.run_times.add(execution.key, execution.items, execution.seconds)
         self.quickness.learn(execution.items, execution.cpu_ns / 1e9)
+        # The largest of the last runs, which fades.
+        row_bytes = execution.output_bytes / execution.items
+        self._row_output_bytes = max(row_bytes, _FADING * self._row_output_bytes)
 
     def stopped(self, batch: Batch, seconds: float) -> None:
         """Learns from a run that was stopped after so many seconds: it takes longer than that."""
@@ -219,6 +226,10 @@ class Lane:
             return ready_at
         latest_start = self.queue.latest_start(self.run_times)
         return max(ready_at, self._linger.until(self.queue.rows, latest_start, now))
+
+    def predicted_output_bytes(self, rows: int) -> int:
+        """Returns what the outputs of so many items may take, going by the last runs."""
+        return int(rows * self._row_output_bytes)
 
     def batch_seconds(self) -> float:
         """Returns the expected time of the largest batch that waits, in seconds."""

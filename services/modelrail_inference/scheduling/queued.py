@@ -21,7 +21,8 @@ class QueuedRequest:
         feed: What the session needs of it.
         future: Gets the outcome, or an error if the request never ran.
         release: Called once on the event loop when the request neither waits nor runs any more.
-        size_bytes: Memory that it holds until then.
+        size_bytes: Memory that its inputs hold until then; what its outputs are expected to take is
+            added when it is let in.
         deadline: Moment of `time.monotonic()` after which nobody waits for the answer.
         level: Priority level; 1 is the highest.
     """

@@ -90,7 +90,7 @@ class Scheduler:
         self._idle = 0
         self._stand_ins = 0
         self._closed = False
-        self._admission = Admission(limits, threads, self._work)
+        self._admission = Admission(limits, threads, self._work, long_run_seconds=long_run_seconds)
         # Of the event loop alone:
         self._timed: set[QueuedRequest] = set()
         self._timer: asyncio.TimerHandle | None = None
