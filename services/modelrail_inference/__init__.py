@@ -11,8 +11,8 @@ How one ModelInfer travels, and where to read about each step:
 5. `scheduling.scheduler` leaves a request of a quick model (`on_loop.quickness`) to
    `scheduling.on_loop.loop_runs`, which runs it at once and goes on with step 7, or on a saturated
    event loop has it wait a moment for others (`on_loop.gathering`) and goes on with step 6.
-   Otherwise it admits it or refuses it at once (`scheduling.refusals`), and it waits in its model's
-   `scheduling.request_queue` until a thread is free and it is the model's turn.
+   Otherwise `scheduling.admission` lets it in or refuses it at once, and it waits in its model's
+   `scheduling.queue.request_queue` until a thread is free and it is the model's turn.
 6. `scheduling.batch` runs it together with others: `scheduling.assembly` puts the inputs into one
    array, `runtime.session` calls ONNX Runtime, `scheduling.assembly` takes the outputs apart again,
    `request.encode` makes bytes of them.

@@ -45,7 +45,7 @@ from modelrail_inference.request.parameters import check_parameters
 from modelrail_inference.runtime.session import DeviceError
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_server.errors import ServiceError
 

@@ -13,7 +13,7 @@ from modelrail_inference.runtime.session import (
     RunTerminatedError,
 )
 from modelrail_inference.scheduling.assembly import RowsError
-from modelrail_inference.scheduling.refusals import expired
+from modelrail_inference.scheduling.queue.refusals import expired
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (
     FailedPrecondition,

@@ -21,7 +21,7 @@ from modelrail_inference.fleet.single import SingleProcess
 from modelrail_inference.fleet.workers import Workers
 from modelrail_inference.health import InferenceHealth
 from modelrail_inference.metrics import InferenceCollector
-from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.policy import ALWAYS_ANSWERED, POLICY, RAW_METHODS, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
@@ -31,16 +31,16 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import plan, usable_cpus
-from modelrail_inference.runtime.trial_job import TrialLimits
-from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.runtime.trial.job import TrialLimits
+from modelrail_inference.runtime.trial.trials import Trials
 from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.scheduler import THREAD_NAME as RUN_THREADS
 from modelrail_inference.scheduling.scheduler import Scheduler
-from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.folder import FolderSource
-from modelrail_inference.sources.registry import RegistrySource
+from modelrail_inference.sources.registry.cache import ModelCache
+from modelrail_inference.sources.registry.source import RegistrySource
 from modelrail_inference.sources.source import Source
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError

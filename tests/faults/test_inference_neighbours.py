@@ -30,7 +30,7 @@ from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail_inference.config import InferenceConfig
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.scheduling.batch import BatchRunner
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server

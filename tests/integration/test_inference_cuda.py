@@ -18,8 +18,8 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.convert import config_to_pb
-from modelrail_inference.protocol.model_config import read_settings
 from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
 from modelrail_inference.repository.definition import (
     LoadedModel,

@@ -30,8 +30,8 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import Run
-from modelrail_inference.runtime.trial_job import TrialLimits
-from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.runtime.trial.job import TrialLimits
+from modelrail_inference.runtime.trial.trials import Trials
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
@@ -300,8 +300,8 @@ from pathlib import Path
 from modelrail_inference.repository.definition import VersionDefinition
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.trial_job import TrialLimits
-from modelrail_inference.runtime.trials import Trials
+from modelrail_inference.runtime.trial.job import TrialLimits
+from modelrail_inference.runtime.trial.trials import Trials
 
 loader = SessionLoader(Provider.CPU, 1, 64, 3600, Trials(TrialLimits(3600, 1 << 30, 3600.0)))
 loader.load(VersionDefinition("m", 1, Path(sys.argv[1]), "1", vouched=False))

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
 from modelrail_inference.repository.definition import ModelSettings
-from modelrail_inference.runtime import batch_sizes
-from modelrail_inference.runtime.batch_sizes import (
+from modelrail_inference.runtime.cuda import GraphError
+from modelrail_inference.runtime.first_runs import batch_sizes
+from modelrail_inference.runtime.first_runs.batch_sizes import (
     change_seconds,
     has_fixed_items,
     with_recorded_sizes,
 )
-from modelrail_inference.runtime.cuda import GraphError
 from modelrail_inference.runtime.session import RunError
 from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
 from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec

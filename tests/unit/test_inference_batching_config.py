@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.batching_config import (
+from modelrail_inference.protocol.config.batching import (
     read_buckets,
     read_padding,
     write_batching,
     write_buckets,
     write_padding,
 )
-from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.repository.batching import (
     DynamicBatching,
     PaddedInput,

@@ -24,8 +24,8 @@ from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS, Crowd
 from modelrail_inference.scheduling.on_loop.gathering import Gathering, Patience
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad, voluntary_switches
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.refusals import is_out
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.refusals import is_out
 from modelrail_inference.signature import Signature, TensorSpec
 
 # --- the load of the event loop -------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf import text_format
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.gpu_config import write_gpu, write_provider
-from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.config.gpu import write_gpu, write_provider
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.repository.definition import LoadError, ModelSettings
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session_settings import CudaSettings, TensorRtSettings

@@ -14,18 +14,18 @@ import structlog
 from modelrail.client.errors import ModelrailError
 from modelrail.client.errors import Unavailable as ClientUnavailable
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.signature import Signature
-from modelrail_inference.sources import registry as registry_source
-from modelrail_inference.sources.cache import Manifest, ManifestFile, ModelCache
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.model_registry import RegistryUnreachableError
-from modelrail_inference.sources.reference import Reference
-from modelrail_inference.sources.registry import RegistrySource
+from modelrail_inference.sources.registry import source as registry_source
+from modelrail_inference.sources.registry.cache import Manifest, ManifestFile, ModelCache
+from modelrail_inference.sources.registry.model_registry import RegistryUnreachableError
+from modelrail_inference.sources.registry.reference import Reference
+from modelrail_inference.sources.registry.source import RegistrySource
 from modelrail_server.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 GOOD = b"the graph"

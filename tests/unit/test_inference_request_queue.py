@@ -9,8 +9,8 @@ import pytest
 
 from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.request_queue import RequestQueue
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTimes
 
 NOW = 1000.0

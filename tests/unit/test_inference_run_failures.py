@@ -16,7 +16,7 @@ from modelrail_inference.runtime.session import DeviceError
 from modelrail_inference.scheduling.batch import Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),))

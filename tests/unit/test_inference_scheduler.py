@@ -57,7 +57,7 @@ from modelrail_inference.scheduling.on_loop.gathering import Patience
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime
 from modelrail_inference.scheduling.scheduler import Scheduler
 from modelrail_inference.signature import Signature, TensorSpec

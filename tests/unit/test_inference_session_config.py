@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.model_config import read_settings
-from modelrail_inference.protocol.session_config import write_session
+from modelrail_inference.protocol.config.model_config import read_settings
+from modelrail_inference.protocol.config.session import write_session
 from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import SessionOptions, _session_options

@@ -8,7 +8,7 @@ import pytest
 
 from modelrail.names import InvalidName, ModelAliasName, ModelVersionName
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.sources.reference import EveryModelWith, parse_reference
+from modelrail_inference.sources.registry.reference import EveryModelWith, parse_reference
 from modelrail_server.config import load_config
 
 REGISTRY = "--registry=127.0.0.1:1"

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from modelrail_inference.fleet.single import SingleProcess
-from modelrail_inference.protocol.model_config import read_settings
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.repository.definition import (
     LoadedModel,
     LoadError,

@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail_inference.failures import with_request_id
-from modelrail_inference.protocol.batching_config import (
+from modelrail_inference.protocol.config.batching import (
     BATCH_BUCKETS,
     PADDING,
     write_batching,
     write_buckets,
     write_padding,
 )
-from modelrail_inference.protocol.checks_config import write_rejects_nonfinite
-from modelrail_inference.protocol.datatypes import DATA_TYPES
-from modelrail_inference.protocol.findings import (
+from modelrail_inference.protocol.config.checks import write_rejects_nonfinite
+from modelrail_inference.protocol.config.findings import (
     BATCHING_OFF,
     EXECUTION_PROVIDER,
     METADATA_PREFIX,
 )
-from modelrail_inference.protocol.gpu_config import write_provider
-from modelrail_inference.protocol.session_config import write_session
-from modelrail_inference.protocol.warmup_config import write_warmup
+from modelrail_inference.protocol.config.gpu import write_provider
+from modelrail_inference.protocol.config.session import write_session
+from modelrail_inference.protocol.config.warmup import write_warmup
+from modelrail_inference.protocol.datatypes import DATA_TYPES
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry

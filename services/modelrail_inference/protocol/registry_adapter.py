@@ -15,9 +15,9 @@ from modelrail.client.errors import (
 from modelrail.client.registry import AsyncRegistryClient
 from modelrail.names import InvalidName, ModelAliasName, ModelName, ModelVersionName
 from modelrail.registry.v1 import registry_pb2 as pb
-from modelrail_inference.sources.cache import Manifest, ManifestFile
-from modelrail_inference.sources.model_registry import RegistryUnreachableError
-from modelrail_inference.sources.reference import Reference
+from modelrail_inference.sources.registry.cache import Manifest, ManifestFile
+from modelrail_inference.sources.registry.model_registry import RegistryUnreachableError
+from modelrail_inference.sources.registry.reference import Reference
 
 
 class RegistryAdapter:

@@ -23,7 +23,7 @@ from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
 from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.request.call import Call
-from modelrail_inference.scheduling.refusals import exiting
+from modelrail_inference.scheduling.queue.refusals import exiting
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import Unimplemented
 

@@ -10,7 +10,7 @@ from typing import Any
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, encode_stream_error
 from modelrail_inference.request.call import Call
-from modelrail_inference.scheduling.refusals import exiting
+from modelrail_inference.scheduling.queue.refusals import exiting
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError
 

@@ -14,16 +14,18 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
-from modelrail_inference.runtime.batch_sizes import (
+from modelrail_inference.runtime.cuda import GraphError, graph_shapes
+from modelrail_inference.runtime.first_runs.batch_sizes import (
     change_seconds,
     has_fixed_items,
     with_recorded_sizes,
 )
-from modelrail_inference.runtime.cuda import GraphError, graph_shapes
+from modelrail_inference.runtime.first_runs.row_independence import why_rows_may_mix
+from modelrail_inference.runtime.first_runs.tiny import is_tiny, is_tiny_in_batches
+from modelrail_inference.runtime.first_runs.warmup import warm_up
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
-from modelrail_inference.runtime.row_independence import why_rows_may_mix
 from modelrail_inference.runtime.served_signature import served_signature
 from modelrail_inference.runtime.session import (
     DeviceError,
@@ -34,9 +36,7 @@ from modelrail_inference.runtime.session import (
     Session,
     SessionOptions,
 )
-from modelrail_inference.runtime.tiny import is_tiny, is_tiny_in_batches
-from modelrail_inference.runtime.trials import Trials
-from modelrail_inference.runtime.warmup import warm_up
+from modelrail_inference.runtime.trial.trials import Trials
 from modelrail_inference.signature import Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)

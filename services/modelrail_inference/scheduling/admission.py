@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from modelrail_inference.scheduling.batch import Batch
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.refusals import LEAST_RETRY_SECONDS, expired, unreachable
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.refusals import LEAST_RETRY_SECONDS, expired, unreachable
 from modelrail_inference.scheduling.workload import Workload
 from modelrail_server.errors import ResourceExhausted, Unavailable
 

@@ -20,7 +20,7 @@ from modelrail_inference.scheduling.assembly import (
     assemble,
     take_apart,
 )
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.signature import TensorSpec
 from modelrail_server.errors import ServiceError
 

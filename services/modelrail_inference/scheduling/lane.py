@@ -14,8 +14,8 @@ from modelrail_inference.scheduling.linger import Linger
 from modelrail_inference.scheduling.on_loop.crowd import Crowd
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.quickness import Quickness
-from modelrail_inference.scheduling.ordering import Ordering
-from modelrail_inference.scheduling.request_queue import RequestQueue
+from modelrail_inference.scheduling.queue.ordering import Ordering
+from modelrail_inference.scheduling.queue.request_queue import RequestQueue
 from modelrail_inference.scheduling.run_time import RunTimes
 
 if TYPE_CHECKING:

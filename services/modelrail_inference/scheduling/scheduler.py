@@ -39,13 +39,13 @@ from modelrail_inference.scheduling.on_loop.gathering import Patience
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
 from modelrail_inference.scheduling.on_loop.loop_runs import LoopRuns
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.refusals import (
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.refusals import (
     exiting,
     expired,
     too_late,
 )
-from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_inference.scheduling.queue.request_queue import is_late
 from modelrail_inference.scheduling.workload import Workload
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 from modelrail_server.errors import ServiceError, Unavailable

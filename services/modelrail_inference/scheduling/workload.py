@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from modelrail_inference.scheduling.batch import Batch, Execution
 from modelrail_inference.scheduling.lane import Lane
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 
 _MEAN_WEIGHT = 0.1
 

@@ -20,7 +20,7 @@ from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS
 if TYPE_CHECKING:
     from modelrail_inference.request.feed import Feed
     from modelrail_inference.scheduling.lane import Lane
-    from modelrail_inference.scheduling.queued import QueuedRequest
+    from modelrail_inference.scheduling.queue.queued import QueuedRequest
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.gathering import Gathering, Patience
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.refusals import exiting, expired, is_out
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.refusals import exiting, expired, is_out
 from modelrail_server.errors import ServiceError
 
 

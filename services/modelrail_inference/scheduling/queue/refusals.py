@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from modelrail_inference.repository.batching import TimeoutAction
-from modelrail_inference.scheduling.queued import QueuedRequest
-from modelrail_inference.scheduling.request_queue import is_late
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.request_queue import is_late
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable
 
 LEAST_RETRY_SECONDS = 0.01

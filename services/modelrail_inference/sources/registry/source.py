@@ -20,15 +20,18 @@ from modelrail_inference.repository.definition import (
     VersionDefinition,
 )
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.sources.cache import Manifest, ModelCache
 from modelrail_inference.sources.error_text import defect, detailed, told
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.followed import FollowedModel
-from modelrail_inference.sources.model_registry import ModelRegistry, RegistryUnreachableError
-from modelrail_inference.sources.reference import EveryModelWith, Reference
+from modelrail_inference.sources.registry.cache import Manifest, ModelCache
+from modelrail_inference.sources.registry.followed import FollowedModel
+from modelrail_inference.sources.registry.model_registry import (
+    ModelRegistry,
+    RegistryUnreachableError,
+)
+from modelrail_inference.sources.registry.reference import EveryModelWith, Reference
+from modelrail_inference.sources.registry.targets import Targets
+from modelrail_inference.sources.registry.version_files import VersionFiles
 from modelrail_inference.sources.source import load_error, unknown_model
-from modelrail_inference.sources.targets import Targets
-from modelrail_inference.sources.version_files import VersionFiles
 from modelrail_server.errors import FailedPrecondition, NotFound, Unavailable
 
 _log = structlog.get_logger(__name__)

@@ -25,7 +25,7 @@ from modelrail_inference.repository.definition import (
     TransientLoadError,
     VersionDefinition,
 )
-from modelrail_inference.runtime.trial_job import TrialJob, TrialLimits
+from modelrail_inference.runtime.trial.job import TrialJob, TrialLimits
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)

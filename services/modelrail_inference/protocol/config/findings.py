@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.gpu_config import read_provider
+from modelrail_inference.protocol.config.gpu import read_provider
 from modelrail_inference.repository.definition import LoadError
 
 EXECUTION_PROVIDER: Final = "execution_provider"

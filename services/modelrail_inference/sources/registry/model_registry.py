@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_inference.sources.cache import Manifest
-from modelrail_inference.sources.reference import Reference
+from modelrail_inference.sources.registry.cache import Manifest
+from modelrail_inference.sources.registry.reference import Reference
 
 
 class RegistryUnreachableError(Exception):

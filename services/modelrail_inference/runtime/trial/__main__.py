@@ -28,7 +28,7 @@ from typing import Any
 from modelrail_inference.repository.definition import LoadError, TransientLoadError
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import prepare
-from modelrail_inference.runtime.trial_job import TrialJob, end_with
+from modelrail_inference.runtime.trial.job import TrialJob, end_with
 
 __all__ = ["SessionLoader", "main"]  # the loader is what jobs hold: it is imported before the forks
 

@@ -14,23 +14,23 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.batching_config import (
+from modelrail_inference.protocol.config.batching import (
     BATCH_BUCKETS,
     PADDING,
     read_batching,
     read_buckets,
     read_padding,
 )
-from modelrail_inference.protocol.checks_config import (
+from modelrail_inference.protocol.config.checks import (
     REJECT_NONFINITE,
     read_rejects_nonfinite,
 )
+from modelrail_inference.protocol.config.findings import read_findings
+from modelrail_inference.protocol.config.gpu import GPU_FIELDS, read_gpu, read_provider
+from modelrail_inference.protocol.config.session import read_session
+from modelrail_inference.protocol.config.warmup import read_warmup
 from modelrail_inference.protocol.convert import BACKEND, PLATFORM
 from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
-from modelrail_inference.protocol.findings import read_findings
-from modelrail_inference.protocol.gpu_config import GPU_FIELDS, read_gpu, read_provider
-from modelrail_inference.protocol.session_config import read_session
-from modelrail_inference.protocol.warmup_config import read_warmup
 from modelrail_inference.repository.definition import (
     CONFIG_FILE,
     MODEL_FILE,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import structlog
 
 from modelrail.names import InvalidName, ModelAliasName, ModelName
-from modelrail_inference.sources.cache import ModelCache
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.reference import Reference
+from modelrail_inference.sources.registry.cache import ModelCache
+from modelrail_inference.sources.registry.reference import Reference
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,11 @@ import structlog
 from numpy.typing import NDArray
 
 from modelrail_inference.repository.definition import LoadError, ModelSettings, TransientLoadError
-from modelrail_inference.runtime.made_inputs import sample_inputs, sample_name, smallest_inputs
+from modelrail_inference.runtime.first_runs.made_inputs import (
+    sample_inputs,
+    sample_name,
+    smallest_inputs,
+)
 from modelrail_inference.runtime.session import (
     OutOfMemory,
     Run,

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modelrail_inference.sources.cache import Manifest
-from modelrail_inference.sources.reference import Reference
+from modelrail_inference.sources.registry.cache import Manifest
+from modelrail_inference.sources.registry.reference import Reference
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 
 from modelrail_inference.repository.batching import DynamicBatching, TimeoutAction
-from modelrail_inference.scheduling.queued import QueuedRequest
+from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 
 _WAKE_SECONDS = 0.005

@@ -6,10 +6,10 @@ import asyncio
 
 from modelrail.names import ModelVersionName
 from modelrail_inference.repository.definition import LoadError
-from modelrail_inference.sources.cache import Manifest, ModelCache
 from modelrail_inference.sources.file_work import FileWork
-from modelrail_inference.sources.followed import FollowedModel
-from modelrail_inference.sources.model_registry import ModelRegistry
+from modelrail_inference.sources.registry.cache import Manifest, ModelCache
+from modelrail_inference.sources.registry.followed import FollowedModel
+from modelrail_inference.sources.registry.model_registry import ModelRegistry
 
 _DOWNLOADS_AT_A_TIME = 4
 _DOWNLOADS_OF_A_VERSION = 2

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.gpu_config import write_gpu
+from modelrail_inference.protocol.config.gpu import write_gpu
 from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.runtime.session_settings import (
     ArenaGrowth,

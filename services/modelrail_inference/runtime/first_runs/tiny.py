@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail_inference.repository.definition import ModelSettings
-from modelrail_inference.runtime.batch_sizes import has_fixed_items
-from modelrail_inference.runtime.made_inputs import sample_inputs, smallest_inputs
+from modelrail_inference.runtime.first_runs.batch_sizes import has_fixed_items
+from modelrail_inference.runtime.first_runs.made_inputs import sample_inputs, smallest_inputs
 from modelrail_inference.runtime.session import Run, RunError, Session
 from modelrail_inference.signature import Signature
 

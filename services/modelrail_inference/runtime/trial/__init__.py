@@ -1,0 +1,1 @@
+"""Loads of files that nobody vouched for, in a process that may crash."""

@@ -1,0 +1,1 @@
+"""Models from the registry: which versions are wanted, their files, and what changes."""
