@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.faults.service import Maker, Service
+from tests.faults.workers import Start as StartWorkers
+from tests.faults.workers import models_in, servers_in
 
 Start = Callable[..., Service]
 
@@ -37,3 +39,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for service in started:
         service.close()
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder of models for servers of several workers."""
+    return models_in(tmp_path)
+
+
+@pytest.fixture
+async def start_workers(tmp_path: Path) -> AsyncIterator[StartWorkers]:
+    """Starts servers of several workers that end with the test."""
+    async with servers_in(tmp_path) as begin:
+        yield begin

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,24 +19,11 @@ from tests.faults.workers import (
     Server,
     Start,
     counted,
-    models_in,
     ready,
     request_for,
-    servers_in,
     stub_of,
     stubs_of_both,
 )
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return models_in(tmp_path)
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with servers_in(tmp_path) as begin:
-        yield begin
 
 
 async def all_answer(server: Server) -> None:
@@ -52,8 +38,10 @@ async def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-async def test_the_spare_takes_the_seat_of_a_killed_worker(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_the_spare_takes_the_seat_of_a_killed_worker(
+    start_workers: Start, models: Path
+) -> None:
+    server = await start_workers("--model-repository", models)
     async with AsyncExitStack() as stack:
         stubs = await stubs_of_both(server, stack)
         await ready(stubs[0])
@@ -76,8 +64,8 @@ async def test_the_spare_takes_the_seat_of_a_killed_worker(start: Start, models:
     await all_answer(server)
 
 
-async def test_a_spare_is_no_worker(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_a_spare_is_no_worker(start_workers: Start, models: Path) -> None:
+    server = await start_workers("--model-repository", models)
     spare = await server.spare()
     async with AsyncExitStack() as stack:
         stubs = await stubs_of_both(server, stack)
@@ -99,8 +87,10 @@ async def test_a_spare_is_no_worker(start: Start, models: Path) -> None:
     }  # fmt: skip
 
 
-async def test_a_killed_spare_is_replaced_and_no_worker_notices(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_a_killed_spare_is_replaced_and_no_worker_notices(
+    start_workers: Start, models: Path
+) -> None:
+    server = await start_workers("--model-repository", models)
     spare = await server.spare()
     spare.kill()
     assert (await server.until("spare ended", pid=spare.pid))["status"] == -signal.SIGKILL
@@ -112,8 +102,10 @@ async def test_a_killed_spare_is_replaced_and_no_worker_notices(start: Start, mo
     assert (await server.metrics())["modelrail_inference_worker_restarts_total"] == 0
 
 
-async def test_a_stuck_spare_is_replaced(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 1)
+async def test_a_stuck_spare_is_replaced(start_workers: Start, models: Path) -> None:
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 1
+    )
     spare = await server.spare()
     spare.suspend()
     await server.until("spare is stuck", pid=spare.pid)
@@ -125,9 +117,9 @@ async def test_a_stuck_spare_is_replaced(start: Start, models: Path) -> None:
 
 
 async def test_a_worker_that_dies_together_with_the_spare_is_replaced(
-    start: Start, models: Path
+    start_workers: Start, models: Path
 ) -> None:
-    server = await start("--model-repository", models)
+    server = await start_workers("--model-repository", models)
     spare = await server.spare()
     spare.kill()
     os.kill(await server.pid(1), signal.SIGKILL)
@@ -142,9 +134,9 @@ async def test_a_worker_that_dies_together_with_the_spare_is_replaced(
 
 
 async def test_one_of_two_workers_that_die_together_gets_the_spare(
-    start: Start, models: Path
+    start_workers: Start, models: Path
 ) -> None:
-    server = await start("--model-repository", models)
+    server = await start_workers("--model-repository", models)
     spare = await server.spare()
     pids = [await server.pid(number) for number in (0, 1)]
     for pid in pids:
@@ -158,8 +150,10 @@ async def test_one_of_two_workers_that_die_together_gets_the_spare(
     assert (await server.spare(times=2)).is_running()
 
 
-async def test_a_shutdown_ends_the_spare_as_well(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 600)
+async def test_a_shutdown_ends_the_spare_as_well(start_workers: Start, models: Path) -> None:
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 600
+    )
     spare = await server.spare()
     spare.suspend()  # it is not asked
     processes = server.processes()
@@ -170,8 +164,8 @@ async def test_a_shutdown_ends_the_spare_as_well(start: Start, models: Path) -> 
     assert not server.events("spare ended")
 
 
-async def test_the_spare_dies_with_its_supervisor(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_the_spare_dies_with_its_supervisor(start_workers: Start, models: Path) -> None:
+    server = await start_workers("--model-repository", models)
     await server.spare()
     processes = server.processes()
     assert len(processes) == 3

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -18,22 +16,9 @@ from tests.faults.workers import (
     Start,
     channel_to,
     counted,
-    models_in,
     ready,
     request_for,
-    servers_in,
 )
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return models_in(tmp_path)
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with servers_in(tmp_path) as begin:
-        yield begin
 
 
 async def statistics_of(stub: Any, name: str) -> pb.ModelStatistics:
@@ -44,9 +29,11 @@ async def statistics_of(stub: Any, name: str) -> pb.ModelStatistics:
 
 
 async def test_statistics_keep_what_a_worker_counted_that_is_silent_or_gone(
-    start: Start, models: Path
+    start_workers: Start, models: Path
 ) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 600)
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 600
+    )
     async with AsyncExitStack() as stack:
         channels = [await channel_to(server, number, stack) for number in (0, 1)]
         first, second = map(GRPCInferenceServiceStub, channels)

@@ -8,7 +8,6 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -35,29 +34,18 @@ from tests.faults.workers import (
     Start,
     channel_to,
     counted,
-    models_in,
     ready,
     request_for,
     same,
-    servers_in,
     stub_of,
     stubs_of_both,
 )
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return models_in(tmp_path)
-
-
-@pytest.fixture
-async def start(tmp_path: Path) -> AsyncIterator[Start]:
-    async with servers_in(tmp_path) as begin:
-        yield begin
-
-
-async def test_two_workers_answer_on_one_port_as_one_server(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_two_workers_answer_on_one_port_as_one_server(
+    start_workers: Start, models: Path
+) -> None:
+    server = await start_workers("--model-repository", models)
     async with AsyncExitStack() as stack:
         stubs = await stubs_of_both(server, stack)
         await ready(stubs[0])
@@ -97,9 +85,9 @@ async def test_two_workers_answer_on_one_port_as_one_server(start: Start, models
 
 
 async def test_killed_workers_are_replaced_and_no_retried_request_is_lost(
-    start: Start, models: Path
+    start_workers: Start, models: Path
 ) -> None:
-    server = await start("--model-repository", models)
+    server = await start_workers("--model-repository", models)
     address = (await server.addresses())["grpc_address"]
     async with AsyncExitStack() as stack:
         stub = stub_of(address, stack)
@@ -165,8 +153,8 @@ async def test_killed_workers_are_replaced_and_no_retried_request_is_lost(
         assert shown[-1]["modelrail_inference_workers"] == 2
 
 
-async def test_a_drain_answers_every_accepted_call(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_a_drain_answers_every_accepted_call(start_workers: Start, models: Path) -> None:
+    server = await start_workers("--model-repository", models)
     async with AsyncExitStack() as stack:
         stubs = await stubs_of_both(server, stack)
         await ready(stubs[0])
@@ -189,8 +177,8 @@ async def test_a_drain_answers_every_accepted_call(start: Start, models: Path) -
     assert not server.events("worker ended")
 
 
-async def test_a_second_signal_ends_everything_at_once(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--shutdown-grace-seconds", 1000)
+async def test_a_second_signal_ends_everything_at_once(start_workers: Start, models: Path) -> None:
+    server = await start_workers("--model-repository", models, "--shutdown-grace-seconds", 1000)
     async with AsyncExitStack() as stack:
         stubs = await stubs_of_both(server, stack)
         await ready(stubs[0])
@@ -211,8 +199,8 @@ async def test_a_second_signal_ends_everything_at_once(start: Start, models: Pat
     assert not server.address_file.exists()
 
 
-async def test_workers_die_with_their_supervisor(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models)
+async def test_workers_die_with_their_supervisor(start_workers: Start, models: Path) -> None:
+    server = await start_workers("--model-repository", models)
     await server.addresses()
     workers = [psutil.Process(await server.pid(number)) for number in (0, 1)]
     server.process.kill()
@@ -220,8 +208,10 @@ async def test_workers_die_with_their_supervisor(start: Start, models: Path) -> 
     assert not alive
 
 
-async def test_a_frozen_worker_is_replaced(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 1)
+async def test_a_frozen_worker_is_replaced(start_workers: Start, models: Path) -> None:
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 1
+    )
     address = (await server.addresses())["grpc_address"]
     victim = await server.pid(1)
     began = time.perf_counter()
@@ -236,8 +226,12 @@ async def test_a_frozen_worker_is_replaced(start: Start, models: Path) -> None:
             await stub.ModelInfer(request_for("same", ONE), timeout=SECONDS)
 
 
-async def test_a_model_is_healthy_where_every_worker_serves_it(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 600)
+async def test_a_model_is_healthy_where_every_worker_serves_it(
+    start_workers: Start, models: Path
+) -> None:
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 600
+    )
     async with AsyncExitStack() as stack:
         channels = [await channel_to(server, number, stack) for number in (0, 1)]
         stub: Any = GRPCInferenceServiceStub(channels[0])
@@ -277,8 +271,12 @@ async def test_a_model_is_healthy_where_every_worker_serves_it(start: Start, mod
         assert state == "SERVING"
 
 
-async def test_a_supervisor_that_was_frozen_itself_kills_nobody(start: Start, models: Path) -> None:
-    server = await start("--model-repository", models, "--worker-heartbeat-timeout-seconds", 0.5)
+async def test_a_supervisor_that_was_frozen_itself_kills_nobody(
+    start_workers: Start, models: Path
+) -> None:
+    server = await start_workers(
+        "--model-repository", models, "--worker-heartbeat-timeout-seconds", 0.5
+    )
     await server.spare()
     before = {process.pid for process in server.processes()}
     server.process.send_signal(signal.SIGSTOP)
@@ -290,20 +288,24 @@ async def test_a_supervisor_that_was_frozen_itself_kills_nobody(start: Start, mo
     assert {process.pid for process in server.processes()} == before
 
 
-async def test_a_file_is_served_by_workers_with_a_copy_each(start: Start, tmp_path: Path) -> None:
+async def test_a_file_is_served_by_workers_with_a_copy_each(
+    start_workers: Start, tmp_path: Path
+) -> None:
     model = same(tmp_path / "one.onnx")
-    server = await start("--model", model)
+    server = await start_workers("--model", model)
     async with AsyncExitStack() as stack:
         for stub in await stubs_of_both(server, stack):
             await stub.ModelInfer(request_for("one", ONE), timeout=SECONDS)
-        rival = await start("--model", model)
+        rival = await start_workers("--model", model)
         assert await rival.end() == 2
         assert "is in use by another inference" in rival.stderr
     server.process.send_signal(signal.SIGINT)
     assert await server.end() == 0
 
 
-async def test_workers_follow_a_registry_with_a_cache_each(start: Start, tmp_path: Path) -> None:
+async def test_workers_follow_a_registry_with_a_cache_each(
+    start_workers: Start, tmp_path: Path
+) -> None:
     config = RegistryConfig(grpc_address=f"unix:{tmp_path}/r", data_dir=tmp_path / "registry")
     runtime = Runtime("registry")
     async with AsyncExitStack() as stack:
@@ -322,7 +324,7 @@ async def test_workers_follow_a_registry_with_a_cache_each(start: Start, tmp_pat
 
         await publish("one")
         await publish("two")
-        server = await start("--registry", registry_address, "--serve", "*@production")
+        server = await start_workers("--registry", registry_address, "--serve", "*@production")
         stubs = await stubs_of_both(server, stack)
         await ready(stubs[0])
         await stubs[0].RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="two"))
@@ -347,10 +349,12 @@ async def test_workers_follow_a_registry_with_a_cache_each(start: Start, tmp_pat
     assert {path.name for path in (tmp_path / "data" / "workers").iterdir()} == {"0", "1"}
 
 
-async def test_what_cannot_start_says_why_once(start: Start, models: Path, tmp_path: Path) -> None:
+async def test_what_cannot_start_says_why_once(
+    start_workers: Start, models: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"not a model")
-    server = await start("--model", bad)
+    server = await start_workers("--model", bad)
     assert await server.end() == 2
     assert server.stderr.count("modelrail-inference: --model:") == 1
     assert "Traceback" not in server.stderr
@@ -359,11 +363,13 @@ async def test_what_cannot_start_says_why_once(start: Start, models: Path, tmp_p
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         for flag in ("--grpc-address", "--metrics-address"):
-            server = await start("--model-repository", models, flag, address)
+            server = await start_workers("--model-repository", models, flag, address)
             assert await server.end() == 1
             assert f"modelrail-inference: cannot listen on {address}" in server.stderr
             assert "Traceback" not in server.stderr
 
-    server = await start("--model-repository", models, "--grpc-address", f"unix:{tmp_path}/s")
+    server = await start_workers(
+        "--model-repository", models, "--grpc-address", f"unix:{tmp_path}/s"
+    )
     assert await server.end() == 2
     assert "--workers: expected 1 with --grpc-address unix:" in server.stderr

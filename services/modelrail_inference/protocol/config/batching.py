@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.protocol.config.field_error import field_error
 from modelrail_inference.repository.batching import (
     DynamicBatching,
     PaddedInput,
@@ -26,7 +27,6 @@ from modelrail_inference.repository.batching import (
     QueuePolicy,
     TimeoutAction,
 )
-from modelrail_inference.repository.definition import LoadError
 
 PADDING: Final = "padding"
 BATCH_BUCKETS: Final = "batch_buckets"
@@ -48,22 +48,28 @@ def read_batching(config: pb.ModelConfig) -> DynamicBatching | None:
     given = config.dynamic_batching
     where = "dynamic_batching"
     if config.max_batch_size < 1:
-        raise _wrong(where, f"expected max_batch_size of at least 1, got {config.max_batch_size}")
+        raise field_error(
+            where, f"expected max_batch_size of at least 1, got {config.max_batch_size}"
+        )
     sizes = list(given.preferred_batch_size)
     if any(not 1 <= size <= config.max_batch_size for size in sizes):
-        raise _wrong(
+        raise field_error(
             f"{where}.preferred_batch_size",
             f"expected sizes between 1 and max_batch_size {config.max_batch_size}, got {sizes}",
         )
     levels = given.priority_levels
     if levels > _MAX_LEVELS:
-        raise _wrong(f"{where}.priority_levels", f"expected at most {_MAX_LEVELS}, got {levels}")
+        raise field_error(
+            f"{where}.priority_levels", f"expected at most {_MAX_LEVELS}, got {levels}"
+        )
     default = given.default_priority_level
     if levels and not 1 <= default <= levels:
-        raise _wrong(f"{where}.default_priority_level", f"expected 1 to {levels}, got {default}")
+        raise field_error(
+            f"{where}.default_priority_level", f"expected 1 to {levels}, got {default}"
+        )
     unknown = sorted(level for level in given.priority_queue_policy if not 1 <= level <= levels)
     if unknown:
-        raise _wrong(
+        raise field_error(
             f"{where}.priority_queue_policy",
             f"expected levels between 1 and {levels}, got {unknown}",
         )
@@ -111,18 +117,20 @@ def read_padding(text: str, max_batch_size: int) -> Padding | None:
         return None
     field = f"parameters['{PADDING}']"
     if max_batch_size < 1:
-        raise _wrong(field, "expected max_batch_size of at least 1, as lengths differ in a batch")
+        raise field_error(
+            field, "expected max_batch_size of at least 1, as lengths differ in a batch"
+        )
     value = _json(field, text)
     if not isinstance(value, dict):
-        raise _wrong(field, "expected an object")
+        raise field_error(field, "expected an object")
     if unknown := sorted(set(value) - {"edges", "inputs", "mask", "outputs"}):
-        raise _wrong(field, f"expected edges, inputs, mask and outputs, got {unknown}")
+        raise field_error(field, f"expected edges, inputs, mask and outputs, got {unknown}")
     mask = value.get("mask")
     if mask is not None and not isinstance(mask, str):
-        raise _wrong(f"{field}.mask", "expected the name of an input")
+        raise field_error(f"{field}.mask", "expected the name of an input")
     inputs = _object(f"{field}.inputs", value.get("inputs"))
     if not inputs:
-        raise _wrong(f"{field}.inputs", "expected at least one input")
+        raise field_error(f"{field}.inputs", "expected at least one input")
     return Padding(
         edges=_ascending(f"{field}.edges", value.get("edges"), _MAX_LENGTH),
         inputs={name: _padded(f"{field}.inputs.{name}", item) for name, item in inputs.items()},
@@ -145,7 +153,7 @@ def read_buckets(text: str, max_batch_size: int) -> tuple[int, ...]:
     field = f"parameters['{BATCH_BUCKETS}']"
     buckets = _ascending(field, _json(field, text), max(1, max_batch_size))
     if buckets[-1] != max_batch_size:
-        raise _wrong(
+        raise field_error(
             field, f"expected max_batch_size {max_batch_size} as the last, got {buckets[-1]}"
         )
     return buckets
@@ -178,7 +186,7 @@ def _check_order(where: str, batching: DynamicBatching) -> None:
     A request's `timeout` can bring about the action DELAY where the policy has none of its own.
     """
     if batching.priority_levels > 1:
-        raise _wrong(
+        raise field_error(
             f"{where}.priority_levels",
             f"expected at most 1 with preserve_ordering, got {batching.priority_levels}",
         )
@@ -189,7 +197,7 @@ def _check_order(where: str, batching: DynamicBatching) -> None:
     for field, policy in policies.items():
         times_out = policy.timeout_seconds > 0 or policy.allow_timeout_override
         if times_out and policy.on_timeout is TimeoutAction.DELAY:
-            raise _wrong(f"{field}.timeout_action", "expected REJECT with preserve_ordering")
+            raise field_error(f"{field}.timeout_action", "expected REJECT with preserve_ordering")
 
 
 def _policy(field: str, policy: pb.ModelQueuePolicy) -> QueuePolicy:
@@ -217,7 +225,7 @@ def _policy_to_pb(policy: QueuePolicy) -> pb.ModelQueuePolicy:
 
 def _seconds(field: str, microseconds: int) -> float:
     if microseconds > _MAX_MICROSECONDS:
-        raise _wrong(field, f"expected at most {_MAX_MICROSECONDS}, got {microseconds}")
+        raise field_error(field, f"expected at most {_MAX_MICROSECONDS}, got {microseconds}")
     return microseconds / 1e6
 
 
@@ -225,9 +233,9 @@ def _json(field: str, text: str) -> Any:
     try:
         return json.loads(text, parse_float=_number)
     except ValueError as error:
-        raise _wrong(field, f"expected JSON: {error}") from None
+        raise field_error(field, f"expected JSON: {error}") from None
     except RecursionError:
-        raise _wrong(field, "expected JSON of a few levels, got countless ones") from None
+        raise field_error(field, "expected JSON of a few levels, got countless ones") from None
 
 
 def _number(text: str) -> float:
@@ -239,23 +247,23 @@ def _number(text: str) -> float:
 
 def _object(field: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise _wrong(field, "expected an object")
+        raise field_error(field, "expected an object")
     return value
 
 
 def _padded(field: str, value: object) -> PaddedInput:
     item = _object(field, value)
     if unknown := sorted(set(item) - {"axis", "value"}):
-        raise _wrong(field, f"expected axis and value, got {unknown}")
+        raise field_error(field, f"expected axis and value, got {unknown}")
     fill = item.get("value", 0)
     if isinstance(fill, bool) or not isinstance(fill, int | float):
-        raise _wrong(f"{field}.value", "expected a number")
+        raise field_error(f"{field}.value", "expected a number")
     return PaddedInput(_axis(f"{field}.axis", item.get("axis", 1)), fill)
 
 
 def _axis(field: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 64:
-        raise _wrong(field, "expected the number of an axis, at least 1: 0 is the batch axis")
+        raise field_error(field, "expected the number of an axis, at least 1: 0 is the batch axis")
     return value
 
 
@@ -269,9 +277,5 @@ def _ascending(field: str, value: object, maximum: int) -> tuple[int, ...]:
         or not in_range
         or sorted(set(whole)) != whole
     ):
-        raise _wrong(field, f"expected ascending whole numbers between 1 and {maximum}")
+        raise field_error(field, f"expected ascending whole numbers between 1 and {maximum}")
     return tuple(whole)
-
-
-def _wrong(field: str, description: str) -> LoadError:
-    return LoadError(f"config.pbtxt: {field}: {description}")

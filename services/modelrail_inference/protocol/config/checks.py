@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.protocol.config.field_error import field_error
 
 REJECT_NONFINITE = "reject_nonfinite"
 """A parameter of our own: Triton passes NaN and infinities on."""
@@ -20,9 +20,8 @@ def read_rejects_nonfinite(config: pb.ModelConfig) -> bool:
         return False
     text = config.parameters[REJECT_NONFINITE].string_value
     if text not in _VALUES:
-        raise LoadError(
-            f"config.pbtxt: parameters['{REJECT_NONFINITE}']: expected 'true' or 'false', got "
-            f"{text[:20]!r}"
+        raise field_error(
+            f"parameters['{REJECT_NONFINITE}']", f"expected 'true' or 'false', got {text[:20]!r}"
         )
     return _VALUES[text]
 

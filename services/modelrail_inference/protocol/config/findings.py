@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.protocol.config.field_error import field_error
 from modelrail_inference.protocol.config.gpu import read_provider
-from modelrail_inference.repository.definition import LoadError
 
 EXECUTION_PROVIDER: Final = "execution_provider"
 BATCHING_OFF: Final = "batching_off"
@@ -28,10 +28,10 @@ def read_findings(config: pb.ModelConfig) -> tuple[str, ...]:
         repeated = config.parameters[EXECUTION_PROVIDER].string_value
         wanted = provider.value if provider is not None else ""
         if repeated != wanted:
-            raise LoadError(
-                f"config.pbtxt: parameters['{EXECUTION_PROVIDER}']: expected "
-                f"'{wanted}', as instance_group[0].kind and optimization decide, got "
-                f"'{repeated[:20]}'"
+            raise field_error(
+                f"parameters['{EXECUTION_PROVIDER}']",
+                f"expected '{wanted}', as instance_group[0].kind and optimization decide, got "
+                f"'{repeated[:20]}'",
             )
     return tuple(
         key

@@ -14,7 +14,7 @@ import dataclasses
 from typing import Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.protocol.config.field_error import field_error, parse_number
 from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session_settings import (
     CudaSettings,
@@ -54,10 +54,12 @@ def read_provider(config: pb.ModelConfig) -> Provider | None:
         LoadError: It contradicts itself; the message names the field.
     """
     if len(config.instance_group) > 1:
-        raise _wrong("instance_group", f"expected at most one, got {len(config.instance_group)}")
+        raise field_error(
+            "instance_group", f"expected at most one, got {len(config.instance_group)}"
+        )
     group = config.instance_group[0] if config.instance_group else pb.ModelInstanceGroup()
     if group.kind not in _KINDS:
-        raise _wrong("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
+        raise field_error("instance_group[0].kind", "expected KIND_AUTO, KIND_CPU or KIND_GPU")
     provider = _KINDS[group.kind]
     if group.gpus:
         provider = _on_gpu(provider, "instance_group[0].gpus", Provider.CUDA)
@@ -76,15 +78,17 @@ def read_gpu(config: pb.ModelConfig, settings: SessionSettings) -> SessionSettin
     """
     gpus = list(config.instance_group[0].gpus) if config.instance_group else []
     if len(gpus) > 1 or any(not 0 <= number <= _MAX_DEVICE for number in gpus):
-        raise _wrong("instance_group[0].gpus", f"expected one number of at least 0, got {gpus}")
+        raise field_error(
+            "instance_group[0].gpus", f"expected one number of at least 0, got {gpus}"
+        )
     graphs = config.optimization.cuda.graphs
     tensorrt = _tensorrt(config.optimization.execution_accelerators)
     if not gpus and not graphs and tensorrt is None:
         return settings
     if graphs and settings.runs_parallel:
-        raise _wrong(_GRAPHS, "expected execution_mode 0: operators are recorded in one order")
+        raise field_error(_GRAPHS, "expected execution_mode 0: operators are recorded in one order")
     if graphs and tensorrt is not None:
-        raise _wrong(_GRAPHS, "expected CUDA alone: TensorRT's engines are not recorded")
+        raise field_error(_GRAPHS, "expected CUDA alone: TensorRT's engines are not recorded")
     return dataclasses.replace(
         settings,
         cuda=dataclasses.replace(
@@ -122,7 +126,7 @@ def write_gpu(cuda: CudaSettings, config: pb.ModelConfig) -> None:
 
 def _on_gpu(provider: Provider | None, field: str, wanted: Provider) -> Provider:
     if provider is Provider.CPU:
-        raise _wrong(field, "expected instance_group[0].kind of KIND_GPU or KIND_AUTO")
+        raise field_error(field, "expected instance_group[0].kind of KIND_GPU or KIND_AUTO")
     return wanted
 
 
@@ -134,31 +138,24 @@ def _tensorrt(
         return None
     if len(given) > 1 or given[0].name != _TENSORRT:
         names = ", ".join(repr(one.name[:40]) for one in given[:4])
-        raise _wrong(f"{_ACCELERATOR}.name", f"expected '{_TENSORRT}' alone, got {names}")
+        raise field_error(f"{_ACCELERATOR}.name", f"expected '{_TENSORRT}' alone, got {names}")
     field = f"{_ACCELERATOR}[0].parameters"
     parameters = dict(given[0].parameters)
     precision = parameters.pop(_PRECISION, "FP32")
     if precision not in _HALF_PRECISION:
         expected = " or ".join(_HALF_PRECISION)
-        raise _wrong(f"{field}['{_PRECISION}']", f"expected {expected}, got {precision[:20]!r}")
+        raise field_error(
+            f"{field}['{_PRECISION}']", f"expected {expected}, got {precision[:20]!r}"
+        )
     workspace = parameters.pop(_WORKSPACE, None)
     if parameters:
         # Among the others are those that name files: caches of engines would be written there.
-        raise _wrong(f"{field}['{min(parameters)[:80]}']", f"expected {_PRECISION} or {_WORKSPACE}")
+        raise field_error(
+            f"{field}['{min(parameters)[:80]}']", f"expected {_PRECISION} or {_WORKSPACE}"
+        )
     return TensorRtSettings(
         half_precision=_HALF_PRECISION[precision],
         workspace_bytes=None
         if workspace is None
-        else _bytes(f"{field}['{_WORKSPACE}']", workspace),
+        else parse_number(f"{field}['{_WORKSPACE}']", workspace, _MAX_BYTES),
     )
-
-
-def _bytes(field: str, text: str) -> int:
-    # Lengths first: `int` takes long for long texts.
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= _MAX_BYTES):
-        raise _wrong(field, f"expected 1 to {_MAX_BYTES}, got {text[:20]!r}")
-    return int(text)
-
-
-def _wrong(field: str, description: str) -> LoadError:
-    return LoadError(f"config.pbtxt: {field}: {description}")

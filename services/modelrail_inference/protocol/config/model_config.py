@@ -25,6 +25,7 @@ from modelrail_inference.protocol.config.checks import (
     REJECT_NONFINITE,
     read_rejects_nonfinite,
 )
+from modelrail_inference.protocol.config.field_error import field_error
 from modelrail_inference.protocol.config.findings import read_findings
 from modelrail_inference.protocol.config.gpu import GPU_FIELDS, read_gpu, read_provider
 from modelrail_inference.protocol.config.session import read_session
@@ -124,13 +125,13 @@ def read_settings(path: Path, model: str) -> ModelSettings:
     config = pb.ModelConfig()
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise _wrong("the file", f"expected at most {_MAX_BYTES} bytes")
+            raise field_error("the file", f"expected at most {_MAX_BYTES} bytes")
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
         raise LoadError(f"{CONFIG_FILE}: {_first_line(error)}") from error
     for name in _fields(config):
         if name not in _HONOURED:
-            raise _wrong(name, "not supported by this server")
+            raise field_error(name, "not supported by this server")
     _check_backend(config, model)
     parameters = config.parameters
     others = (PADDING, BATCH_BUCKETS, REJECT_NONFINITE, *read_findings(config))
@@ -179,11 +180,13 @@ def _fields(message: Message, prefix: str = "") -> Iterator[str]:
 
 def _check_backend(config: pb.ModelConfig, model: str) -> None:
     if config.name not in ("", model):
-        raise _wrong("name", f"expected '{model}', the name of the folder, got '{config.name}'")
+        raise field_error(
+            "name", f"expected '{model}', the name of the folder, got '{config.name}'"
+        )
     if config.platform not in ("", PLATFORM):
-        raise _wrong("platform", f"expected '{PLATFORM}', got '{config.platform}'")
+        raise field_error("platform", f"expected '{PLATFORM}', got '{config.platform}'")
     if config.backend not in ("", BACKEND):
-        raise _wrong("backend", f"expected '{BACKEND}', got '{config.backend}'")
+        raise field_error("backend", f"expected '{BACKEND}', got '{config.backend}'")
 
 
 def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec, ...]:
@@ -191,11 +194,13 @@ def _tensors(field: str, tensors: Any, max_batch_size: int) -> tuple[TensorSpec,
     for index, tensor in enumerate(tensors):
         datatype = DATATYPE_NAMES.get(tensor.data_type)
         if not tensor.name:
-            raise _wrong(f"{field}[{index}].name", "expected a name, got none")
+            raise field_error(f"{field}[{index}].name", "expected a name, got none")
         if datatype is None:
-            raise _wrong(f"{field}[{index}].data_type", "expected a data type, got TYPE_INVALID")
+            raise field_error(
+                f"{field}[{index}].data_type", "expected a data type, got TYPE_INVALID"
+            )
         if any(size < DYNAMIC for size in tensor.dims):
-            raise _wrong(
+            raise field_error(
                 f"{field}[{index}].dims",
                 f"expected sizes of at least 0, or -1 for any, got {tensor.dims}",
             )
@@ -208,7 +213,7 @@ def _instances(config: pb.ModelConfig) -> int:
     """Returns the runs at a time; 0, as without a group, for as many as the server's threads."""
     count = config.instance_group[0].count if config.instance_group else 0
     if not 0 <= count <= _MAX_INSTANCES:
-        raise _wrong("instance_group[0].count", f"expected 0 to {_MAX_INSTANCES}, got {count}")
+        raise field_error("instance_group[0].count", f"expected 0 to {_MAX_INSTANCES}, got {count}")
     return count
 
 
@@ -219,7 +224,9 @@ def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
         case "specific":
             numbers = tuple(policy.specific.versions)
             if not numbers or min(numbers) < 0:
-                raise _wrong("version_policy.specific.versions", "expected numbers of at least 0")
+                raise field_error(
+                    "version_policy.specific.versions", "expected numbers of at least 0"
+                )
             return VersionPolicy(latest=0, specific=numbers)
         case _:
             return VersionPolicy(latest=policy.latest.num_versions or 1)
@@ -227,18 +234,16 @@ def _version_policy(policy: pb.ModelVersionPolicy) -> VersionPolicy:
 
 def _file_name(name: str) -> str:
     if "/" in name or "\0" in name or name in (".", ".."):
-        raise _wrong("default_model_filename", f"expected a plain file name, got {name[:80]!r}")
+        raise field_error(
+            "default_model_filename", f"expected a plain file name, got {name[:80]!r}"
+        )
     return name or MODEL_FILE
 
 
 def _at_least_zero(field: str, value: int) -> int:
     if value < 0:
-        raise _wrong(field, f"expected a number of at least 0, got {value}")
+        raise field_error(field, f"expected a number of at least 0, got {value}")
     return value
-
-
-def _wrong(field: str, description: str) -> LoadError:
-    return LoadError(f"{CONFIG_FILE}: {field}: {description}")
 
 
 def _first_line(error: Exception) -> str:

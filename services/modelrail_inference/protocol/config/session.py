@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.protocol.config.field_error import field_error, parse_number
 from modelrail_inference.protocol.config.gpu import write_gpu
-from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.runtime.session_settings import (
     ArenaGrowth,
     ConvolutionSearch,
@@ -72,14 +72,16 @@ def read_session(config: pb.ModelConfig, others: Collection[str]) -> SessionSett
     for key in values:
         if key not in _KEYS:
             expected = ", ".join((*_KEYS, *others))
-            raise _wrong(f"parameters['{key[:80]}']", f"expected one of {expected}")
+            raise field_error(f"parameters['{key[:80]}']", f"expected one of {expected}")
     level = config.optimization.graph.level
     if level not in _LEVELS:
-        raise _wrong("optimization.graph.level", f"expected -1, 1 or 2, got {level}")
+        raise field_error("optimization.graph.level", f"expected -1, 1 or 2, got {level}")
     uses_arena = _choice(values, _ARENA, _SWITCH, default=True)
     shrinks_arena = _choice(values, _SHRINKAGE, _SHRINKABLE, default=False)
     if shrinks_arena and not uses_arena:
-        raise _wrong(f"parameters['{_SHRINKAGE}']", f"expected {_ARENA} of 1: there is no arena")
+        raise field_error(
+            f"parameters['{_SHRINKAGE}']", f"expected {_ARENA} of 1: there is no arena"
+        )
     inter_op_threads = _number(values, _INTER_OP, _MAX_THREADS)
     return SessionSettings(
         intra_op_threads=_number(values, _INTRA_OP, _MAX_THREADS),
@@ -132,12 +134,7 @@ def _cuda(values: Mapping[str, str]) -> CudaSettings:
 
 def _number(values: Mapping[str, str], key: str, maximum: int) -> int | None:
     text = values.get(key)
-    if text is None:
-        return None
-    # Lengths first: `int` takes long for long texts.
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= maximum):
-        raise _wrong(f"parameters['{key}']", f"expected 1 to {maximum}, got {text[:20]!r}")
-    return int(text)
+    return None if text is None else parse_number(f"parameters['{key}']", text, maximum)
 
 
 def _choice(values: Mapping[str, str], key: str, choices: Mapping[str, T], *, default: Any) -> T:
@@ -147,7 +144,7 @@ def _choice(values: Mapping[str, str], key: str, choices: Mapping[str, T], *, de
         return chosen
     if text not in choices:
         expected = " or ".join(repr(choice) for choice in choices)
-        raise _wrong(f"parameters['{key}']", f"expected {expected}, got {text[:20]!r}")
+        raise field_error(f"parameters['{key}']", f"expected {expected}, got {text[:20]!r}")
     return choices[text]
 
 
@@ -157,7 +154,3 @@ def _key_of(choices: Mapping[Any, T], value: T | None) -> Any:
 
 def _number_text(value: int | None) -> str | None:
     return None if value is None else str(int(value))
-
-
-def _wrong(field: str, description: str) -> LoadError:
-    return LoadError(f"config.pbtxt: {field}: {description}")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from modelrail.oip.v2 import model_config_pb2 as pb
 from modelrail.tensor import NUMPY_TYPES
+from modelrail_inference.protocol.config.field_error import field_error
 from modelrail_inference.protocol.datatypes import DATA_TYPES, DATATYPE_NAMES
-from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.repository.warmup import (
     WARMUP_FOLDER,
     Fill,
@@ -33,7 +33,7 @@ def read_warmup(config: pb.ModelConfig, folder: Path) -> tuple[WarmupSample, ...
         LoadError: One is not what is expected; the message names the field.
     """
     if len(config.model_warmup) > _MAX_SAMPLES:
-        raise _wrong(
+        raise field_error(
             "model_warmup", f"expected at most {_MAX_SAMPLES}, got {len(config.model_warmup)}"
         )
     return tuple(_samples(config, folder))
@@ -43,16 +43,18 @@ def _samples(config: pb.ModelConfig, folder: Path) -> Iterator[WarmupSample]:
     for index, sample in enumerate(config.model_warmup):
         where = f"model_warmup[{index}]"
         if not sample.name:
-            raise _wrong(f"{where}.name", "expected a name, got none")
+            raise field_error(f"{where}.name", "expected a name, got none")
         largest = max(1, config.max_batch_size)
         if sample.batch_size > largest:
-            raise _wrong(
+            raise field_error(
                 f"{where}.batch_size", f"expected at most {largest}, got {sample.batch_size}"
             )
         if sample.count > _MAX_COUNT:
-            raise _wrong(f"{where}.count", f"expected at most {_MAX_COUNT}, got {sample.count}")
+            raise field_error(
+                f"{where}.count", f"expected at most {_MAX_COUNT}, got {sample.count}"
+            )
         if not sample.inputs:
-            raise _wrong(f"{where}.inputs", "expected at least one input, got none")
+            raise field_error(f"{where}.inputs", "expected at least one input, got none")
         batch_size = max(1, sample.batch_size) if config.max_batch_size else 0
         yield WarmupSample(
             name=sample.name[:80],
@@ -68,12 +70,12 @@ def _samples(config: pb.ModelConfig, folder: Path) -> Iterator[WarmupSample]:
 def _input(field: str, item: pb.ModelWarmup.Input, batch_size: int, folder: Path) -> SampleInput:
     datatype = DATATYPE_NAMES.get(item.data_type)
     if datatype is None or datatype not in NUMPY_TYPES:
-        raise _wrong(f"{field}.data_type", "expected a data type that this server has")
+        raise field_error(f"{field}.data_type", "expected a data type that this server has")
     if any(size < 0 for size in item.dims):
-        raise _wrong(f"{field}.dims", f"expected sizes of at least 0, got {list(item.dims)}")
+        raise field_error(f"{field}.dims", f"expected sizes of at least 0, got {list(item.dims)}")
     size_bytes = batch_size * math.prod(item.dims) * NUMPY_TYPES[datatype].itemsize
     if size_bytes > _MAX_BYTES:
-        raise _wrong(f"{field}.dims", f"expected at most {_MAX_BYTES} bytes, got {size_bytes}")
+        raise field_error(f"{field}.dims", f"expected at most {_MAX_BYTES} bytes, got {size_bytes}")
     return SampleInput(datatype, tuple(item.dims), _source(field, item, folder))
 
 
@@ -86,12 +88,12 @@ def _source(field: str, item: pb.ModelWarmup.Input, folder: Path) -> Fill | Path
         case "input_data_file":
             name = item.input_data_file
             if not name or "/" in name or "\0" in name or name in (".", ".."):
-                raise _wrong(
+                raise field_error(
                     f"{field}.input_data_file", f"expected a plain file name, got {name[:80]!r}"
                 )
             return folder / WARMUP_FOLDER / name
         case _:
-            raise _wrong(field, "expected zero_data, random_data or input_data_file")
+            raise field_error(field, "expected zero_data, random_data or input_data_file")
 
 
 def write_warmup(samples: Iterable[WarmupSample], config: pb.ModelConfig) -> None:
@@ -110,7 +112,3 @@ def write_warmup(samples: Iterable[WarmupSample], config: pb.ModelConfig) -> Non
                 entry.zero_data = True
             else:
                 entry.random_data = True
-
-
-def _wrong(field: str, description: str) -> LoadError:
-    return LoadError(f"config.pbtxt: {field}: {description}")
