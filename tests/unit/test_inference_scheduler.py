@@ -848,7 +848,7 @@ async def test_a_run_outlasts_the_patience_of_the_queue(houses: Houses) -> None:
     gates[0].set()
     await began(session)
     for _ in range(10_000):
-        if house.scheduler._timer is None:  # it has fired, and found nothing that is late
+        if not house.scheduler._timeouts.is_armed:  # it has fired, and found nothing that is late
             break
         await asyncio.sleep(0.001)
     gates[1].set()
@@ -1731,7 +1731,7 @@ async def test_threads_know_nothing_of_what_waits_for_others(houses: Houses) -> 
     assert not house.scheduler._looks  # no thread is woken
     assert house.scheduler._admission._takes_at_once(serving_lane(house, "other"))
     house.scheduler._look()
-    assert house.scheduler._choose(time.monotonic()) == (None, None)
+    assert house.scheduler._work.choose(time.monotonic()) == (None, None)
     tasks.append(house.ask(3.0))
     await asyncio.gather(*tasks)
     assert session.threads == [here()]
@@ -1847,7 +1847,7 @@ async def test_requests_that_waited_in_vain_are_left_to_a_thread_and_the_next_do
     assert session.threads == ["session-0"]
     assert (lane.crowd.wanted, gathered_count(house)) == (1, 0)
     assert house.scheduler.held_bytes == 0
-    assert not house.scheduler._timed
+    assert not house.scheduler._timeouts
     lane.quickness.budget.spent(0.0, 0.0)
     assert numbers(await house.ask(2.0)) == [3.0]
     assert session.threads == ["session-0", here()]

@@ -46,6 +46,7 @@ from modelrail_inference.scheduling.queue.refusals import (
     too_late,
 )
 from modelrail_inference.scheduling.queue.request_queue import is_late
+from modelrail_inference.scheduling.timeouts import Timeouts
 from modelrail_inference.scheduling.workload import Workload
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 from modelrail_server.errors import ServiceError, Unavailable
@@ -92,8 +93,7 @@ class Scheduler:
         self._closed = False
         self._admission = Admission(limits, threads, self._work, long_run_seconds=long_run_seconds)
         # Of the event loop alone:
-        self._timed: set[QueuedRequest] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timeouts = Timeouts(self._loop, self._time_out)
         self._looks = False
         self._relief: asyncio.TimerHandle | None = None
         self._budget = LoopBudget()
@@ -164,7 +164,7 @@ class Scheduler:
 
     def abandon(self, request: QueuedRequest) -> None:
         """The caller has gone: a request that waits never runs, and a lonely run is stopped."""
-        self._timed.discard(request)
+        self._timeouts.forget(request)
         gathered = self._on_loop.discard(request)
         with self._changed:
             waited = gathered or self._drop(request)
@@ -184,9 +184,9 @@ class Scheduler:
             self._changed.notify_all()
         for request in (*self._on_loop.close(), *waiting):
             self._fail(request, exiting())
-        for timer in (self._timer, self._relief):
-            if timer is not None:
-                timer.cancel()
+        self._timeouts.close()
+        if self._relief is not None:
+            self._relief.cancel()
         latest = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, latest - time.monotonic()))
@@ -205,9 +205,7 @@ class Scheduler:
     def _waits(self, request: QueuedRequest) -> None:
         """Has a request looked after that was put into the queue."""
         self._look_soon()
-        if (timeout := request.next_timeout()) is not None:
-            self._timed.add(request)
-            self._arm(timeout)
+        self._timeouts.watch(request)
 
     def _look_soon(self) -> None:
         """Has the queues looked at in the next step of the event loop.
@@ -238,7 +236,10 @@ class Scheduler:
             is_needed = (
                 any(not lane.in_flight for lane in self._work.active)
                 and not self._idle
-                and self._stand_ins < min(_MOST_STAND_INS, self._long_runs(time.monotonic()))
+                and self._stand_ins
+                < min(
+                    _MOST_STAND_INS, self._work.long_runs(time.monotonic() - self._long_run_seconds)
+                )
             )
             self._stand_ins += is_needed
         if is_needed and not self._start_thread(stands_in=True):
@@ -317,12 +318,15 @@ class Scheduler:
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                if stands_in and self._long_runs(now) < self._stand_ins:
+                if (
+                    stands_in
+                    and self._work.long_runs(now - self._long_run_seconds) < self._stand_ins
+                ):
                     self._stand_ins -= 1
                     # Whoever woke this thread meant one that looks after the queues.
                     self._wake()
                     return None
-                lane, wake = self._choose(now, only_starved=stands_in)
+                lane, wake = self._work.choose(now, only_starved=stands_in)
                 if lane is not None:
                     if (batch := self._take_from(lane, now)) is not None:
                         return batch
@@ -332,40 +336,10 @@ class Scheduler:
                 self._idle -= 1
         return None
 
-    def _long_runs(self, now: float) -> int:
-        """Returns how many runs have taken so long that others may stand in for their threads."""
-        before = now - self._long_run_seconds
-        return sum(one.started_at <= before for runs in self._work.running.values() for one in runs)
-
     def _wake(self) -> None:
         """Wakes a thread that waits; all of them where not each takes every model's batches."""
         if self._idle:
             self._changed.notify(len(self._threads) + self._stand_ins if self._stand_ins else 1)
-
-    def _choose(
-        self, now: float, *, only_starved: bool = False
-    ) -> tuple[Lane | None, float | None]:
-        """Returns the model whose turn it is; or None, and when one will have its turn.
-
-        Args:
-            now: Moment of `time.monotonic()`.
-            only_starved: Whether it must be a model of which nothing runs.
-        """
-        best: Lane | None = None
-        wake: float | None = None
-        for lane in self._work.active:
-            if lane.in_flight >= (1 if only_starved else lane.instances):
-                continue
-            if best is not None and lane.virtual_seconds >= best.virtual_seconds:
-                continue
-            ready_at = lane.ready_at(now)
-            if ready_at is None:
-                continue
-            if ready_at <= now:
-                best = lane
-            else:
-                wake = ready_at if wake is None else min(wake, ready_at)
-        return best, wake
 
     def _take_from(self, lane: Lane, now: float) -> Batch | None:
         # Other models' batches are as good for the other threads as the rest of this one.
@@ -408,7 +382,7 @@ class Scheduler:
                 ordering.done(request.sequence, partial(self._answer, request, outcome))
 
     def _answer(self, request: QueuedRequest, outcome: Outcome) -> None:
-        self._timed.discard(request)
+        self._timeouts.forget(request)
         future = request.future
         if future.done():
             return  # the caller has gone
@@ -419,32 +393,13 @@ class Scheduler:
 
     def _fail(self, request: QueuedRequest, error: ServiceError) -> None:
         """Answers a request that has left the queue without having run."""
-        self._timed.discard(request)
+        self._timeouts.forget(request)
         if not request.future.done():
             request.future.set_exception(error)
         _finish(request)
 
-    def _arm(self, moment: float) -> None:
-        """Sees to it that the timer fires no later than `moment`."""
-        if self._timer is not None:
-            if self._timer.when() <= moment:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(moment, self._on_timer)
-
-    def _on_timer(self) -> None:
-        """Answers what has waited too long. A transport may have told it before."""
-        self._timer = None
-        now = time.monotonic()
-        for request in [r for r in self._timed if is_late(r, now)]:
-            self._time_out(request, now)
-        # A request that runs has no patience to lose any more, and perhaps no deadline either.
-        timeouts = (request.next_timeout() for request in self._timed)
-        earliest = min((moment for moment in timeouts if moment is not None), default=None)
-        if earliest is not None:
-            self._arm(earliest)
-
     def _time_out(self, request: QueuedRequest, now: float) -> None:
+        """Answers what has waited too long. A transport may have told it before."""
         with self._changed:
             # As soon as the lock is free, a thread may take it: what counts is decided here.
             batch = request.batch
@@ -458,11 +413,11 @@ class Scheduler:
         if out:
             self._fail(request, expired())
         elif late:
-            self._timed.discard(request)
+            self._timeouts.forget(request)
             if not request.future.done():
                 request.future.set_exception(expired())
         elif request.next_timeout() is None:
-            self._timed.discard(request)
+            self._timeouts.forget(request)
 
 
 def _finish(request: QueuedRequest) -> None:

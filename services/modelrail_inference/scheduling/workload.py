@@ -88,3 +88,30 @@ class Workload:
             self.held_bytes -= request.size_bytes
         for execution in executions:
             self.mean_batch_seconds += _MEAN_WEIGHT * (execution.seconds - self.mean_batch_seconds)
+
+    def long_runs(self, before: float) -> int:
+        """Returns how many batches run that were taken before a moment of `time.monotonic()`."""
+        return sum(batch.started_at <= before for runs in self.running.values() for batch in runs)
+
+    def choose(self, now: float, *, only_starved: bool = False) -> tuple[Lane | None, float | None]:
+        """Returns the model whose turn it is; or None, and when one will have its turn.
+
+        Args:
+            now: Moment of `time.monotonic()`.
+            only_starved: Whether it must be a model of which nothing runs.
+        """
+        best: Lane | None = None
+        wake: float | None = None
+        for lane in self.active:
+            if lane.in_flight >= (1 if only_starved else lane.instances):
+                continue
+            if best is not None and lane.virtual_seconds >= best.virtual_seconds:
+                continue
+            ready_at = lane.ready_at(now)
+            if ready_at is None:
+                continue
+            if ready_at <= now:
+                best = lane
+            else:
+                wake = ready_at if wake is None else min(wake, ready_at)
+        return best, wake
