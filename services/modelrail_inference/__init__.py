@@ -13,14 +13,15 @@ How one ModelInfer travels, and where to read about each step:
    event loop has it wait a moment for others (`on_loop.gathering`) and goes on with step 6.
    Otherwise `scheduling.admission` lets it in or refuses it at once, and it waits in its model's
    `scheduling.queue.request_queue` until a thread is free and it is the model's turn.
-6. `scheduling.batch` runs it together with others: `scheduling.assembly` puts the inputs into one
-   array, `runtime.session` calls ONNX Runtime, `scheduling.assembly` takes the outputs apart again,
+6. `scheduling.batch` runs it together with others: `request.assembly` puts the inputs into one
+   array, `runtime.session` calls ONNX Runtime, `request.assembly` takes the outputs apart again,
    `request.encode` makes bytes of them.
 7. Back on the event loop the outcome wakes `DataPlane.infer`, which counts it (`statistics`), and
    `protocol.wire` writes the reply.
 
 How a model gets there: a source (`sources`) knows its files, `repository` loads them beside what
-serves and switches in one step, `runtime.loader` turns a file into a loaded, warmed-up model.
+serves and switches in one step, `runtime.loader` turns a file into a loaded, warmed-up model
+(`model.definition`).
 """
 
 import modelrail_server  # noqa: F401 - what it sets must be set before gRPC is imported

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelrail.names import InvalidName, check_id
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.threads import Optimize
 from modelrail_inference.sources.file_name import name_of_file
 from modelrail_inference.sources.registry.reference import (

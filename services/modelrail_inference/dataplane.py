@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from modelrail_inference.failures import count_failure, to_service_error, with_request_id
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Serving
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.call import Call

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.request.assembly import RowsError
 from modelrail_inference.request.call import Call
 from modelrail_inference.runtime.session import (
     DeviceError,
@@ -12,7 +13,6 @@ from modelrail_inference.runtime.session import (
     RunError,
     RunTerminatedError,
 )
-from modelrail_inference.scheduling.assembly import RowsError
 from modelrail_inference.scheduling.queue.refusals import expired
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_server.errors import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.protocol.policy import SERVICE
-from modelrail_inference.repository.definition import LoadedModel
 from modelrail_server.supervision.parts import PartsSink
 
 

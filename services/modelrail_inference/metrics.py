@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from modelrail_inference.gpus import Gpus, GpuUsage
 from modelrail_inference.host import Host
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.statistics import (
     BATCH_SIZE_EDGES,

@@ -21,11 +21,11 @@ from modelrail_inference.fleet.single import SingleProcess
 from modelrail_inference.fleet.workers import Workers
 from modelrail_inference.health import InferenceHealth
 from modelrail_inference.metrics import InferenceCollector
+from modelrail_inference.model.definition import LoadError
 from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.policy import ALWAYS_ANSWERED, POLICY, RAW_METHODS, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
-from modelrail_inference.repository.definition import LoadError
 from modelrail_inference.repository.load_threads import THREAD_NAME as LOAD_THREADS
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader

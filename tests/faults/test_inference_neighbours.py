@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.scheduling.batch import BatchRunner
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.service import build

@@ -29,7 +29,7 @@ from modelrail.client import (
 from modelrail.registry.v1 import registry_pb2
 from modelrail.trainer.v1 import trainer_pb2
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.service import build as build_inference
 from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig

@@ -18,15 +18,18 @@ import pytest
 from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.protocol.convert import config_to_pb
-from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.batching import DynamicBatching, PaddedInput, Padding
+from modelrail_inference.model.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.protocol.config.model_config import read_settings
+from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import (
@@ -38,14 +41,12 @@ from modelrail_inference.runtime.cuda import (
     provider_chain,
 )
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider, loads
+from modelrail_inference.runtime.provider import loads
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError
-from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
 from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.scheduler import Scheduler
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 FLOAT = TensorProto.FLOAT
 SIGNATURE = Signature(

@@ -21,8 +21,8 @@ from prometheus_client import generate_latest
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail_inference.config import InferenceConfig
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.protocol.policy import SERVICE
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import DeviceError, Run, Session
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime

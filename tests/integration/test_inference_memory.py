@@ -19,9 +19,9 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np, psutil
-from modelrail_inference.repository.definition import VersionDefinition
+from modelrail_inference.model.definition import VersionDefinition
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.session import Run
 
 loader = SessionLoader(Provider.CPU, 2, 64, 60.0)

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.service import build
 from modelrail_inference.statistics import LATENCY_EDGES_US
 from modelrail_server.address import Address

@@ -25,9 +25,9 @@ from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.registry.v1 import registry_pb2
 from modelrail.tensor import from_raw, to_raw
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, LoadError, VersionDefinition
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.service import build
 from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig

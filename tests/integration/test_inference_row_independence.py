@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 

@@ -27,12 +27,13 @@ from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from modelrail.tensor import datatype_of, from_raw, to_raw
 from modelrail_inference import service as service_module
 from modelrail_inference.config import InferenceConfig
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.protocol.policy import POLICY, SERVICE
 from modelrail_inference.request import encode, feed
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import provider_chain
-from modelrail_inference.runtime.provider import Provider, loads
+from modelrail_inference.runtime.provider import loads
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime

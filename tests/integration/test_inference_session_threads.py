@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from modelrail_inference.repository.batching import PaddedInput, Padding
-from modelrail_inference.repository.definition import ModelSettings, VersionDefinition
-from modelrail_inference.repository.warmup import Fill, SampleInput, WarmupSample
+from modelrail_inference.model.batching import PaddedInput, Padding
+from modelrail_inference.model.definition import ModelSettings, VersionDefinition
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import SessionSettings
+from modelrail_inference.model.warmup import Fill, SampleInput, WarmupSample
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import Session
-from modelrail_inference.runtime.session_settings import SessionSettings
 
 PLANNED = 2
 

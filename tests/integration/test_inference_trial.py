@@ -21,14 +21,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadError,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import Run
 from modelrail_inference.runtime.trial.job import TrialLimits
 from modelrail_inference.runtime.trial.trials import Trials
@@ -297,9 +297,9 @@ async def test_one_file_that_computes_for_ever_ends_the_start(tmp_path: Path) ->
 PARENT = """
 import sys
 from pathlib import Path
-from modelrail_inference.repository.definition import VersionDefinition
+from modelrail_inference.model.definition import VersionDefinition
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.trial.job import TrialLimits
 from modelrail_inference.runtime.trial.trials import Trials
 

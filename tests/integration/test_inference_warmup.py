@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from modelrail.tensor import to_raw
-from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.protocol.convert import config_to_pb
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     LoadError,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.protocol.config.model_config import read_settings
+from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.runtime.first_runs import warmup as warmup_module
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import OutOfMemory, Run, RunTerminatedError, Session
 
 SAMPLE = """

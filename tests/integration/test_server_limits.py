@@ -26,7 +26,7 @@ from modelrail.oip.v2 import grpc_service_pb2
 from modelrail.registry.v1 import registry_pb2
 from modelrail.trainer.v1 import trainer_pb2
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.service import build as build_inference
 from modelrail_registry.__main__ import build as build_registry
 from modelrail_registry.config import RegistryConfig

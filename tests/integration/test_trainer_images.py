@@ -26,7 +26,7 @@ from modelrail.client.errors import InvalidArgument
 from modelrail.client.inference import AsyncInferenceClient
 from modelrail.trainer.v1 import trainer_pb2 as pb
 from modelrail_inference.config import InferenceConfig
-from modelrail_inference.runtime.provider import Provider
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.service import build
 from modelrail_server.application import Runtime
 from modelrail_server.server import start_server

@@ -21,10 +21,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from modelrail_inference.metrics import InferenceCollector
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_inference.statistics import Statistics
 from modelrail_server.address import Address
 from modelrail_server.observability.exposition import render

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from modelrail_inference.runtime.provider import ONNX_NAMES, Provider, load_libraries
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.runtime.provider import ONNX_NAMES, load_libraries
 from tests.load.models import FOLDER, MODELS, BenchmarkModel, Inputs
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modelrail_inference.runtime.provider import Provider, loads
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.runtime.provider import loads
 from tests.load.bad_job import KINDS
 from tests.load.generator import Generator, is_available
 from tests.load.models import MODELS, TOKENS

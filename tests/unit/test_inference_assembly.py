@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES, to_raw
-from modelrail_inference.repository.batching import PaddedInput, Padding
-from modelrail_inference.repository.definition import LoadedModel, LoadError, ModelSettings
-from modelrail_inference.request.check import RequestChecker
-from modelrail_inference.request.feed import Feed
-from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
-from modelrail_inference.runtime.padded_signature import split_mask
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.scheduling.assembly import (
+from modelrail_inference.model.batching import PaddedInput, Padding
+from modelrail_inference.model.definition import LoadedModel, LoadError, ModelSettings
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature, TensorSpec
+from modelrail_inference.request.assembly import (
     BatchBuffers,
     BatchLayout,
     RowsError,
     assemble,
     take_apart,
 )
+from modelrail_inference.request.check import RequestChecker
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
+from modelrail_inference.runtime.padded_signature import split_mask
 from modelrail_inference.scheduling.run_time import RunTime
-from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_server.errors import InvalidArgument
 
 NAN = math.nan

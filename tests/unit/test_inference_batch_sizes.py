@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.batching import DynamicBatching, PaddedInput, Padding
-from modelrail_inference.repository.definition import ModelSettings
+from modelrail_inference.model.batching import DynamicBatching, PaddedInput, Padding
+from modelrail_inference.model.definition import ModelSettings
+from modelrail_inference.model.session_settings import CudaSettings, SessionSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
 from modelrail_inference.runtime.cuda import GraphError
 from modelrail_inference.runtime.first_runs import batch_sizes
 from modelrail_inference.runtime.first_runs.batch_sizes import (
@@ -19,8 +21,6 @@ from modelrail_inference.runtime.first_runs.batch_sizes import (
     with_recorded_sizes,
 )
 from modelrail_inference.runtime.session import RunError
-from modelrail_inference.runtime.session_settings import CudaSettings, SessionSettings
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (DYNAMIC, 3)),), (TensorSpec("y", "FP32", (DYNAMIC, 3)),)

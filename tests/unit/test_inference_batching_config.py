@@ -8,6 +8,14 @@ from pathlib import Path
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.model.batching import (
+    DynamicBatching,
+    PaddedInput,
+    Padding,
+    QueuePolicy,
+    TimeoutAction,
+)
+from modelrail_inference.model.definition import LoadError, ModelSettings
 from modelrail_inference.protocol.config.batching import (
     read_buckets,
     read_padding,
@@ -16,14 +24,6 @@ from modelrail_inference.protocol.config.batching import (
     write_padding,
 )
 from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.repository.batching import (
-    DynamicBatching,
-    PaddedInput,
-    Padding,
-    QueuePolicy,
-    TimeoutAction,
-)
-from modelrail_inference.repository.definition import LoadError, ModelSettings
 
 FULL = """
 max_batch_size: 16

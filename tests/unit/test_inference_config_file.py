@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from modelrail.names import InvalidName
+from modelrail_inference.model.definition import LoadError
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.repository.definition import LoadError
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.sources.file_name import name_of_file
 
 

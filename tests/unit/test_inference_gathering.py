@@ -14,10 +14,11 @@ from typing import Any, cast
 
 import pytest
 
-from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
-from modelrail_inference.repository.definition import LoadedModel, ModelSettings
+from modelrail_inference.model.batching import DynamicBatching, QueuePolicy, TimeoutAction
+from modelrail_inference.model.definition import LoadedModel, ModelSettings
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature, TensorSpec
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop import loop_load
 from modelrail_inference.scheduling.on_loop.crowd import MOST_REQUESTS, Crowd
@@ -26,7 +27,6 @@ from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.on_loop.loop_load import LoopLoad, voluntary_switches
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.queue.refusals import is_out
-from modelrail_inference.signature import Signature, TensorSpec
 
 # --- the load of the event loop -------------------------------------------------------------------
 

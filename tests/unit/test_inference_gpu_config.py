@@ -8,11 +8,11 @@ import pytest
 from google.protobuf import text_format
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.model.definition import LoadError, ModelSettings
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import CudaSettings, TensorRtSettings
 from modelrail_inference.protocol.config.gpu import write_gpu, write_provider
 from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.repository.definition import LoadError, ModelSettings
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session_settings import CudaSettings, TensorRtSettings
 
 TENSORRT = """
     optimization { execution_accelerators { gpu_execution_accelerator { name: "tensorrt"

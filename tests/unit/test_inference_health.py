@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from modelrail_inference.health import InferenceHealth
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.protocol.policy import SERVICE
-from modelrail_inference.repository.definition import LoadedModel
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_server.standard.health import Health
 from modelrail_server.supervision.parts import MergedParts, PartsOfWorker
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     LoadError,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.repository.lifecycle import State
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_server.errors import InvalidArgument, NotFound, Unavailable
 
 

@@ -10,15 +10,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import CudaGraphs, provider_chain
 from modelrail_inference.runtime.loader import SessionLoader
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import Session, SessionOptions
 
 

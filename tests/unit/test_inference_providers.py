@@ -14,10 +14,16 @@ import pytest
 import structlog
 from onnx import TensorProto, helper
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadError,
     TransientLoadError,
     VersionDefinition,
+)
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import (
+    CudaSettings,
+    SessionSettings,
+    TensorRtSettings,
 )
 from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import provider as provider_module
@@ -25,7 +31,6 @@ from modelrail_inference.runtime.cuda import provider_chain, why_idle
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import (
     ONNX_NAMES,
-    Provider,
     ProviderError,
     load_libraries,
     loads,
@@ -39,11 +44,6 @@ from modelrail_inference.runtime.session import (
     RunError,
     Session,
     SessionOptions,
-)
-from modelrail_inference.runtime.session_settings import (
-    CudaSettings,
-    SessionSettings,
-    TensorRtSettings,
 )
 
 CPU, CUDA, TENSORRT = (

@@ -14,12 +14,12 @@ import structlog
 from modelrail.client.errors import ModelrailError
 from modelrail.client.errors import Unavailable as ClientUnavailable
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
+from modelrail_inference.model.definition import LoadedModel, LoadError, VersionDefinition
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
-from modelrail_inference.repository.definition import LoadedModel, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.registry import source as registry_source
 from modelrail_inference.sources.registry.cache import Manifest, ManifestFile, ModelCache

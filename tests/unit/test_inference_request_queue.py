@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from modelrail_inference.repository.batching import DynamicBatching, QueuePolicy, TimeoutAction
+from modelrail_inference.model.batching import DynamicBatching, QueuePolicy, TimeoutAction
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.queue.request_queue import RequestQueue

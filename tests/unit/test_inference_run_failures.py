@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature, TensorSpec
 from modelrail_inference.request.message import InferenceRequest, InputTensor
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import DeviceError
 from modelrail_inference.scheduling.batch import Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
-from modelrail_inference.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "FP32", (-1, 2)),))
 

@@ -23,19 +23,21 @@ import structlog
 from numpy.typing import NDArray
 
 from modelrail_inference.dataplane import DataPlane
-from modelrail_inference.protocol.convert import config_to_pb
-from modelrail_inference.repository.batching import (
+from modelrail_inference.model.batching import (
     DynamicBatching,
     PaddedInput,
     Padding,
     QueuePolicy,
     TimeoutAction,
 )
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     ModelSettings,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature, TensorSpec
+from modelrail_inference.protocol.convert import config_to_pb
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.call import Call
 from modelrail_inference.request.feed import Feed
@@ -46,7 +48,6 @@ from modelrail_inference.request.message import (
     Parameter,
     TypedContents,
 )
-from modelrail_inference.runtime.provider import Provider
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling import scheduler
 from modelrail_inference.scheduling.admission import QueueLimits
@@ -60,7 +61,6 @@ from modelrail_inference.scheduling.on_loop.quickness import Quickness
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime
 from modelrail_inference.scheduling.scheduler import Scheduler
-from modelrail_inference.signature import Signature, TensorSpec
 from modelrail_inference.statistics import Failure, Refusal, Statistics
 from modelrail_inference.thread_limit import ThreadLimitReached
 from modelrail_server.errors import (

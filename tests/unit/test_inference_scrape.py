@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.repository.lifecycle import Model, Serving
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 
 _KEPT_TUPLES = 10_000
 

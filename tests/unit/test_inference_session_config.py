@@ -8,18 +8,18 @@ import onnxruntime
 import pytest
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.protocol.config.session import write_session
-from modelrail_inference.repository.definition import LoadError
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session import SessionOptions, _session_options
-from modelrail_inference.runtime.session_settings import (
+from modelrail_inference.model.definition import LoadError
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import (
     ArenaGrowth,
     ConvolutionSearch,
     CudaSettings,
     GraphLevel,
     SessionSettings,
 )
+from modelrail_inference.protocol.config.model_config import read_settings
+from modelrail_inference.protocol.config.session import write_session
+from modelrail_inference.runtime.session import SessionOptions, _session_options
 
 EVERYTHING = {
     "intra_op_thread_count": "3",

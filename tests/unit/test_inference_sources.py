@@ -13,17 +13,17 @@ import pytest
 import structlog
 
 from modelrail_inference.fleet.single import SingleProcess
-from modelrail_inference.protocol.config.model_config import read_settings
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
+from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_inference.sources import folder as folder_source
 from modelrail_inference.sources.file import FileSource
 from modelrail_inference.sources.file_work import FileWork

@@ -11,10 +11,10 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from modelrail_inference.metrics import InferenceCollector
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.signature import Signature
 from modelrail_inference.statistics import (
     LATENCY_EDGES_US,
     Duration,

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import model_config_pb2 as config_pb
 from modelrail_inference.failures import with_request_id
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.protocol.config.batching import (
     BATCH_BUCKETS,
     PADDING,
@@ -24,7 +26,6 @@ from modelrail_inference.protocol.config.gpu import write_provider
 from modelrail_inference.protocol.config.session import write_session
 from modelrail_inference.protocol.config.warmup import write_warmup
 from modelrail_inference.protocol.datatypes import DATA_TYPES
-from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.lifecycle import Version
 from modelrail_inference.repository.repository import IndexEntry
 from modelrail_inference.request.message import (
@@ -33,7 +34,6 @@ from modelrail_inference.request.message import (
     Parameter,
     TypedContents,
 )
-from modelrail_inference.signature import TensorSpec
 from modelrail_inference.statistics import Duration, VersionStatistics
 from modelrail_server.errors import InvalidArgument
 

@@ -16,11 +16,11 @@ from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2 import grpc_service_pb2_grpc as pb_grpc
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.fleet.fleet import Fleet
+from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.protocol import convert
 from modelrail_inference.protocol.policy import SERVICE
 from modelrail_inference.protocol.stream import Streams
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
-from modelrail_inference.repository.definition import LoadedModel
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.request.call import Call
 from modelrail_inference.scheduling.queue.refusals import exiting

@@ -15,7 +15,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modelrail_inference.repository.definition import LoadedModel, VersionDefinition
+from modelrail_inference.model.definition import LoadedModel, VersionDefinition
 
 if TYPE_CHECKING:
     from modelrail_inference.scheduling.lane import Lane

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     Loader,
     LoadError,

@@ -10,12 +10,12 @@ import math
 from collections import Counter
 
 from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
-from modelrail_inference.repository.batching import Padding
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.batching import Padding
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.request.feed import Feed, FeedInput, check_contents
 from modelrail_inference.request.message import InferenceRequest, InputTensor, TypedContents
 from modelrail_inference.request.violations import Violations, listed, shown, sizes
-from modelrail_inference.signature import TensorSpec
 
 
 class RequestChecker:

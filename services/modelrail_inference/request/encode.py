@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import to_raw
+from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.request.message import OutputTensor
-from modelrail_inference.signature import TensorSpec
 from modelrail_server.errors import ResourceExhausted
 
 _REPLY_BYTES = 256

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw
+from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.request.message import InputTensor, TypedContents
 from modelrail_inference.request.violations import Violations, sizes
-from modelrail_inference.signature import TensorSpec
 
 # The field of the protocol's contents that carries each datatype; FP16 and BF16 travel raw only.
 CONTENTS_FIELDS: Mapping[str, str] = {

@@ -19,10 +19,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES
-from modelrail_inference.repository.batching import Padding
-from modelrail_inference.runtime.provider import ONNX_NAMES, Provider
-from modelrail_inference.runtime.session_settings import CudaSettings
-from modelrail_inference.signature import DYNAMIC, Signature
+from modelrail_inference.model.batching import Padding
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import CudaSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature
+from modelrail_inference.runtime.provider import ONNX_NAMES
 
 PLACEMENT_ENTRY = "session.record_ep_graph_assignment_info"
 """Entry of a session's options that makes `operators_by_provider` possible."""

@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     LoadedModel,
     LoadError,
     ModelSettings,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.signature import Signature, TensorSpec
 from modelrail_inference.runtime.cuda import GraphError, graph_shapes
 from modelrail_inference.runtime.first_runs.batch_sizes import (
     change_seconds,
@@ -25,7 +27,7 @@ from modelrail_inference.runtime.first_runs.tiny import is_tiny, is_tiny_in_batc
 from modelrail_inference.runtime.first_runs.warmup import warm_up
 from modelrail_inference.runtime.graph import is_bounded
 from modelrail_inference.runtime.padded_signature import split_mask
-from modelrail_inference.runtime.provider import Provider, ProviderError, resolve
+from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.served_signature import served_signature
 from modelrail_inference.runtime.session import (
     DeviceError,
@@ -37,7 +39,6 @@ from modelrail_inference.runtime.session import (
     SessionOptions,
 )
 from modelrail_inference.runtime.trial.trials import Trials
-from modelrail_inference.signature import Signature, TensorSpec
 
 _log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from modelrail.tensor import NUMPY_TYPES
-from modelrail_inference.repository.batching import Padding
-from modelrail_inference.repository.definition import LoadError
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.model.batching import Padding
+from modelrail_inference.model.definition import LoadError
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
 
 _SHOWN = 40
 """Most characters of a value that an error repeats."""

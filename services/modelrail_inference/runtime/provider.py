@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import enum
 import functools
 import io
 import re
@@ -12,18 +11,10 @@ import threading
 
 import structlog
 
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.runtime.messages import without_places
 
 _log = structlog.get_logger(__name__)
-
-
-class Provider(enum.Enum):
-    """What computes: the choice of the operator."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
-    AUTO = "auto"
 
 
 ONNX_NAMES = {

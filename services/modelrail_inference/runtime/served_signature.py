@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from modelrail_inference.repository.definition import LoadError, ModelSettings
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.model.definition import LoadError, ModelSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
 
 
 def served_signature(graph: Signature, settings: ModelSettings, max_batch_size: int) -> Signature:

@@ -14,6 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import GraphLevel, SessionSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
 from modelrail_inference.runtime.cuda import (
     PLACEMENT_ENTRY,
     CudaGraphs,
@@ -24,9 +27,6 @@ from modelrail_inference.runtime.cuda import (
     why_idle,
 )
 from modelrail_inference.runtime.messages import without_places
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session_settings import GraphLevel, SessionSettings
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.definition import LoadedModel, Runnable
-from modelrail_inference.request.encode import encode
-from modelrail_inference.request.feed import Feed
-from modelrail_inference.request.message import OutputTensor
-from modelrail_inference.runtime.session import Run, RunError
-from modelrail_inference.scheduling.assembly import (
+from modelrail_inference.model.definition import LoadedModel, Runnable
+from modelrail_inference.model.signature import TensorSpec
+from modelrail_inference.request.assembly import (
     BatchBuffers,
     RowsError,
     assemble,
     take_apart,
 )
+from modelrail_inference.request.encode import encode
+from modelrail_inference.request.feed import Feed
+from modelrail_inference.request.message import OutputTensor
+from modelrail_inference.runtime.session import Run, RunError
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
-from modelrail_inference.signature import TensorSpec
 from modelrail_server.errors import ServiceError
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from modelrail_inference.repository.batching import DynamicBatching
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.batching import DynamicBatching
+from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.request.assembly import BatchBuffers, BatchLayout
 from modelrail_inference.request.check import RequestChecker
-from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout
 from modelrail_inference.scheduling.linger import Linger
 from modelrail_inference.scheduling.on_loop.crowd import Crowd
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget

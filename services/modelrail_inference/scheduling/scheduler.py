@@ -30,7 +30,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from modelrail_inference.repository.definition import LoadedModel
+from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.admission import Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.model.definition import LoadError
 from modelrail_inference.sources.registry.model_registry import RegistryUnreachableError
 from modelrail_inference.sources.source import os_reason
 

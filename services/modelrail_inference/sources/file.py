@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 
 from modelrail.names import check_id
-from modelrail_inference.repository.definition import MODEL_FILE, LoadError, VersionDefinition
+from modelrail_inference.model.definition import MODEL_FILE, LoadError, VersionDefinition
 from modelrail_inference.repository.repository import Repository
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, os_reason, unknown_model

@@ -12,15 +12,15 @@ import structlog
 
 from modelrail.client.backoff import Backoff
 from modelrail.names import InvalidName, check_id
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     CONFIG_FILE,
     LoadError,
     ModelSettings,
     TransientLoadError,
     VersionDefinition,
 )
+from modelrail_inference.model.warmup import WARMUP_FOLDER
 from modelrail_inference.repository.repository import Repository
-from modelrail_inference.repository.warmup import WARMUP_FOLDER
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.source import load_error, os_reason, unknown_model
 from modelrail_server.errors import Unavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from modelrail_inference.repository.definition import LoadError, TransientLoadError
+from modelrail_inference.model.definition import LoadError, TransientLoadError
 from modelrail_server.errors import InvalidArgument, NotFound, ServiceError, Unavailable
 
 _RETRY_AFTER_SECONDS = 5.0

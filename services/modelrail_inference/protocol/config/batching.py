@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.config.field_error import field_error
-from modelrail_inference.repository.batching import (
+from modelrail_inference.model.batching import (
     DynamicBatching,
     PaddedInput,
     Padding,
     QueuePolicy,
     TimeoutAction,
 )
+from modelrail_inference.protocol.config.field_error import field_error
 
 PADDING: Final = "padding"
 BATCH_BUCKETS: Final = "batch_buckets"

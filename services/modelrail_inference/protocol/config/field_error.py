@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelrail_inference.repository.definition import CONFIG_FILE, LoadError
+from modelrail_inference.model.definition import CONFIG_FILE, LoadError
 
 
 def field_error(field: str, description: str) -> LoadError:

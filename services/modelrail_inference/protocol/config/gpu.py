@@ -14,13 +14,13 @@ import dataclasses
 from typing import Final
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.config.field_error import field_error, parse_number
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session_settings import (
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import (
     CudaSettings,
     SessionSettings,
     TensorRtSettings,
 )
+from modelrail_inference.protocol.config.field_error import field_error, parse_number
 
 _MAX_DEVICE = 1023
 _MAX_BYTES = (1 << 63) - 1

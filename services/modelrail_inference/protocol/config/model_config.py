@@ -14,6 +14,14 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from modelrail.oip.v2 import model_config_pb2 as pb
+from modelrail_inference.model.definition import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    LoadError,
+    ModelSettings,
+    VersionPolicy,
+)
+from modelrail_inference.model.signature import DYNAMIC, TensorSpec
 from modelrail_inference.protocol.config.batching import (
     BATCH_BUCKETS,
     PADDING,
@@ -32,14 +40,6 @@ from modelrail_inference.protocol.config.session import read_session
 from modelrail_inference.protocol.config.warmup import read_warmup
 from modelrail_inference.protocol.convert import BACKEND, PLATFORM
 from modelrail_inference.protocol.datatypes import DATATYPE_NAMES
-from modelrail_inference.repository.definition import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    LoadError,
-    ModelSettings,
-    VersionPolicy,
-)
-from modelrail_inference.signature import DYNAMIC, TensorSpec
 
 _MAX_BYTES = 1 << 20
 _MAX_INSTANCES = 1024

@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from modelrail.oip.v2 import model_config_pb2 as pb
-from modelrail_inference.protocol.config.field_error import field_error, parse_number
-from modelrail_inference.protocol.config.gpu import write_gpu
-from modelrail_inference.runtime.session_settings import (
+from modelrail_inference.model.session_settings import (
     ArenaGrowth,
     ConvolutionSearch,
     CudaSettings,
     GraphLevel,
     SessionSettings,
 )
+from modelrail_inference.protocol.config.field_error import field_error, parse_number
+from modelrail_inference.protocol.config.gpu import write_gpu
 
 _MAX_THREADS = 1024
 _MAX_BYTES = (1 << 63) - 1

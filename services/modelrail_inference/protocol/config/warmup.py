@@ -8,14 +8,14 @@ from pathlib import Path
 
 from modelrail.oip.v2 import model_config_pb2 as pb
 from modelrail.tensor import NUMPY_TYPES
-from modelrail_inference.protocol.config.field_error import field_error
-from modelrail_inference.protocol.datatypes import DATA_TYPES, DATATYPE_NAMES
-from modelrail_inference.repository.warmup import (
+from modelrail_inference.model.warmup import (
     WARMUP_FOLDER,
     Fill,
     SampleInput,
     WarmupSample,
 )
+from modelrail_inference.protocol.config.field_error import field_error
+from modelrail_inference.protocol.datatypes import DATA_TYPES, DATATYPE_NAMES
 
 _MAX_SAMPLES = 64
 _MAX_COUNT = 1000

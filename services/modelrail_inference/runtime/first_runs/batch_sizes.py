@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 from time import perf_counter
 
-from modelrail_inference.repository.batching import Padding
-from modelrail_inference.repository.definition import ModelSettings
+from modelrail_inference.model.batching import Padding
+from modelrail_inference.model.definition import ModelSettings
+from modelrail_inference.model.session_settings import CudaSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature
 from modelrail_inference.runtime.cuda import MAX_GRAPHS, GraphError
 from modelrail_inference.runtime.first_runs.made_inputs import smallest_inputs
 from modelrail_inference.runtime.session import Run, RunError, Session
-from modelrail_inference.runtime.session_settings import CudaSettings
-from modelrail_inference.signature import DYNAMIC, Signature
 
 _TURNS = 3
 _LEAST_SECONDS = 0.001

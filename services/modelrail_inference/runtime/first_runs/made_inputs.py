@@ -12,13 +12,13 @@ from numpy.random import default_rng  # numpy imports it late, and each trial wo
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES, TensorError, from_raw, to_raw
-from modelrail_inference.repository.batching import Padding
-from modelrail_inference.repository.definition import LoadError, ModelSettings
-from modelrail_inference.repository.warmup import WARMUP_FOLDER, Fill, SampleInput, WarmupSample
+from modelrail_inference.model.batching import Padding
+from modelrail_inference.model.definition import LoadError, ModelSettings
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
+from modelrail_inference.model.warmup import WARMUP_FOLDER, Fill, SampleInput, WarmupSample
+from modelrail_inference.request.assembly import BatchBuffers, BatchLayout, assemble
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import InputTensor
-from modelrail_inference.scheduling.assembly import BatchBuffers, BatchLayout, assemble
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _MAX_STRING_BYTES = 64 << 20
 _SEED = 11
@@ -129,7 +129,7 @@ def _read(where: str, path: Path, datatype: str, dims: tuple[int, ...]) -> NDArr
     limit = math.prod(dims) * NUMPY_TYPES[datatype].itemsize if not is_text else _MAX_STRING_BYTES
     try:
         if not path.is_file():  # a pipe would be waited for
-            raise LoadError(f"{where}: {shown} is no file")
+            raise LoadError(f"{where}: {shown} is not a file")
         with path.open("rb") as file:
             raw = file.read(limit + 1)
         array = from_raw(raw, datatype, dims)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES
+from modelrail_inference.model.signature import DYNAMIC, Signature, TensorSpec
 from modelrail_inference.runtime.session import Run, RunError, Session
-from modelrail_inference.signature import DYNAMIC, Signature, TensorSpec
 
 _LENGTH = 4
 """Size of dimensions that each request chooses, other than the batch."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.definition import ModelSettings
+from modelrail_inference.model.definition import ModelSettings
+from modelrail_inference.model.signature import Signature
 from modelrail_inference.runtime.first_runs.batch_sizes import has_fixed_items
 from modelrail_inference.runtime.first_runs.made_inputs import sample_inputs, smallest_inputs
 from modelrail_inference.runtime.session import Run, RunError, Session
-from modelrail_inference.signature import Signature
 
 _ITEM_SECONDS = 0.0001
 """Waking a second thread takes longer than such a run, and more processor time than it."""

@@ -14,7 +14,8 @@ from typing import Any
 import structlog
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.definition import LoadError, ModelSettings, TransientLoadError
+from modelrail_inference.model.definition import LoadError, ModelSettings, TransientLoadError
+from modelrail_inference.model.signature import DYNAMIC, Signature
 from modelrail_inference.runtime.first_runs.made_inputs import (
     sample_inputs,
     sample_name,
@@ -27,7 +28,6 @@ from modelrail_inference.runtime.session import (
     RunTerminatedError,
     Session,
 )
-from modelrail_inference.signature import DYNAMIC, Signature
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)

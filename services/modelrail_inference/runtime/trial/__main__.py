@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelrail_inference.repository.definition import LoadError, TransientLoadError
+from modelrail_inference.model.definition import LoadError, TransientLoadError
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import prepare
 from modelrail_inference.runtime.trial.job import TrialJob, end_with

@@ -10,7 +10,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelrail_inference.repository.definition import Loader, VersionDefinition
+from modelrail_inference.model.definition import Loader, VersionDefinition
 
 _PR_SET_PDEATHSIG = 1
 _MAX_FILES = 128

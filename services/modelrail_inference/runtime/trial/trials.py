@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     Loader,
     LoadError,
     TransientLoadError,

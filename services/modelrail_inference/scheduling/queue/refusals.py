@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelrail_inference.repository.batching import TimeoutAction
+from modelrail_inference.model.batching import TimeoutAction
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.queue.request_queue import is_late
 from modelrail_server.errors import ResourceExhausted, ServiceError, Unavailable

@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 
-from modelrail_inference.repository.batching import DynamicBatching, TimeoutAction
+from modelrail_inference.model.batching import DynamicBatching, TimeoutAction
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 

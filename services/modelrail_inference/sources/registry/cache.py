@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from modelrail.names import ModelVersionName, check_sha256
-from modelrail_inference.repository.definition import MODEL_FILE
+from modelrail_inference.model.definition import MODEL_FILE
 
 _MAX_MANIFEST_BYTES = 1 << 20
 

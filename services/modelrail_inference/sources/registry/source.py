@@ -11,7 +11,7 @@ import structlog
 
 from modelrail.client.backoff import Backoff
 from modelrail.names import ModelAliasName, ModelName, ModelVersionName
-from modelrail_inference.repository.definition import (
+from modelrail_inference.model.definition import (
     CONFIG_FILE,
     MODEL_FILE,
     LoadError,

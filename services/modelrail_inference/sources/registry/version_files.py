@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from modelrail.names import ModelVersionName
-from modelrail_inference.repository.definition import LoadError
+from modelrail_inference.model.definition import LoadError
 from modelrail_inference.sources.file_work import FileWork
 from modelrail_inference.sources.registry.cache import Manifest, ModelCache
 from modelrail_inference.sources.registry.followed import FollowedModel

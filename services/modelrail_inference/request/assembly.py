@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelrail.tensor import NUMPY_TYPES
-from modelrail_inference.repository.batching import PaddedInput, Padding
+from modelrail_inference.model.batching import PaddedInput, Padding
+from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.signature import TensorSpec
 
 
 class RowsError(Exception):

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from modelrail_inference.repository.batching import DynamicBatching, Padding
-from modelrail_inference.repository.warmup import WarmupSample
-from modelrail_inference.runtime.provider import Provider
-from modelrail_inference.runtime.session_settings import SessionSettings
-from modelrail_inference.signature import Signature, TensorSpec
+from modelrail_inference.model.batching import DynamicBatching, Padding
+from modelrail_inference.model.provider import Provider
+from modelrail_inference.model.session_settings import SessionSettings
+from modelrail_inference.model.signature import Signature, TensorSpec
+from modelrail_inference.model.warmup import WarmupSample
 from modelrail_inference.statistics import Statistics
 
 CONFIG_FILE = "config.pbtxt"
