@@ -188,3 +188,10 @@ def test_fewer_sizes_are_recorded_of_many_lengths(edges: int, sizes: tuple[int, 
 def test_very_large_batches_are_recorded_only_if_somebody_asks() -> None:
     with pytest.raises(GraphError, match="batches of 33554432 take more than 256 MiB"):
         with_recorded_sizes(ModelSettings(), SIGNATURE, 1 << 25)
+
+
+def test_the_longest_items_decide_whether_batches_are_too_large_to_be_recorded() -> None:
+    signature = Signature((TensorSpec("ids", "INT64", (-1, -1)),), SIGNATURE.outputs)
+    padding = Padding((1, 1 << 25), {"ids": PaddedInput(1)})
+    with pytest.raises(GraphError, match="take more than"):
+        with_recorded_sizes(ModelSettings(padding=padding), signature, 4)

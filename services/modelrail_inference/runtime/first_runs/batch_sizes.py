@@ -92,7 +92,9 @@ def with_recorded_sizes(
     Raises:
         GraphError: The largest batch is too large to be recorded unasked.
     """
-    largest = smallest_inputs(signature, 1, settings.padding).values()
+    padding = settings.padding
+    longest = padding.edges[-1] if padding else 0
+    largest = smallest_inputs(signature, 1, padding, edge=longest).values()
     if max_batch_size * sum(array.nbytes for array in largest) > _MAX_BYTES:
         raise GraphError(
             f"batches of {max_batch_size} take more than {_MAX_BYTES >> 20} MiB: expected "
@@ -103,7 +105,7 @@ def with_recorded_sizes(
         powers = (1 << power for power in range(max_batch_size.bit_length()))
         preferred = settings.batching.preferred_sizes if settings.batching else ()
         sizes = tuple(sorted({*powers, *preferred, max_batch_size}))
-        lengths = len(settings.padding.edges) if settings.padding else 1
+        lengths = len(padding.edges) if padding else 1
         while len(sizes) > 1 and len(sizes) * lengths > MAX_GRAPHS:
             sizes = sizes[len(sizes) % 2 ^ 1 :: 2]  # every other one, the largest among them
     session = replace(
