@@ -1050,3 +1050,52 @@ async def test_a_model_that_finds_any_number_of_things_answers_with_what_it_find
         config = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="found"))).config
         assert not config.HasField("dynamic_batching")
         assert config.parameters["batching_off"].string_value
+
+
+@pytest.mark.parametrize(
+    ("node", "domain", "reason"),
+    [
+        (
+            helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example"),
+            "com.example",
+            "com.example:Frobnicate(-1) is not a registered function/op",
+        ),
+        (
+            helper.make_node(
+                "EPContext",
+                ["x"],
+                ["y"],
+                domain="com.microsoft",
+                embed_mode=0,
+                ep_cache_context="/etc/hostname",
+                source="CPUExecutionProvider",
+            ),
+            "com.microsoft",
+            "EPContext node",
+        ),
+    ],
+    ids=["operator of a library", "compiled for a provider, in another file"],
+)
+async def test_a_graph_that_asks_for_code_beside_it_is_refused_with_the_reason(
+    tmp_path: Path, node: Any, domain: str, reason: str
+) -> None:
+    folder = tmp_path / "models"
+    affine(folder / "affine" / "1" / "model.onnx")
+    graph = helper.make_graph(
+        [node], "g", [value("x", FLOAT, ["n", 4])], [value("y", FLOAT, ["n", 4])]
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(domain, 1)]
+    bad = folder / "bad" / "1" / "model.onnx"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(
+        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    )
+    async with serving(configured(tmp_path, model_repository=folder), folder) as server:
+        await server.load("affine")
+        error = await refusal(
+            server.stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="bad"))
+        )
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason in (error.details() or "")
+        assert "/etc" not in (error.details() or "")
+        assert (await server.infer(request_for("affine", x=ROW)))["y"].shape == (1, 4)
