@@ -1350,6 +1350,21 @@ async def test_no_model_starves_another(houses: Houses) -> None:
     assert len(counts) >= 8, counts
 
 
+async def test_a_model_has_as_many_runs_at_a_time_as_it_has_instances(houses: Houses) -> None:
+    """Below the number of threads: another model finds one free."""
+    sessions = {"m": Session(), "other": Session()}
+    settings = ModelSettings(max_batch_size=MAX_BATCH, instances=2)
+    house = await houses.make(sessions, threads=3, settings=settings)
+    with held(sessions["m"]):
+        tasks = [house.ask(float(i)) for i in range(4)]
+        for _ in range(2):
+            await began(sessions["m"])
+        await queued(house, 2)
+        assert numbers(await house.ask(1.0, model="other")) == [2.0]
+        assert len(sessions["m"].batches) == serving_lane(house).in_flight == 2
+    assert [numbers(await task) for task in tasks] == [[i + 1.0] for i in range(4)]
+
+
 async def test_a_run_that_takes_long_keeps_no_other_model_from_running(houses: Houses) -> None:
     """Neither do two of them; but of the model itself there are no more runs than before."""
     sessions = {name: Watched() for name in "abc"}
