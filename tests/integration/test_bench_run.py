@@ -123,7 +123,10 @@ class Streams(Model):
         async for request in requests:
             number = self._note(request, context)
             if number == self.ends_after:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+                status = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="going away")
+                status.details.add().Pack(ErrorInfo(reason="SERVER_EXITING"))
+                details = (("grpc-status-details-bin", status.SerializeToString()),)
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "going away", details)
             reply = pb.ModelStreamInferResponse(error_message=await self.answer(number))
             reply.infer_response.id = request.id if self.echoes_ids else ""
             held.append(reply)
@@ -484,6 +487,7 @@ async def test_a_stream_that_breaks_fails_what_is_in_flight_and_is_opened_again(
     assert report.succeeded == 39
     assert report.errors == {"UNAVAILABLE": 1}
     assert report.error_examples == {"UNAVAILABLE": "going away"}
+    assert [failure.reason for failure in report.failures] == ["SERVER_EXITING"]
 
 
 async def test_a_server_that_offers_little_is_measured_all_the_same(address: str) -> None:

@@ -45,7 +45,7 @@ from tests.load.repository import add_model
 from tests.load.table import Table, publish, spread
 
 _CONCURRENCY = 16
-_REFUSALS = ("QUEUE_FULL", "QUEUE_BYTES_FULL")
+_REFUSALS = ("QUEUE_FULL", "QUEUE_BYTES_FULL", "TOO_MANY_CALLS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Overloaded:
         unsent: Requests due in a second that the generator did not send.
         p99_seconds: Latency of the good answers that one in a hundred exceeds; 0 without any.
         refusal_p50_seconds: Median time until a request was told that it is refused, or its
-            deadline unreachable: of the more frequent of the two; 0 without any.
+            deadline unreachable: of the most frequent of the reasons for that; 0 without any.
         refusal_p99_seconds: The same that one in a hundred exceeds: long where some waited first.
         metadata_seconds: Longest wait for the model's metadata meanwhile.
         client_cpu_cores: Processors that the generator took, on average.
@@ -124,7 +124,7 @@ def _fate(failure: FailureFigures) -> str:
         return "unreachable"
     if failure.reason == "REQUEST_TIMEOUT" or failure.code == "DEADLINE_EXCEEDED":
         return "late"
-    # gRPC itself refuses calls beyond the server's limit, and states no reason.
+    # Far beyond the server's limit of calls gRPC itself refuses, and states no reason.
     if failure.reason in _REFUSALS or failure.code == "RESOURCE_EXHAUSTED":
         return "refused"
     return "failed"

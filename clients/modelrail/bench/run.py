@@ -82,8 +82,8 @@ async def run_sweep(
     """Runs one load test for each value of the plan's load, and yields each report.
 
     Args:
-        plan: What to send; the value of its load (concurrency or rate) is not looked at. A load
-            with fewer requests in flight than the plan's processes takes one process for each.
+        plan: What to send, under loads of the kind of its own, which needs as many requests in
+            flight as there are processes. A value with fewer takes one process for each.
         values: Concurrencies or rates, in the order in which to run them.
         stop: Set it to end the sweep with the run that goes on.
 

@@ -20,10 +20,14 @@ _DETAILS = "grpc-status-details-bin"
 _FORM = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
 
 
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Returns the reason, such as `QUEUE_FULL`; empty where the server states none in that form."""
+def reason_of(trailers: grpc.aio.Metadata | None) -> str:
+    """Returns the reason, such as `QUEUE_FULL`; empty where the server states none in that form.
+
+    Args:
+        trailers: The trailing metadata of a call that failed.
+    """
     try:
-        for key, value in error.trailing_metadata() or ():
+        for key, value in trailers or ():
             if key == _DETAILS and isinstance(value, bytes):
                 return _reason(Status.FromString(value))
     except DecodeError:

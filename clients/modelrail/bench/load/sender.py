@@ -82,7 +82,7 @@ def _unary(channels: list[grpc.aio.Channel], metadata: tuple[tuple[str, str], ..
             await method(payload.body, timeout=timeout_seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise RequestFailed(
-                error.code().name, error.details() or "", reason_of(error)
+                error.code().name, error.details() or "", reason_of(error.trailing_metadata())
             ) from None
 
     return send

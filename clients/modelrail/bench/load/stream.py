@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from modelrail.bench.load.reason import reason_of
 from modelrail.bench.measurement.failure import STREAM_ERROR, RequestFailed
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 
@@ -123,7 +124,7 @@ class _Connected:
             pass  # The call has ended; the reading side knows why.
 
     async def _read(self) -> None:
-        code, message = "CANCELLED", "the stream was broken off"
+        code, message, reason = "CANCELLED", "the stream was broken off", ""
         try:
             # What is read is bytes until the stream's end, which is another object.
             while isinstance(raw := await self._call.read(), bytes):
@@ -131,10 +132,12 @@ class _Connected:
             status = await self._call.code()
             code = status.name
             message = await self._call.details() or ""
+            reason = reason_of(await self._call.trailing_metadata())
             if status is grpc.StatusCode.OK:
                 code, message = STREAM_ERROR, "the server ended the stream"
         except grpc.aio.AioRpcError as error:
             code, message = error.code().name, error.details() or ""
+            reason = reason_of(error.trailing_metadata())
         except DecodeError as error:
             code, message = STREAM_ERROR, f"a reply is no ModelStreamInferResponse: {error}"
             self._call.cancel()
@@ -144,7 +147,7 @@ class _Connected:
             if self._reaper is not None:
                 self._reaper.cancel()
             for pending in self._pending.values():
-                _fail(pending, code, message)
+                _fail(pending, code, message, reason)
             self._pending.clear()
 
     def _take(self, raw: bytes) -> None:
@@ -175,6 +178,6 @@ class _Connected:
             _fail(pending, "DEADLINE_EXCEEDED", "no reply on the stream before the deadline")
 
 
-def _fail(pending: _Pending, code: str, message: str) -> None:
+def _fail(pending: _Pending, code: str, message: str, reason: str = "") -> None:
     if not pending.answered.done():
-        pending.answered.set_exception(RequestFailed(code, message))
+        pending.answered.set_exception(RequestFailed(code, message, reason))
