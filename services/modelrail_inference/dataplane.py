@@ -51,9 +51,6 @@ from modelrail_server.errors import ServiceError
 
 _log = structlog.get_logger(__name__)
 
-_DEVICE_RETRY_SECONDS = 1.0
-"""Other replicas can answer at once; this one when it was replaced."""
-
 
 class DataPlane:
     """Answers requests from the loaded models.

@@ -39,31 +39,29 @@ class Gpus:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._handles: list[Any] | None = None
+        self._is_started = False
 
     def usage(self) -> list[GpuUsage]:
         """Returns what each GPU does now."""
         if pynvml is None:
             return []
-        with self._lock:
-            if self._handles is None:
-                self._handles = _handles()
-        return list(_usages(self._handles))
+        try:
+            with self._lock:
+                if not self._is_started:  # a driver can be late
+                    pynvml.nvmlInit()
+                    self._is_started = True
+            count = pynvml.nvmlDeviceGetCount()
+        except pynvml.NVMLError:
+            return []
+        return list(_usages(count))
 
 
-def _handles() -> list[Any]:
-    try:
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
-
-
-def _usages(handles: list[Any]) -> Iterator[GpuUsage]:
-    for handle in handles:
-        uuid = _asked(pynvml.nvmlDeviceGetUUID, handle)
+def _usages(count: int) -> Iterator[GpuUsage]:
+    for index in range(count):
+        handle = _asked(pynvml.nvmlDeviceGetHandleByIndex, index)
+        uuid = None if handle is None else _asked(pynvml.nvmlDeviceGetUUID, handle)
         if uuid is None:
-            continue  # it has fallen off the bus
+            continue  # it has fallen off the bus, or is not there yet
         rates = _asked(pynvml.nvmlDeviceGetUtilizationRates, handle)
         memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle)
         usage = _asked(pynvml.nvmlDeviceGetPowerUsage, handle)

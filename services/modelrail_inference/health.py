@@ -29,25 +29,29 @@ class InferenceHealth:
     def __init__(self, parts: PartsSink, loaded: Callable[[], Iterable[LoadedModel]]) -> None:
         self._parts = parts
         self._loaded = loaded
+        self._failed: set[str] = set()
         self._tell_whole()
 
     def changed(self, name: str, ready: bool | None) -> None:
         """Takes in that a model takes requests, or takes none; None: there is no such model."""
+        if name in self._failed and not self._has_failed(name):
+            self._failed.discard(name)
+            self._tell_whole()
         if ready is None:
             self._parts.remove(f"infer/{name}")
         else:
-            self._parts.set(f"infer/{name}", ready and name not in self._failed())
-        self._tell_whole()
+            self._parts.set(f"infer/{name}", ready and name not in self._failed)
 
     def device_failed(self, name: str) -> None:
         """Takes in that the device of a model has failed, if the model still takes requests."""
-        if name in self._failed():
-            self.changed(name, ready=True)
+        if self._has_failed(name):
+            self._failed.add(name)
+            self._tell_whole()
+            self._parts.set(f"infer/{name}", False)
 
-    def _failed(self) -> set[str]:
-        return {model.model for model in self._loaded() if model.device_failure}
+    def _has_failed(self, name: str) -> bool:
+        return any(model.model == name and model.device_failure for model in self._loaded())
 
     def _tell_whole(self) -> None:
-        works = not self._failed()
         for name in ("", SERVICE):
-            self._parts.set(name, works)
+            self._parts.set(name, not self._failed)

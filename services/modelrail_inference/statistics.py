@@ -232,9 +232,9 @@ class Statistics:
     @property
     def pending(self) -> int:
         """Requests that no session has taken yet: what Triton calls pending."""
-        left = self.taken_and_left_count
-        # Read in this order: what is taken or leaves meanwhile makes it no less than it was.
-        return max(0, self.in_flight - (self.taken_count - left))
+        # Read in this order: what comes or leaves meanwhile makes it no less than it was.
+        in_flight, taken = self.in_flight, self.taken_count
+        return max(0, in_flight - (taken - self.taken_and_left_count))
 
     @property
     def success(self) -> Duration:

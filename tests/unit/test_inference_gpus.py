@@ -29,7 +29,7 @@ class Driver:
         answers = {
             "nvmlInit": self._start,
             "nvmlDeviceGetCount": lambda: 2,
-            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetHandleByIndex": self._handle,
             "nvmlDeviceGetUUID": self._uuid,
             "nvmlDeviceGetMemoryInfo": self._memory,
             "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(
@@ -44,9 +44,12 @@ class Driver:
     def _start(self) -> None:
         self.starts += 1
 
-    def _uuid(self, handle: int) -> str:
-        if handle in self.lost:
+    def _handle(self, index: int) -> int:
+        if index in self.lost:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        return index
+
+    def _uuid(self, handle: int) -> str:
         return ("GPU-1", "MIG-2")[handle]
 
     def _memory(self, handle: int) -> Any:
@@ -82,6 +85,30 @@ def test_a_gpu_that_is_lost_is_left_out(driver: Driver) -> None:
     seen.usage()
     driver.lost.add(0)
     assert seen.usage() == [PART]
+
+
+def test_a_driver_that_is_late_is_looked_for_again(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, start = Gpus(), pynvml.nvmlInit
+
+    def missing() -> None:
+        raise pynvml.NVMLError_LibraryNotFound
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert seen.usage() == []
+    monkeypatch.setattr(pynvml, "nvmlInit", start)
+    assert seen.usage() == [WHOLE, PART]
+
+
+def test_a_gpu_that_does_not_answer_at_first_hides_neither_itself_for_good_nor_the_others(
+    driver: Driver,
+) -> None:
+    driver.lost.add(0)
+    seen = Gpus()
+    assert seen.usage() == [PART]
+    driver.lost.clear()
+    assert seen.usage() == [WHOLE, PART]
 
 
 def test_without_a_driver_or_its_package_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,3 +58,23 @@ def test_a_quick_run_is_quick_also_while_the_event_loop_may_not_do_it() -> None:
     assert not quickness.is_quick(2)
     assert not taught(*[(1, 5e-4)] * 2).is_quick(1)
     assert not taught(*[(1, 5e-4)] * 3, is_possible=False).is_quick(1)
+
+
+def test_a_tiny_run_does_not_pay_for_what_another_model_has_taken() -> None:
+    budget, now, ran = LoopBudget(), 0.0, 0.0
+    for _ in range(1000):
+        for seconds in (0.0009, 0.00005):
+            if seconds < 0.0001 or budget.has_room(now):
+                now += seconds
+                ran += seconds
+                budget.spent(seconds, now)
+        now += 0.00005
+    assert ran <= 0.6 * now
+
+
+def test_what_tiny_runs_have_taken_beyond_their_half_is_owed_for_milliseconds_only() -> None:
+    budget = LoopBudget()
+    for turn in range(1000):
+        budget.spent(0.0009, turn / 1000)
+    assert not budget.has_room(1.008)
+    assert budget.has_room(1.0091)
