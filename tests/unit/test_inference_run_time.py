@@ -55,6 +55,17 @@ def test_a_guess_is_tried_again_after_refusals_for_ten_times_as_long_as_the_tria
     ]
 
 
+def test_after_a_trial_that_did_not_stop_in_time_the_next_waits_ten_times_as_long() -> None:
+    learned = taught((8, 1, 0.3))
+    assert not learned.tries(8, 50.0, seconds=0.005)
+    assert learned.tries(8, 50.06, seconds=0.005)
+    learned.add(8, 1, 0.3)
+    learned.of(8).tried(0.3)
+    assert not learned.tries(8, 50.4, seconds=0.005)
+    assert not learned.tries(8, 53.3, seconds=0.005)
+    assert learned.tries(8, 53.5, seconds=0.005)
+
+
 def test_refusals_before_the_last_run_make_no_guess_doubtful() -> None:
     learned = taught((8, 1, 0.3))
     assert not learned.tries(8, 50.0, seconds=0.02)

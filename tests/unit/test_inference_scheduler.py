@@ -1124,7 +1124,7 @@ async def test_a_request_that_runs_after_the_queue_has_lost_patience_is_answered
         def take() -> None:
             monkeypatch.undo()
             with house.scheduler._changed:
-                batches.append(house.scheduler._take_from(lane, time.monotonic()))
+                batches.append(house.scheduler._take_from(lane, time.monotonic(), False))
 
         if moved_before:
             meddled = Meddled(house.scheduler._changed, take)
@@ -1403,7 +1403,7 @@ async def test_threads_that_stand_in_end_with_the_long_runs(houses: Houses) -> N
 async def test_the_threads_that_stand_in_are_bounded(
     houses: Houses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduler, "_MOST_STAND_INS", 1)
+    monkeypatch.setattr(scheduler, "MOST_STAND_INS", 1)
     sessions = {name: Session() for name in "abc"}
     house = await houses.make(sessions, long_run_seconds=0.01)
     with held(sessions["b"]), held(sessions["a"]):
@@ -2283,3 +2283,119 @@ async def test_pending_is_what_no_session_has_taken(houses: Houses) -> None:
     session.gate.set()
     await waiting[0]
     assert counts() == (0, 0)
+
+
+async def test_a_run_that_stands_in_keeps_no_thread_from_counting_as_free(houses: Houses) -> None:
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["b"]):
+        with held(sessions["a"]):
+            tasks = [house.ask(1.0, model="a")]
+            await began(sessions["a"])
+            tasks.append(house.ask(1.0, model="b"))
+            await began(sessions["b"])
+        await tasks[0]
+        # The one thread is free again; what runs has a thread that stands in.
+        house.scheduler._work.mean_batch_seconds = 3600.0
+        serving_lane(house, "b").run_times.add((), 1, 3600.0)
+        assert numbers(await house.ask(1.0, model="c", seconds=5.0)) == [2.0]
+    await tasks[1]
+
+
+async def test_where_no_run_takes_long_nobody_counts_on_a_thread_that_stands_in(
+    houses: Houses,
+) -> None:
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, long_run_seconds=1000.0)
+    with held(sessions["a"]):
+        tasks = [house.ask(1.0, model=name) for name in "ab"]
+        await began(sessions["a"])
+        serving_lane(house, "a").run_times.add((), 1, 900.0)
+        house.scheduler._work.mean_batch_seconds = 3000.0
+        with pytest.raises(ResourceExhausted, match=r"predicted to take \d{7} ms"):
+            await house.ask(1.0, model="c", seconds=2500.0)
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+async def test_requests_of_many_rows_that_run_alone_are_judged_by_all_of_their_rows(
+    houses: Houses, rows: int
+) -> None:
+    """A guess that is wrong is found out, as of any other request."""
+    session = Session()
+    house = await houses.make({"m": session}, settings=ModelSettings(max_batch_size=MAX_BATCH))
+    await house.ask(1.0)
+    learned(serving_lane(house), {1: 0.01, 8: 20.0})
+    values = [1.0] * rows
+    if rows == 8:
+        with pytest.raises(ResourceExhausted, match="predicted to take 20000 ms"):
+            await house.ask(*values, seconds=1.0)
+        run_time = serving_lane(house).run_times.of(())
+        assert run_time._refused_since is not None
+        run_time._refused_since -= 20.0
+    assert numbers(await house.ask(*values, seconds=1.0)) == [2.0] * rows
+
+
+async def test_the_wait_behind_requests_that_run_alone_is_one_run_for_each(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, settings=ModelSettings(max_batch_size=MAX_BATCH))
+    await house.ask(1.0)
+    await began(session)
+    learned(serving_lane(house), {8: 10.0, 7: 10.0})
+    with held(session):
+        tasks = [house.ask(*[1.0] * 8)]
+        await began(session)
+        tasks += [house.ask(*[1.0] * 8) for _ in range(2)]
+        await queued(house, 2)
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(*[1.0] * 8, seconds=39.0)
+        assert refused.value.retry_after_seconds == pytest.approx(40.0, abs=0.5)
+        tasks.append(house.ask(*[1.0] * 8, seconds=60.0))
+        await queued(house, 3)
+    await asyncio.gather(*tasks)
+
+
+async def test_one_large_reply_leaves_room_for_others(houses: Houses) -> None:
+    sessions = {"m": Session(), "n": Session()}
+    house = await houses.make(sessions, max_bytes=400)
+    await house.ask(0.0)
+    await began(sessions["m"])
+    lane = serving_lane(house)
+    lane._row_output_bytes = 1e9
+    with held(sessions["m"]):
+        tasks = [house.ask(0.0)]
+        await began(sessions["m"])
+        assert house.scheduler.held_bytes == 8 + 100
+        tasks.append(house.ask(1.0))
+        await queued(house, 1)
+        tasks.append(house.ask(2.0, model="n"))
+        await queued(house, 2)
+        tasks.append(house.ask(3.0))
+        await queued(house, 3)
+        before = lane.predicted_output_bytes(1)
+        with pytest.raises(Unavailable):
+            await house.ask(4.0)
+        assert lane.predicted_output_bytes(1) < before  # so nothing is refused for ever
+    await asyncio.gather(*tasks)
+
+
+async def test_a_guess_is_tried_also_while_another_model_has_work(houses: Houses) -> None:
+    sessions = {"m": Session(), "busy": Session()}
+    settings = ModelSettings(max_batch_size=MAX_BATCH, instances=1)
+    house = await houses.make(sessions, threads=2, settings=settings)
+    await house.ask(1.0)
+    run_times = serving_lane(house).run_times
+    for _ in range(100):
+        run_times.add((), 1, 0.3)
+    with held(sessions["busy"]):
+        tasks = [house.ask(0.0, model="busy")]
+        await began(sessions["busy"])
+        tasks.append(house.ask(1.0, model="busy"))
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted):
+            await house.ask(1.0, seconds=0.2)
+        refused_since = run_times.of(())._refused_since
+        assert refused_since is not None
+        run_times.of(())._refused_since = refused_since - 3.0
+        assert numbers(await house.ask(1.0, seconds=0.2)) == [2.0]
+    await asyncio.gather(*tasks)

@@ -11,6 +11,11 @@ from modelrail_inference.scheduling.queue.refusals import LEAST_RETRY_SECONDS, e
 from modelrail_inference.scheduling.workload import Workload
 from modelrail_server.errors import ResourceExhausted, Unavailable
 
+MOST_STAND_INS = 16
+"""Threads that stand in for others at most: every one of them is one run more on the same CPUs."""
+_OUTPUTS_SHARE = 4
+"""Part of the memory that the expected outputs of one request may take."""
+
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
@@ -70,7 +75,7 @@ class Admission:
             self._check_room(request, now)
         # It runs together with what is there before it, up to a whole batch.
         rows = lane.queue.rows_beside(request.feed.key, request.level) + request.feed.batch_size
-        request.admitted_rows = min(lane.max_rows, rows)
+        request.admitted_rows = max(request.feed.batch_size, min(lane.max_rows, rows))
         if request.deadline is not None:
             self._check_time(request, request.deadline, now, at_once=at_once)
 
@@ -84,13 +89,15 @@ class Admission:
                 f"requests {who} may hold {largest}",
                 reason="REQUEST_TOO_LARGE",
             )
-        # A guess alone makes no request too large: what is expected to be runs without others.
+        # Only a guess: it makes no request too large, nor takes all room from the others.
         outputs = lane.predicted_output_bytes(request.feed.batch_size)
+        outputs = min(outputs, request.feed.max_reply_bytes, largest // _OUTPUTS_SHARE)
         request.size_bytes = min(largest, request.size_bytes + outputs)
         if (
             self._work.held_bytes + request.size_bytes > limits.max_bytes
             or lane.queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
+            lane.doubt_outputs()
             raise self._full(request, now, "QUEUE_BYTES_FULL")
 
     def _check_room(self, request: QueuedRequest, now: float) -> None:
@@ -107,15 +114,11 @@ class Admission:
         self, request: QueuedRequest, deadline: float, now: float, *, at_once: bool
     ) -> None:
         run_times, key = request.lane.run_times, request.feed.key
-        predicted = run_times.of(key).seconds(request.admitted_rows)
-        if not at_once:
-            predicted += self._wait_seconds(request, now)
+        wait = 0.0 if at_once else self._wait_seconds(request, now)
+        predicted = wait + run_times.of(key).seconds(request.admitted_rows)
         if now + predicted <= deadline:
             return
-        # Where nobody else waits, it takes time from nobody to see whether the guess is right.
-        request.is_trial = (
-            at_once and not self._work.items and run_times.tries(key, now, deadline - now)
-        )
+        request.is_trial = now + wait <= deadline and run_times.tries(key, now, deadline - now)
         if not request.is_trial:
             raise unreachable(predicted, deadline - now)
 
@@ -138,9 +141,7 @@ class Admission:
         model that has work, but not for long runs of them.
         """
         lane = request.lane
-        beside = lane.queue.rows_beside(request.feed.key, request.level)
-        apart = lane.queue.rows_before(request.level) - beside
-        batches = beside // lane.max_rows + -(-apart // lane.max_rows)
+        batches = self._batches_before(request)
         running = sum(_rest_seconds(batch, now) for batch in self._work.running.get(lane, ()))
         own = (running + batches * lane.batch_seconds()) / lane.instances
         others = (self._work.active | self._work.running.keys()) - {lane}
@@ -148,15 +149,36 @@ class Admission:
             return own
         theirs = (batches + 1) * len(others) * self._work.mean_batch_seconds / self._thread_count
         wait = max(own + theirs, self._busy_seconds(now))
-        # Of a model of which nothing runs, a thread that stands in takes the next batch.
-        return wait if lane.in_flight else min(wait, own + 2 * self._long_run_seconds)
+        if lane.in_flight or not self._is_relieved(now):
+            return wait
+        return min(wait, own + 2 * self._long_run_seconds)
+
+    def _batches_before(self, request: QueuedRequest) -> int:
+        lane, queue = request.lane, request.lane.queue
+        if lane.max_rows == 1:
+            return queue.count_before(request.level)
+        beside = queue.rows_beside(request.feed.key, request.level)
+        apart = queue.rows_before(request.level) - beside
+        return beside // lane.max_rows + -(-apart // lane.max_rows)
+
+    def _is_relieved(self, now: float) -> bool:
+        """Whether a thread stands in soon for models of which nothing runs: a run takes long."""
+        running = [batch for batches in self._work.running.values() for batch in batches]
+        stand_ins = sum(batch.stands_in for batch in running)
+        return stand_ins < MOST_STAND_INS and any(
+            now - batch.started_at + _rest_seconds(batch, now) >= self._long_run_seconds
+            for batch in running
+        )
 
     def _busy_seconds(self, now: float) -> float:
         """Predicts how long no thread will be free, whoever has them."""
         if self._work.running_count < self._thread_count:
             return 0.0
         return min(
-            _rest_seconds(batch, now) for lane in self._work.running.values() for batch in lane
+            _rest_seconds(batch, now)
+            for batches in self._work.running.values()
+            for batch in batches
+            if not batch.stands_in
         )
 
 

@@ -82,12 +82,31 @@ class Batch:
         lane: The model.
         requests: At least one; their shapes fit together.
         started_at: When the batch was taken: a moment of `time.monotonic()`.
+        stands_in: Whether a thread has it that stands in for one with a long run.
     """
 
-    __slots__ = ("items", "key", "lane", "requests", "run", "started_at", "started_ns", "waiting")
+    __slots__ = (
+        "items",
+        "key",
+        "lane",
+        "requests",
+        "run",
+        "stands_in",
+        "started_at",
+        "started_ns",
+        "waiting",
+    )
 
-    def __init__(self, lane: Lane, requests: list[QueuedRequest], started_at: float) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        requests: list[QueuedRequest],
+        started_at: float,
+        *,
+        stands_in: bool = False,
+    ) -> None:
         self.lane = lane
+        self.stands_in = stands_in
         self.requests = requests
         self.key = requests[0].feed.key
         self.items = sum(request.feed.batch_size for request in requests)

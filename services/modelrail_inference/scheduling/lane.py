@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
 from modelrail_inference.model.batching import DynamicBatching
 from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.request.assembly import BatchBuffers, BatchLayout
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from modelrail_inference.scheduling.batch import Batch, Execution
 
 _FADING = 0.95
-
-_log = structlog.get_logger(__name__)
 
 
 class Lane:
@@ -123,27 +119,27 @@ class Lane:
         guess = self.predicted_seconds(batch)
         if seconds > guess or not self.run_times.knows(batch.key):
             self.run_times.add(batch.key, batch.items, max(seconds, guess))
+        if batch.requests[0].is_trial:
+            self.run_times.of(batch.key).tried(seconds)
 
-    def run_alone(self, reason: str) -> None:
+    def run_alone(self, reason: str) -> bool:
         """Puts no requests together any more: a batch has shown that it cannot be taken apart.
 
         Each such batch costs a run in vain beside those of its requests.
 
         Args:
             reason: What was wrong with it; empty: nothing was.
+
+        Returns:
+            Whether that is news.
         """
         if not reason or self.model.batching_reason:
-            return
+            return False
         self.model.batching_reason = reason
         self.max_rows = 1
         self._may_gather = False
         self.queue.take_alone()
-        _log.warning(
-            "requests are not put together",
-            model=self.model.model,
-            version=self.model.number,
-            reason=reason,
-        )
+        return True
 
     def runs_at_once(self, feed: Feed, now: float) -> bool:
         """Whether a request that comes now runs on the event loop, without a queue.
@@ -231,9 +227,19 @@ class Lane:
         """Returns what the outputs of so many items may take, going by the last runs."""
         return int(rows * self._row_output_bytes)
 
+    def doubt_outputs(self) -> None:
+        """Expects smaller outputs: for what was expected, a request was refused."""
+        self._row_output_bytes *= _FADING
+
     def batch_seconds(self) -> float:
-        """Returns the expected time of the largest batch that waits, in seconds."""
-        return self.run_times.whole.seconds(max(1, min(self.queue.rows, self.max_rows)))
+        """Returns the expected time of the largest batch that waits, in seconds.
+
+        Of a model that runs each request alone: of one as large as they are on average.
+        """
+        rows = min(self.queue.rows, self.max_rows)
+        if self.max_rows == 1 and self.queue.count:
+            rows = -(-self.queue.rows // self.queue.count)
+        return self.run_times.whole.seconds(max(1, rows))
 
 
 def _keeps_order(batching: DynamicBatching | None) -> bool:

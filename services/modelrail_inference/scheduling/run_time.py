@@ -9,7 +9,7 @@ from collections.abc import Hashable
 _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
 _TRIAL_PAUSE = 10.0
-"""From one trial to the next, as a multiple of what a trial takes at most: a tenth of a thread."""
+"""From one trial to the next, as a multiple of what the last one took: a tenth of a thread."""
 _MOST_KEYS = 32
 """Shapes that are told apart. With more of them each runs too seldom to teach much."""
 
@@ -21,7 +21,7 @@ class RunTime:
     size.
     """
 
-    __slots__ = ("_n", "_refused_since", "_x", "_xx", "_xy", "_y", "runs")
+    __slots__ = ("_n", "_refused_since", "_trial_seconds", "_x", "_xx", "_xy", "_y", "runs")
 
     def __init__(self) -> None:
         self.forget()
@@ -31,6 +31,7 @@ class RunTime:
         self.runs = 0
         self._n = self._x = self._y = self._xx = self._xy = 0.0
         self._refused_since: float | None = None
+        self._trial_seconds = 0.0
 
     def add(self, items: int, seconds: float) -> None:
         """Learns from one run of `items` that took `seconds`."""
@@ -62,14 +63,18 @@ class RunTime:
 
         Args:
             now: Moment of `time.monotonic()`.
-            seconds: Time after which the run would be stopped.
+            seconds: Time after which the run would be told to stop.
         """
         if self._refused_since is None:
             self._refused_since = now
-        if now - self._refused_since < _TRIAL_PAUSE * seconds:
+        if now - self._refused_since < _TRIAL_PAUSE * max(seconds, self._trial_seconds):
             return False
         self._refused_since = now
         return True
+
+    def tried(self, seconds: float) -> None:
+        """Learns what a trial took until it stopped: a run does so only between two operators."""
+        self._trial_seconds = seconds
 
     def has_varied(self) -> bool:
         """Whether the last runs were of different sizes, so that they tell the time of others."""

@@ -30,9 +30,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import structlog
+
 from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.request.feed import Feed
-from modelrail_inference.scheduling.admission import Admission, QueueLimits
+from modelrail_inference.scheduling.admission import MOST_STAND_INS, Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
 from modelrail_inference.scheduling.lane import Lane
 from modelrail_inference.scheduling.on_loop.gathering import Patience
@@ -51,12 +53,12 @@ from modelrail_inference.scheduling.workload import Workload
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 from modelrail_server.errors import ServiceError, Unavailable
 
+_log = structlog.get_logger(__name__)
+
 THREAD_NAME = "session"
 
 _JOIN_SECONDS = 0.2
 _LONG_RUN_SECONDS = 0.25
-_MOST_STAND_INS = 16
-"""Threads that stand in for others at most: every one of them is one run more on the same CPUs."""
 
 
 class Scheduler:
@@ -84,6 +86,7 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         self._thread_count = threads
         self._threads: list[threading.Thread] = []
+        self._stand_in_threads: list[threading.Thread] = []
         self._long_run_seconds = long_run_seconds
         self._changed = threading.Condition(threading.Lock())
         # Guarded by the lock of `_changed`:
@@ -188,7 +191,7 @@ class Scheduler:
         if self._relief is not None:
             self._relief.cancel()
         latest = time.monotonic() + _JOIN_SECONDS
-        for thread in self._threads:
+        for thread in (*self._threads, *self._stand_in_threads):
             thread.join(max(0.0, latest - time.monotonic()))
 
     def _leave_to_threads(self, requests: list[QueuedRequest]) -> None:
@@ -238,7 +241,7 @@ class Scheduler:
                 and not self._idle
                 and self._stand_ins
                 < min(
-                    _MOST_STAND_INS, self._work.long_runs(time.monotonic() - self._long_run_seconds)
+                    MOST_STAND_INS, self._work.long_runs(time.monotonic() - self._long_run_seconds)
                 )
             )
             self._stand_ins += is_needed
@@ -275,7 +278,10 @@ class Scheduler:
             raise Unavailable(
                 str(error.strerror), reason="THREAD_LIMIT", retry_after_seconds=1.0
             ) from error
-        if not stands_in:
+        if stands_in:
+            alive = [one for one in self._stand_in_threads if one.is_alive()]
+            self._stand_in_threads = [*alive, thread]
+        else:
             self._threads.append(thread)
         return True
 
@@ -310,8 +316,11 @@ class Scheduler:
         lane.answered(batch, time.monotonic())
         if batch.run.terminated:
             lane.stopped(batch, seconds)
-        lane.run_alone(runner.why_alone)
+        if not lane.run_alone(runner.why_alone):
+            runner.why_alone = ""
         lane.ran(batch, runner.executions)
+        if self._stand_ins:  # they may not be needed any more
+            self._wake()
 
     def _take(self, *, stands_in: bool = False) -> Batch | None:
         """Waits for the next batch; None when the scheduler is closed or nobody's part is taken."""
@@ -328,7 +337,7 @@ class Scheduler:
                     return None
                 lane, wake = self._work.choose(now, only_starved=stands_in)
                 if lane is not None:
-                    if (batch := self._take_from(lane, now)) is not None:
+                    if (batch := self._take_from(lane, now, stands_in)) is not None:
                         return batch
                     continue
                 self._idle += 1
@@ -341,7 +350,7 @@ class Scheduler:
         if self._idle:
             self._changed.notify(len(self._threads) + self._stand_ins if self._stand_ins else 1)
 
-    def _take_from(self, lane: Lane, now: float) -> Batch | None:
+    def _take_from(self, lane: Lane, now: float, stands_in: bool) -> Batch | None:
         # Other models' batches are as good for the other threads as the rest of this one.
         alone = len(self._work.active) == 1
         requests, late = lane.queue.take(now, lane.run_times, lane.share() if alone else None)
@@ -350,7 +359,7 @@ class Scheduler:
             self._call(self._fail, request, too_late(request, now, seconds))
         if not requests:
             return None
-        batch = Batch(lane, requests, now)
+        batch = Batch(lane, requests, now, stands_in=stands_in)
         self._work.took(batch)
         # Another thread may sleep until a moment that this one kept an eye on.
         if self._work.active:
@@ -365,9 +374,16 @@ class Scheduler:
     # --- back on the event loop -------------------------------------------------------------------
 
     def _deliver(self, batch: Batch, runner: BatchRunner) -> None:
-        ordering = batch.lane.ordering
+        ordering, model = batch.lane.ordering, batch.lane.model
+        if runner.why_alone:
+            _log.warning(
+                "requests are not put together",
+                model=model.model,
+                version=model.number,
+                reason=runner.why_alone,
+            )
         for execution in runner.executions:
-            batch.lane.model.statistics.executed(
+            model.statistics.executed(
                 execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
             )
         # Its requests hold the batch: each by the other, they would stay, with all of their bytes,

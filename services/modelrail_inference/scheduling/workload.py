@@ -17,7 +17,7 @@ class Workload:
     Attributes:
         active: The models of which requests wait.
         running: What runs, by model.
-        running_count: Batches that run.
+        running_count: Batches that run, but for those on threads that stand in.
         items: Requests that wait.
         held_bytes: Memory of the requests that wait or run, in bytes.
         mean_batch_seconds: What the last runs of all models took, in seconds.
@@ -71,7 +71,7 @@ class Workload:
         lane.in_flight += 1
         lane.running_rows += batch.items
         self._virtual_now = max(self._virtual_now, lane.virtual_seconds)
-        self.running_count += 1
+        self.running_count += not batch.stands_in
         self.running.setdefault(lane, []).append(batch)
 
     def ended(self, batch: Batch, executions: Sequence[Execution]) -> None:
@@ -79,7 +79,7 @@ class Workload:
         lane = batch.lane
         lane.in_flight -= 1
         lane.running_rows -= batch.items
-        self.running_count -= 1
+        self.running_count -= not batch.stands_in
         running = self.running[lane]
         running.remove(batch)
         if not running:

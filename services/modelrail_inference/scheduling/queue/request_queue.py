@@ -107,6 +107,10 @@ class RequestQueue:
         """Returns how many requests of a priority level wait, delayed ones among them."""
         return sum(one.count for one in self._levels[2 * level - 2 : 2 * level])
 
+    def count_before(self, level: int) -> int:
+        """Returns the requests that run before one that comes now to a priority level."""
+        return sum(one.count for one in self._levels[: 2 * level - 1])
+
     def rows_before(self, level: int) -> int:
         """Returns the items that run before a request that comes now to a priority level."""
         return sum(one.rows for one in self._levels[: 2 * level - 1])
