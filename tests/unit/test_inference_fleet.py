@@ -126,10 +126,20 @@ async def test_only_what_was_counted_meanwhile_is_reported_again_and_again() -> 
     ((key, counts),) = await one.answer("changed_counts", {})
     assert key == ["a", "1"]
     assert counts["success"]["count"] == 2
+    await one.answer("counts_told", {})
     own.statistics_now = [*own.statistics_now, answered(3, number=2)]
     first, second = await one.answer("changed_counts", {})
     assert first == [["a", "1"], None]
     assert second[1]["success"]["count"] == 3
+
+
+async def test_counts_that_could_not_be_told_are_reported_again() -> None:
+    one = workers(Own(runs=2))
+    for _ in range(2):
+        ((_, counts),) = await one.answer("changed_counts", {})
+        assert counts is not None
+    await one.answer("counts_told", {})
+    assert await one.answer("changed_counts", {}) == [[["a", "1"], None]]
 
 
 async def test_statistics_are_those_of_the_versions_that_are_asked_for() -> None:

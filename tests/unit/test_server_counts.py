@@ -68,3 +68,14 @@ def test_what_was_taken_away_is_forgotten_although_it_is_there_again() -> None:
     merged.forget(["a"])
     merged.report(1, [counted(A, 0), counted(B, 1)])
     assert counts_of(merged) == {A: 0, B: 2}
+
+
+def test_as_before_of_a_key_that_was_never_told_takes_nothing_away() -> None:
+    merged = MergedCounts()
+    merged.report(0, [counted(A, 40)])
+    merged.retire(0)
+    merged.report(0, [(A, None)])
+    merged.report(1, [counted(B, 1)])
+    assert counts_of(merged) == {A: 40, B: 1}
+    merged.report(2, [(("c", "1"), None)])  # nothing is known of it
+    assert counts_of(merged) == {A: 40, B: 1}

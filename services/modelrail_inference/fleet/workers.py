@@ -58,7 +58,8 @@ class Workers:
         self._own = own
         self._siblings = siblings
         self._order_timeout_seconds = order_timeout_seconds
-        self._reported: dict[tuple[str, int], VersionStatistics] = {}
+        self._changed: dict[tuple[str, int], VersionStatistics] = {}
+        self._told: dict[tuple[str, int], VersionStatistics] = {}
 
     async def answer(self, method: str, arguments: Mapping[str, Any]) -> Any:
         """Answers for this process what a sibling asks or orders."""
@@ -71,6 +72,8 @@ class Workers:
                 return await self._counts(arguments["about"])
             case "changed_counts":
                 return await self._changed_counts()
+            case "counts_told":
+                self._told = self._changed
             case "index":
                 return _index_document(await self._own.index())
             case "ready":
@@ -160,15 +163,16 @@ class Workers:
         return [[_key_of(one), one.counts()] for one in found]
 
     async def _changed_counts(self) -> list[Any]:
-        """Returns the key of every version with what it counted, or None as when asked before.
+        """Returns the key of every version with what it counted, or None as when told before.
 
-        This is asked again and again, and of a thousand models most are idle.
+        This is asked again and again, and of a thousand models most are idle. What is returned
+        counts as told once "counts_told" says so.
         """
-        now = {(one.model, one.number): one for one in await self._own.statistics("", "")}
-        before, self._reported = self._reported, now
+        found = await self._own.statistics("", "")
+        self._changed = {(one.model, one.number): one for one in found}
         return [
-            [_key_of(one), None if before.get(key) == one else one.counts()]
-            for key, one in now.items()
+            [_key_of(one), None if self._told.get(key) == one else one.counts()]
+            for key, one in self._changed.items()
         ]
 
     async def _missing(self) -> set[str]:

@@ -20,6 +20,7 @@ _log = structlog.get_logger(__name__)
 
 _MAX_CALLS = 256
 _MAX_UNSENT_BYTES = 1 << 20
+"""From here on nothing large is added for an end that does not read."""
 
 Answer = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
@@ -100,9 +101,25 @@ class Channel:
             waiting.cancel()
 
     def tell(self, method: str, arguments: Mapping[str, Any]) -> None:
-        """Sends what wants no answer; left out while the other end does not read."""
-        if not self._closed and self._writer.transport.get_write_buffer_size() < _MAX_UNSENT_BYTES:
+        """Sends what wants no answer and must not be lost: small messages, and not many.
+
+        Raises:
+            FrameError: It is too large.
+        """
+        if not self._closed:
             self._writer.write(encode_frame({"method": method, "arguments": arguments}))
+
+    def offer(self, method: str, arguments: Mapping[str, Any]) -> bool:
+        """Sends what may be large, and returns whether it did: not while the other end is behind.
+
+        Raises:
+            FrameError: It is too large.
+        """
+        unsent_bytes = self._writer.transport.get_write_buffer_size()
+        if self._closed or unsent_bytes >= _MAX_UNSENT_BYTES:
+            return False
+        self.tell(method, arguments)
+        return True
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         self._writer.write(encode_frame(message))

@@ -119,10 +119,17 @@ class Link:
         """Reports metrics and counts from time to time: what a worker counted must outlive it."""
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            self._supervisor().tell("metrics", {"text": await self._text()})
-            if self._answer.done():
-                rows = await self._answer.result()("changed_counts", {})
-                self._supervisor().tell("counts", {"rows": rows})
+            await self.report_once()
+
+    async def report_once(self) -> None:
+        """Reports metrics and counts, as far as the supervisor keeps up with reading."""
+        # First the counts: a large text of metrics would keep them out every time.
+        if self._answer.done():
+            answer = self._answer.result()
+            rows = await answer("changed_counts", {})
+            if self._supervisor().offer("counts", {"rows": rows}):
+                await answer("counts_told", {})
+        self._supervisor().offer("metrics", {"text": await self._text()})
 
     async def _serve(self, method: str, arguments: Mapping[str, Any]) -> Any:
         if method == "metrics":

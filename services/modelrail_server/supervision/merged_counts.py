@@ -34,9 +34,8 @@ class MergedCounts:
         now = {key: counts for key, counts in before.items() if not _is_about(key, about)}
         for sequence, counts in rows:
             key = tuple(sequence)
-            told = before.get(key) if counts is None else counts
-            if told is not None:
-                now[key] = told
+            # A worker has the key even where it said nothing before that came here.
+            now[key] = before.get(key, {}) if counts is None else counts
         self._said[worker] = now
         self._keep(before.keys() - now.keys(), before)
         had = set[_Key]().union(*self._said.values())
@@ -54,7 +53,10 @@ class MergedCounts:
             del self._ended[key]
 
     def total(self, about: Sequence[str]) -> list[tuple[_Key, Counts]]:
-        """Returns the sums of the keys that begin with `about` and that a worker has, in order."""
+        """Returns the sums of the keys that begin with `about` and that a worker has, in order.
+
+        A key of which nothing is known is left out.
+        """
         sums: dict[_Key, dict[str, Any]] = {}
         for said in self._said.values():
             for key, counts in said.items():
@@ -62,7 +64,7 @@ class MergedCounts:
                     _add(sums.setdefault(key, {}), counts)
         for key, total in sums.items():
             _add(total, self._ended.get(key, {}))
-        return sorted(sums.items())
+        return sorted((key, total) for key, total in sums.items() if total)
 
     def _keep(self, keys: Iterable[_Key], said: Mapping[_Key, Counts]) -> None:
         for key in keys:
