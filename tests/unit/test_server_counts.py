@@ -79,3 +79,15 @@ def test_as_before_of_a_key_that_was_never_told_takes_nothing_away() -> None:
     assert counts_of(merged) == {A: 40, B: 1}
     merged.report(2, [(("c", "1"), None)])  # nothing is known of it
     assert counts_of(merged) == {A: 40, B: 1}
+
+
+def test_a_late_report_brings_nothing_back_that_was_forgotten() -> None:
+    merged = MergedCounts()
+    merged.report(0, [counted(A, 60), counted(B, 1)])
+    merged.report(1, [counted(A, 40), counted(B, 1)])
+    merged.forget(["a"])
+    assert counts_of(merged) == {B: 2}
+    merged.report(0, [counted(B, 1)])  # while the model is away
+    for worker in (0, 1):
+        merged.report(worker, [counted(A, 0), counted(B, 1)])
+    assert counts_of(merged) == {A: 0, B: 2}

@@ -302,6 +302,19 @@ def test_a_model_that_was_taken_away_begins_at_zero_although_it_is_there_again()
     assert shown(merged)["calls_total"] == "10.0"
 
 
+def test_a_late_report_brings_back_no_metrics_of_a_model_that_was_taken_away() -> None:
+    merged = MergedMetrics()
+    for number, count in enumerate((60, 40)):
+        merged.report(number, serving({1: count}, calls=5))
+    merged.forget("a")
+    merged.report(0, serving({}, calls=5))  # while the model is away
+    assert answered(merged) is None
+    for number in (0, 1):
+        merged.report(number, serving({1: 0}, calls=5))
+    assert answered(merged) == "0.0"
+    assert shown(merged)["calls_total"] == "10.0"
+
+
 def test_versions_that_come_and_go_leave_nothing_behind_and_take_nothing_along() -> None:
     merged = MergedMetrics()
     merged.report(1, serving({0: 1}, calls=1))

@@ -48,9 +48,15 @@ class MergedCounts:
         self._keep(said, said)
 
     def forget(self, about: Sequence[str]) -> None:
-        """Drops what workers had counted that ended, of the keys that begin with `about`."""
-        for key in [key for key in self._ended if _is_about(key, about)]:
-            del self._ended[key]
+        """Drops what was counted of the keys that begin with `about`, by ended workers or others.
+
+        What a worker said last goes as well: it would be kept as of one that ended as soon as the
+        worker says that it has the key no more.
+        """
+        kept: list[dict[_Key, Any]] = [self._ended, *self._said.values()]
+        for counts in kept:
+            for key in [key for key in counts if _is_about(key, about)]:
+                del counts[key]
 
     def total(self, about: Sequence[str]) -> list[tuple[_Key, Counts]]:
         """Returns the sums of the keys that begin with `about` and that a worker has, in order.

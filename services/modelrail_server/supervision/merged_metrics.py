@@ -90,10 +90,21 @@ class MergedMetrics:
         self._keep(self._reports.pop(worker, {}), {})
 
     def forget(self, model: str) -> None:
-        """Drops what workers had counted of a model that ended."""
-        labels = f"{label('model', model)},"
+        """Drops what was counted of the versions of a model, by ended workers or others.
+
+        What a worker reported last goes as well: it would be kept as of one that ended as soon as
+        the worker reports without the model.
+        """
+        label_of_model = label("model", model)
+        labels = f"{label_of_model},"
         for version in [version for version in self._ended if version.startswith(labels)]:
             del self._ended[version]
+        for report in self._reports.values():
+            for family in report.values():
+                # The first look is the quick one: there are many samples, and few are meant.
+                for key in [key for key in family.samples if label_of_model in key]:
+                    if _version_of(key).startswith(labels):
+                        del family.samples[key]
 
     def _keep(self, before: Mapping[str, Family], now: Mapping[str, Family]) -> None:
         for family in before.values():
