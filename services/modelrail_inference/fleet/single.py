@@ -24,6 +24,9 @@ class SingleProcess:
     deadline is shorter than the load finds the model served later. There is one of them at a time
     for each model. The next begins when it has ended, and only if its own caller is still there, so
     callers who come again and again pile up nothing, and find loaded what an earlier call loaded.
+    Where this is one of several workers, its caller is the supervisor, which stays: it has one
+    order about a model with the workers at a time, and callers who come again share the one that
+    waits.
 
     Args:
         repository: The loaded models.

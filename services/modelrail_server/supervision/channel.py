@@ -75,9 +75,9 @@ class Channel:
         self._writer.close()
 
     async def call(
-        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float
+        self, method: str, arguments: Mapping[str, Any], *, timeout_seconds: float | None
     ) -> Any:
-        """Returns what the other end answers.
+        """Returns what the other end answers; without a time, whenever it does.
 
         Raises:
             ServiceError: The error that it answered; Unavailable also when too many calls wait.

@@ -86,10 +86,11 @@ class Link:
         """Has all workers do something about a subject, also those that come later.
 
         Raises:
-            ServiceError: The first error of a worker.
+            ServiceError: The first error of a worker; Unavailable when not all were done in time:
+                they go on.
             InternalFailure: A worker failed by a defect.
             ConnectionError: The supervisor is gone.
-            TimeoutError: Not all workers were done in time; they go on.
+            TimeoutError: The supervisor did not answer.
         """
         await self._supervisor().call(
             "order",

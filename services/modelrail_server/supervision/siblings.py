@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakValueDictionary
 
 from modelrail_server.errors import ServiceError, Unavailable
 from modelrail_server.supervision.channel import ChannelClosedError
@@ -13,6 +14,15 @@ from modelrail_server.supervision.error_document import InternalFailure, error_d
 from modelrail_server.supervision.worker_process import WorkerProcess
 
 __all__ = ["Siblings"]
+
+
+@dataclass(slots=True, eq=False)
+class _Order:
+    """What all workers shall do about a subject; callers may share it until it begins."""
+
+    method: str
+    task: asyncio.Future[None] = field(init=False)
+    begun: bool = False
 
 
 class Siblings:
@@ -26,7 +36,7 @@ class Siblings:
     def __init__(self) -> None:
         self.workers: dict[int, WorkerProcess] = {}
         self.orders: dict[str, str] = {}
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._last: dict[str, _Order] = {}
 
     def seat_of(self, worker: WorkerProcess) -> int | None:
         """Returns the number of a worker that is there; None when it has ended.
@@ -64,31 +74,79 @@ class Siblings:
         answers = await asyncio.gather(*map(ask, asked))
         return [answer for answer in answers if answer is not None]
 
-    async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
+    async def order(
+        self,
+        subject: str,
+        method: str,
+        *,
+        timeout_seconds: float,
+        followed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Has every worker do something about a subject, one order about it after the other.
+
+        An order goes on when its caller has left or had no more time. Callers who come again pile
+        up nothing: they share the last order, if it is the same and has not begun. One that has
+        begun is not theirs: it may have looked at what was there before they came.
 
         A worker that ends meanwhile is left out: its replacement gets the order at its start.
 
+        Args:
+            subject: A model.
+            method: What is to be done.
+            timeout_seconds: Longest wait.
+            followed: Called when all workers have done it, before the next order begins; of callers
+                who share an order, that of the first.
+
         Raises:
-            ServiceError: The first error of a worker.
+            ServiceError: The first error of a worker; Unavailable when not all were done in time.
             InternalFailure: A worker failed by a defect.
-            TimeoutError: Not all were done in time.
         """
-        lock = self._locks.setdefault(subject, asyncio.Lock())
-        async with asyncio.timeout(timeout_seconds), lock:
-            before = self.orders.get(subject)
-            # First of all, for workers that come from now on.
-            self.orders[subject] = method
-            workers = list(self.workers.values())
-            outcomes = await asyncio.gather(
-                *(_order(worker, subject, method, timeout_seconds) for worker in workers),
-                return_exceptions=True,
+        last = self._last.get(subject)
+        if last is None or last.begun or last.method != method:
+            last = self._queue(subject, method, followed)
+        done, _ = await asyncio.wait([last.task], timeout=timeout_seconds)
+        if not done:
+            raise Unavailable(
+                f"{method} goes on for '{subject[:80]}': not every worker was done in time",
+                reason="WORKER_SLOW",
+                retry_after_seconds=1.0,
             )
-            errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-            if errors and len(errors) == len(workers):
-                self._take_back(subject, before)
+        last.task.result()
+
+    def _queue(self, subject: str, method: str, followed: Callable[[], None]) -> _Order:
+        order = _Order(method)
+        following = self._follow(subject, order, self._last.get(subject), followed)
+        order.task = asyncio.create_task(following)
+        self._last[subject] = order
+
+        def leave(task: asyncio.Future[None]) -> None:
+            if not task.cancelled():
+                task.exception()  # told to those who still wait
+            if self._last[subject] is order:
+                del self._last[subject]
+
+        order.task.add_done_callback(leave)
+        return order
+
+    async def _follow(
+        self, subject: str, order: _Order, earlier: _Order | None, followed: Callable[[], None]
+    ) -> None:
+        if earlier is not None:
+            await asyncio.wait([earlier.task])
+        order.begun = True
+        before = self.orders.get(subject)
+        # First of all, for workers that come from now on.
+        self.orders[subject] = order.method
+        workers = list(self.workers.values())
+        outcomes = await asyncio.gather(
+            *(_order(worker, subject, order.method) for worker in workers), return_exceptions=True
+        )
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if errors and len(errors) == len(workers):
+            self._take_back(subject, before)
         if errors:
             raise _first(errors)
+        followed()
 
     def _take_back(self, subject: str, before: str | None) -> None:
         """Forgets an order that nobody could follow, such as one about an unknown subject."""
@@ -112,15 +170,11 @@ async def _ask(
     return {"result": result}
 
 
-async def _order(worker: WorkerProcess, subject: str, method: str, timeout_seconds: float) -> None:
-    try:
-        await worker.channel.call(method, {"subject": subject}, timeout_seconds=timeout_seconds)
-    except ChannelClosedError:
-        return
-    except TimeoutError:
-        raise Unavailable(
-            f"worker {worker.number} was not done in time", reason="WORKER_SLOW"
-        ) from None
+async def _order(worker: WorkerProcess, subject: str, method: str) -> None:
+    # However long it takes: a worker does one after the other, and more would only wait there. One
+    # that is stuck is ended for its missing heartbeats.
+    with suppress(ChannelClosedError):
+        await worker.channel.call(method, {"subject": subject}, timeout_seconds=None)
 
 
 def _first(errors: Sequence[BaseException]) -> BaseException:

@@ -278,12 +278,19 @@ class _Supervisor(Collector):
             case "ask_all":
                 return await self._siblings.ask_all(**arguments)
             case "order":
-                await self._siblings.order(**arguments)
-                if arguments["method"] == "unload":
-                    self._figures.forget(arguments["subject"])
+                await self._order(**arguments)
             case _:
                 raise ValueError(f"unknown method {method!r}")
         return None
+
+    async def _order(self, subject: str, method: str, timeout_seconds: float) -> None:
+        def followed() -> None:
+            if method == "unload":
+                self._figures.forget(subject)
+
+        await self._siblings.order(
+            subject, method, timeout_seconds=timeout_seconds, followed=followed
+        )
 
     def _tell_parts(self, number: int, states: PartStates) -> None:
         self._siblings.workers[number].channel.tell("parts", {"states": states})
