@@ -31,11 +31,12 @@ __all__ = ["start_server"]
 
 _NEVER_MILLISECONDS = 2**31 - 1
 _BURSTS = 4
+"""Times of `max_concurrent_rpcs` that may wait for the event loop to take them."""
 _LAST_BOUND = 2
 """Times of `max_concurrent_rpcs` at which gRPC refuses everything, health too, and gives no reason.
 Below it the dispatcher refuses, and answers what is always answered."""
 _PROBES = 64
-"""Calls more than that, so that a small limit leaves room for probes."""
+"""Calls more than these multiples, so that a small limit leaves room for probes."""
 
 
 async def start_server(
@@ -138,7 +139,7 @@ def _api_keys(config: ServerConfig, runtime: Runtime) -> ApiKeys | None:
 
 
 def _options(config: ServerConfig, *, share_port: bool = False) -> list[tuple[str, int]]:
-    waiting = _BURSTS * config.max_concurrent_rpcs
+    waiting = _BURSTS * config.max_concurrent_rpcs + _PROBES
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", config.max_message_bytes),

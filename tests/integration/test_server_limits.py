@@ -344,6 +344,20 @@ async def test_a_burst_of_calls_is_answered_or_refused_and_none_is_cancelled() -
     assert codes <= {Code.OK, Code.RESOURCE_EXHAUSTED}
 
 
+async def test_probes_of_several_callers_at_once_are_answered_at_the_smallest_limit() -> None:
+    async with bare(max_concurrent_rpcs=1) as address, contextlib.AsyncExitStack() as stack:
+        # Without pools of their own these channels would share one connection.
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(address, options=own) for _ in range(4)]
+        checks: list[Any] = [
+            (await stack.enter_async_context(channel)).unary_unary(CHECK) for channel in channels
+        ]
+        for check in checks:
+            assert await check(b"", timeout=SECONDS)
+        burst = [check(b"", timeout=SECONDS) for check in checks for _ in range(10)]
+        assert {await call.code() for call in burst} == {Code.OK}
+
+
 async def test_streams_above_the_limit_of_a_connection_wait_for_their_turn() -> None:
     async with (
         bare(max_concurrent_streams=2) as address,
