@@ -38,7 +38,8 @@ class Application:
     are theirs to refuse, with `message_parser` of `rpc/handlers.py`."""
     always_answered: frozenset[str] = frozenset()
     """Paths of the methods that are answered, beside the public ones, while as many calls run as
-    may: short ones, such as readiness and metadata."""
+    may: short ones, such as readiness and metadata. Like public ones they take requests of at most
+    `MAX_PUBLIC_REQUEST_BYTES` of `rpc/dispatcher.py`."""
     request_limits: Mapping[str, int] = field(default_factory=dict)
     """Largest request in bytes of the methods that take less than `max_message_bytes`, by path.
     Larger ones are refused before they are parsed: of some messages that takes 30 times their size

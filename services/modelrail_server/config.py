@@ -79,8 +79,9 @@ class ServerConfig:
     )
     max_message_bytes: int = setting(
         64 << 20,
-        "Largest request and response in bytes. What needs no key (health, liveness) takes\n"
-        "requests of 4 KiB.",
+        "Largest request and response in bytes. What is answered beside --max-concurrent-rpcs\n"
+        "(health, liveness, readiness, metadata) refuses requests above 4 KiB before it parses\n"
+        "them.",
         minimum=1024,
         maximum=2 * _GIB - 1,
     )
@@ -97,7 +98,8 @@ class ServerConfig:
         2000,
         "Calls at a time in the whole server, streams included; more are answered\n"
         "RESOURCE_EXHAUSTED with the time to come again. Health, readiness and metadata are\n"
-        "answered beside them (Watch of health: 256 at most, and half of these at most).",
+        "answered beside them, all calls together up to twice this number and 64, in requests of\n"
+        "at most 4 KiB (Watch of health: 256 at most, and half of this number at most).",
         minimum=1,
         maximum=1_000_000,
     )

@@ -45,7 +45,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 GET = {
     "registry": "/modelrail.registry.v1.RegistryService/GetModel",
     "trainer": "/modelrail.trainer.v1.TrainerService/GetTrainingJob",
-    "inference": "/inference.GRPCInferenceService/ModelReady",
+    "inference": "/inference.GRPCInferenceService/ModelConfig",
 }
 SECONDS = 20.0
 
@@ -167,6 +167,19 @@ async def test_requests_that_need_no_key_are_small(tmp_path: Path) -> None:
             await stream.read()
         assert error.value.code() is Code.RESOURCE_EXHAUSTED
         assert "at most 4096 bytes" in (error.value.details() or "")
+
+
+async def test_requests_of_methods_that_are_always_answered_are_small(tmp_path: Path) -> None:
+    """They have no place that is counted, so what they hold in memory is bounded by their size."""
+    async with (
+        running("inference", tmp_path) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        for method in ("ModelReady", "ModelMetadata", "ServerMetadata"):
+            call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            of_the_limit = await ended_with(call(named(4096), timeout=SECONDS))
+            assert of_the_limit is not Code.RESOURCE_EXHAUSTED, method
+            assert await ended_with(call(named(4097), timeout=SECONDS)) is Code.RESOURCE_EXHAUSTED
 
 
 async def test_a_watch_of_a_name_that_nothing_can_have_is_refused() -> None:

@@ -37,7 +37,7 @@ from modelrail_server.rpc.methods import Handler, MethodTable, is_left_out
 __all__ = ["MAX_PUBLIC_REQUEST_BYTES", "Dispatcher"]
 
 MAX_PUBLIC_REQUEST_BYTES = 4096
-"""Largest request of a caller who needs no key, in bytes."""
+"""Largest request of a caller who needs no key or takes no place, in bytes."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _RETRY_SECONDS = 1.0
@@ -70,7 +70,8 @@ class Dispatcher(grpc.GenericRpcHandler):
         raw_methods: Paths of the methods whose servicers take and give bytes. They are called so
             often that they tell their request id only to callers that sent one, or met an error.
         request_limits: Largest request in bytes of the methods that take less than the others, by
-            path. Public methods take `MAX_PUBLIC_REQUEST_BYTES` at most.
+            path. Public methods, and those always answered, take `MAX_PUBLIC_REQUEST_BYTES` at
+            most: nothing else bounds what their callers have parsed here.
         keys: Keys of the callers; None lets everybody be the owner.
         max_calls: Calls at a time; more are refused, with the time to come again.
         always_answered: Paths of the methods that are answered then too, beside the public ones:
@@ -104,9 +105,10 @@ class Dispatcher(grpc.GenericRpcHandler):
         for path, permission in policy.items():
             found = methods.find(path)
             handler = None
+            takes_place = permission is not Permission.PUBLIC and path not in always_answered
             if found is not None and not is_left_out(found):
                 limit = (request_limits or {}).get(path)
-                if permission is Permission.PUBLIC:
+                if not takes_place:
                     limit = min(limit or MAX_PUBLIC_REQUEST_BYTES, MAX_PUBLIC_REQUEST_BYTES)
                 handler = wrap_handler(
                     found,
@@ -114,7 +116,6 @@ class Dispatcher(grpc.GenericRpcHandler):
                     raw=path in raw_methods,
                     max_request_bytes=limit,
                 )
-            takes_place = permission is not Permission.PUBLIC and path not in always_answered
             identity = self._known_identity(permission)
             self._rows[path] = _Row(permission, identity, handler, takes_place)
         for kind, paths in (("raw", raw_methods), ("always answered", always_answered)):
