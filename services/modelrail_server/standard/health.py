@@ -92,8 +92,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     Args:
         health: What is told.
-        max_watches: `Watch` streams at a time, of all callers together: anybody may open them, and
-            each takes one of the server's places for calls.
+        max_watches: `Watch` streams at a time, of all callers together: anybody may open them, they
+            last as long as their callers like, and no place for calls bounds them. Without a cap
+            they would fill what gRPC itself takes, past which it refuses everything, `Check` too.
     """
 
     def __init__(self, health: Health, *, max_watches: int = MAX_WATCHES) -> None:
