@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import random
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -2399,3 +2401,33 @@ async def test_a_guess_is_tried_also_while_another_model_has_work(houses: Houses
         run_times.of(())._refused_since = refused_since - 3.0
         assert numbers(await house.ask(1.0, seconds=0.2)) == [2.0]
     await asyncio.gather(*tasks)
+
+
+def urgency() -> int:
+    """Returns how willingly the calling thread gives way: its niceness."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+async def test_runs_and_loads_give_way_to_the_event_loop(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    load = Loader.load
+
+    def watched(loader: Loader, definition: VersionDefinition) -> LoadedModel:
+        seen.append(urgency())
+        return load(loader, definition)
+
+    class Urgent(Session):
+        def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+            seen.append(urgency())
+            return super().run(inputs, outputs, run)
+
+    monkeypatch.setattr(Loader, "load", watched)
+    before = urgency()
+    house = await houses.make({"m": Urgent()})
+    await house.ask(1.0)
+    assert len(seen) == 2
+    assert min(seen) > before
+    assert urgency() == before

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel, TransientLoadError
+from modelrail_inference.priority import give_way
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
@@ -106,6 +107,7 @@ class LoadThreads:
     ) -> None:
         loaded: LoadedModel | None = None
         failure: Exception | None = None
+        give_way()  # so do the threads of the session, which are started here
         try:
             loaded = load()
         except Exception as error:  # noqa: BLE001 - whoever waits for the load gets it

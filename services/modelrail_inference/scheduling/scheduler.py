@@ -33,6 +33,7 @@ from functools import partial
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel
+from modelrail_inference.priority import give_way
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.admission import MOST_STAND_INS, Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
@@ -291,6 +292,7 @@ class Scheduler:
         Args:
             stands_in: Whether it does so only while there are long runs, for other models.
         """
+        give_way()
         while (batch := self._take(stands_in=stands_in)) is not None:
             self._call(self._deliver, batch, self._run(batch))
             # What the batch held must not live until the next comes.
