@@ -2319,6 +2319,16 @@ async def test_where_no_run_takes_long_nobody_counts_on_a_thread_that_stands_in(
     await asyncio.gather(*tasks)
 
 
+async def test_a_run_that_would_end_right_before_the_deadline_is_refused(houses: Houses) -> None:
+    """Every second one would end after it, and all of its run would be in vain."""
+    house = await houses.make({"m": Session()})
+    await house.ask(1.0)
+    learned(serving_lane(house), {1: 20.0})
+    with pytest.raises(ResourceExhausted, match="predicted to take 20000 ms, but the deadline is"):
+        await house.ask(1.0, seconds=22.5)
+    assert numbers(await house.ask(1.0, seconds=23.5)) == [2.0]
+
+
 @pytest.mark.parametrize("rows", [1, 8])
 async def test_requests_of_many_rows_that_run_alone_are_judged_by_all_of_their_rows(
     houses: Houses, rows: int

@@ -115,12 +115,12 @@ class Admission:
     ) -> None:
         run_times, key = request.lane.run_times, request.feed.key
         wait = 0.0 if at_once else self._wait_seconds(request, now)
-        predicted = wait + run_times.of(key).seconds(request.admitted_rows)
-        if now + predicted <= deadline:
+        run_time, rows = run_times.of(key), request.admitted_rows
+        if now + wait + run_time.longest(rows) <= deadline:
             return
         request.is_trial = now + wait <= deadline and run_times.tries(key, now, deadline - now)
         if not request.is_trial:
-            raise unreachable(predicted, deadline - now)
+            raise unreachable(wait + run_time.seconds(rows), deadline - now)
 
     def _full(self, request: QueuedRequest, now: float, reason: str) -> Unavailable:
         return Unavailable(

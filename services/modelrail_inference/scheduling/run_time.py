@@ -8,6 +8,7 @@ from collections.abc import Hashable
 
 _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
+_MARGIN = 1.15
 _TRIAL_PAUSE = 10.0
 """From one trial to the next, as a multiple of what the last one took: a tenth of a thread."""
 _MOST_KEYS = 32
@@ -54,6 +55,14 @@ class RunTime:
             return mean_y * max(1.0, items / mean_x)
         slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / self._variance())
         return max(0.0, mean_y + slope * (items - mean_x))
+
+    def longest(self, items: int) -> float:
+        """Returns how long a run may take, in seconds: more than expected, as runs differ.
+
+        What is expected to end right before its deadline ends after it every second time, and then
+        all of the run was in vain.
+        """
+        return _MARGIN * self.seconds(items)
 
     def tries(self, now: float, seconds: float) -> bool:
         """Whether a request runs that is expected to take longer than it may, or is refused.

@@ -275,7 +275,7 @@ def _in_time(
 ) -> tuple[list[QueuedRequest], list[TooLate]]:
     """Returns the first of them that end in time together, and those that cannot."""
     most_rows = sum(request.feed.batch_size for request in chosen)
-    if now + run_time.seconds(most_rows) <= min(map(_deadline, chosen)):
+    if now + run_time.longest(most_rows) <= min(map(_deadline, chosen)):
         return chosen, []
     batch: list[QueuedRequest] = []
     hopeless: list[TooLate] = []
@@ -284,9 +284,9 @@ def _in_time(
         more = rows + request.feed.batch_size
         # That a trial has no time was known when it was let in.
         deadline = math.inf if request.is_trial else _deadline(request)
-        seconds = run_time.seconds(max(more, min(request.admitted_rows, most_rows)))
-        if now + seconds > deadline:
-            hopeless.append((request, seconds))
+        judged = max(more, min(request.admitted_rows, most_rows))
+        if now + run_time.longest(judged) > deadline:
+            hopeless.append((request, run_time.seconds(judged)))
             continue
         if now + run_time.seconds(more) > earliest:
             break  # the order is kept: what is behind it does not overtake it
