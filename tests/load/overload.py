@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for every single figure")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds, options.multiples = 1, 0.4, [0.5, 2.0]
+        options.rounds, options.seconds, options.multiples = 1, 1.5, [0.5, 2.0]
     best, found = asyncio.run(measure(options))
     figures: dict[str, Any] = {
         "best": best,
