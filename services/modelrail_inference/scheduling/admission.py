@@ -97,7 +97,9 @@ class Admission:
             self._work.held_bytes + request.size_bytes > limits.max_bytes
             or lane.queue.size_bytes + request.size_bytes > limits.max_model_bytes
         ):
-            lane.doubt_outputs()
+            # Where something runs or waits, the next run tells how large they are.
+            if not (lane.in_flight or lane.queue.count):
+                lane.doubt_outputs()
             raise self._full(request, now, "QUEUE_BYTES_FULL")
 
     def _check_room(self, request: QueuedRequest, now: float) -> None:
@@ -118,7 +120,13 @@ class Admission:
         run_time, rows = run_times.of(key), request.admitted_rows
         if now + wait + run_time.longest(rows) <= deadline:
             return
-        request.is_trial = now + wait <= deadline and run_times.tries(key, now, deadline - now)
+        # Of a shape that has never run the guess is tried, but by one request at a time.
+        is_first = not request.lane.queue.rows_beside(key, request.level)
+        request.is_trial = (
+            now + wait <= deadline
+            and (is_first or run_times.knows(key))
+            and run_times.tries(key, now, deadline - now)
+        )
         if not request.is_trial:
             raise unreachable(wait + run_time.seconds(rows), deadline - now)
 

@@ -116,6 +116,11 @@ class Batch:
         self.waiting = len(requests)
         """Requests whose callers still wait; at zero the run is stopped."""
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether one of its requests was let in to show whether a guess is right."""
+        return any(request.is_trial for request in self.requests)
+
     def leave(self) -> None:
         """A caller has gone. When it was the last, what runs is stopped."""
         self.waiting -= 1

@@ -101,7 +101,7 @@ class Lane:
         What a trial has disproved does not count any more.
         """
         seconds = sum(execution.seconds for execution in executions)
-        if executions and batch.requests[0].is_trial and seconds < self.predicted_seconds(batch):
+        if executions and batch.is_trial and seconds < self.predicted_seconds(batch):
             self.run_times.forget(batch.key)
         for execution in executions:
             self.learn(execution)
@@ -119,7 +119,7 @@ class Lane:
         guess = self.predicted_seconds(batch)
         if seconds > guess or not self.run_times.knows(batch.key):
             self.run_times.add(batch.key, batch.items, max(seconds, guess))
-        if batch.requests[0].is_trial:
+        if batch.is_trial:
             self.run_times.of(batch.key).tried(seconds)
 
     def run_alone(self, reason: str) -> bool:

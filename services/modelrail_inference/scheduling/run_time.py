@@ -10,7 +10,8 @@ _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
 _MARGIN = 1.15
 _TRIAL_PAUSE = 10.0
-"""From one trial to the next, as a multiple of what the last one took: a tenth of a thread."""
+"""From one trial to the next, as a multiple of what it may take, or the last one that was stopped
+took: a tenth of a thread."""
 _MOST_KEYS = 32
 """Shapes that are told apart. With more of them each runs too seldom to teach much."""
 

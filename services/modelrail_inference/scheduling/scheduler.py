@@ -318,8 +318,6 @@ class Scheduler:
         lane.answered(batch, time.monotonic())
         if batch.run.terminated:
             lane.stopped(batch, seconds)
-        if not lane.run_alone(runner.why_alone):
-            runner.why_alone = ""
         lane.ran(batch, runner.executions)
         if self._stand_ins:  # they may not be needed any more
             self._wake()
@@ -378,12 +376,7 @@ class Scheduler:
     def _deliver(self, batch: Batch, runner: BatchRunner) -> None:
         ordering, model = batch.lane.ordering, batch.lane.model
         if runner.why_alone:
-            _log.warning(
-                "requests are not put together",
-                model=model.model,
-                version=model.number,
-                reason=runner.why_alone,
-            )
+            self._run_alone(batch.lane, runner.why_alone)
         for execution in runner.executions:
             model.statistics.executed(
                 execution.items, execution.input_ns, execution.infer_ns, execution.output_ns
@@ -398,6 +391,19 @@ class Scheduler:
             else:
                 # Until its turn has come, its deadline can still pass.
                 ordering.done(request.sequence, partial(self._answer, request, outcome))
+
+    def _run_alone(self, lane: Lane, reason: str) -> None:
+        """Puts no requests of a model together any more, and says so once."""
+        with self._changed:
+            is_news = lane.run_alone(reason)
+        if is_news:
+            model = lane.model
+            _log.warning(
+                "requests are not put together",
+                model=model.model,
+                version=model.number,
+                reason=reason,
+            )
 
     def _answer(self, request: QueuedRequest, outcome: Outcome) -> None:
         self._timeouts.forget(request)

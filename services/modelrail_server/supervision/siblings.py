@@ -122,7 +122,7 @@ class Siblings:
         def leave(task: asyncio.Future[None]) -> None:
             if not task.cancelled():
                 task.exception()  # told to those who still wait
-            if self._last[subject] is order:
+            if self._last.get(subject) is order:
                 del self._last[subject]
 
         order.task.add_done_callback(leave)

@@ -206,8 +206,6 @@ class LoopRuns:
         self._budget.spent(ended - now, ended)
         with self._lock:
             lane.return_buffers(buffers)
-            if not lane.run_alone(runner.why_alone):
-                runner.why_alone = ""
             # No thread was busy, so neither `virtual_seconds` nor the mean of batches change.
             for execution in runner.executions:
                 lane.learn(execution)
