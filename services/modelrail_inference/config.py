@@ -99,6 +99,12 @@ class InferenceConfig(ServerConfig):
         "Memory of one model's waiting requests in bytes; 0: --max-queue-bytes.",
         minimum=0,
     )
+    max_unread_bytes: int = setting(
+        1 << 30,
+        "Memory of replies that their callers have not read yet in bytes; beyond that, and beyond\n"
+        "half of it on one connection, no new requests are taken.",
+        minimum=1,
+    )
     max_stream_in_flight: int = setting(
         32, "Requests in flight on one stream; the rest stay with the caller.", minimum=1,
         maximum=10_000,

@@ -18,7 +18,8 @@ In go an `InferenceRequest` and a `Call`; out comes an `InferenceReply` or an er
   was for this caller alone.
 - **Identity.** `Call.identity` is who asks. Permission was checked before; fairness can come here.
 - **Message out.** Raw bytes in the order asked for, large ones as views of the outputs of the
-  batch: whoever has a reply encodes it soon.
+  batch: whoever has a reply encodes it soon, and counts it in `UnreadReplies` until its caller has
+  taken it. A connection (`Call.peer`) whose callers do not read is answered no more for a while.
 - **Errors.** `ServiceError` for everything that a caller can meet; anything else is a defect.
 
 Nothing here knows gRPC or protobuf, so another host (a test in plain Python, later a native front)
@@ -42,6 +43,7 @@ from modelrail_inference.request.call import Call
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import InferenceReply, InferenceRequest, Parameter
 from modelrail_inference.request.parameters import check_parameters
+from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.runtime.session import DeviceError
 from modelrail_inference.scheduling.batch import Answer
 from modelrail_inference.scheduling.lane import Lane
@@ -58,6 +60,7 @@ class DataPlane:
     Args:
         repository: Where the models are.
         scheduler: Where requests wait and run.
+        unread: What replies wait to be read; the transport counts them.
         max_reply_bytes: Largest reply that the transport carries.
         on_device_failure: Called once for each model whose device has failed, with its name.
     """
@@ -66,12 +69,14 @@ class DataPlane:
         self,
         repository: Repository,
         scheduler: Scheduler,
+        unread: UnreadReplies,
         *,
         max_reply_bytes: int,
         on_device_failure: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._repository = repository
         self._scheduler = scheduler
+        self._unread = unread
         self._max_reply_bytes = max_reply_bytes
         self._on_device_failure = on_device_failure
         self._loop = asyncio.get_running_loop()
@@ -92,6 +97,7 @@ class DataPlane:
         statistics.in_flight += 1
         queued = None
         try:
+            self._unread.check(call.peer)
             lane, feed = self._checked(request, serving)
             came_ns = time.perf_counter_ns()
             answer = self._scheduler.run_at_once(lane, feed, call.deadline)

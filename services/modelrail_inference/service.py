@@ -28,6 +28,7 @@ from modelrail_inference.protocol.registry_adapter import RegistryAdapter
 from modelrail_inference.protocol.servicer import InferenceServicer, register
 from modelrail_inference.repository.load_threads import THREAD_NAME as LOAD_THREADS
 from modelrail_inference.repository.repository import Repository
+from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
 from modelrail_inference.runtime.threads import plan, usable_cpus
@@ -126,15 +127,18 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             if link.seat.replacement:
                 await workers.catch_up(timeout_seconds=config.load_timeout_seconds)
             fleet = workers
+        unread = UnreadReplies(config.max_unread_bytes)
         servicer = InferenceServicer(
             repository,
             DataPlane(
                 repository,
                 scheduler,
+                unread,
                 max_reply_bytes=config.max_message_bytes,
                 on_device_failure=health.device_failed,
             ),
             fleet,
+            unread,
             stopping=runtime.stopping,
             max_stream_in_flight=config.max_stream_in_flight,
         )

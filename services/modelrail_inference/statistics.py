@@ -48,6 +48,8 @@ class Refusal(enum.Enum):
     """The request alone takes more memory than all together may."""
     REPLY_TOO_LARGE = "REPLY_TOO_LARGE"
     """The reply would be larger than the transport carries."""
+    REPLIES_UNREAD = "REPLIES_UNREAD"
+    """The caller, or all of them, leave too many replies unread."""
     THREAD_LIMIT = "THREAD_LIMIT"
     """The system allowed no thread that could run it."""
     SHUTTING_DOWN = "SHUTTING_DOWN"

@@ -16,6 +16,7 @@ from modelrail.tensor import datatype_of, from_raw, to_raw
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
 BATCHED = "max_batch_size: 32 dynamic_batching { max_queue_delay_microseconds: 2000 }"
 TABLE_ROWS = 10
+WIDTH = 1 << 20
 
 
 def save(
@@ -63,6 +64,15 @@ def text(folder: Path) -> None:
     save(
         folder, BATCHED, [helper.make_node("Identity", ["x"], ["y"])],
         inputs={"x": (STRING, ["n", 1])}, output=(STRING, ["n", 1]),
+    )  # fmt: skip
+
+
+def wide(folder: Path) -> None:
+    """y = x a million times, row by row: answers of 4 MB to requests of some bytes."""
+    save(
+        folder, "max_batch_size: 4", [helper.make_node("Expand", ["x", "shape"], ["y"])],
+        inputs={"x": (FLOAT, ["n", 1])}, output=(FLOAT, ["n", WIDTH]),
+        weights={"shape": np.array([1, WIDTH], np.int64)},
     )  # fmt: skip
 
 

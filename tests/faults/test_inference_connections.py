@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from modelrail.client.errors import ModelrailError
 from modelrail.oip.v2 import grpc_service_pb2 as pb
 from modelrail.oip.v2.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.faults.conftest import Start
-from tests.faults.models import doubling, output, request_for, text
+from tests.faults.models import doubling, output, request_for, text, wide
 from tests.faults.service import MIB, SECONDS, Service, eventually
 
 Code = grpc.StatusCode
@@ -170,6 +171,7 @@ async def slow_line(service: Service, *, up: float, down: float) -> AsyncIterato
 
 
 FAST = 1e9
+UNLIMITED = {"grpc.max_receive_message_length": -1}
 
 
 async def test_whoever_sends_a_kilobyte_a_second_is_cut_by_its_deadline(start: Start) -> None:
@@ -233,6 +235,35 @@ async def test_whoever_reads_a_kilobyte_a_second_is_read_no_faster(start: Start)
     assert carried < 4 * 8 * size * 4
     assert service.peak_bytes - before < 128 * MIB
     await eventually(lambda: service.metric("modelrail_inference_in_flight") == 0)
+
+
+async def test_whoever_takes_no_answers_is_given_no_more_of_them(start: Start) -> None:
+    """400 MB of answers are asked for; others go on, with small ones and with large ones."""
+    service = start("--max-unread-bytes", str(64 * MIB), models=(doubling, wide))
+    before = service.rss_bytes
+    request = request_for("wide", ROW[:, :1])
+
+    def count(outcome: str) -> float:
+        return service.metric(f"nv_inference_request_{outcome}", model="wide")
+
+    def is_handled(number: int) -> bool:
+        return count("success") + count("failure") == number
+
+    async with (
+        bystander(service),
+        service.aio_channel(**UNLIMITED) as channel,
+        slow_line(service, up=FAST, down=1000) as (_, stub),
+    ):
+        calls = []
+        for number in range(1, 101):
+            calls.append(stub.ModelInfer(request))
+            await eventually(partial(is_handled, number))
+        refused = service.metric("modelrail_inference_refused_total", reason="REPLIES_UNREAD")
+        assert refused == count("failure") > 50
+        await stub_of(channel).ModelInfer(request, timeout=SECONDS)
+        for call in calls:
+            call.cancel()
+    assert service.peak_bytes - before < 128 * MIB
 
 
 # --- row 23: connections that say nothing ---------------------------------------------------------

@@ -33,6 +33,7 @@ from modelrail_inference.request.message import (
     Parameter,
     TypedContents,
 )
+from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.runtime.session import RunError, RunTerminatedError
 from modelrail_inference.scheduling.admission import QueueLimits
 from modelrail_inference.scheduling.batch import Batch, Outcome
@@ -120,7 +121,8 @@ class House:
     def __init__(self, scheduler: Scheduler, repository: Repository) -> None:
         self.scheduler = scheduler
         self.repository = repository
-        self.plane = DataPlane(repository, scheduler, max_reply_bytes=1 << 20)
+        self.unread = UnreadReplies(1 << 20)
+        self.plane = DataPlane(repository, scheduler, self.unread, max_reply_bytes=1 << 20)
 
     def ask(
         self,

@@ -52,7 +52,9 @@ async def test_refusals_are_counted_by_their_reason(
             await house.ask(0.0)
     with monkeypatch.context() as limited:
         limited.setattr(
-            house, "plane", DataPlane(house.repository, house.scheduler, max_reply_bytes=9)
+            house,
+            "plane",
+            DataPlane(house.repository, house.scheduler, house.unread, max_reply_bytes=9),
         )
         with pytest.raises(ResourceExhausted, match="a reply of at most"):
             await house.ask(0.0)

@@ -196,6 +196,7 @@ async def test_every_reason_of_a_refusal_and_both_kinds_of_late_requests_are_sho
         "TOO_LARGE": 0,
         "REPLY_TOO_LARGE": 0,
         "THREAD_LIMIT": 1,
+        "REPLIES_UNREAD": 0,
         "SHUTTING_DOWN": 0,
     }
     assert families["modelrail_inference_expired"].samples[0].value == 1

@@ -23,6 +23,7 @@ from modelrail_inference.protocol.stream import Streams
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder
 from modelrail_inference.repository.repository import Repository, not_ready
 from modelrail_inference.request.call import Call
+from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.scheduling.queue.refusals import exiting
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import Unimplemented
@@ -37,6 +38,8 @@ EXTENSIONS: Final = (
 """Triton's names of the protocol extensions that exist here."""
 
 _UNLOAD_PARAMETERS: Final = frozenset({"unload_dependents"})
+_SMALL_REPLY_BYTES: Final = 4096
+"""Replies up to this size are bounded by the number of calls: to count them would cost more."""
 
 
 class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
@@ -50,6 +53,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         repository: The loaded models.
         dataplane: Answers requests.
         fleet: Answers what is asked of all processes that serve together.
+        unread: Counts the replies that callers have not taken.
         stopping: Set when streams have to end.
         max_stream_in_flight: Requests in flight on one stream.
     """
@@ -59,6 +63,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         repository: Repository,
         dataplane: DataPlane,
         fleet: Fleet,
+        unread: UnreadReplies,
         *,
         stopping: asyncio.Event,
         max_stream_in_flight: int,
@@ -66,6 +71,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._repository = repository
         self._dataplane = dataplane
         self._fleet = fleet
+        self._unread = unread
         self._stopping = stopping
         self._decoder = RequestDecoder()
         self._encoder = ReplyEncoder()
@@ -73,6 +79,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
             dataplane,
             self._decoder,
             self._encoder,
+            unread,
             max_in_flight=max_stream_in_flight,
             stopping=stopping,
         )
@@ -125,10 +132,13 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self, request: bytes, context: Context
     ) -> bytes:
         """Runs a model. Takes and gives serialised messages: this is the hot path."""
-        call = Call.within(context.time_remaining(), identity=identity().name)
-        return self._encoder.encode(
+        call = Call.within(context.time_remaining(), identity=identity().name, peer=context.peer)
+        reply = self._encoder.encode(
             await self._dataplane.infer(self._decoder.decode(request), call)
         )
+        if len(reply) > _SMALL_REPLY_BYTES:
+            self._hold_until_sent(len(reply), context.peer())
+        return reply
 
     async def ModelStreamInfer(  # type: ignore[override]  # noqa: N802
         self, request_iterator: AsyncIterator[bytes], context: Context
@@ -217,6 +227,14 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     ) -> pb.LogSettingsResponse:
         """Is not offered."""
         _refuse("LogSettings")
+
+    def _hold_until_sent(self, reply_bytes: int, connection: str) -> None:
+        """Counts a reply until the task of its call ends, when gRPC has sent it, or given it up."""
+        self._unread.hold(connection, reply_bytes)
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a servicer ran outside of a call")
+        task.add_done_callback(lambda _: self._unread.release(connection, reply_bytes))
 
     def _loaded(self, name: str, number: str) -> LoadedModel:
         found = self._repository.find(name, number)

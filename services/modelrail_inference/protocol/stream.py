@@ -10,6 +10,7 @@ from typing import Any
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, encode_stream_error
 from modelrail_inference.request.call import Call
+from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.scheduling.queue.refusals import exiting
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError
@@ -25,6 +26,7 @@ class Streams:
         dataplane: Answers one request.
         decoder: Reads requests.
         encoder: Writes replies.
+        unread: Counts the replies that callers have not taken.
         max_in_flight: Requests in flight on one stream.
         stopping: Set when streams have to end.
     """
@@ -34,6 +36,7 @@ class Streams:
         dataplane: DataPlane,
         decoder: RequestDecoder,
         encoder: ReplyEncoder,
+        unread: UnreadReplies,
         *,
         max_in_flight: int,
         stopping: asyncio.Event,
@@ -41,6 +44,7 @@ class Streams:
         self._dataplane = dataplane
         self._decoder = decoder
         self._encoder = encoder
+        self._unread = unread
         self._max_in_flight = max_in_flight
         self._stopping = stopping
 
@@ -49,7 +53,7 @@ class Streams:
 
         With the metadatum `triton_grpc_error: true` the first error ends the stream, as in Triton.
         """
-        call = Call.within(context.time_remaining(), identity=identity().name)
+        call = Call.within(context.time_remaining(), identity=identity().name, peer=context.peer)
 
         async def answer(request: bytes) -> bytes:
             reply = await self._dataplane.infer(self._decoder.decode(request), call)
@@ -59,6 +63,8 @@ class Streams:
         return answer_stream(
             requests,
             answer,
+            unread=self._unread,
+            connection=context.peer(),
             max_in_flight=self._max_in_flight,
             stopping=self._stopping,
             end_on_error=metadata.get("triton_grpc_error") == "true",
@@ -69,18 +75,22 @@ async def answer_stream(
     requests: AsyncIterator[bytes],
     answer: Answer,
     *,
+    unread: UnreadReplies,
+    connection: str,
     max_in_flight: int,
     stopping: asyncio.Event,
     end_on_error: bool,
 ) -> AsyncIterator[bytes]:
     """Answers the requests of a stream in their order.
 
-    The reader stops reading while `max_in_flight` requests are unanswered, so that flow control
-    slows the caller down and nothing piles up here.
+    The reader stops reading while `max_in_flight` requests are unanswered, or too many replies on
+    the connection unread, so that flow control slows the caller down and nothing piles up here.
 
     Args:
         requests: What the caller sends, serialised, until it half-closes.
         answer: Answers one request with a serialised response.
+        unread: Counts the responses until they are taken.
+        connection: Where they are read.
         max_in_flight: Requests at a time.
         stopping: Ends the stream, after the answers in flight, when set.
         end_on_error: The first error ends the stream, in place of a message on it.
@@ -96,19 +106,25 @@ async def answer_stream(
     answers: _Answers = asyncio.Queue()
     room = asyncio.Semaphore(max_in_flight)
     tasks: set[asyncio.Task[bytes]] = set()
+    held_bytes = 0
 
     async def one(request: bytes) -> bytes:
+        nonlocal held_bytes
         try:
-            return await answer(request)
+            reply = await answer(request)
         except ServiceError as error:
             if end_on_error:
                 raise
-            return encode_stream_error(request, error.message)
+            reply = encode_stream_error(request, error.message)
+        unread.hold(connection, len(reply))
+        held_bytes += len(reply)
+        return reply
 
     async def read() -> None:
         try:
             while True:
                 await room.acquire()
+                await unread.room_on(connection)
                 request = await anext(requests, None)
                 if request is None:
                     return
@@ -126,12 +142,15 @@ async def answer_stream(
             reply = await task
             tasks.discard(task)  # not before: what was never awaited is reported as a defect
             yield reply
+            unread.release(connection, len(reply))
+            held_bytes -= len(reply)
             room.release()
         if stopping.is_set():
             raise exiting()
         await reader  # raises what reading raised
     finally:
         await _end(reader, stopper, *tasks)
+        unread.release(connection, held_bytes)
         # What reading or answering raised holds this frame: with its task still in it, both would
         # stay until the garbage collector comes by, and the messages with them.
         task = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _NOBODY = ""
@@ -10,6 +11,10 @@ _ROUNDED_SHARE = 0.01
 _ROUNDED_SECONDS = 0.002
 """How much later a deadline is here than at the caller: gRPC rounds the time that is left up, to a
 hundredth or to a millisecond."""
+
+
+def _nowhere() -> str:
+    return ""
 
 
 @dataclass(slots=True)
@@ -23,18 +28,27 @@ class Call:
         deadline: Moment of `time.monotonic()` after which nobody waits; None when there is none.
         identity: Name of the caller as authentication found it; empty when unknown.
         given_seconds: Time from the beginning of the call to its deadline, in seconds.
+        peer: Tells the connection on which the caller reads its replies; asked only where replies
+            wait to be read, as it costs something.
     """
 
     deadline: float | None = None
     identity: str = _NOBODY
     given_seconds: float = 0.0
+    peer: Callable[[], str] = _nowhere
 
     @classmethod
-    def within(cls, seconds: float | None, *, identity: str = _NOBODY) -> Call:
+    def within(
+        cls,
+        seconds: float | None,
+        *,
+        identity: str = _NOBODY,
+        peer: Callable[[], str] = _nowhere,
+    ) -> Call:
         """Returns a call whose answer is wanted within `seconds` from now; None means whenever."""
         if seconds is None:
-            return cls(None, identity)
-        return cls(time.monotonic() + seconds, identity, seconds)
+            return cls(None, identity, 0.0, peer)
+        return cls(time.monotonic() + seconds, identity, seconds, peer)
 
     def expired(self) -> bool:
         """Whether the deadline has passed, here or at the caller, where it comes earlier."""
