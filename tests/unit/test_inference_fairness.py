@@ -173,12 +173,12 @@ async def test_runs_on_the_event_loop_take_nothing_from_a_models_share_of_the_th
     assert "".join(name[0] for name in order) == "bqbqbqqbb"
 
 
-def urgency() -> int:
-    """Returns how willingly the calling thread gives way: its niceness."""
+def niceness() -> int:
+    """Returns how willingly the calling thread gives way."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a niceness of threads")
 async def test_runs_and_loads_give_way_to_the_event_loop(
     houses: Houses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,18 +186,18 @@ async def test_runs_and_loads_give_way_to_the_event_loop(
     load = Loader.load
 
     def watched(loader: Loader, definition: VersionDefinition) -> LoadedModel:
-        seen.append(urgency())
+        seen.append(niceness())
         return load(loader, definition)
 
     class Urgent(Session):
         def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
-            seen.append(urgency())
+            seen.append(niceness())
             return super().run(inputs, outputs, run)
 
     monkeypatch.setattr(Loader, "load", watched)
-    before = urgency()
+    before = niceness()
     house = await houses.make({"m": Urgent()})
     await house.ask(1.0)
     assert len(seen) == 2
     assert min(seen) > before
-    assert urgency() == before
+    assert niceness() == before

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel, TransientLoadError
-from modelrail_inference.priority import give_way
+from modelrail_inference.niceness import give_way
 from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)

@@ -33,7 +33,7 @@ from functools import partial
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel
-from modelrail_inference.priority import give_way
+from modelrail_inference.niceness import give_way
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.admission import MOST_STAND_INS, Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
