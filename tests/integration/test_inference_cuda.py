@@ -320,7 +320,7 @@ def test_where_it_is_dear_and_nothing_can_be_recorded_requests_run_alone(
     settings = ModelSettings(max_batch_size=4 if batching else None, batching=batching)
     loaded = load(tmp_path / "m.onnx", model(), settings)
     lane = Lane(loaded, instances=1, budget=LoopBudget())
-    assert lane.max_rows == 1
+    assert lane.queue.max_rows == 1
     assert lane.queue.delay_seconds == 0.0
     assert (lane.ordering is not None) is (batching is not None)
     assert "another size than the last takes 70 ms more" in loaded.batching_reason

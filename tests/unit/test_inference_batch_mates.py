@@ -189,7 +189,7 @@ async def test_on_a_saturated_loop_too_requests_run_alone_once_rows_could_not_be
     for _ in range(3):
         tasks = [house.ask(float(value)) for value in range(4)]
         assert [numbers(await task) for task in tasks] == [[1.0], [2.0], [3.0], [4.0]]
-    assert serving_lane(house).max_rows == 1
+    assert serving_lane(house).queue.max_rows == 1
     assert sum(len(batch) > 1 for batch in session.batches) == 1
 
 

@@ -140,12 +140,36 @@ def test_a_queue_delay_gambles_with_no_deadline_while_no_run_is_known() -> None:
 
 def test_rows_before_a_request_are_told_apart_by_whether_they_fit_beside_it() -> None:
     queue = queue_of(
-        request(rows=2, key="long"), request(rows=3), request(level=2), priority_levels=2
+        request(rows=2, key="long"),
+        request(rows=3),
+        request(level=2),
+        request(rows=4, level=2, key="long"),
+        most=4,
+        priority_levels=2,
     )
-    queue.push(request(rows=4, level=2, key="long"))
-    assert (queue.rows_before(1), queue.rows_before(2)) == (5, 10)
-    assert (queue.rows_beside("long", 1), queue.rows_beside("long", 2)) == (2, 6)
-    assert queue.rows_beside("unknown", 2) == 0
+    urgent, usual = request(key="long"), request(level=2, key="long")
+    unknown = request(rows=6, level=2, key="unknown")
+    asked = (urgent, usual, unknown)
+    assert [queue.rows_beside(one) for one in asked] == [2, 6, 0]
+    # The second of two long batches is the one that a further long request joins.
+    assert [queue.batches_before(one) for one in asked] == [1, 2, 3]
+    assert [queue.rows_with(one) for one in asked] == [3, 4, 6]
+    assert queue.largest_batch_rows() == 4
+
+
+@pytest.mark.parametrize("batching", [None, DynamicBatching()])
+def test_where_each_request_runs_alone_each_is_a_batch_of_its_own_rows(
+    batching: DynamicBatching | None,
+) -> None:
+    queue = RequestQueue(batching, 8)
+    if batching is not None:  # as once a batch could not be taken apart
+        queue.take_alone()
+    assert queue.largest_batch_rows() == 0
+    for rows in (1, 4, 5):
+        queue.push(request(rows=rows))
+    assert queue.batches_before(request()) == 3
+    assert [queue.rows_with(request(rows=rows)) for rows in (1, 6)] == [1, 6]
+    assert queue.largest_batch_rows() == 4  # 10 rows of 3 requests
 
 
 def delayed(queue: RequestQueue, *requests: QueuedRequest) -> None:
@@ -177,7 +201,7 @@ def test_a_delayed_request_waits_for_those_of_its_priority_or_a_higher_one_only(
         policy=QueuePolicy(on_timeout=TimeoutAction.DELAY),
     )
     delayed(queue, usual_late, urgent_late)
-    assert (queue.rows_before(1), queue.rows_before(2)) == (1, 3)
+    assert [queue.rows_beside(request(level=level)) for level in (1, 2)] == [1, 3]
     assert order_of(queue) == [urgent, urgent_late, usual, usual_late]
 
 

@@ -73,9 +73,7 @@ class Admission:
         at_once = self._takes_at_once(lane)
         if not at_once:  # no bound on waiting concerns what does not wait
             self._check_room(request, now)
-        # It runs together with what is there before it, up to a whole batch.
-        rows = lane.queue.rows_beside(request.feed.key, request.level) + request.feed.batch_size
-        request.admitted_rows = max(request.feed.batch_size, min(lane.max_rows, rows))
+        request.admitted_rows = lane.queue.rows_with(request)
         if request.deadline is not None:
             self._check_time(request, request.deadline, now, at_once=at_once)
 
@@ -121,7 +119,7 @@ class Admission:
         if now + wait + run_time.longest(rows) <= deadline:
             return
         # Of a shape that has never run the guess is tried, but by one request at a time.
-        is_first = not request.lane.queue.rows_beside(key, request.level)
+        is_first = not request.lane.queue.rows_beside(request)
         request.is_trial = (
             now + wait <= deadline
             and (is_first or run_times.knows(key))
@@ -149,7 +147,7 @@ class Admission:
         model that has work, but not for long runs of them.
         """
         lane = request.lane
-        batches = self._batches_before(request)
+        batches = lane.queue.batches_before(request)
         running = sum(_rest_seconds(batch, now) for batch in self._work.running.get(lane, ()))
         own = (running + batches * lane.batch_seconds()) / lane.instances
         others = (self._work.active | self._work.running.keys()) - {lane}
@@ -160,14 +158,6 @@ class Admission:
         if lane.in_flight or not self._is_relieved(now):
             return wait
         return min(wait, own + 2 * self._long_run_seconds)
-
-    def _batches_before(self, request: QueuedRequest) -> int:
-        lane, queue = request.lane, request.lane.queue
-        if lane.max_rows == 1:
-            return queue.count_before(request.level)
-        beside = queue.rows_beside(request.feed.key, request.level)
-        apart = queue.rows_before(request.level) - beside
-        return beside // lane.max_rows + -(-apart // lane.max_rows)
 
     def _is_relieved(self, now: float) -> bool:
         """Whether a thread stands in soon for models of which nothing runs: a run takes long."""

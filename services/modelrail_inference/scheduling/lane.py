@@ -44,7 +44,6 @@ class Lane:
         "in_flight",
         "instances",
         "layout",
-        "max_rows",
         "model",
         "ordering",
         "queue",
@@ -66,11 +65,10 @@ class Lane:
         self.running_rows = 0
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
-        self.max_rows = model.rows_together()
         self.ordering = Ordering() if _keeps_order(batching) else None
         # Where some requests are urgent, none waits for others.
         self._linger = Linger(
-            is_possible=self.max_rows > 1 and not self.queue.batching.priority_levels
+            is_possible=self.queue.max_rows > 1 and not self.queue.batching.priority_levels
         )
         self.quickness = Quickness(
             is_possible=model.is_bounded
@@ -82,7 +80,7 @@ class Lane:
             budget=budget,
         )
         # Batches form on the event loop as they come: where sizes are preferred, they would not.
-        self._may_gather = self.max_rows > 1 and not self.queue.batching.preferred_sizes
+        self._may_gather = self.queue.max_rows > 1 and not self.queue.batching.preferred_sizes
         self.crowd = Crowd()
         self._buffers: list[BatchBuffers] = []
         self._row_output_bytes = 0.0
@@ -136,7 +134,6 @@ class Lane:
         if not reason or self.model.batching_reason:
             return False
         self.model.batching_reason = reason
-        self.max_rows = 1
         self._may_gather = False
         self.queue.take_alone()
         return True
@@ -169,7 +166,7 @@ class Lane:
 
     def fits(self, rows: int) -> bool:
         """Whether so many rows may run on the event loop together."""
-        return rows <= self.max_rows and self.quickness.is_quick(rows)
+        return rows <= self.queue.max_rows and self.quickness.is_quick(rows)
 
     def came_alone(self) -> None:
         """Counts a run of one request on a saturated event loop that was to wait for no others."""
@@ -189,9 +186,9 @@ class Lane:
             answered: Items that were just answered, whose callers may ask again.
         """
         if self.queue.delay_seconds or self.queue.batching.preferred_sizes:
-            return self.max_rows
+            return self.queue.max_rows
         under_way = self.queue.rows + self.running_rows + answered
-        items = min(self.max_rows, -(-under_way // self.instances))
+        items = min(self.queue.max_rows, -(-under_way // self.instances))
         fewer = -(-under_way // (self.instances + 1))
         run_time = self.run_times.of(self.queue.next_key())
         if fewer < items and run_time.has_varied():
@@ -232,14 +229,8 @@ class Lane:
         self._row_output_bytes *= _FADING
 
     def batch_seconds(self) -> float:
-        """Returns the expected time of the largest batch that waits, in seconds.
-
-        Of a model that runs each request alone: of one as large as they are on average.
-        """
-        rows = min(self.queue.rows, self.max_rows)
-        if self.max_rows == 1 and self.queue.count:
-            rows = -(-self.queue.rows // self.queue.count)
-        return self.run_times.whole.seconds(max(1, rows))
+        """Returns the expected time of the largest batch that waits, in seconds."""
+        return self.run_times.whole.seconds(max(1, self.queue.largest_batch_rows()))
 
 
 def _keeps_order(batching: DynamicBatching | None) -> bool:

@@ -81,12 +81,20 @@ class RequestQueue:
     Args:
         batching: How requests are put together; None runs each alone.
         max_batch_size: Items in the largest batch; 0 for a model without batch axis.
+
+    Attributes:
+        batching: How requests are put together.
+        max_rows: Items of several requests that may run together; 1 where each runs alone.
+        delay_seconds: How long a batch that is not full waits for more.
+        count: Requests that wait.
+        rows: Their items.
+        size_bytes: Their memory, in bytes.
     """
 
     def __init__(self, batching: DynamicBatching | None, max_batch_size: int) -> None:
         self.batching = batching or DynamicBatching()
         self._together = batching is not None and max_batch_size > 1
-        self._max_rows = max_batch_size if self._together else 1
+        self.max_rows = max_batch_size if self._together else 1
         preferred = [size for size in self.batching.preferred_sizes if size < max_batch_size]
         self._preferred = frozenset(preferred)
         self.delay_seconds = self.batching.max_queue_delay_seconds if self._together else 0.0
@@ -100,25 +108,44 @@ class RequestQueue:
     def take_alone(self) -> None:
         """Takes each request alone from now on, and without a delay."""
         self._together = False
-        self._max_rows = 1
+        self.max_rows = 1
         self.delay_seconds = 0.0
 
     def count_of(self, level: int) -> int:
         """Returns how many requests of a priority level wait, delayed ones among them."""
         return sum(one.count for one in self._levels[2 * level - 2 : 2 * level])
 
-    def count_before(self, level: int) -> int:
-        """Returns the requests that run before one that comes now to a priority level."""
-        return sum(one.count for one in self._levels[: 2 * level - 1])
-
-    def rows_before(self, level: int) -> int:
-        """Returns the items that run before a request that comes now to a priority level."""
-        return sum(one.rows for one in self._levels[: 2 * level - 1])
-
-    def rows_beside(self, key: Hashable, level: int) -> int:
-        """Returns those of these items that fit into one batch with requests of a key."""
-        groups = (one.groups.get(key) for one in self._levels[: 2 * level - 1])
+    def rows_beside(self, request: QueuedRequest) -> int:
+        """Returns the items that run before a request that comes now, and fit beside it."""
+        groups = (one.groups.get(request.feed.key) for one in self._before(request))
         return sum(group.rows for group in groups if group is not None)
+
+    def rows_with(self, request: QueuedRequest) -> int:
+        """Returns the items of the batch in which a request that comes now is expected to run.
+
+        It runs together with what is there before it, up to a whole batch.
+        """
+        rows = request.feed.batch_size
+        return max(rows, min(self.max_rows, self.rows_beside(request) + rows))
+
+    def batches_before(self, request: QueuedRequest) -> int:
+        """Returns how many batches run before that of a request that comes now."""
+        before = self._before(request)
+        if not self._together:
+            return sum(level.count for level in before)
+        beside = self.rows_beside(request)
+        apart = sum(level.rows for level in before) - beside
+        # It joins the last of those that fit beside it, and waits for all that do not.
+        return beside // self.max_rows + -(-apart // self.max_rows)
+
+    def largest_batch_rows(self) -> int:
+        """Returns the items of the largest batch that waits; 0 for no requests.
+
+        Where each request runs alone: of one that is as large as they are on average.
+        """
+        if not self._together and self.count:
+            return -(-self.rows // self.count)
+        return min(self.rows, self.max_rows)
 
     def next_key(self) -> Hashable:
         """Returns what the requests of the next batch have in common; None for no requests."""
@@ -224,6 +251,10 @@ class RequestQueue:
             self.discard(request)
         return chosen, late
 
+    def _before(self, request: QueuedRequest) -> list[_Level]:
+        """Returns the levels that run before a request that comes now."""
+        return self._levels[: 2 * request.level - 1]
+
     def _choose(self, most_rows: int | None = None) -> list[QueuedRequest]:
         """Returns the requests that the next batch would hold; they stay in the queue."""
         first = self._first()
@@ -231,7 +262,7 @@ class RequestQueue:
             return []
         rows = first.feed.batch_size
         chosen = [first]
-        largest = min(self._max_rows, most_rows or self._max_rows)
+        largest = min(self.max_rows, most_rows or self.max_rows)
         if not self._together or rows >= largest:
             return chosen
         best = 1 if rows in self._preferred else 0
@@ -257,7 +288,7 @@ class RequestQueue:
     def _measure(self, chosen: list[QueuedRequest]) -> tuple[int, bool]:
         """Returns the items of the chosen requests, and whether nothing more can come to them."""
         rows = sum(request.feed.batch_size for request in chosen)
-        return rows, rows >= self._max_rows or len(chosen) < self._fitting(chosen[0])
+        return rows, rows >= self.max_rows or len(chosen) < self._fitting(chosen[0])
 
     def _fitting(self, first: QueuedRequest) -> int:
         groups = (level.groups.get(first.feed.key, ()) for level in self._levels)
