@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
@@ -32,8 +32,8 @@ class Worker:
                 raise error
 
 
-def siblings_of(worker: Worker) -> Siblings:
-    siblings = Siblings()
+def siblings_of(worker: Worker, *followed: Callable[[str, str], None]) -> Siblings:
+    siblings = Siblings(*followed)
     siblings.workers = {0: cast(WorkerProcess, worker)}
     return siblings
 
@@ -111,19 +111,16 @@ async def test_a_worker_gets_no_order_while_it_is_busy_with_one_whose_callers_ha
 
 async def test_what_follows_an_order_is_done_once_and_before_the_next_begins() -> None:
     worker = Worker()
-    siblings = siblings_of(worker)
-    seen: list[list[str]] = []
-
-    def order(method: str) -> asyncio.Task[None]:
-        return asyncio.create_task(
-            siblings.order(
-                "a", method, timeout_seconds=20, followed=lambda: seen.append([*worker.got])
-            )
-        )
-
-    orders = [order("unload"), order("unload"), order("load")]
+    seen: list[tuple[str, str, list[str]]] = []
+    siblings = siblings_of(
+        worker, lambda subject, method: seen.append((subject, method, [*worker.got]))
+    )
+    orders = [
+        asyncio.create_task(siblings.order("a", method, timeout_seconds=20))
+        for method in ("unload", "unload", "load")
+    ]
     for _ in range(2):
         worker.done.put_nowait(None)
     async with asyncio.timeout(20):
         await asyncio.gather(*orders)
-    assert seen == [["unload"], ["unload", "load"]]
+    assert seen == [("a", "unload", ["unload"]), ("a", "load", ["unload", "load"])]

@@ -39,7 +39,13 @@ class Siblings(Protocol):
         """
 
     async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
-        """Has all workers do something about a subject."""
+        """Has all workers do something about a subject.
+
+        Raises:
+            ServiceError: The first error of a worker, or not all were done in time: they go on.
+            ConnectionError: The supervisor is gone.
+            TimeoutError: The supervisor did not answer.
+        """
 
 
 class Workers:
@@ -182,11 +188,17 @@ class Workers:
         return theirs - own
 
     async def _order(self, name: str, method: str) -> None:
+        """Has all workers load or unload a model.
+
+        Raises:
+            ServiceError: The first error of a worker; Unavailable when not all were done in time,
+                or the supervisor does not say whether they were: what has begun goes on.
+        """
         try:
             await self._siblings.order(name, method, timeout_seconds=self._order_timeout_seconds)
         except (TimeoutError, ConnectionError):
             raise Unavailable(
-                f"{method} failed for model '{name[:80]}': not every worker was done in time",
+                f"{method} may go on for '{name[:80]}': the workers' supervisor does not answer",
                 reason="WORKER_SLOW",
                 retry_after_seconds=1.0,
             ) from None

@@ -28,12 +28,17 @@ class _Order:
 class Siblings:
     """The workers that are there now. For the event loop's thread only.
 
+    Args:
+        followed: Called with the subject and the method of an order when all workers have done it,
+            before the next order about the subject begins.
+
     Attributes:
         workers: By number.
         orders: The last order about each subject, for workers that come later.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, followed: Callable[[str, str], None] = lambda subject, method: None) -> None:
+        self._followed = followed
         self.workers: dict[int, WorkerProcess] = {}
         self.orders: dict[str, str] = {}
         self._last: dict[str, _Order] = {}
@@ -74,14 +79,7 @@ class Siblings:
         answers = await asyncio.gather(*map(ask, asked))
         return [answer for answer in answers if answer is not None]
 
-    async def order(
-        self,
-        subject: str,
-        method: str,
-        *,
-        timeout_seconds: float,
-        followed: Callable[[], None] = lambda: None,
-    ) -> None:
+    async def order(self, subject: str, method: str, *, timeout_seconds: float) -> None:
         """Has every worker do something about a subject, one order about it after the other.
 
         An order goes on when its caller has left or had no more time. Callers who come again pile
@@ -94,8 +92,6 @@ class Siblings:
             subject: A model.
             method: What is to be done.
             timeout_seconds: Longest wait.
-            followed: Called when all workers have done it, before the next order begins; of callers
-                who share an order, that of the first.
 
         Raises:
             ServiceError: The first error of a worker; Unavailable when not all were done in time.
@@ -103,7 +99,7 @@ class Siblings:
         """
         last = self._last.get(subject)
         if last is None or last.begun or last.method != method:
-            last = self._queue(subject, method, followed)
+            last = self._queue(subject, method)
         done, _ = await asyncio.wait([last.task], timeout=timeout_seconds)
         if not done:
             raise Unavailable(
@@ -113,10 +109,9 @@ class Siblings:
             )
         last.task.result()
 
-    def _queue(self, subject: str, method: str, followed: Callable[[], None]) -> _Order:
+    def _queue(self, subject: str, method: str) -> _Order:
         order = _Order(method)
-        following = self._follow(subject, order, self._last.get(subject), followed)
-        order.task = asyncio.create_task(following)
+        order.task = asyncio.create_task(self._follow(subject, order, self._last.get(subject)))
         self._last[subject] = order
 
         def leave(task: asyncio.Future[None]) -> None:
@@ -128,9 +123,7 @@ class Siblings:
         order.task.add_done_callback(leave)
         return order
 
-    async def _follow(
-        self, subject: str, order: _Order, earlier: _Order | None, followed: Callable[[], None]
-    ) -> None:
+    async def _follow(self, subject: str, order: _Order, earlier: _Order | None) -> None:
         if earlier is not None:
             await asyncio.wait([earlier.task])
         order.begun = True
@@ -146,7 +139,7 @@ class Siblings:
             self._take_back(subject, before)
         if errors:
             raise _first(errors)
-        followed()
+        self._followed(subject, order.method)
 
     def _take_back(self, subject: str, before: str | None) -> None:
         """Forgets an order that nobody could follow, such as one about an unknown subject."""

@@ -84,7 +84,7 @@ class _Supervisor(Collector):
         self._config = config
         self._service = service
         self._count = workers
-        self._siblings = Siblings()
+        self._siblings = Siblings(self._followed)
         self._figures = Figures(self._siblings)
         self._parts = MergedParts(self._tell_parts)
         self._restarts = 0
@@ -278,19 +278,14 @@ class _Supervisor(Collector):
             case "ask_all":
                 return await self._siblings.ask_all(**arguments)
             case "order":
-                await self._order(**arguments)
+                await self._siblings.order(**arguments)
             case _:
                 raise ValueError(f"unknown method {method!r}")
         return None
 
-    async def _order(self, subject: str, method: str, timeout_seconds: float) -> None:
-        def followed() -> None:
-            if method == "unload":
-                self._figures.forget(subject)
-
-        await self._siblings.order(
-            subject, method, timeout_seconds=timeout_seconds, followed=followed
-        )
+    def _followed(self, subject: str, method: str) -> None:
+        if method == "unload":
+            self._figures.forget(subject)
 
     def _tell_parts(self, number: int, states: PartStates) -> None:
         self._siblings.workers[number].channel.tell("parts", {"states": states})
