@@ -18,6 +18,7 @@ from tests.unit.scheduling_house import (
     MAX_BATCH,
     Houses,
     Session,
+    batch_of,
     began,
     declared,
     ended,
@@ -85,6 +86,72 @@ async def test_a_shape_that_is_tried_in_vain_is_not_tried_again_at_once(houses: 
         with pytest.raises(ResourceExhausted):
             await house.ask(1.0, seconds=0.2, length=5)
     assert session.terminated == 1
+
+
+async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, width=-1)
+    await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
+    for _ in range(2):
+        await began(session)
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.run_times.add(((3,),), 1, 0.001)
+        lane.run_times.add(((2,),), 1, 3600.0)
+    with held(session):
+        tasks = [house.ask(0.0, length=3)]
+        await began(session)
+        tasks.append(house.ask(1.0, seconds=60.0, length=5))
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted, match="predicted to take"):
+            await house.ask(2.0, seconds=60.0, length=5)
+    await asyncio.gather(*tasks)
+    assert numbers(await house.ask(3.0, seconds=60.0, length=5)) == [4.0]
+
+
+async def test_a_trial_behind_others_in_its_batch_shows_too_that_a_guess_is_wrong(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, width=-1)
+    await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
+    for _ in range(2):
+        await began(session)
+    lane = serving_lane(house)
+    for _ in range(100):
+        lane.run_times.add(((3,),), 1, 0.001)
+        lane.run_times.add(((2,),), 1, 3600.0)
+    with held(session):
+        tasks = [house.ask(0.0, length=3)]
+        await began(session)
+        tasks.append(house.ask(1.0))
+        await queued(house, 1)
+        with pytest.raises(ResourceExhausted):
+            await house.ask(2.0, seconds=60.0)
+        run_time = lane.run_times.of(((2,),))
+        assert run_time._refused_since is not None
+        run_time._refused_since -= 600.0
+        tasks.append(house.ask(2.0, seconds=60.0))
+        await queued(house, 2)
+    await asyncio.gather(*tasks)
+    assert session.batches[-1] == [1.0, 2.0]
+    assert numbers(await house.ask(3.0, seconds=60.0)) == [4.0]
+
+
+async def test_after_a_trial_behind_others_that_was_stopped_the_next_waits_as_for_any_other(
+    houses: Houses,
+) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {1: 60.0, 2: 60.0})
+    batch = batch_of(lane, 2)
+    batch.requests[1].is_trial = True
+    lane.stopped(batch, 3.0)
+    tries = [lane.run_times.tries((), now, seconds=0.1) for now in (50.0, 79.0, 81.0)]
+    assert tries == [False, False, True]
 
 
 async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
