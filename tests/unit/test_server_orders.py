@@ -109,6 +109,22 @@ async def test_a_worker_gets_no_order_while_it_is_busy_with_one_whose_callers_ha
     assert worker.got == ["load", "load"]
 
 
+def test_orders_that_are_under_way_when_the_event_loop_ends_end_with_it() -> None:
+    """The one that waits ends first, and then the one before it, which is the last no more."""
+    failures: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: failures.append(context)
+        )
+        worker = Worker()
+        await ordered(siblings_of(worker), "load", times=2)
+        assert worker.got == ["load"]
+
+    asyncio.run(main())
+    assert failures == []
+
+
 async def test_what_follows_an_order_is_done_once_and_before_the_next_begins() -> None:
     worker = Worker()
     seen: list[tuple[str, str, list[str]]] = []
