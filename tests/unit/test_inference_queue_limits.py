@@ -15,6 +15,8 @@ from modelrail_inference.model.batching import (
 from modelrail_inference.model.definition import (
     ModelSettings,
 )
+from modelrail_inference.request.message import InferenceReply
+from modelrail_inference.scheduling.batch import Execution
 from modelrail_inference.scheduling.queue.queued import QueuedRequest
 from modelrail_server.errors import (
     ResourceExhausted,
@@ -185,6 +187,61 @@ async def test_one_large_reply_leaves_room_for_others(houses: Houses) -> None:
             await house.ask(4.0)
         assert lane.predicted_output_bytes(1) == before  # the next run will tell
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("threads", [1, 3], ids=["one waits", "one runs"])
+async def test_a_guess_about_outputs_is_not_doubted_while_a_run_is_to_come(
+    houses: Houses, threads: int
+) -> None:
+    sessions = {"m": Session(), "n": Session()}
+    house = await houses.make(sessions, threads=threads, max_bytes=400)
+    for name, session in sessions.items():
+        await house.ask(0.0, model=name)
+        await began(session)
+        serving_lane(house, name)._row_output_bytes = 1e9  # 100 bytes are what one may hold
+    tasks: list[asyncio.Task[InferenceReply]] = []
+    with held(sessions["n"]), held(sessions["m"]):
+        for name in ("n", "n", "m"):
+            tasks.append(house.ask(1.0, model=name))
+            if len(tasks) <= threads:
+                await began(sessions[name])
+            else:
+                await queued(house, len(tasks) - threads)
+        lane = serving_lane(house)
+        before = lane.predicted_output_bytes(1)
+        with pytest.raises(Unavailable):
+            await house.ask(2.0)
+        assert lane.predicted_output_bytes(1) == before
+    await asyncio.gather(*tasks)
+
+
+async def test_no_outputs_are_expected_to_be_larger_than_a_reply_may_be(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, max_bytes=1 << 24, max_model_bytes=1 << 24)
+    await house.ask(0.0)
+    await began(session)
+    serving_lane(house)._row_output_bytes = 1e9
+    with held(session):
+        task = house.ask(0.0)
+        await began(session)
+        assert (1 << 20) - 100 < house.scheduler.held_bytes <= (1 << 20) + 8
+    await task
+
+
+async def test_outputs_are_expected_to_be_as_large_as_the_largest_of_the_last_runs(
+    houses: Houses,
+) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    expected = []
+    for size in (1000, 10):
+        lane.learn(Execution(1, 0, 0, 1, 0, 0, output_bytes=size))
+        expected.append(lane.predicted_output_bytes(1))
+    assert expected == [1000, 950]
+    for _ in range(200):
+        lane.learn(Execution(1, 0, 0, 1, 0, 0, output_bytes=10))
+    assert lane.predicted_output_bytes(3) == 30
 
 
 async def test_a_guess_about_outputs_that_no_run_corrects_refuses_nothing_for_ever(

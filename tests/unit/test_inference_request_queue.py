@@ -82,6 +82,31 @@ def test_what_cannot_end_in_time_even_alone_runs_not_and_makes_no_batch_smaller(
     assert (taken, [late_one for late_one, _ in late]) == (others, [hopeless])
 
 
+def test_what_would_end_right_before_its_deadline_does_not_run() -> None:
+    """Every second one would end after it."""
+    near, far = request(left=1.1), request(left=1.2)
+    times = run_times(1.0, 0.0)
+    assert queue_of(far).take(NOW, times) == ([far], [])
+    taken, ((refused, seconds),) = queue_of(near).take(NOW, times)
+    assert (taken, refused) == ([], near)
+    assert seconds == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("on_timeout", [TimeoutAction.REJECT, TimeoutAction.DELAY])
+def test_whoever_has_lost_patience_when_the_batch_is_taken_is_not_in_it(
+    on_timeout: TimeoutAction,
+) -> None:
+    late, other = request(), request()
+    late.wait_until = NOW
+    queue = queue_of(late, other, policy=QueuePolicy(on_timeout=on_timeout))
+    taken, refused = queue.take(NOW, run_times(0.0, 0.1), 1)
+    assert taken == [other]
+    if on_timeout is TimeoutAction.REJECT:
+        assert refused == [(late, 0.0)]
+    else:
+        assert (refused, list(queue.requests())) == ([], [late])
+
+
 def test_what_cannot_end_in_time_behind_those_before_it_does_not_run() -> None:
     before = [request(waited=0.3) for _ in range(3)]
     hopeless = request(left=0.35, waited=0.2)
