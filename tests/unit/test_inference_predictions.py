@@ -10,6 +10,8 @@ import pytest
 from modelrail_inference.model.definition import (
     ModelSettings,
 )
+from modelrail_inference.scheduling import admission, scheduler
+from modelrail_inference.scheduling.batch import Execution
 from modelrail_server.errors import (
     ResourceExhausted,
     Unavailable,
@@ -149,9 +151,22 @@ async def test_after_a_trial_behind_others_that_was_stopped_the_next_waits_as_fo
     learned(lane, {1: 60.0, 2: 60.0})
     batch = batch_of(lane, 2)
     batch.requests[1].is_trial = True
+    tries = [lane.run_times.tries((), now, seconds=0.1) for now in (50.0, 51.5)]
     lane.stopped(batch, 3.0)
-    tries = [lane.run_times.tries((), now, seconds=0.1) for now in (50.0, 79.0, 81.0)]
-    assert tries == [False, False, True]
+    tries += [lane.run_times.tries((), now, seconds=0.1) for now in (81.0, 82.0)]
+    assert tries == [False, True, False, True]
+
+
+async def test_a_trial_that_takes_as_long_as_was_guessed_unlearns_nothing(houses: Houses) -> None:
+    house = await houses.make({"m": Session()})
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {1: 2.0})
+    batch = batch_of(lane, 1)
+    batch.requests[0].is_trial = True
+    lane.ran(batch, [Execution(1, 0, 0, 12_000_000_000, 0, 0)])
+    # A tenth of the way to what it took.
+    assert lane.run_times.whole.seconds(1) == pytest.approx(3.0, abs=0.01)
 
 
 async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
@@ -266,6 +281,60 @@ async def test_admission_knows_that_a_long_run_does_not_keep_other_models_waitin
         with pytest.raises(ResourceExhausted):
             await house.ask(1.0, model="long", seconds=20.0)
     await running
+
+
+async def test_a_run_counts_as_long_also_when_it_takes_longer_than_expected(
+    houses: Houses,
+) -> None:
+    sessions = {"m": Session(), "long": Session()}
+    house = await houses.make(sessions, long_run_seconds=10.0)
+    work = house.scheduler._work
+    with held(sessions["long"]):
+        tasks = [house.ask(0.0, model="long")]
+        await began(sessions["long"])
+        work.mean_batch_seconds = 3600.0
+        with pytest.raises(ResourceExhausted):
+            await house.ask(1.0, seconds=60.0)
+        (batch,) = work.running[serving_lane(house, "long")]
+        batch.started_at -= 20.0
+        tasks.append(house.ask(1.0, seconds=60.0))
+        await queued(house, 1)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_model_of_which_something_runs_counts_on_no_thread_that_stands_in(
+    houses: Houses,
+) -> None:
+    sessions = {"m": Session(), "long": Session()}
+    house = await houses.make(sessions, threads=2, long_run_seconds=10.0)
+    with held(sessions["long"]), held(sessions["m"]):
+        tasks = [house.ask(0.0, model=name) for name in sessions]
+        for session in sessions.values():
+            await began(session)
+        serving_lane(house, "long").run_times.add((), 1, 3600.0)
+        house.scheduler._work.mean_batch_seconds = 7200.0
+        with pytest.raises(ResourceExhausted, match="predicted to take 3600000 ms"):
+            await house.ask(1.0, seconds=60.0)
+    await asyncio.gather(*tasks)
+
+
+async def test_where_no_more_threads_stand_in_only_the_others_are_expected_to_become_free(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (admission, scheduler):
+        monkeypatch.setattr(module, "MOST_STAND_INS", 1)
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["a"]), held(sessions["b"]):
+        tasks = []
+        for name in "ab":
+            tasks.append(house.ask(1.0, model=name))
+            await began(sessions[name])
+        serving_lane(house, "a").run_times.add((), 1, 3600.0)
+        # What runs on the thread that stands in may end at any moment: that is no thread for "c".
+        with pytest.raises(ResourceExhausted, match=r"predicted to take 3[56]\d{5} ms"):
+            await house.ask(1.0, model="c", seconds=60.0)
+    await asyncio.gather(*tasks)
 
 
 async def test_a_run_that_was_stopped_teaches_how_long_it_took_at_least(houses: Houses) -> None:
