@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -179,6 +180,38 @@ async def test_requests_run_alone_once_rows_could_not_be_told_apart(
     ]
     config = config_to_pb(serving_lane(house).model, instances=1).config
     assert config.parameters["batching_off"].string_value == reason
+
+
+class ShortTogether(Short):
+    """Has two batches of several rows end at the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = threading.Barrier(2, timeout=20)
+
+    def run(self, inputs: Any, outputs: Any, run: Any) -> list[NDArray[Any]]:
+        if len(inputs["x"]) > 1:
+            self.both.wait()
+        return super().run(inputs, outputs, run)
+
+
+async def test_of_two_batches_whose_rows_could_not_be_told_apart_one_is_news(
+    houses: Houses,
+) -> None:
+    session = ShortTogether()
+    house = await houses.make({"m": session}, threads=2, settings=declared(preferred_sizes=(2,)))
+    with structlog.testing.capture_logs() as logs:
+        with held(session):
+            tasks = []
+            for _ in range(2):
+                tasks.append(house.ask(0.0))
+                await began(session)
+            tasks += [house.ask(float(value)) for value in range(1, 5)]
+            await queued(house, 4)
+        answers = [numbers(await task) for task in tasks]
+    assert answers == [[1.0], [1.0], [2.0], [3.0], [4.0], [5.0]]
+    assert sum(len(batch) > 1 for batch in session.batches) == 2
+    assert [line["event"] for line in logs] == ["requests are not put together"]
 
 
 async def test_on_a_saturated_loop_too_requests_run_alone_once_rows_could_not_be_told_apart(

@@ -106,7 +106,6 @@ async def test_threads_that_stand_in_end_with_the_long_runs(houses: Houses) -> N
             await house.ask(1.0)
         (stand_in,) = stand_ins()
     await long
-    await house.ask(2.0)
     await asyncio.to_thread(stand_in.join, 20)
     assert not stand_in.is_alive()
     assert house.scheduler._stand_ins == 0
@@ -119,16 +118,58 @@ async def test_the_threads_that_stand_in_are_bounded(
     sessions = {name: Session() for name in "abc"}
     house = await houses.make(sessions, long_run_seconds=0.01)
     with held(sessions["b"]), held(sessions["a"]):
-        tasks = [house.ask(1.0, model=name) for name in "a"]
-        await began(sessions["a"])
-        tasks.append(house.ask(1.0, model="b"))
-        await began(sessions["b"])
+        tasks = []
+        for name in "ab":
+            tasks.append(house.ask(1.0, model=name))
+            await began(sessions[name])
+        for batches in house.scheduler._work.running.values():
+            batches[0].started_at -= 1.0  # both have run for long
         tasks.append(house.ask(1.0, model="c"))
+        await queued(house, 1)
         for _ in range(3):  # as often as it is looked whether one more is needed
             house.scheduler._relieve()
         assert len(stand_ins()) == 1
         assert not sessions["c"].batches
     assert [numbers(await task) for task in tasks] == [[2.0]] * 3
+
+
+async def test_a_thread_that_stands_in_leaves_a_model_that_runs_to_the_others(
+    houses: Houses,
+) -> None:
+    """Although the model may have two runs at a time."""
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, threads=2, long_run_seconds=0.01)
+    with held(sessions["a"]), held(sessions["b"]):
+        tasks = [house.ask(1.0, model=name) for name in "ab"]
+        for name in "ab":
+            await began(sessions[name])
+        tasks.append(house.ask(2.0, model="a"))
+        await queued(house, 1)
+        async with asyncio.timeout(20):
+            for _ in range(2):
+                assert numbers(await house.ask(1.0, model="c")) == [2.0]
+        assert sessions["a"].batches == [[1.0]]
+    await asyncio.gather(*tasks)
+
+
+async def test_closing_waits_also_for_threads_that_stand_in(
+    houses: Houses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = {name: Session() for name in "ab"}
+    house = await houses.make(sessions, long_run_seconds=0.01)
+    with held(sessions["b"]):
+        with held(sessions["a"]):
+            tasks = [house.ask(1.0, model="a")]
+            await began(sessions["a"])
+            tasks.append(house.ask(1.0, model="b"))
+            await began(sessions["b"])
+        await tasks[0]
+        (stand_in,) = house.scheduler._stand_in_threads
+        waits: list[float] = []
+        monkeypatch.setattr(stand_in, "join", waits.append)
+        house.scheduler.close()
+        assert len(waits) == 1
+    assert numbers(await tasks[1]) == [2.0]
 
 
 def stand_ins() -> list[threading.Thread]:
