@@ -8,7 +8,10 @@ from collections.abc import Hashable
 
 _DECAY = 0.9
 """Weight of what was known before; the last ten runs or so decide."""
-_MARGIN = 1.15
+_REFUSAL_MARGIN = 1.15
+"""A run may take so many times what is expected. By this requests are refused or left out of a
+batch, so it is small: a larger one would refuse many that end in time. A batch that waits for more
+requests leaves its run more than that; see `request_queue`."""
 _TRIAL_PAUSE = 10.0
 """From one trial to the next, as a multiple of what it may take, or the last one that was stopped
 took: a tenth of a thread."""
@@ -63,7 +66,7 @@ class RunTime:
         What is expected to end right before its deadline ends after it every second time, and then
         all of the run was in vain.
         """
-        return _MARGIN * self.seconds(items)
+        return _REFUSAL_MARGIN * self.seconds(items)
 
     def tries(self, now: float, seconds: float) -> bool:
         """Whether a request runs that is expected to take longer than it may, or is refused.

@@ -13,8 +13,11 @@ from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 _WAKE_SECONDS = 0.005
 """A thread that has slept until a moment waits so long for the interpreter, if others have it
 (`sys.getswitchinterval`)."""
-_RUN_MARGIN = 1.25
-"""A run that is known by its mean takes longer half of the time, seldom by more than that."""
+_WAIT_MARGIN = 1.25
+"""A batch that waits for more requests leaves its run so many times what is expected: a run that is
+known by its mean takes longer half of the time, seldom by more than that. It is more than the
+margin of `RunTime.longest`, by which the batch is judged when it is taken: with less, whoever has
+waited as long as it may would then be too late. It costs nobody an answer, only some wait."""
 
 TooLate = tuple[QueuedRequest, float]
 """A request that does not run, and the time after which its answer would have come, in seconds."""
@@ -329,7 +332,7 @@ def _in_time(
 
 def _latest_start(chosen: list[QueuedRequest], rows: int, run_time: RunTime) -> float:
     """Returns when they have to be taken so that all are answered in time; 0 for now."""
-    seconds = _RUN_MARGIN * run_time.seconds(rows)
+    seconds = _WAIT_MARGIN * run_time.seconds(rows)
     latest = min(min(_deadline(request) - seconds, _patience_end(request)) for request in chosen)
     # Without any knowledge about the run, no deadline allows a wait.
     return latest - _WAKE_SECONDS if run_time.runs or latest == math.inf else 0.0
