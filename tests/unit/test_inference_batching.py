@@ -95,8 +95,8 @@ async def test_what_waits_is_shared_among_the_sessions(houses: Houses) -> None:
 
 @pytest.mark.parametrize(
     ("fixed_seconds", "items"),
-    [(0.001, 3), (0.050, 4)],
-    ids=["some wait behind the sessions", "batches are as large as they can be"],
+    [(0.001, 2), (0.004, 3), (0.050, 4)],
+    ids=["no session waits", "sessions wait a little", "batches are as large as they can be"],
 )
 async def test_smaller_batches_keep_sessions_busy_where_they_cost_little(
     houses: Houses, fixed_seconds: float, items: int

@@ -8,6 +8,7 @@ from modelrail_inference.model.batching import DynamicBatching
 from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.request.assembly import BatchBuffers, BatchLayout
 from modelrail_inference.request.check import RequestChecker
+from modelrail_inference.scheduling.even_share import UnderWay, even_share
 from modelrail_inference.scheduling.linger import Linger
 from modelrail_inference.scheduling.on_loop.crowd import Crowd
 from modelrail_inference.scheduling.on_loop.loop_budget import LoopBudget
@@ -50,6 +51,7 @@ class Lane:
         "quickness",
         "run_times",
         "running_rows",
+        "under_way",
         "virtual_seconds",
     )
 
@@ -63,6 +65,7 @@ class Lane:
         self.run_times = RunTimes()
         self.in_flight = 0
         self.running_rows = 0
+        self.under_way = UnderWay(instances)
         self.virtual_seconds = 0.0
         """Time of the threads that the model has had, by which the next model is chosen."""
         self.ordering = Ordering() if _keeps_order(batching) else None
@@ -174,12 +177,9 @@ class Lane:
             self.crowd.came(1)
 
     def share(self, answered: int = 0) -> int:
-        """Returns the items of one batch when all that are under way are shared evenly.
+        """Returns the items that one batch shall have at most.
 
-        A batch of everything that waits would leave the other sessions idle. One share more than
-        there are sessions keeps some waiting, so that no session waits for the callers that it has
-        answered: that is worth it where smaller batches take hardly longer for an item, as on a
-        CPU. Where the configuration says which sizes it wants, or how long to wait for them, that
+        Where the configuration says which sizes it wants, or how long to wait for them, that
         counts.
 
         Args:
@@ -187,18 +187,17 @@ class Lane:
         """
         if self.queue.delay_seconds or self.queue.batching.preferred_sizes:
             return self.queue.max_rows
-        under_way = self.queue.rows + self.running_rows + answered
-        items = min(self.queue.max_rows, -(-under_way // self.instances))
-        fewer = -(-under_way // (self.instances + 1))
-        run_time = self.run_times.of(self.queue.next_key())
-        if fewer < items and run_time.has_varied():
-            seconds = run_time.seconds(items)
-            if fewer * (seconds + self._linger.seconds(seconds)) > items * run_time.seconds(fewer):
-                return fewer
-        return items
+        return even_share(
+            self.under_way.rows(self.queue.rows + self.running_rows + answered),
+            self.queue.max_rows,
+            instances=self.instances,
+            run_time=self.run_times.of(self.queue.next_key()),
+            wait_seconds=self._linger.seconds,
+        )
 
     def answered(self, batch: Batch, now: float) -> None:
         """A batch has ended: whoever waited for it may ask again as soon as the answers come."""
+        self.under_way.ended(self.queue.rows + self.running_rows)
         items = batch.items
         if items > 1:
             # No more come back than were answered: the rest of an even share may run elsewhere.

@@ -15,6 +15,9 @@ requests leaves its run more than that; see `request_queue`."""
 _TRIAL_PAUSE = 10.0
 """From one trial to the next, as a multiple of what it may take, or the last one that was stopped
 took: a tenth of a thread."""
+_LEAST_VARIANCE = 1e-24
+"""Of sizes, relative to their mean squared: after some 500 runs of one size nothing is known of
+others any more."""
 _MOST_KEYS = 32
 """Shapes that are told apart. With more of them each runs too seldom to teach much."""
 
@@ -26,7 +29,16 @@ class RunTime:
     size.
     """
 
-    __slots__ = ("_n", "_refused_since", "_trial_seconds", "_x", "_xx", "_xy", "_y", "runs")
+    __slots__ = (
+        "_covariance",
+        "_items",
+        "_refused_since",
+        "_seconds",
+        "_trial_seconds",
+        "_variance",
+        "_weight",
+        "runs",
+    )
 
     def __init__(self) -> None:
         self.forget()
@@ -34,7 +46,9 @@ class RunTime:
     def forget(self) -> None:
         """Knows nothing any more."""
         self.runs = 0
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        # Means, and sums of products about them: what they say of other sizes stays exact however
+        # seldom those come.
+        self._weight = self._items = self._seconds = self._variance = self._covariance = 0.0
         self._refused_since: float | None = None
         self._trial_seconds = 0.0
 
@@ -42,23 +56,23 @@ class RunTime:
         """Learns from one run of `items` that took `seconds`."""
         self.runs += 1
         self._refused_since = None
-        self._n = _DECAY * self._n + 1
-        self._x = _DECAY * self._x + items
-        self._y = _DECAY * self._y + seconds
-        self._xx = _DECAY * self._xx + items * items
-        self._xy = _DECAY * self._xy + items * seconds
+        self._weight = _DECAY * self._weight + 1
+        more_items, more_seconds = items - self._items, seconds - self._seconds
+        self._items += more_items / self._weight
+        self._seconds += more_seconds / self._weight
+        self._variance = _DECAY * self._variance + more_items * (items - self._items)
+        self._covariance = _DECAY * self._covariance + more_items * (seconds - self._seconds)
 
     def seconds(self, items: int) -> float:
         """Returns the expected time of a run in seconds; 0 when nothing is known yet."""
         if not self.runs:
             return 0.0
-        mean_x, mean_y = self._x / self._n, self._y / self._n
         if not self.has_varied():
             # Only one size was seen: a smaller batch takes at most as long, a larger one in
             # proportion.
-            return mean_y * max(1.0, items / mean_x)
-        slope = max(0.0, (self._xy / self._n - mean_x * mean_y) / self._variance())
-        return max(0.0, mean_y + slope * (items - mean_x))
+            return self._seconds * max(1.0, items / self._items)
+        slope = max(0.0, self._covariance / self._variance)
+        return max(0.0, self._seconds + slope * (items - self._items))
 
     def longest(self, items: int) -> float:
         """Returns how long a run may take, in seconds: more than expected, as runs differ.
@@ -91,11 +105,7 @@ class RunTime:
 
     def has_varied(self) -> bool:
         """Whether the last runs were of different sizes, so that they tell the time of others."""
-        return self.runs > 1 and self._variance() > 1e-9 * (self._x / self._n) ** 2
-
-    def _variance(self) -> float:
-        mean_x = self._x / self._n
-        return self._xx / self._n - mean_x * mean_x
+        return self._variance > _LEAST_VARIANCE * self._items**2
 
 
 class RunTimes:

@@ -46,6 +46,7 @@ class Workload:
         """Puts a request into the queue of its model."""
         lane = request.lane
         lane.queue.push(request)
+        lane.under_way.came(lane.queue.rows + lane.running_rows)
         self.items += 1
         self.held_bytes += request.size_bytes
         if lane not in self.active:
