@@ -129,6 +129,23 @@ async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(
     emptied(lane)
 
 
+async def test_a_session_waits_for_nobody_beyond_a_preferred_size(houses: Houses) -> None:
+    settings = declared(preferred_sizes=(3,))
+    house = await houses.make({"m": Session()}, settings=settings)
+    await house.ask(0.0)
+    lane = serving_lane(house)
+    learned(lane, {4: 0.08})
+    for _ in range(2):
+        lane.queue.push(request_of(lane))
+    lane.answered(batch_of(lane, 3), now=100.0)
+    ready_at = lane.ready_at(100.0)
+    assert ready_at is not None
+    assert ready_at > 100.0
+    lane.queue.push(request_of(lane))
+    assert lane.ready_at(100.0) == 0.0
+    emptied(lane)
+
+
 async def test_an_idle_session_waits_for_nobody_who_did_not_come_before(houses: Houses) -> None:
     house = await houses.make({"m": Session()})
     await house.ask(0.0)

@@ -44,9 +44,7 @@ def test_no_share_is_larger_than_the_model_takes_or_smaller_than_a_request() -> 
     assert share_of(1, learned(0.0, 0.008, (8, 16))) == 1
 
 
-def test_whoever_was_answered_counts_until_each_session_has_ended_another_batch() -> (
-    None
-):
+def test_whoever_was_answered_counts_until_each_session_has_ended_another_batch() -> None:
     under_way = UnderWay(instances=2)
     under_way.came(32)
     for _ in range(3):

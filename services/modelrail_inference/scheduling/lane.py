@@ -202,6 +202,7 @@ class Lane:
         if items > 1:
             # No more come back than were answered: the rest of an even share may run elsewhere.
             expected_rows = min(self.share(items), self.queue.rows + items)
+            expected_rows = self.queue.preferred_rows(expected_rows)
             self._linger.answered(self.predicted_seconds(batch), expected_rows, now)
 
     def predicted_seconds(self, batch: Batch) -> float:

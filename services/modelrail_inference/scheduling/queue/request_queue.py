@@ -150,6 +150,10 @@ class RequestQueue:
             return -(-self.rows // self.count)
         return min(self.rows, self.max_rows)
 
+    def preferred_rows(self, most_rows: int) -> int:
+        """Returns the largest preferred size of a batch up to `most_rows`; them where none is."""
+        return max((size for size in self._preferred if size <= most_rows), default=most_rows)
+
     def next_key(self) -> Hashable:
         """Returns what the requests of the next batch have in common; None for no requests."""
         first = self._first()
