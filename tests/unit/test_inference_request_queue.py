@@ -67,11 +67,13 @@ def test_those_who_come_later_do_not_make_an_older_request_late() -> None:
     assert list(queue.requests()) == later[2:]
 
 
-def test_a_batch_ends_before_the_tightest_of_its_deadlines() -> None:
-    first, tight = request(left=0.75, waited=0.2), request(left=0.45, waited=0.1)
+@pytest.mark.parametrize(("left", "more"), [(0.47, 2), (0.45, 1)], ids=["in time", "on the brink"])
+def test_a_batch_ends_before_the_tightest_of_its_deadlines(left: float, more: int) -> None:
+    """Surely: one that is expected to end right before it ends after it every second time."""
+    first, tight = request(left=0.75, waited=0.2), request(left=left, waited=0.1)
     later = [request(left=10.0) for _ in range(6)]
     queue = queue_of(first, tight, *later)
-    assert queue.take(NOW, run_times(0.0, 0.1)) == ([first, tight, *later[:2]], [])
+    assert queue.take(NOW, run_times(0.0, 0.1)) == ([first, tight, *later[:more]], [])
 
 
 def test_what_cannot_end_in_time_even_alone_runs_not_and_makes_no_batch_smaller() -> None:

@@ -326,7 +326,7 @@ def _in_time(
         if now + run_time.longest(judged) > deadline:
             hopeless.append((request, run_time.seconds(judged)))
             continue
-        if now + run_time.seconds(more) > earliest:
+        if now + run_time.longest(more) > earliest:
             break  # the order is kept: what is behind it does not overtake it
         batch.append(request)
         rows = more
