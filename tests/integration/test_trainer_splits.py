@@ -134,6 +134,7 @@ def test_files_are_the_parts_and_test_rows_teach_nothing(tmp_path: Path) -> None
     assert succeeded(spec, again)[1].lineage.dataset_sha256 != digest
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_test_rows_is_not_gone_on_from(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", ["size", "kind"], training_rows(300))
     write(tmp_path / "t.csv", ["size", "kind"], far_rows(60))
@@ -227,6 +228,7 @@ async def trainer(house: House, files: Path) -> AsyncIterator[TrainerUnderTest]:
         yield trainer
 
 
+@pytest.mark.slow
 async def test_a_confined_job_of_two_processes_reads_the_files_of_all_parts(
     trainer: TrainerUnderTest,
 ) -> None:

@@ -67,7 +67,7 @@ async def told_step(trainer: TrainerUnderTest, name: str) -> int:
     raise AssertionError("the job has ended")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 async def test_a_paused_job_goes_on_from_the_step_at_which_it_was_paused(
     trainer: TrainerUnderTest, processes: int
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_model_of_ones_own_learns_a_data_set_of_the_trainer(folder: Path) -> N
     assert "user-code:nets" in result.lineage.packages
 
 
+@pytest.mark.slow
 def test_a_model_is_imported_with_the_weights_that_it_has(folder: Path) -> None:
     directory, result, lines = succeeded(imported("nets:fixed", "rows:line"), folder)
     session = onnxruntime.InferenceSession(directory / "model.onnx")

@@ -285,6 +285,7 @@ def test_two_runs_of_one_specification_make_the_same_file(
     assert load_result(tmp_path).files == load_result(line).files
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_goes_on_and_makes_the_same_file(
     digits: Path, start: Start, tmp_path: Path
 ) -> None:
