@@ -109,7 +109,7 @@ async def test_a_worker_gets_no_order_while_it_is_busy_with_one_whose_callers_ha
     assert worker.got == ["load", "load"]
 
 
-def test_orders_that_are_under_way_when_the_event_loop_ends_end_with_it() -> None:
+async def test_orders_that_are_under_way_when_the_event_loop_ends_end_with_it() -> None:
     """The one that waits ends first, and then the one before it, which is the last no more."""
     failures: list[dict[str, Any]] = []
 
@@ -121,7 +121,8 @@ def test_orders_that_are_under_way_when_the_event_loop_ends_end_with_it() -> Non
         await ordered(siblings_of(worker), "load", times=2)
         assert worker.got == ["load"]
 
-    asyncio.run(main())
+    # On a thread of its own: here it would take the loop of the tests away.
+    await asyncio.to_thread(asyncio.run, main())
     assert failures == []
 
 
