@@ -101,8 +101,9 @@ class InferenceConfig(ServerConfig):
     )
     max_unread_bytes: int = setting(
         1 << 30,
-        "Memory of replies that their callers have not read yet in bytes; beyond that, and beyond\n"
-        "half of it on one connection, no new requests are taken.",
+        "Memory of replies that their callers have not read yet in bytes. A connection on which\n"
+        "as much waits as is still free gets no new ones. What runs already comes on top; beyond\n"
+        "twice this number nobody gets new ones.",
         minimum=1,
     )
     max_stream_in_flight: int = setting(

@@ -280,8 +280,13 @@ def test_processes_train_a_model_of_ones_own_and_go_on_from_its_checkpoints(tmp_
     assert not any(text.startswith("begins anew") for text in told)
 
 
-@pytest.mark.slow
 def test_processes_train_a_model_that_does_not_use_all_its_parameters(tmp_path: Path) -> None:
+    spec = of_ones_own(tmp_path, "net:spare", epochs=1)
+    assert len(losses(finished(spec, tmp_path / "job", 2))) == 2
+
+
+@pytest.mark.slow
+def test_a_model_with_spare_parameters_learns_the_same_in_two_processes(tmp_path: Path) -> None:
     spec = of_ones_own(tmp_path, "net:spare")
     together = losses(finished(spec, tmp_path / "two", 2))
     assert together == pytest.approx(losses(finished(spec, tmp_path / "one", 1)), rel=1e-4)

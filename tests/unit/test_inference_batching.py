@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,7 @@ from modelrail_inference.request.feed import Feed
 from modelrail_inference.request.message import (
     InferenceReply,
 )
+from modelrail_inference.scheduling.run_time import RunTimes
 from modelrail_server.errors import (
     InvalidArgument,
     Unavailable,
@@ -110,6 +112,37 @@ async def test_smaller_batches_keep_sessions_busy_where_they_cost_little(
     for _ in range(4):
         lane.queue.push(request_of(lane))
     assert lane.share() == items
+
+
+class Taught(RunTimes):
+    """What is known of runs, which those of the test do not change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for rows in (1, 8) * 50:
+            super().add((), rows, 0.008 * rows)
+
+    def add(self, key: Hashable, items: int, seconds: float) -> None:
+        pass
+
+
+async def test_whoever_was_answered_a_moment_ago_counts_among_those_who_share(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session})
+    await house.ask(0.0)
+    await began(session)
+    serving_lane(house).run_times = Taught()
+    del session.batches[:]
+    with held(session):
+        tasks = [house.ask(0.0)]
+        await began(session)
+        tasks += [house.ask(float(i)) for i in range(9)]
+        await queued(house, 9)
+    await asyncio.gather(*tasks)
+    # A third of the ten that there were; of nine, as the first does not come again; and of five.
+    assert [len(batch) for batch in session.batches] == [1, 4, 3, 2]
 
 
 async def test_a_session_waits_a_moment_for_callers_that_were_just_answered(

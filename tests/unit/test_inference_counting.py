@@ -58,10 +58,11 @@ async def test_refusals_are_counted_by_their_reason(
         )
         with pytest.raises(ResourceExhausted, match="a reply of at most"):
             await house.ask(0.0)
-    house.unread.hold("", 1 << 20)
+    unread = house.unread.of_call("")
+    unread.hold(1 << 20)
     with pytest.raises(ResourceExhausted, match="wait to be read"):
         await house.ask(0.0)
-    house.unread.release("", 1 << 20)
+    unread.close()
     await began(session)
     version = house.repository.find("m", "1")
     assert version.serving is not None

@@ -19,9 +19,9 @@ def learned(fixed_seconds: float, item_seconds: float, sizes: tuple[int, ...]) -
     return run_time
 
 
-def share_of(under_way: int, run_time: RunTime, *, instances: int = 2, most: int = 64) -> int:
+def share_of(under_way: int, run_time: RunTime, *, most: int = 64, wait: float = 0.05) -> int:
     return even_share(
-        under_way, most, instances=instances, run_time=run_time, wait_seconds=lambda s: 0.05 * s
+        under_way, most, instances=2, run_time=run_time, wait_seconds=lambda s: wait * s
     )
 
 
@@ -32,6 +32,13 @@ def test_sessions_wait_for_as_many_callers_as_larger_batches_are_worth(
     fixed_seconds: float, rows: int
 ) -> None:
     assert share_of(32, learned(fixed_seconds, 0.008, (8, 16))) == rows
+
+
+@pytest.mark.parametrize(("wait", "rows"), [(0.0, 11), (0.2, 8)])
+def test_the_longer_a_session_would_wait_the_more_callers_are_kept_behind(
+    wait: float, rows: int
+) -> None:
+    assert share_of(32, learned(0.01, 0.008, (8, 16)), wait=wait) == rows
 
 
 def test_while_all_batches_were_of_one_size_the_largest_tells_more() -> None:
@@ -58,7 +65,10 @@ def test_whoever_was_answered_counts_until_each_session_has_ended_another_batch(
 
 @pytest.mark.parametrize("callers", [8, 31, 32, 64])
 def test_callers_who_come_again_wait_about_equally_long(callers: int) -> None:
-    """Two sessions answer callers who ask again two milliseconds later; a batch has taken 11."""
+    """Two sessions answer callers who ask again two milliseconds later; a batch has taken 11.
+
+    After some 500 batches of one size the largest is tried anew: that is not seen here.
+    """
     fixed_seconds, item_seconds, back_seconds = 0.002, 0.008, 0.002
     run_time = learned(fixed_seconds, item_seconds, (8, 16))
     under_way = UnderWay(instances=2)

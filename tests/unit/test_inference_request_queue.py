@@ -160,6 +160,12 @@ def test_a_queue_delay_leaves_every_request_the_time_that_it_needs(
     assert queue.ready_at(run_times(0.02, 0.0)) == pytest.approx(NOW + ready_in)
 
 
+def test_the_largest_preferred_size_or_a_whole_batch_is_what_is_waited_for() -> None:
+    queue = queue_of(preferred_sizes=(2, 4))
+    assert [queue.preferred_rows(most) for most in (1, 2, 3, 5, 8)] == [1, 2, 2, 4, 8]
+    assert queue_of().preferred_rows(5) == 5
+
+
 def test_a_queue_delay_gambles_with_no_deadline_while_no_run_is_known() -> None:
     queue = queue_of(request(left=0.5), preferred_sizes=(4,), max_queue_delay_seconds=0.1)
     assert queue.ready_at(RunTimes()) == 0.0

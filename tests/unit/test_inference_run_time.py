@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from modelrail_inference.scheduling.run_time import RunTimes
+from modelrail_inference.scheduling.run_time import RunTime, RunTimes
 
 
 def taught(*runs: tuple[object, int, float]) -> RunTimes:
@@ -85,3 +87,15 @@ def test_a_guess_that_was_wrong_is_forgotten() -> None:
     assert learned.of(8).seconds(1) == pytest.approx(0.01)
     learned.forget("unknown")
     assert learned.whole.seconds(1) > 0.5
+
+
+def test_what_was_learned_of_other_sizes_stays_while_one_size_comes() -> None:
+    """Rounding must not take its place: it would refuse, or let in, what nobody has ever seen."""
+    chance = random.Random(1)  # noqa: S311
+    time = RunTime()
+    for size in (8, *[32] * 480):
+        time.add(size, (0.002 + 0.001 * size) * chance.uniform(0.9, 1.1))
+        if time.runs > 1:
+            assert time.has_varied()
+            assert time.seconds(8) == pytest.approx(0.010, rel=0.5)
+            assert time.seconds(64) == pytest.approx(0.066, rel=0.5)

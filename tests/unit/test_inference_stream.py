@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from modelrail_inference.protocol.stream import Answer, answer_stream
+from modelrail_inference.protocol.stream import Answer, Streams, answer_stream
+from modelrail_inference.request.call import Call
 from modelrail_inference.request.unread import UnreadReplies
+from modelrail_server.context import Call as RpcCall
+from modelrail_server.context import enter_call
 from modelrail_server.errors import InvalidArgument
+from modelrail_server.policy import OWNER
 
 
 class Message(bytes):
@@ -27,8 +31,7 @@ def answered(
     return answer_stream(
         requests,
         answer,
-        unread=unread or UnreadReplies(1 << 20),
-        connection="here",
+        replies=(unread or UnreadReplies(1 << 20)).of_call("here"),
         max_in_flight=4,
         stopping=asyncio.Event(),
         end_on_error=end_on_error,
@@ -138,4 +141,96 @@ async def test_what_a_stream_leaves_unread_takes_no_room_any_more(how: str) -> N
     else:
         with pytest.raises(ConnectionError):
             [_ async for _ in stream]
+    assert unread.size_bytes == 0
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_call_that_is_cancelled_while_its_stream_ends_leaves_nothing_counted(
+    steps: int,
+) -> None:
+    """The first of its requests fails, the others have their answers."""
+    unread = UnreadReplies(max_bytes=1000)
+    numbers = iter(range(3))
+    answered_last = asyncio.Event()
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b""
+
+    async def answer(_: bytes) -> bytes:
+        number = next(numbers)
+        if number == 2:
+            answered_last.set()
+        if number > 0:
+            return b"12345"
+        await answered_last.wait()
+        raise InvalidArgument("wrong")
+
+    async def consume() -> None:
+        async for _ in answered(requests(), answer, unread=unread, end_on_error=True):
+            pass
+
+    call = asyncio.create_task(consume())
+    await answered_last.wait()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert unread.size_bytes == 0
+
+
+class Plane:
+    """Answers at once those whom `unread` lets in."""
+
+    def __init__(self, unread: UnreadReplies) -> None:
+        self._unread = unread
+
+    async def infer(self, request: bytes, call: Call) -> bytes:
+        self._unread.check(call.peer)
+        return request
+
+
+class Coder:
+    """Leaves messages as they are."""
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+    def encode_on_stream(self, reply: bytes) -> bytes:
+        return reply
+
+
+class Caller:
+    """The context of a call without a deadline."""
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def time_remaining(self) -> None:
+        return None
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+
+async def test_a_stream_whose_reader_is_slow_is_read_slowly_and_told_no_error() -> None:
+    """There is room when the next of its requests is waited for, and none when it comes."""
+    enter_call(RpcCall("/x", "1", OWNER))
+    unread = UnreadReplies(max_bytes=20)
+    anything: Any = (Plane(unread), Coder(), Coder(), unread)
+    streams = Streams(*anything, max_in_flight=9, stopping=asyncio.Event())
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(9):
+            yield b"12345"
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    caller: Any = Caller()
+    replies = []
+    async for reply in streams.answer(requests(), caller):
+        replies.append(reply)
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert replies == [b"12345"] * 9
     assert unread.size_bytes == 0

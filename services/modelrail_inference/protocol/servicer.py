@@ -230,11 +230,12 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     def _hold_until_sent(self, reply_bytes: int, connection: str) -> None:
         """Counts a reply until the task of its call ends, when gRPC has sent it, or given it up."""
-        self._unread.hold(connection, reply_bytes)
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a servicer ran outside of a call")
-        task.add_done_callback(lambda _: self._unread.release(connection, reply_bytes))
+        replies = self._unread.of_call(connection)
+        replies.hold(reply_bytes)
+        task.add_done_callback(lambda _: replies.close())
 
     def _loaded(self, name: str, number: str) -> LoadedModel:
         found = self._repository.find(name, number)

@@ -10,7 +10,7 @@ from typing import Any
 from modelrail_inference.dataplane import DataPlane
 from modelrail_inference.protocol.wire import ReplyEncoder, RequestDecoder, encode_stream_error
 from modelrail_inference.request.call import Call
-from modelrail_inference.request.unread import UnreadReplies
+from modelrail_inference.request.unread import CallReplies, UnreadReplies
 from modelrail_inference.scheduling.queue.refusals import exiting
 from modelrail_server.context import Context, identity
 from modelrail_server.errors import ServiceError
@@ -53,7 +53,8 @@ class Streams:
 
         With the metadatum `triton_grpc_error: true` the first error ends the stream, as in Triton.
         """
-        call = Call.within(context.time_remaining(), identity=identity().name, peer=context.peer)
+        # Without its peer: what is unread on its connection keeps the stream from being read.
+        call = Call.within(context.time_remaining(), identity=identity().name)
 
         async def answer(request: bytes) -> bytes:
             reply = await self._dataplane.infer(self._decoder.decode(request), call)
@@ -63,8 +64,7 @@ class Streams:
         return answer_stream(
             requests,
             answer,
-            unread=self._unread,
-            connection=context.peer(),
+            replies=self._unread.of_call(context.peer()),
             max_in_flight=self._max_in_flight,
             stopping=self._stopping,
             end_on_error=metadata.get("triton_grpc_error") == "true",
@@ -75,8 +75,7 @@ async def answer_stream(
     requests: AsyncIterator[bytes],
     answer: Answer,
     *,
-    unread: UnreadReplies,
-    connection: str,
+    replies: CallReplies,
     max_in_flight: int,
     stopping: asyncio.Event,
     end_on_error: bool,
@@ -89,8 +88,7 @@ async def answer_stream(
     Args:
         requests: What the caller sends, serialised, until it half-closes.
         answer: Answers one request with a serialised response.
-        unread: Counts the responses until they are taken.
-        connection: Where they are read.
+        replies: Counts the responses until they are taken; closed at the end.
         max_in_flight: Requests at a time.
         stopping: Ends the stream, after the answers in flight, when set.
         end_on_error: The first error ends the stream, in place of a message on it.
@@ -106,25 +104,22 @@ async def answer_stream(
     answers: _Answers = asyncio.Queue()
     room = asyncio.Semaphore(max_in_flight)
     tasks: set[asyncio.Task[bytes]] = set()
-    held_bytes = 0
 
     async def one(request: bytes) -> bytes:
-        nonlocal held_bytes
         try:
             reply = await answer(request)
         except ServiceError as error:
             if end_on_error:
                 raise
             reply = encode_stream_error(request, error.message)
-        unread.hold(connection, len(reply))
-        held_bytes += len(reply)
+        replies.hold(len(reply))
         return reply
 
     async def read() -> None:
         try:
             while True:
                 await room.acquire()
-                await unread.room_on(connection)
+                await replies.room()
                 request = await anext(requests, None)
                 if request is None:
                     return
@@ -142,20 +137,21 @@ async def answer_stream(
             reply = await task
             tasks.discard(task)  # not before: what was never awaited is reported as a defect
             yield reply
-            unread.release(connection, len(reply))
-            held_bytes -= len(reply)
+            replies.taken(len(reply))
             room.release()
         if stopping.is_set():
             raise exiting()
         await reader  # raises what reading raised
     finally:
-        await _end(reader, stopper, *tasks)
-        unread.release(connection, held_bytes)
-        # What reading or answering raised holds this frame: with its task still in it, both would
-        # stay until the garbage collector comes by, and the messages with them.
-        task = None
-        tasks.clear()
-        del reader, stopper
+        try:
+            await _end(reader, stopper, *tasks)
+        finally:  # also when the call is cancelled meanwhile
+            replies.close()
+            # What reading or answering raised holds this frame: with its task still in it, both
+            # would stay until the garbage collector comes by, and the messages with them.
+            task = None
+            tasks.clear()
+            del reader, stopper
 
 
 async def _end(*running: asyncio.Task[Any]) -> None:

@@ -18,6 +18,8 @@ took: a tenth of a thread."""
 _LEAST_VARIANCE = 1e-24
 """Of sizes, relative to their mean squared: after some 500 runs of one size nothing is known of
 others any more."""
+_ROUNDING = 1e-9
+"""A size that differs less from the mean, relative to itself, does so by rounding only."""
 _MOST_KEYS = 32
 """Shapes that are told apart. With more of them each runs too seldom to teach much."""
 
@@ -46,8 +48,8 @@ class RunTime:
     def forget(self) -> None:
         """Knows nothing any more."""
         self.runs = 0
-        # Means, and sums of products about them: what they say of other sizes stays exact however
-        # seldom those come.
+        # Means, and sums of products about them. While one size comes, both sums fade alike, and
+        # their quotient stays.
         self._weight = self._items = self._seconds = self._variance = self._covariance = 0.0
         self._refused_since: float | None = None
         self._trial_seconds = 0.0
@@ -58,6 +60,8 @@ class RunTime:
         self._refused_since = None
         self._weight = _DECAY * self._weight + 1
         more_items, more_seconds = items - self._items, seconds - self._seconds
+        if abs(more_items) < _ROUNDING * items:
+            more_items = 0.0
         self._items += more_items / self._weight
         self._seconds += more_seconds / self._weight
         self._variance = _DECAY * self._variance + more_items * (items - self._items)

@@ -151,7 +151,12 @@ class RequestQueue:
         return min(self.rows, self.max_rows)
 
     def preferred_rows(self, most_rows: int) -> int:
-        """Returns the largest preferred size of a batch up to `most_rows`; them where none is."""
+        """Returns the largest preferred size of a batch up to `most_rows`; them where none is.
+
+        A whole batch is as good as a preferred one.
+        """
+        if most_rows == self.max_rows:
+            return most_rows
         return max((size for size in self._preferred if size <= most_rows), default=most_rows)
 
     def next_key(self) -> Hashable:
