@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -108,9 +110,9 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
             ],
             folder,
         )
-        options = " ".join(
-            f"-c {setting}" for setting in (*_SETTINGS, f"unix_socket_directories={folder}")
-        )
+        # By its name a server that outlives killed tests can be told from others.
+        own = (f"unix_socket_directories={folder}", f"cluster_name={sys.prefix}")
+        options = " ".join(f"-c {shlex.quote(setting)}" for setting in (*_SETTINGS, *own))
         _run(
             [
                 *(control, "start", *cluster, "--log", str(folder / "log")),

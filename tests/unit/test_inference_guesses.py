@@ -16,6 +16,7 @@ from modelrail_server.errors import (
 )
 from tests.unit.scheduling_house import (
     MAX_BATCH,
+    House,
     Houses,
     Session,
     batch_of,
@@ -61,9 +62,8 @@ async def test_a_shape_that_is_tried_in_vain_is_not_tried_again_at_once(houses: 
     assert session.terminated == 1
 
 
-async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
-    houses: Houses,
-) -> None:
+async def house_of_two_shapes(houses: Houses) -> tuple[House, Session]:
+    """A model whose rows of three take a moment, and those of two an hour, as far as it knows."""
     session = Session()
     house = await houses.make({"m": session}, width=-1)
     await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
@@ -73,6 +73,13 @@ async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
     for _ in range(100):
         lane.run_times.add(((3,),), 1, 0.001)
         lane.run_times.add(((2,),), 1, 3600.0)
+    return house, session
+
+
+async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
+    houses: Houses,
+) -> None:
+    house, session = await house_of_two_shapes(houses)
     with held(session):
         tasks = [house.ask(0.0, length=3)]
         await began(session)
@@ -87,15 +94,8 @@ async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
 async def test_a_trial_behind_others_in_its_batch_shows_too_that_a_guess_is_wrong(
     houses: Houses,
 ) -> None:
-    session = Session()
-    house = await houses.make({"m": session}, width=-1)
-    await asyncio.gather(house.ask(0.0, length=3), house.ask(0.0))
-    for _ in range(2):
-        await began(session)
+    house, session = await house_of_two_shapes(houses)
     lane = serving_lane(house)
-    for _ in range(100):
-        lane.run_times.add(((3,),), 1, 0.001)
-        lane.run_times.add(((2,),), 1, 3600.0)
     with held(session):
         tasks = [house.ask(0.0, length=3)]
         await began(session)
