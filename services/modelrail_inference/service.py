@@ -31,7 +31,7 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
-from modelrail_inference.runtime.threads import plan, usable_cpus
+from modelrail_inference.runtime.threads import allowed_cpus, plan, usable_cpus
 from modelrail_inference.runtime.trial.job import TrialLimits
 from modelrail_inference.runtime.trial.trials import Trials
 from modelrail_inference.scheduling.admission import QueueLimits
@@ -81,6 +81,7 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     threads = plan(
         usable_cpus(),
         config.optimize,
+        allowed=allowed_cpus(),
         run_threads=config.run_threads,
         intra_op_threads=config.intra_op_threads,
         workers=config.workers,
@@ -104,7 +105,9 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
             load_timeout_seconds=config.load_timeout_seconds,
         )
         health = InferenceHealth(runtime.parts, repository.serving)
-        scheduler = Scheduler(threads=threads.run_threads, limits=_limits(config))
+        scheduler = Scheduler(
+            threads=threads.run_threads, limits=_limits(config), cpus=threads.cpus
+        )
         stack.callback(scheduler.close)
         stack.push_async_callback(repository.close)
         stack.callback(trials.close)  # before the repository waits for its loads

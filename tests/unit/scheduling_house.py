@@ -158,6 +158,7 @@ class Houses:
         sessions: Mapping[str, Session],
         *,
         threads: int = 1,
+        cpus: Sequence[int] = (),
         settings: ModelSettings | None = None,
         max_items: int = 1000,
         max_model_items: int = 1000,
@@ -172,6 +173,7 @@ class Houses:
     ) -> House:
         scheduler = Scheduler(
             threads=threads,
+            cpus=cpus,
             limits=QueueLimits(max_items, max_bytes, max_model_items, max_model_bytes),
             load=load,
             patience=patience,

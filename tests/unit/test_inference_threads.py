@@ -86,3 +86,24 @@ def test_no_more_threads_compute_than_there_are_cpus_unless_somebody_says_so(
     planned: ThreadPlan, expected: ThreadPlan
 ) -> None:
     assert planned == expected
+
+
+@pytest.mark.parametrize(
+    ("planned", "cpus"),
+    [
+        (plan(3, THROUGHPUT, allowed=[2, 5, 6]), (2, 5, 6)),
+        (plan(3, LATENCY, allowed=[2, 5, 6], run_threads=3), (2, 5, 6)),
+        # A quota allows two of three at a time, whichever they are.
+        (plan(2, THROUGHPUT, allowed=[2, 5, 6]), ()),
+        (plan(3, THROUGHPUT, allowed=[2, 5, 6], run_threads=4), ()),
+        (plan(4, THROUGHPUT, allowed=[0, 1, 2, 3], intra_op_threads=2), ()),
+        (plan(3, THROUGHPUT, allowed=[2, 5, 6], intra_op_threads=2, run_threads=3), ()),
+        (plan(2, THROUGHPUT, allowed=[0, 1], workers=2), ()),
+        (plan(3, LATENCY, allowed=[2, 5, 6]), ()),
+        (plan(1, LATENCY, allowed=[4]), ()),
+    ],
+)
+def test_runs_have_a_cpu_each_where_every_one_can_have_its_own(
+    planned: ThreadPlan, cpus: tuple[int, ...]
+) -> None:
+    assert planned.cpus == cpus

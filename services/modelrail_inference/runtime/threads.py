@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +24,19 @@ class ThreadPlan:
     Attributes:
         run_threads: Runs of models at a time.
         intra_op_threads: Threads that share one operator of a run.
+        cpus: The CPU of each run where every run can have one to itself; else none.
     """
 
     run_threads: int
     intra_op_threads: int
+    cpus: tuple[int, ...] = ()
 
 
 def plan(
     cpus: int,
     optimize: Optimize,
     *,
+    allowed: Sequence[int] = (),
     workers: int = 1,
     run_threads: int = 0,
     intra_op_threads: int = 0,
@@ -46,6 +49,7 @@ def plan(
     Args:
         cpus: CPUs that all workers together may use.
         optimize: What they are for.
+        allowed: The numbers of the CPUs on which this process may run at all.
         workers: Processes that share them.
         run_threads: Runs at a time, where somebody has chosen; 0 plans them.
         intra_op_threads: Threads of an operator, where somebody has chosen; 0 plans them.
@@ -54,7 +58,15 @@ def plan(
     if not run_threads:
         latency = optimize is Optimize.LATENCY
         run_threads = 1 if latency else max(1, own // (intra_op_threads or 1))
-    return ThreadPlan(run_threads, intra_op_threads or max(1, own // run_threads))
+    intra_op_threads = intra_op_threads or max(1, own // run_threads)
+    # Below a quota, and beside other workers, nobody knows which of them are free.
+    alone = workers == 1 and intra_op_threads == 1 and run_threads == len(allowed) > 1
+    return ThreadPlan(run_threads, intra_op_threads, tuple(allowed) if alone else ())
+
+
+def allowed_cpus() -> list[int]:
+    """Returns the numbers of the CPUs on which this process may run: its affinity mask."""
+    return sorted(os.sched_getaffinity(0))
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -66,7 +78,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
     Args:
         root: Folder that holds `proc` and `sys`.
     """
-    affinity = len(os.sched_getaffinity(0))
+    affinity = len(allowed_cpus())
     return max(1, min([affinity, *(math.ceil(quota) for quota in _quotas(root))]))
 
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -34,6 +34,7 @@ import structlog
 
 from modelrail_inference.model.definition import LoadedModel
 from modelrail_inference.niceness import give_way
+from modelrail_inference.placement import Placement
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.admission import MOST_STAND_INS, Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
@@ -70,6 +71,7 @@ class Scheduler:
     Args:
         threads: Runs at a time, of all models together.
         limits: What may wait.
+        cpus: One for each of the threads to stay on while all of them compute; none: Linux places.
         load: Tells whether the event loop is saturated.
         patience: How long requests of quick models then wait for each other.
         long_run_seconds: A run that takes longer no longer keeps other models from running.
@@ -80,12 +82,14 @@ class Scheduler:
         *,
         threads: int,
         limits: QueueLimits,
+        cpus: Sequence[int] = (),
         load: LoopLoad | None = None,
         patience: Patience | None = None,
         long_run_seconds: float = _LONG_RUN_SECONDS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread_count = threads
+        self._cpus = cpus
         self._threads: list[threading.Thread] = []
         self._stand_in_threads: list[threading.Thread] = []
         self._long_run_seconds = long_run_seconds
@@ -269,7 +273,8 @@ class Scheduler:
             Unavailable: It does not, and there is no other.
         """
         # Daemons, so that a run that is stuck in native code does not keep the process from ending.
-        thread = threading.Thread(target=self._serve, args=(stands_in,), daemon=True)
+        cpu = None if stands_in or not self._cpus else self._cpus[len(self._threads)]
+        thread = threading.Thread(target=self._serve, args=(cpu, stands_in), daemon=True)
         thread.name = f"{THREAD_NAME}-{'stand-in' if stands_in else len(self._threads)}"
         try:
             start_thread(thread)
@@ -286,14 +291,16 @@ class Scheduler:
             self._threads.append(thread)
         return True
 
-    def _serve(self, stands_in: bool) -> None:
+    def _serve(self, cpu: int | None, stands_in: bool) -> None:
         """Takes one batch after the other and runs it, until the scheduler is closed.
 
         Args:
+            cpu: Where it stays while all threads compute; None for none.
             stands_in: Whether it does so only while there are long runs, for other models.
         """
         give_way()
-        while (batch := self._take(stands_in=stands_in)) is not None:
+        placement = Placement(cpu, self._cpus)
+        while (batch := self._take(placement, stands_in=stands_in)) is not None:
             self._call(self._deliver, batch, self._run(batch))
             # What the batch held must not live until the next comes.
             del batch
@@ -322,7 +329,7 @@ class Scheduler:
         if self._stand_ins:  # they may not be needed any more
             self._wake()
 
-    def _take(self, *, stands_in: bool = False) -> Batch | None:
+    def _take(self, placement: Placement, *, stands_in: bool = False) -> Batch | None:
         """Waits for the next batch; None when the scheduler is closed or nobody's part is taken."""
         with self._changed:
             while not self._closed:
@@ -338,8 +345,10 @@ class Scheduler:
                 lane, wake = self._work.choose(now, only_starved=stands_in)
                 if lane is not None:
                     if (batch := self._take_from(lane, now, stands_in)) is not None:
+                        placement.stay(self._work.running_count == self._thread_count)
                         return batch
                     continue
+                placement.stay(False)
                 self._idle += 1
                 self._changed.wait(None if wake is None else max(0.0, wake - now))
                 self._idle -= 1
