@@ -91,6 +91,25 @@ async def test_a_shape_that_has_never_run_is_tried_by_one_request_at_a_time(
     assert numbers(await house.ask(3.0, seconds=60.0, length=5)) == [4.0]
 
 
+async def test_a_shape_that_runs_for_the_first_time_is_not_tried_on_another_thread_too(
+    houses: Houses,
+) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, width=-1, threads=2)
+    await house.ask(0.0)
+    await began(session)
+    learned(serving_lane(house), {1: 3600.0})
+    with held(session):
+        trial = house.ask(1.0, seconds=60.0, length=5)
+        await began(session)
+        with pytest.raises(ResourceExhausted, match="predicted to take"):
+            await house.ask(2.0, seconds=60.0, length=5)
+        another = house.ask(3.0, seconds=60.0, length=7)
+        await began(session)
+    assert numbers(await trial) == [2.0]
+    assert numbers(await another) == [4.0]
+
+
 async def test_a_trial_behind_others_in_its_batch_shows_too_that_a_guess_is_wrong(
     houses: Houses,
 ) -> None:

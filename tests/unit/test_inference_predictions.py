@@ -55,6 +55,49 @@ async def test_what_cannot_be_answered_in_time_is_refused_at_once(houses: Houses
     assert session.batches == [[0.0], [2.0], [4.0]]
 
 
+async def test_a_model_with_two_sessions_waits_half_as_long(houses: Houses) -> None:
+    session = Session()
+    settings = ModelSettings(max_batch_size=1)
+    house = await houses.make({"m": session}, threads=2, settings=settings)
+    await house.ask(0.0)
+    await began(session)
+    learned(serving_lane(house), {1: 10.0})
+    with held(session):
+        tasks = []
+        for _ in range(2):
+            tasks.append(house.ask(1.0))
+            await began(session)
+        tasks += [house.ask(1.0), house.ask(1.0)]
+        await queued(house, 2)
+        # Ten seconds for those that run and ten for those that wait; and then it runs itself.
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(1.0, seconds=29.0)
+        assert refused.value.retry_after_seconds == pytest.approx(30, abs=0.9)
+        tasks.append(house.ask(1.0, seconds=40.0))
+        await queued(house, 3)
+    await asyncio.gather(*tasks)
+
+
+async def test_other_models_that_wait_share_all_threads(houses: Houses) -> None:
+    sessions = {name: Session() for name in "abc"}
+    house = await houses.make(sessions, threads=2)
+    for name, session in sessions.items():
+        await house.ask(0.0, model=name)
+        await began(session)
+        learned(serving_lane(house, name), {1: 0.001})
+    with held(sessions["a"]), held(sessions["b"]):
+        tasks = []
+        for name in "ab":
+            tasks.append(house.ask(1.0, model=name))
+            await began(sessions[name])
+        house.scheduler._work.mean_batch_seconds = 10.0
+        # One batch of each of the two others, on two threads.
+        with pytest.raises(ResourceExhausted) as refused:
+            await house.ask(1.0, model="c", seconds=1.0)
+        assert refused.value.retry_after_seconds == pytest.approx(10, abs=0.9)
+    await asyncio.gather(*tasks)
+
+
 async def test_a_batch_that_would_end_too_late_runs_without_those_that_are_late(
     houses: Houses,
 ) -> None:

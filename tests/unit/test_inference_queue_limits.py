@@ -50,6 +50,44 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again(houses: 
     await asyncio.gather(*tasks)
 
 
+async def test_what_runs_at_once_needs_no_room_to_wait(houses: Houses) -> None:
+    session = Session()
+    house = await houses.make({"m": session}, threads=2, max_items=0)
+    with held(session):
+        tasks = []
+        for _ in range(2):
+            tasks.append(house.ask(1.0))
+            await began(session)
+        with pytest.raises(Unavailable, match="maximum queue size"):
+            await house.ask(1.0)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_free_thread_is_no_room_for_a_model_whose_sessions_are_busy(
+    houses: Houses,
+) -> None:
+    sessions = {name: Session() for name in "ab"}
+    settings = ModelSettings(max_batch_size=MAX_BATCH, instances=1)
+    house = await houses.make(sessions, threads=2, max_items=0, settings=settings)
+    with held(sessions["a"]):
+        task = house.ask(1.0, model="a")
+        await began(sessions["a"])
+        with pytest.raises(Unavailable, match="maximum queue size"):
+            await house.ask(1.0, model="a")
+        assert numbers(await house.ask(1.0, model="b")) == [2.0]
+    await task
+
+
+async def test_a_free_thread_is_promised_to_one_request_only(houses: Houses) -> None:
+    sessions = {name: Session() for name in "ab"}
+    house = await houses.make(sessions, max_items=0)
+    # Both come in one step of the event loop, before the thread can take the first.
+    first, second = [house.ask(1.0, model=name) for name in sessions]
+    with pytest.raises(Unavailable, match="maximum queue size"):
+        await second
+    assert numbers(await first) == [2.0]
+
+
 async def test_a_level_has_a_bound_of_its_own(houses: Houses) -> None:
     session = Session()
     settings = declared(

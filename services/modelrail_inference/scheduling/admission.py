@@ -119,7 +119,10 @@ class Admission:
         if now + wait + run_time.longest(rows) <= deadline:
             return
         # Of a shape that has never run the guess is tried, but by one request at a time.
-        is_first = not request.lane.queue.rows_beside(request)
+        running = self._work.running.get(request.lane, ())
+        is_first = not request.lane.queue.rows_beside(request) and all(
+            batch.key != key for batch in running
+        )
         request.is_trial = (
             now + wait <= deadline
             and (is_first or run_times.knows(key))
