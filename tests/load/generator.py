@@ -9,6 +9,7 @@ only, and does not look into answers: the server's own count tells whether they 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import shutil
 import struct
@@ -27,6 +28,10 @@ from tests.load.process import Host
 # A connection carries at most as many calls at a time, in both programs.
 _CALLS_PER_CONNECTION = 32
 _TIMEOUT_SECONDS = 60.0
+_WARM_UP = 0.2
+"""Warm-up before what is measured, as a share of it."""
+_SPENDING = 0.9
+"""Share of what is measured during which processor time is counted."""
 
 
 class LoadFailed(Exception):
@@ -108,29 +113,47 @@ async def send(
     """
     if generator is Generator.H2LOAD and streaming:
         raise ValueError("streaming: expected false for h2load, got true")
-    before, cpu = await _counts(target), target.host.cpu_seconds()
-    if generator is Generator.H2LOAD:
-        window = await _h2load(target, concurrency, seconds, connections)
-    else:
-        window = await _modelrail(target, concurrency, streaming, seconds, connections)
-    after, cpu = await _counts(target), target.host.cpu_seconds() - cpu
-    # Warm-up and the last requests of h2load, whose answers it does not wait for, cost processor
-    # time too: the server counts all of them.
-    requests = after.succeeded - before.succeeded
+    async with AsyncInferenceClient(target.host.address) as client:
+        before = await _counts(client, target)
+        async with asyncio.TaskGroup() as group:
+            spending = group.create_task(_spending(client, target, seconds))
+            if generator is Generator.H2LOAD:
+                sending = group.create_task(_h2load(target, concurrency, seconds, connections))
+            else:
+                sending = group.create_task(
+                    _modelrail(target, concurrency, streaming, seconds, connections)
+                )
+        after = await _counts(client, target)
+    window, (cpu, spent) = sending.result(), spending.result()
     # h2load takes every answer for a good one: what gRPC calls an error is HTTP status 200. What is
     # in flight when its time is up it cancels; a server may count that as failed.
     cancelled = concurrency if generator is Generator.H2LOAD else 0
-    if after.failed - before.failed > cancelled or requests < window.answers:
+    total = after.since(before)
+    if total.failed > cancelled or total.succeeded < window.answers:
         raise LoadFailed(f"{window.answers} answers; the server counts {before} to {after}")
-    executions = after.executions - before.executions
     return LoadFigures(
         requests_per_second=window.requests_per_second,
         p50_seconds=window.p50_seconds,
         p99_seconds=window.p99_seconds,
-        cpu_seconds_per_request=cpu / requests,
-        mean_batch_size=(after.items - before.items) / executions if executions else None,
+        cpu_seconds_per_request=cpu / spent.succeeded if spent.succeeded else math.nan,
+        mean_batch_size=spent.items / spent.executions if spent.executions else None,
         client_limited=window.client_limited,
     )
+
+
+async def _spending(
+    client: AsyncInferenceClient, target: Target, seconds: float
+) -> tuple[float, _Counts]:
+    """Returns the host's processor time, and what it counted for it, while all was under way.
+
+    Neither the start of the load nor its end belong to that: when its time is up h2load cancels
+    what is in flight, and what ran of it cost time for no answer.
+    """
+    await asyncio.sleep(seconds * _WARM_UP)
+    cpu, before = target.host.cpu_seconds(), await _counts(client, target)
+    await asyncio.sleep(seconds * _SPENDING)
+    cpu, after = target.host.cpu_seconds() - cpu, await _counts(client, target)
+    return cpu, after.since(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +176,18 @@ class _Counts:
     items: int
     executions: int
 
+    def since(self, before: _Counts) -> _Counts:
+        """Returns what was counted from then on."""
+        return _Counts(
+            succeeded=self.succeeded - before.succeeded,
+            failed=self.failed - before.failed,
+            items=self.items - before.items,
+            executions=self.executions - before.executions,
+        )
 
-async def _counts(target: Target) -> _Counts:
-    async with AsyncInferenceClient(target.host.address) as client:
-        statistics = await client.statistics(target.model)
-    models = statistics.model_stats
+
+async def _counts(client: AsyncInferenceClient, target: Target) -> _Counts:
+    models = (await client.statistics(target.model)).model_stats
     return _Counts(
         succeeded=sum(one.inference_stats.success.count for one in models),
         failed=sum(one.inference_stats.fail.count for one in models),
@@ -175,7 +205,7 @@ async def _modelrail(
         load=ClosedLoop(concurrency),
         streaming=streaming,
         ranges=target.ranges,
-        warm_up_seconds=seconds / 5,
+        warm_up_seconds=seconds * _WARM_UP,
         duration_seconds=seconds,
         timeout_seconds=_TIMEOUT_SECONDS,
         channels=connections,
@@ -203,7 +233,7 @@ async def _h2load(
         process = await asyncio.create_subprocess_exec(
             "h2load",
             *("-t", "1", "-c", str(connections), "-m", str(concurrency // connections)),
-            *("-D", _milliseconds(seconds), "--warm-up-time", _milliseconds(seconds / 5)),
+            *("-D", _milliseconds(seconds), "--warm-up-time", _milliseconds(seconds * _WARM_UP)),
             *("-d", str(body), "-H", "te: trailers", "-H", "content-type: application/grpc"),
             f"--log-file={log}",
             f"http://{target.host.address}/inference.GRPCInferenceService/ModelInfer",

@@ -154,21 +154,12 @@ def _to_echo(rounds: Rounds) -> list[Ratio]:
         by_hand = Cell(HANDLER, False, cell.concurrency)
         if by_hand in rounds.served:
             where = _where(cell)
-            found += [
+            found.append(
                 Ratio(
                     f"handler / echo, {where}: requests/s", _over(rounds, by_hand, bare, _rate), ""
-                ),
-                Ratio(
-                    f"server / handler, {where}: requests/s",
-                    _over(rounds, cell, by_hand, _rate),
-                    "",
-                ),
-                Ratio(
-                    f"server / handler, {where}: CPU per request",
-                    _over(rounds, cell, by_hand, _cpu),
-                    "",
-                ),
-            ]
+                )
+            )
+            found += _to_handler(rounds, cell)
     return found
 
 
@@ -202,7 +193,20 @@ def _to_raw(rounds: Rounds) -> list[Ratio]:
                 "≤ 1.3" if cell.concurrency == 32 else "",
             ),
         ]
+        if not cell.streaming:
+            found += _to_handler(rounds, cell)
     return found
+
+
+def _to_handler(rounds: Rounds, cell: Cell) -> list[Ratio]:
+    """Compares with the least that a server in Python can do to run the model."""
+    by_hand = Cell(HANDLER, False, cell.concurrency)
+    if by_hand not in rounds.served:
+        return []
+    return [
+        Ratio(f"server / handler, {_where(cell)}: {what}", _over(rounds, cell, by_hand, of), "")
+        for what, of in (("requests/s", _rate), ("CPU per request", _cpu))
+    ]
 
 
 def _over(

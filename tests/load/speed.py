@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import shlex
 import statistics
 import tempfile
@@ -46,8 +47,8 @@ async def hosts(
 ) -> dict[str, Target]:
     """Starts the server with batching, without it, and an echo of its bytes; they then wait.
 
-    On a GPU there is one more server, which replays recorded runs. Beside the tiny model on the CPU
-    there is a handler by hand: it runs on the event loop, which a larger model would hold.
+    On a GPU there is one more server, which replays recorded runs. On the CPU there is a handler by
+    hand: the tiny model runs on its event loop, which a larger one would hold.
 
     Raises:
         HostFailed: One of them does not start.
@@ -68,8 +69,9 @@ async def hosts(
     await echo.record(targets[BATCHED].host.address, model.name, body, replies)
     bare = await stack.enter_async_context(running(echo.command(replies), wait_ready=False))
     targets[ECHO] = Target(bare, model.name, body, model.ranges)
-    if model.name == "mlp" and provider == "cpu":
-        written = handler.command(replies, file)
+    if provider == "cpu":
+        sessions = 0 if model.name == "mlp" else len(os.sched_getaffinity(0))
+        written = handler.command(replies, file, sessions=sessions)
         by_hand = await stack.enter_async_context(running(written, wait_ready=False))
         targets[HANDLER] = Target(by_hand, model.name, body, model.ranges)
     return targets
