@@ -22,6 +22,7 @@ from modelrail_inference.fleet.workers import Workers
 from modelrail_inference.health import InferenceHealth
 from modelrail_inference.metrics import InferenceCollector
 from modelrail_inference.model.definition import LoadError
+from modelrail_inference.model.provider import Provider
 from modelrail_inference.protocol.config.model_config import read_settings
 from modelrail_inference.protocol.policy import ALWAYS_ANSWERED, POLICY, RAW_METHODS, SERVICE
 from modelrail_inference.protocol.registry_adapter import RegistryAdapter
@@ -74,14 +75,15 @@ async def build(config: InferenceConfig, runtime: Runtime) -> AsyncIterator[Appl
     )
     files = FileWork()
     try:
-        await files.run(resolve, config.provider)
+        provider = await files.run(resolve, config.provider)
     except ProviderError as error:
         files.close()
         raise ConfigError("provider", str(error)) from error
     threads = plan(
         usable_cpus(),
         config.optimize,
-        allowed=allowed_cpus(),
+        # Elsewhere runs wait for their device, and its libraries start threads in them.
+        allowed=allowed_cpus() if provider is Provider.CPU else (),
         run_threads=config.run_threads,
         intra_op_threads=config.intra_op_threads,
         workers=config.workers,

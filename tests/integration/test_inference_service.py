@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -34,6 +35,8 @@ from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import provider_chain
 from modelrail_inference.runtime.provider import loads
+from modelrail_inference.runtime.threads import Optimize, allowed_cpus, usable_cpus
+from modelrail_inference.scheduling.scheduler import THREAD_NAME
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource
 from modelrail_server.application import Runtime
@@ -380,6 +383,35 @@ async def test_a_deadline_ends_the_run(server: Harness) -> None:
     assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
     async with asyncio.timeout(20):
         await server.infer(SHORT)
+
+
+@pytest.mark.skipif(
+    not 1 < usable_cpus() == len(allowed_cpus()),
+    reason="runs are kept apart on two CPUs or more that no quota limits",
+)
+async def test_for_throughput_as_many_runs_as_cpus_are_kept_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    endless(folder / "endless" / "1" / "model.onnx")
+    config = configured(tmp_path, model_repository=folder, optimize=Optimize.THROUGHPUT)
+    async with serving(config, folder) as server:
+        await server.wait_ready()
+        calls = [server.stub.ModelInfer(LONG) for _ in allowed_cpus()]
+        async with asyncio.timeout(30):
+            while not runs_kept_apart():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
+def runs_kept_apart() -> list[int]:
+    """Returns the CPUs on which a thread stays."""
+    masks = [
+        os.sched_getaffinity(thread.native_id)
+        for thread in threading.enumerate()
+        if thread.name.startswith(THREAD_NAME) and thread.native_id is not None
+    ]
+    return [cpu for mask in masks if len(mask) == 1 for cpu in mask]
 
 
 async def test_an_endless_run_stops_no_other_model(server: Harness) -> None:

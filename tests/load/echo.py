@@ -70,6 +70,9 @@ class Echo:
         self._metadata = (replies / "ModelMetadata").read_bytes()
         self._infer = (replies / "ModelInfer").read_bytes()
         self._calls = 0
+        # Of a model that runs here.
+        self._items = 0
+        self._executions = 0
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
         """Returns the handler of each method; all of them take and give bytes."""
@@ -94,9 +97,12 @@ class Echo:
         return self._metadata
 
     async def statistics(self, request: bytes, context: Any) -> bytes:
-        """Answers how many calls came."""
+        """Answers how many calls came, and what ran for them."""
         response = pb.ModelStatisticsResponse()
-        response.model_stats.add().inference_stats.success.count = self._calls
+        found = response.model_stats.add(
+            inference_count=self._items, execution_count=self._executions
+        )
+        found.inference_stats.success.count = self._calls
         return response.SerializeToString()
 
 

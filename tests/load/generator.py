@@ -9,12 +9,12 @@ only, and does not look into answers: the server's own count tells whether they 
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import shutil
 import struct
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +30,9 @@ _CALLS_PER_CONNECTION = 32
 _TIMEOUT_SECONDS = 60.0
 _WARM_UP = 0.2
 """Warm-up before what is measured, as a share of it."""
-_SPENDING = 0.9
+_SPENDING = 0.8
 """Share of what is measured during which processor time is counted."""
+_LOOK_SECONDS = 0.005
 
 
 class LoadFailed(Exception):
@@ -53,8 +54,9 @@ class LoadFigures:
         requests_per_second: Good answers in a second.
         p50_seconds: Median latency.
         p99_seconds: Latency that one in a hundred exceeds.
-        cpu_seconds_per_request: Processor time of the host's processes for a request.
-        mean_batch_size: Items in a run of the model; None where the host does not say.
+        cpu_seconds_per_request: Processor time of the host's processes for a request, in the middle
+            of the run.
+        mean_batch_size: Items in a run of the model, then; None where the host does not say.
         client_limited: Whether the generator itself was the limit, as far as it can tell.
     """
 
@@ -115,16 +117,18 @@ async def send(
         raise ValueError("streaming: expected false for h2load, got true")
     async with AsyncInferenceClient(target.host.address) as client:
         before = await _counts(client, target)
-        async with asyncio.TaskGroup() as group:
-            spending = group.create_task(_spending(client, target, seconds))
+        ended = asyncio.Event()
+        spending = asyncio.create_task(_spending(client, target, before, seconds, ended))
+        try:
             if generator is Generator.H2LOAD:
-                sending = group.create_task(_h2load(target, concurrency, seconds, connections))
+                window = await _h2load(target, concurrency, seconds, connections)
             else:
-                sending = group.create_task(
-                    _modelrail(target, concurrency, streaming, seconds, connections)
-                )
+                window = await _modelrail(target, concurrency, streaming, seconds, connections)
+            ended.set()
+            cpu, spent = await spending
+        finally:
+            spending.cancel()
         after = await _counts(client, target)
-    window, (cpu, spent) = sending.result(), spending.result()
     # h2load takes every answer for a good one: what gRPC calls an error is HTTP status 200. What is
     # in flight when its time is up it cancels; a server may count that as failed.
     cancelled = concurrency if generator is Generator.H2LOAD else 0
@@ -135,25 +139,46 @@ async def send(
         requests_per_second=window.requests_per_second,
         p50_seconds=window.p50_seconds,
         p99_seconds=window.p99_seconds,
-        cpu_seconds_per_request=cpu / spent.succeeded if spent.succeeded else math.nan,
+        cpu_seconds_per_request=cpu / spent.succeeded,
         mean_batch_size=spent.items / spent.executions if spent.executions else None,
         client_limited=window.client_limited,
     )
 
 
 async def _spending(
-    client: AsyncInferenceClient, target: Target, seconds: float
+    client: AsyncInferenceClient,
+    target: Target,
+    idle: _Counts,
+    seconds: float,
+    ended: asyncio.Event,
 ) -> tuple[float, _Counts]:
     """Returns the host's processor time, and what it counted for it, while all was under way.
 
     Neither the start of the load nor its end belong to that: when its time is up h2load cancels
-    what is in flight, and what ran of it cost time for no answer.
+    what is in flight, and what ran of it cost time for no answer. Answers come batch by batch, so
+    the count is uncertain by a batch of each session.
     """
-    await asyncio.sleep(seconds * _WARM_UP)
-    cpu, before = target.host.cpu_seconds(), await _counts(client, target)
-    await asyncio.sleep(seconds * _SPENDING)
-    cpu, after = target.host.cpu_seconds() - cpu, await _counts(client, target)
-    return cpu, after.since(before)
+    while not ended.is_set() and (await _counts(client, target)).succeeded == idle.succeeded:
+        await _pause(_LOOK_SECONDS, ended)
+    await _pause(seconds * _WARM_UP, ended)
+    before, start = await _counts(client, target), await _cpu_seconds(target)
+    await _pause(seconds * _SPENDING, ended)
+    after, end = await _counts(client, target), await _cpu_seconds(target)
+    spent = after.since(before)
+    if not spent.succeeded:
+        raise LoadFailed(f"nothing was answered within {seconds * _SPENDING:g} s")
+    return end - start, spent
+
+
+async def _pause(seconds: float, ended: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await ended.wait()
+
+
+async def _cpu_seconds(target: Target) -> float:
+    # It looks at all processes of the machine, while this one may have to send.
+    return await asyncio.to_thread(target.host.cpu_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +265,12 @@ async def _h2load(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
+        try:
+            output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise LoadFailed(f"h2load: {output.decode()[-500:]}")
         return _h2load_window(output.decode(), log.read_text())

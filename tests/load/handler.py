@@ -5,7 +5,7 @@
 
 It checks nothing, bounds nothing, counts only its calls and knows no deadline. It runs on the event
 loop, as is best for a model of microseconds; with sessions in threads, each of which takes all that
-waits as one batch, as is best for larger ones. Beside the echo it shows what ONNX Runtime and
+waits as one batch, as is simplest for larger ones. Beside the echo it shows what ONNX Runtime and
 protobuf cost in a server of this kind; beside it the server shows what its promises cost.
 """
 
@@ -29,6 +29,7 @@ from tests.load.echo import Echo, serve
 MAX_BATCH = 32
 
 Inputs = Mapping[str, Any]
+_Waiting = tuple[Inputs, asyncio.Future[Sequence[Any]]]
 
 
 def command(replies: Path, model: Path, *, sessions: int = 0) -> list[str]:
@@ -81,7 +82,7 @@ class BatchingHandler(Handler):
 
     def __init__(self, replies: Path, model: Path, sessions: int) -> None:
         super().__init__(replies, model)
-        self._waiting: list[tuple[Inputs, asyncio.Future[Sequence[Any]]]] = []
+        self._waiting: list[_Waiting] = []
         self._changed = threading.Condition()
         for session in (self._session, *(_session(model) for _ in range(sessions - 1))):
             threading.Thread(target=self._serve, args=(session,), daemon=True).start()
@@ -104,13 +105,23 @@ class BatchingHandler(Handler):
             together = {
                 name: np.concatenate([inputs[name] for inputs in requests]) for name in requests[0]
             }
-            outputs = session.run(self._outputs, together)
-            batch[0][1].get_loop().call_soon_threadsafe(self._answer, batch, outputs)
+            loop = batch[0][1].get_loop()
+            try:
+                outputs = session.run(self._outputs, together)
+            except Exception as error:  # noqa: BLE001 - ONNX Runtime's derive from it
+                loop.call_soon_threadsafe(self._fail, batch, error)
+            else:
+                loop.call_soon_threadsafe(self._answer, batch, outputs)
 
     @staticmethod
-    def _answer(
-        batch: Sequence[tuple[Inputs, asyncio.Future[Sequence[Any]]]], outputs: Sequence[Any]
-    ) -> None:
+    def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
+
+    def _answer(self, batch: Sequence[_Waiting], outputs: Sequence[Any]) -> None:
+        self._executions += 1
+        self._items += len(outputs[0])
         first = 0
         for inputs, future in batch:
             end = first + len(next(iter(inputs.values())))

@@ -11,7 +11,7 @@ from modelrail.client import Connection
 from tests.load.generator import LoadFigures
 from tests.load.memory import Sample, fit
 from tests.load.overload import Overloaded
-from tests.load.ratios import BATCHED, ECHO, SINGLE, Cell, Rounds, ratios
+from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE, Cell, Rounds, ratios
 from tests.load.raw import RawFigures, best
 from tests.load.samples import Place, read
 from tests.load.table import Table, spread
@@ -69,6 +69,10 @@ def test_ratios_are_made_within_a_round() -> None:
         [2.0, 1.0],
         "never slower",
     )
+    rounds.served[Cell(HANDLER, False, 32)] = [load(500), load(175)]
+    by_hand = {ratio.name: (ratio.values, ratio.aim) for ratio in ratios("minilm", rounds)}
+    assert by_hand["handler / raw, unary, 32 in flight: items/s"] == ([0.5, 0.35], "")
+    assert by_hand["server / handler, unary, 32 in flight: requests/s"] == ([1.6, 2.0], "")
     on_gpu = {ratio.name: ratio for ratio in ratios("minilm", rounds, on_gpu=True)}
     assert on_gpu["server / raw, unary, 32 in flight: items/s"].values == [0.8, 0.7]
     assert on_gpu["server / echo, unary, 32 in flight: requests/s"].aim == ""

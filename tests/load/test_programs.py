@@ -108,8 +108,8 @@ def check_speed(document: Mapping[str, Any], *, streaming: bool, beside: str) ->
             assert figures["requests_per_second"] > 0
             assert figures["cpu_seconds_per_request"] > 0
             if cell["host"] == SINGLE:
-                # Less when a caller gave up on what then ran, as h2load does at its end.
-                assert figures["mean_batch_size"] <= 1
+                # Not quite one: a run and the answers to it are not counted in one moment.
+                assert figures["mean_batch_size"] < 2
 
 
 def check_memory(document: Mapping[str, Any]) -> None:

@@ -137,18 +137,19 @@ async def test_the_threads_that_stand_in_are_bounded(
 async def test_while_a_thread_is_idle_none_stands_in(houses: Houses) -> None:
     sessions = {name: Session() for name in "ab"}
     settings = declared(max_queue_delay_seconds=3600.0)
-    house = await houses.make(sessions, threads=2, settings=settings, long_run_seconds=0.01)
+    house = await houses.make(sessions, threads=2, settings=settings)
     with held(sessions["a"]):
         tasks = [house.ask(*range(MAX_BATCH), model="a")]
         await began(sessions["a"])
         (running,) = house.scheduler._work.running.values()
-        running[0].started_at -= 1.0  # it has run for long
+        running[0].started_at -= 7200.0  # it has run for long
         tasks.append(house.ask(1.0, model="b"))  # waits for others, as it is configured
         await queued(house, 1)
         for _ in range(1000):
             if house.scheduler._idle:
                 break
             await asyncio.sleep(0.001)
+        assert house.scheduler._idle == 1
         house.scheduler._relieve()
         assert not stand_ins()
         tasks.append(house.ask(*range(MAX_BATCH - 1), model="b"))

@@ -112,12 +112,17 @@ async def test_a_thread_that_waits_may_wake_anywhere(houses: Houses, cpus: list[
 
 async def test_threads_that_stand_in_stay_nowhere(houses: Houses, cpus: list[int]) -> None:
     sessions = {name: Placed() for name in "abc"}
-    house = await houses.make(sessions, threads=2, cpus=cpus[:2], long_run_seconds=0.01)
+    house = await houses.make(sessions, threads=2, cpus=cpus[:2])
     with held(sessions["a"]), held(sessions["b"]):
         tasks = []
         for name in "ab":
             tasks.append(house.ask(1.0, model=name))
             await began(sessions[name])
-        await house.ask(1.0, model="c")
+        for batches in house.scheduler._work.running.values():
+            batches[0].started_at -= 7200.0  # both have run for long
+        tasks.append(house.ask(1.0, model="c"))
+        await queued(house, 1)
+        house.scheduler._relieve()
+        await began(sessions["c"])
         assert sessions["c"].cpus == [set(cpus)]
     await asyncio.gather(*tasks)

@@ -95,6 +95,7 @@ def test_no_more_threads_compute_than_there_are_cpus_unless_somebody_says_so(
         (plan(3, LATENCY, allowed=[2, 5, 6], run_threads=3), (2, 5, 6)),
         # A quota allows two of three at a time, whichever they are.
         (plan(2, THROUGHPUT, allowed=[2, 5, 6]), ()),
+        (plan(2, THROUGHPUT, allowed=[2, 5, 6], run_threads=3), ()),
         (plan(3, THROUGHPUT, allowed=[2, 5, 6], run_threads=4), ()),
         (plan(4, THROUGHPUT, allowed=[0, 1, 2, 3], intra_op_threads=2), ()),
         (plan(3, THROUGHPUT, allowed=[2, 5, 6], intra_op_threads=2, run_threads=3), ()),

@@ -49,7 +49,7 @@ def plan(
     Args:
         cpus: CPUs that all workers together may use.
         optimize: What they are for.
-        allowed: The numbers of the CPUs on which this process may run at all.
+        allowed: The numbers of the CPUs on which runs may be kept apart.
         workers: Processes that share them.
         run_threads: Runs at a time, where somebody has chosen; 0 plans them.
         intra_op_threads: Threads of an operator, where somebody has chosen; 0 plans them.
@@ -60,7 +60,7 @@ def plan(
         run_threads = 1 if latency else max(1, own // (intra_op_threads or 1))
     intra_op_threads = intra_op_threads or max(1, own // run_threads)
     # Below a quota, and beside other workers, nobody knows which of them are free.
-    alone = workers == 1 and intra_op_threads == 1 and run_threads == len(allowed) > 1
+    alone = workers == 1 and intra_op_threads == 1 and run_threads == cpus == len(allowed) > 1
     return ThreadPlan(run_threads, intra_op_threads, tuple(allowed) if alone else ())
 
 

@@ -118,7 +118,7 @@ class Admission:
         run_time, rows = run_times.of(key), request.admitted_rows
         if now + wait + run_time.longest(rows) <= deadline:
             return
-        # Of a shape that has never run the guess is tried, but by one request at a time.
+        # Of a shape that has never run the guess is tried, unless one is there already that tells.
         running = self._work.running.get(request.lane, ())
         is_first = not request.lane.queue.rows_beside(request) and all(
             batch.key != key for batch in running

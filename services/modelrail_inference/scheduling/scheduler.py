@@ -301,6 +301,7 @@ class Scheduler:
         give_way()
         placement = Placement(cpu, self._cpus)
         while (batch := self._take(placement, stands_in=stands_in)) is not None:
+            placement.stay(self._work.running_count == self._thread_count)
             self._call(self._deliver, batch, self._run(batch))
             # What the batch held must not live until the next comes.
             del batch
@@ -345,7 +346,6 @@ class Scheduler:
                 lane, wake = self._work.choose(now, only_starved=stands_in)
                 if lane is not None:
                     if (batch := self._take_from(lane, now, stands_in)) is not None:
-                        placement.stay(self._work.running_count == self._thread_count)
                         return batch
                     continue
                 placement.stay(False)
