@@ -7,13 +7,13 @@ from pathlib import Path
 
 from modelrail.names import InvalidName, check_id
 from modelrail_inference.model.provider import Provider
-from modelrail_inference.runtime.threads import Optimize
 from modelrail_inference.sources.file_name import name_of_file
 from modelrail_inference.sources.registry.reference import (
     EveryModelWith,
     Reference,
     parse_reference,
 )
+from modelrail_inference.threads.plan import Optimize
 from modelrail_server.address import Address
 from modelrail_server.config import ConfigError, ServerConfig, setting
 

@@ -32,7 +32,6 @@ from modelrail_inference.repository.repository import Repository
 from modelrail_inference.request.unread import UnreadReplies
 from modelrail_inference.runtime.loader import SessionLoader
 from modelrail_inference.runtime.provider import ProviderError, resolve
-from modelrail_inference.runtime.threads import allowed_cpus, plan, usable_cpus
 from modelrail_inference.runtime.trial.job import TrialLimits
 from modelrail_inference.runtime.trial.trials import Trials
 from modelrail_inference.scheduling.admission import QueueLimits
@@ -44,6 +43,7 @@ from modelrail_inference.sources.folder import FolderSource
 from modelrail_inference.sources.registry.cache import ModelCache
 from modelrail_inference.sources.registry.source import RegistrySource
 from modelrail_inference.sources.source import Source
+from modelrail_inference.threads.plan import allowed_cpus, plan, usable_cpus
 from modelrail_server.application import Application, Runtime
 from modelrail_server.config import ConfigError
 from modelrail_server.data_directory import owned_data_directory

@@ -35,10 +35,10 @@ from modelrail_inference.runtime import loader as loader_module
 from modelrail_inference.runtime import session as session_module
 from modelrail_inference.runtime.cuda import provider_chain
 from modelrail_inference.runtime.provider import loads
-from modelrail_inference.runtime.threads import Optimize, allowed_cpus, usable_cpus
 from modelrail_inference.scheduling.scheduler import THREAD_NAME
 from modelrail_inference.service import build
 from modelrail_inference.sources.folder import FolderSource
+from modelrail_inference.threads.plan import Optimize, allowed_cpus, usable_cpus
 from modelrail_server.application import Runtime
 from modelrail_server.config import ConfigError
 from modelrail_server.server import start_server

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from modelrail.oip.v2 import grpc_service_pb2 as pb
-from modelrail_inference.daemon_threads import DaemonThreads
 from modelrail_inference.model.provider import Provider
 from modelrail_inference.model.signature import TensorSpec
 from modelrail_inference.protocol.convert import request_from_pb
 from modelrail_inference.request.encode import encode
 from modelrail_inference.request.message import InferenceRequest, InputTensor
 from modelrail_inference.runtime.session import SessionOptions, _session_options
+from modelrail_inference.threads.daemon_threads import DaemonThreads
 from modelrail_server.errors import InvalidArgument, ResourceExhausted
 
 

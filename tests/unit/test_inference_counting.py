@@ -16,7 +16,7 @@ from modelrail_inference.model.batching import (
 from modelrail_inference.request.call import Call
 from modelrail_inference.scheduling import scheduler
 from modelrail_inference.statistics import Failure, Refusal, Statistics
-from modelrail_inference.thread_limit import ThreadLimitReached
+from modelrail_inference.threads.limit import ThreadLimitReached
 from modelrail_server.errors import (
     ResourceExhausted,
     ServiceError,

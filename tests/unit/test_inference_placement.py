@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from modelrail_inference.placement import Placement
+from modelrail_inference.threads.placement import Placement
 from tests.unit.scheduling_house import Houses, Session, began, held, queued
 
 pytestmark = pytest.mark.skipif(

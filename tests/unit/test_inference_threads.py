@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelrail_inference.runtime.threads import Optimize, ThreadPlan, plan, usable_cpus
+from modelrail_inference.threads.plan import Optimize, ThreadPlan, plan, usable_cpus
 
 LATENCY, THROUGHPUT = Optimize.LATENCY, Optimize.THROUGHPUT
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel, TransientLoadError
-from modelrail_inference.niceness import give_way
-from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.niceness import give_way
 
 _log = structlog.get_logger(__name__)
 

@@ -33,8 +33,6 @@ from functools import partial
 import structlog
 
 from modelrail_inference.model.definition import LoadedModel
-from modelrail_inference.niceness import give_way
-from modelrail_inference.placement import Placement
 from modelrail_inference.request.feed import Feed
 from modelrail_inference.scheduling.admission import MOST_STAND_INS, Admission, QueueLimits
 from modelrail_inference.scheduling.batch import Answer, Batch, BatchRunner, Outcome
@@ -52,7 +50,9 @@ from modelrail_inference.scheduling.queue.refusals import (
 from modelrail_inference.scheduling.queue.request_queue import is_late
 from modelrail_inference.scheduling.timeouts import Timeouts
 from modelrail_inference.scheduling.workload import Workload
-from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.niceness import give_way
+from modelrail_inference.threads.placement import Placement
 from modelrail_server.errors import ServiceError, Unavailable
 
 _log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from modelrail_inference.daemon_threads import DaemonThreads
+from modelrail_inference.threads.daemon_threads import DaemonThreads
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from modelrail_inference.runtime.session import (
     RunTerminatedError,
     Session,
 )
-from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 

@@ -26,7 +26,7 @@ from modelrail_inference.model.definition import (
     VersionDefinition,
 )
 from modelrail_inference.runtime.trial.job import TrialJob, TrialLimits
-from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.limit import ThreadLimitReached, start_thread
 
 _log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from modelrail_inference.thread_limit import ThreadLimitReached, start_thread
+from modelrail_inference.threads.limit import ThreadLimitReached, start_thread
 
 T = TypeVar("T")
 
