@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from modelrail.bench import BenchPlan, BenchReport, OpenLoop
 from modelrail.bench.measurement.failure import RequestFailed
 from modelrail.bench.measurement.tally import Tally
 from modelrail.client import Connection
-from tests.load.generator import LoadFigures
+from modelrail.oip.v2 import grpc_service_pb2 as pb
+from tests.load.generator import LoadFailed, LoadFigures, Target, _Counts, _spending
 from tests.load.memory import Sample, fit
 from tests.load.overload import Overloaded
 from tests.load.ratios import BATCHED, ECHO, HANDLER, SINGLE, Cell, Rounds, ratios
@@ -76,6 +81,38 @@ def test_ratios_are_made_within_a_round() -> None:
     on_gpu = {ratio.name: ratio for ratio in ratios("minilm", rounds, on_gpu=True)}
     assert on_gpu["server / raw, unary, 32 in flight: items/s"].values == [0.8, 0.7]
     assert on_gpu["server / echo, unary, 32 in flight: requests/s"].aim == ""
+
+
+class Counted:
+    """A host that has answered so many whenever it is asked, for so much processor time."""
+
+    def __init__(self, answered: Sequence[int], cpu_seconds: Sequence[float]) -> None:
+        self._answered = iter(answered)
+        self._cpu_seconds = iter(cpu_seconds)
+
+    async def statistics(self, model: str) -> pb.ModelStatisticsResponse:
+        found = pb.ModelStatisticsResponse()
+        found.model_stats.add().inference_stats.success.count = next(self._answered)
+        return found
+
+    def cpu_seconds(self) -> float:
+        return next(self._cpu_seconds)
+
+
+async def spending(host: Any) -> tuple[float, _Counts]:
+    target = Target(host, "m", b"", {})
+    return await _spending(host, target, _Counts(5, 0, 0, 0), 0.01, asyncio.Event())
+
+
+async def test_processor_time_counts_from_when_all_is_under_way() -> None:
+    # Twice nothing yet, then the first answers; then the two looks that count.
+    seconds, counts = await spending(Counted([5, 5, 9, 100, 300], [4.0, 6.0]))
+    assert (seconds, counts.succeeded) == (2.0, 200)
+
+
+async def test_processor_time_for_no_answer_is_no_figure() -> None:
+    with pytest.raises(LoadFailed, match="nothing was answered"):
+        await spending(Counted([9, 100, 100], [4.0, 6.0]))
 
 
 def overloaded(*failures: RequestFailed, unsent: int = 0) -> Overloaded:

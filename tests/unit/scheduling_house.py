@@ -200,6 +200,19 @@ async def began(session: Session) -> None:
     assert await asyncio.to_thread(session.started.acquire, timeout=10)
 
 
+async def long_runs(
+    house: House, sessions: Mapping[str, Session], models: str
+) -> list[asyncio.Task[InferenceReply]]:
+    """Has a run of each of these models under way that has taken long; their gates are closed."""
+    tasks = []
+    for model in models:
+        tasks.append(house.ask(1.0, model=model))
+        await began(sessions[model])
+    for batches in house.scheduler._work.running.values():
+        batches[0].started_at -= 7200.0
+    return tasks
+
+
 async def queued(house: House, count: int) -> None:
     """Lets requests get into the queue, where they wait as the session is busy."""
     for _ in range(100):

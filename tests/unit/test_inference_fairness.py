@@ -30,6 +30,7 @@ from tests.unit.scheduling_house import (
     began,
     declared,
     held,
+    long_runs,
     numbers,
     queued,
     serving_lane,
@@ -119,12 +120,7 @@ async def test_the_threads_that_stand_in_are_bounded(
     sessions = {name: Session() for name in "abc"}
     house = await houses.make(sessions, long_run_seconds=0.01)
     with held(sessions["b"]), held(sessions["a"]):
-        tasks = []
-        for name in "ab":
-            tasks.append(house.ask(1.0, model=name))
-            await began(sessions[name])
-        for batches in house.scheduler._work.running.values():
-            batches[0].started_at -= 1.0  # both have run for long
+        tasks = await long_runs(house, sessions, "ab")
         tasks.append(house.ask(1.0, model="c"))
         await queued(house, 1)
         for _ in range(3):  # as often as it is looked whether one more is needed

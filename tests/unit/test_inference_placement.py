@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from modelrail_inference.threads.placement import Placement
-from tests.unit.scheduling_house import Houses, Session, began, held, queued
+from tests.unit.scheduling_house import Houses, Session, began, held, long_runs, queued
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
@@ -114,12 +114,7 @@ async def test_threads_that_stand_in_stay_nowhere(houses: Houses, cpus: list[int
     sessions = {name: Placed() for name in "abc"}
     house = await houses.make(sessions, threads=2, cpus=cpus[:2])
     with held(sessions["a"]), held(sessions["b"]):
-        tasks = []
-        for name in "ab":
-            tasks.append(house.ask(1.0, model=name))
-            await began(sessions[name])
-        for batches in house.scheduler._work.running.values():
-            batches[0].started_at -= 7200.0  # both have run for long
+        tasks = await long_runs(house, sessions, "ab")
         tasks.append(house.ask(1.0, model="c"))
         await queued(house, 1)
         house.scheduler._relieve()
